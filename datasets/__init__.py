@@ -1,0 +1,107 @@
+"""The data sets by name, and their loaders. The one file of ``datasets`` that reads options."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import torch
+from torch.utils.data import DataLoader
+
+from datasets import ytvos
+from datasets.base import ClipDataset, TrainVideo, VideoSet
+from datasets.collate import collate
+from datasets.samplers import ShapeBatchSampler
+from datasets.transforms import TrainTransform
+from util.structures import Batch
+
+
+def _train_videos(args: argparse.Namespace) -> list[TrainVideo]:
+    return {"ytvos": lambda: ytvos.train_videos(Path(args.ytvos_path), args.holdout, args.binary)}[args.dataset_file]()
+
+
+def num_classes(args: argparse.Namespace) -> int:
+    """Classes that the model tells apart: one with ``--binary``, else the data set's categories."""
+    return 1 if args.binary else {"ytvos": len(ytvos.CATEGORIES)}[args.dataset_file]
+
+
+def build_eval_videos(args: argparse.Namespace, split: str) -> VideoSet:
+    """The videos of a split for inference: ``train``, ``holdout``, ``valid`` or ``test``.
+
+    Raises FileNotFoundError or ValueError, naming the file or flag and the mend, where the data is not as documented.
+    """
+    return {"ytvos": lambda: ytvos.eval_videos(Path(args.ytvos_path), split, args.holdout)}[args.dataset_file]()
+
+
+def refuse_trained(split: str, holdout: int, trained_holdout: int) -> None:
+    """Refuses to score a checkpoint on videos it was trained on.
+
+    Args:
+        split: to be scored.
+        holdout: number of videos of the hold-out to be scored.
+        trained_holdout: number that was kept out when the checkpoint was trained; the smaller hold-out is always a
+            part of the larger.
+
+    Raises:
+        ValueError: the split was trained on, wholly or in part.
+    """
+    if split == "train" or (split == "holdout" and holdout > trained_holdout):
+        kept = f"only {trained_holdout} of them were kept out" if trained_holdout else "none of them was kept out"
+        raise ValueError(
+            f"--split {split}{f' --holdout {holdout}' if split == 'holdout' else ''}: the checkpoint was trained on these "
+            f"videos ({kept} by --holdout), so its scores would mean nothing; add --allow_trained to go on all the same"
+        )
+
+
+def _single_threaded(_worker: int) -> None:
+    # The workers are the parallelism; threads within them would only compete with the training process.
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+
+
+class _TrainLoader(DataLoader):
+    """A DataLoader whose workers' errors about the data read as those of the main process: one line, with the mend."""
+
+    def __iter__(self) -> Iterator[Batch]:
+        try:
+            yield from super().__iter__()
+        except (ValueError, FileNotFoundError) as error:
+            if not str(error).startswith("Caught "):
+                raise
+            # torch makes the worker's whole traceback the message; it ends with "ValueError: what we said".
+            message = str(error).rstrip().rpartition("\n")[2].partition(": ")[2]
+            raise type(error)(message) from error
+
+
+def build_train_loader(args: argparse.Namespace, rank: int = 0, world_size: int = 1) -> DataLoader:
+    """Batches of training clips for one of ``world_size`` processes.
+
+    ``loader.batch_sampler.set_epoch(e)`` selects the order and augmentation of an epoch, ``len(loader)`` is its number
+    of steps. What a batch holds depends on the options and the epoch, never on the number of workers.
+    Raises as :func:`build_eval_videos`.
+    """
+    transform = TrainTransform(
+        args.train_sizes,
+        args.max_size,
+        flip=args.flip,
+        random_crop=args.random_crop,
+        photometric=args.photometric,
+    )
+    dataset = ClipDataset(
+        _train_videos(args),
+        num_frames=args.num_frames,
+        expressions_per_clip=args.expressions_per_clip,
+        transform=transform,
+        seed=args.seed,
+    )
+    return _TrainLoader(
+        dataset,
+        batch_sampler=ShapeBatchSampler(dataset.sizes(), args.batch_size, args.seed, rank, world_size),
+        collate_fn=collate,
+        num_workers=args.num_workers,
+        persistent_workers=args.num_workers > 0,
+        pin_memory=torch.cuda.is_available(),
+        worker_init_fn=_single_threaded,
+    )

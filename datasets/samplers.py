@@ -1,0 +1,80 @@
+"""Which samples make a batch, on which rank: shuffled, grouped by frame shape, a function of (seed, epoch)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from datasets.sampling import stream
+
+
+@dataclass(frozen=True)
+class ClipRequest:
+    """Names one sample; together with the run's seed it determines every random choice about it.
+
+    Attributes:
+        index: entry of the dataset.
+        epoch: counts from 0.
+        step: of the epoch; samples of one step share their size and crop shape, so that padding stays small.
+    """
+
+    index: int
+    epoch: int = 0
+    step: int = 0
+
+
+class ShapeBatchSampler:
+    """Yields lists of ``batch_size`` :class:`ClipRequest` whose frames have about the same aspect ratio.
+
+    Every rank gets the same number of batches and every sample occurs at least once an epoch over all ranks: the last
+    incomplete batch is filled up, and the batches are made a multiple of ``world_size``, by repeating samples.
+
+    Args:
+        sizes: height and width of each entry's frames.
+        batch_size: clips per rank.
+        seed: of the run.
+        rank, world_size: place among the processes of a distributed run.
+    """
+
+    def __init__(
+        self, sizes: list[tuple[int, int]], batch_size: int, seed: int, rank: int = 0, world_size: int = 1
+    ) -> None:
+        self.log_aspects = np.log2([width / height for height, width in sizes])
+        # A quarter of an octave: 16:9 with 854x480, apart from 4:3, square and portrait.
+        self.groups = np.round(self.log_aspects * 4).astype(int)
+        self.batch_size = batch_size
+        self.seed, self.rank, self.world_size = seed, rank, world_size
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Selects the order of ``epoch`` (from 0) for the next iteration."""
+        self.epoch = epoch
+
+    def _batches(self, rng: np.random.Generator) -> list[np.ndarray]:
+        order = rng.permutation(len(self.groups))
+        batches, rest = [], []
+        for group in np.unique(self.groups):
+            members = order[self.groups[order] == group]
+            whole = len(members) - len(members) % self.batch_size
+            batches += np.split(members[:whole], whole // self.batch_size) if whole else []
+            rest += members[whole:].tolist()
+        rest.sort(key=lambda index: self.log_aspects[index])
+        for start in range(0, len(rest), self.batch_size):
+            batch = rest[start : start + self.batch_size]
+            batches.append(np.concatenate([batch, np.resize(order, self.batch_size - len(batch))]).astype(int))
+        batches = [batches[i] for i in rng.permutation(len(batches))]
+        return [batches[i % len(batches)] for i in range(len(self) * self.world_size)]
+
+    def __len__(self) -> int:
+        """Steps per epoch, the same in every epoch and on every rank."""
+        counts = np.unique(self.groups, return_counts=True)[1]
+        batches = int((counts // self.batch_size).sum()) + math.ceil((counts % self.batch_size).sum() / self.batch_size)
+        return math.ceil(batches / self.world_size)
+
+    def __iter__(self) -> Iterator[list[ClipRequest]]:
+        batches = self._batches(stream(self.seed, self.epoch))
+        for step, batch in enumerate(batches[self.rank :: self.world_size]):
+            yield [ClipRequest(int(index), self.epoch, step) for index in batch]

@@ -1,0 +1,145 @@
+"""Augmentation of a training clip: flip, crop, resize, colours. All frames of a clip are changed alike.
+
+Every random number comes from one of two generators: what must agree within a batch so that its clips need little
+padding (size, crop shape) from ``shared``, the rest from ``own``. Frames stay uint8 until they are normalised.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import functional as F
+
+from util.frames import fitted_size, normalise, resize_frames
+
+_SIDE = re.compile(r"\b(left|right)(?=(?:most|wards?)?\b)", re.IGNORECASE)
+_OTHER_SIDE = {"left": "right", "right": "left"}
+
+# ReferFormer's crop: short side to one of these, then a window of 384 to 600 pixels each way.
+_CROP_SHORT_SIDES = (400, 500, 600)
+_CROP_LIMITS = (384, 600)
+
+
+def swap_sides(text: str) -> str:
+    """Exchanges the words "left" and "right" (and leftmost, leftwards, …), keeping their case.
+
+    Only whole words: "bright", "leftover" and "upright" stay.
+    """
+
+    def other(match: re.Match) -> str:
+        word = match[0]
+        swapped = _OTHER_SIDE[word.lower()]
+        return swapped.upper() if word.isupper() else swapped.capitalize() if word[0].isupper() else swapped
+
+    return _SIDE.sub(other, text)
+
+
+def draw_crop_shape(height: int, width: int, rng: np.random.Generator) -> tuple[int, int]:
+    """Height and width, in pixels of the ``height`` x ``width`` frame, of ReferFormer's random crop.
+
+    Its numbers assume frames whose short side was resized to 400…600 first. The crop is drawn at that scale and
+    expressed in source pixels, so the frames are resampled only once and small data is cropped in proportion.
+    """
+    scale = rng.choice(_CROP_SHORT_SIDES) / min(height, width)
+    shape = []
+    for side in (height, width):
+        low, high = (min(limit, side * scale) for limit in _CROP_LIMITS)
+        shape.append(min(side, max(1, round(rng.uniform(low, high) / scale))))
+    return shape[0], shape[1]
+
+
+def distort_colours(frames: Tensor, rng: np.random.Generator) -> Tensor:
+    """DETR's and ReferFormer's photometric distortion: each of four changes with probability one half.
+
+    Brightness ±32 of 255, contrast 0.5…1.5 (before or after the next two), saturation 0.5…1.5, hue ±18°.
+
+    Args:
+        frames: uint8 ``[T, 3, H, W]`` in channels-last memory.
+    """
+    changes = rng.random(4) < 0.5
+    brightness, hue = rng.uniform(-32, 32), rng.uniform(-18, 18)
+    contrast, saturation = rng.uniform(0.5, 1.5, 2)
+    contrast_first = rng.random() < 0.5
+
+    levels = np.arange(256)
+    first = levels + brightness * changes[0]
+    last = levels * (contrast if changes[1] else 1)
+    if contrast_first:
+        first, last = first * (contrast if changes[1] else 1), levels
+
+    # One tall image, so that each step is a single call; HSV_FULL spreads the hue over all 256 levels.
+    image = frames.permute(0, 2, 3, 1).contiguous().numpy()
+    pixels = _look_up(image.reshape(-1, image.shape[2], 3), first)
+    if changes[2:].any():
+        hues = (levels + round(hue / 360 * 256) * changes[3]) % 256
+        saturations = levels * (saturation if changes[2] else 1)
+        hsv = cv2.cvtColor(pixels, cv2.COLOR_RGB2HSV_FULL)
+        pixels = cv2.cvtColor(_look_up(hsv, hues, saturations, levels), cv2.COLOR_HSV2RGB_FULL)
+    return torch.from_numpy(_look_up(pixels, last).reshape(image.shape)).permute(0, 3, 1, 2)
+
+
+def _look_up(pixels: np.ndarray, *tables: np.ndarray) -> np.ndarray:
+    """Replaces the values of uint8 ``[H, W, 3]`` by one table of 256 numbers, or by one for each channel."""
+    table = np.stack(tables, axis=-1).clip(0, 255).round().astype(np.uint8)
+    return cv2.LUT(pixels, table[None])
+
+
+class TrainTransform:
+    """The augmentation of the training recipes.
+
+    Args:
+        sizes: short sides to choose from, in pixels.
+        max_size: limit of the long side.
+        flip: mirror half of the clips, exchanging "left" and "right" in their expressions.
+        random_crop: crop half of the steps' clips.
+        photometric: distort the colours.
+    """
+
+    def __init__(
+        self, sizes: Sequence[int], max_size: int, *, flip: bool, random_crop: bool, photometric: bool
+    ) -> None:
+        self.sizes, self.max_size = tuple(sizes), max_size
+        self.flip, self.random_crop, self.photometric = flip, random_crop, photometric
+
+    def __call__(
+        self,
+        frames: Tensor,
+        labels: Tensor,
+        texts: list[str],
+        shared: np.random.Generator,
+        own: np.random.Generator,
+    ) -> tuple[Tensor, Tensor, list[str]]:
+        """Transforms a clip.
+
+        Args:
+            frames: uint8 ``[T, 3, H, W]``.
+            labels: uint8 object ids ``[T, 1, H, W]``.
+            texts: its expressions.
+            shared: generator of the choices that the clips of a batch share.
+            own: generator of this clip's choices.
+
+        Returns:
+            float32 ``[T, 3, h, w]`` normalised frames, uint8 ``[T, 1, h, w]`` ids and the expressions.
+        """
+        short = int(shared.choice(self.sizes))
+        if self.random_crop and shared.random() < 0.5:
+            height, width = draw_crop_shape(*frames.shape[-2:], shared)
+            top, left = (
+                int(own.integers(0, s - c + 1)) for s, c in zip(frames.shape[-2:], (height, width), strict=True)
+            )
+            frames, labels = (x[..., top : top + height, left : left + width] for x in (frames, labels))
+        size = fitted_size(*frames.shape[-2:], short, self.max_size)
+        frames = resize_frames(frames, size)
+        labels = F.resize(labels, list(size), interpolation=InterpolationMode.NEAREST_EXACT)
+        if self.flip and own.random() < 0.5:
+            frames, labels = F.horizontal_flip(frames), F.horizontal_flip(labels)
+            texts = [swap_sides(text) for text in texts]
+        if self.photometric:
+            frames = distort_colours(frames, own)
+        return normalise(frames), labels, texts

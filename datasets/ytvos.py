@@ -1,0 +1,210 @@
+"""Ref-YouTube-VOS: where things lie on disk, what belongs to which split. Decoding and sampling are in base.py."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+from datasets.base import Expression, TrainVideo, VideoEntry, VideoSet
+
+SPLITS = ("train", "holdout", "valid", "test")
+
+# YouTube-VOS's 65 categories in alphabetical order; the position is the class index.
+# fmt: off
+CATEGORIES = (
+    "airplane", "ape", "bear", "bike", "bird", "boat", "bucket", "bus", "camel", "cat", "cow", "crocodile", "deer",
+    "dog", "dolphin", "duck", "eagle", "earless_seal", "elephant", "fish", "fox", "frog", "giant_panda", "giraffe",
+    "hand", "hat", "hedgehog", "horse", "knife", "leopard", "lion", "lizard", "monkey", "motorbike", "mouse", "others",
+    "owl", "paddle", "parachute", "parrot", "penguin", "person", "plant", "rabbit", "raccoon", "sedan", "shark",
+    "sheep", "sign", "skateboard", "snail", "snake", "snowboard", "squirrel", "surfboard", "tennis_racket", "tiger",
+    "toilet", "tortoise", "train", "truck", "turtle", "umbrella", "whale", "zebra",
+)
+# fmt: on
+_CLASS = {name: index for index, name in enumerate(CATEGORIES)}
+
+_SEE = "see docs/data.md, Ref-YouTube-VOS"
+# Part of what decides the hold-out: another value is another hold-out, and no score stays comparable.
+_HOLDOUT_KEY = "proxyformer hold-out 1"
+
+
+def _bad(path: Path, problem: str) -> ValueError:
+    return ValueError(f"{path}: {problem}; {_SEE}")
+
+
+def _meta_path(root: Path, split: str) -> Path:
+    return root / "meta_expressions" / split / "meta_expressions.json"
+
+
+def _folder_split(split: str) -> str:
+    if split not in SPLITS:
+        raise ValueError(f"--split {split} does not exist for Ref-YouTube-VOS; choose one of {', '.join(SPLITS)}")
+    return "train" if split == "holdout" else split
+
+
+def frames_root(root: Path, split: str) -> Path:
+    """Folder that holds a folder of JPEGs for each video of the split."""
+    folder = _folder_split(split)
+    if folder == "test" and not (root / "test" / "JPEGImages").is_dir():
+        folder = "valid"
+    return root / folder / "JPEGImages"
+
+
+def annotations_root(root: Path, split: str) -> Path:
+    """Folder that holds a folder of palette PNGs for each video of the split, where the split has masks."""
+    return root / _folder_split(split) / "Annotations"
+
+
+def _read_videos(path: Path) -> dict[str, dict]:
+    """The ``videos`` of a meta_expressions or meta file."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: this file does not exist; {_SEE}")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise _bad(path, f"is not a JSON file ({error})") from error
+    videos = content.get("videos") if isinstance(content, dict) else None
+    if not isinstance(videos, dict):
+        raise _bad(path, 'must hold {"videos": {name: …}}')
+    return videos
+
+
+def _check_video(path: Path, video_id: str, entry: object, with_objects: bool) -> None:
+    """Raises ValueError unless the entry has frames and expressions of the documented form."""
+    where = f"video {video_id}"
+    if not isinstance(entry, dict) or not {"expressions", "frames"} <= entry.keys():
+        raise _bad(path, f'{where} must hold "expressions" and "frames"')
+    frames, expressions = entry["frames"], entry["expressions"]
+    if not isinstance(frames, list) or not frames or not all(isinstance(name, str) and name for name in frames):
+        raise _bad(path, f"{where} must list at least one frame, by name")
+    if len(set(frames)) < len(frames):
+        twice = next(name for name in frames if frames.count(name) > 1)
+        raise _bad(path, f"{where} lists frame {twice} twice")
+    if not isinstance(expressions, dict) or not expressions:
+        raise _bad(path, f"{where} must have at least one expression")
+    for exp_id, expression in expressions.items():
+        here = f"{where}, expression {exp_id}"
+        if not isinstance(expression, dict) or not isinstance(expression.get("exp"), str):
+            raise _bad(path, f'{here} must hold its text as "exp"')
+        if not expression["exp"].strip():
+            raise _bad(path, f"{here} is empty; write its text or delete the entry")
+        if with_objects and not _is_object_id(expression.get("obj_id")):
+            raise _bad(path, f'{here} must name its object as "obj_id", a number from 1 to 255')
+
+
+def _is_object_id(value: object) -> bool:
+    return isinstance(value, str | int) and str(value).isdecimal() and 1 <= int(value) <= 255
+
+
+def _holdout_order(name: str) -> bytes:
+    """A fixed shuffle key. A digest of the name, so that no library's random numbers can change the hold-out."""
+    return hashlib.sha256(f"{_HOLDOUT_KEY}/{name}".encode()).digest()
+
+
+def _training_part(path: Path, videos: dict[str, dict], split: str, holdout: int) -> set[str]:
+    if holdout >= len(videos):
+        raise ValueError(f"--holdout {holdout}: {path} has {len(videos)} videos, at least one must remain to train on")
+    if split == "holdout" and holdout == 0:
+        raise ValueError("the hold-out is empty: say with --holdout N how many training videos to keep out")
+    held_out = set(sorted(videos, key=_holdout_order)[:holdout])
+    return held_out if split == "holdout" else videos.keys() - held_out
+
+
+def _valid_part(root: Path, videos: dict[str, dict]) -> set[str]:
+    test_path = _meta_path(root, "test")
+    if test_path.is_file():
+        return videos.keys() - _read_videos(test_path).keys()
+    return {name for name in videos if (frames_root(root, "valid") / name).is_dir()}
+
+
+def split_videos(root: Path, split: str, holdout: int = 0) -> dict[str, dict]:
+    """The meta_expressions entries of a split, by video name in sorted order.
+
+    Args:
+        root: folder of the data set.
+        split: ``train`` (the training videos without the hold-out), ``holdout`` (exactly ``holdout`` of the training
+            videos, always the same ones, a larger hold-out containing the smaller), ``valid`` (the valid file without
+            the videos of the test file, or, where there is no test file, those that have frames) or ``test``.
+        holdout: number of training videos kept out of training.
+
+    Raises:
+        FileNotFoundError, ValueError: naming the file, what was expected and the chapter of docs/data.md.
+    """
+    folder = _folder_split(split)
+    path = _meta_path(root, folder)
+    videos = _read_videos(path)
+    if folder == "train":
+        names = _training_part(path, videos, split, holdout)
+    else:
+        names = _valid_part(root, videos) if split == "valid" else videos.keys()
+    if not names:
+        raise _bad(path, f"no video of it belongs to the split {split} and has a folder in {frames_root(root, split)}")
+    for name in names:
+        _check_video(path, name, videos[name], with_objects=folder == "train")
+    return {name: videos[name] for name in sorted(names)}
+
+
+def _class_index(path: Path, objects: dict[str, dict], video_id: str, object_id: str) -> int:
+    try:
+        category = objects[video_id]["objects"][object_id]["category"]
+    except (KeyError, TypeError) as error:
+        raise _bad(
+            path, f'video {video_id} has no object {object_id} with a "category"; mend it or add --binary'
+        ) from error
+    if category not in _CLASS:
+        raise _bad(
+            path,
+            f"video {video_id}, object {object_id}: {category!r} is none of YouTube-VOS's 65 categories; mend it, or "
+            "add --binary to train without categories",
+        )
+    return _CLASS[category]
+
+
+def train_videos(root: Path, holdout: int, binary: bool) -> list[TrainVideo]:
+    """Index of the training videos; with ``binary`` every label is 0 and meta.json is not needed.
+
+    Raises as :func:`split_videos`, also for an expression whose object or category meta.json does not know.
+    """
+    path = root / "train" / "meta.json"
+    if not binary and not path.is_file():
+        raise FileNotFoundError(f"{path}: the categories' file does not exist; add --binary to train without; {_SEE}")
+    objects = {} if binary else _read_videos(path)
+    return [
+        TrainVideo(
+            video_id=name,
+            frame_ids=tuple(entry["frames"]),
+            frame_dir=frames_root(root, "train") / name,
+            mask_dir=annotations_root(root, "train") / name,
+            expressions=tuple(
+                Expression(
+                    exp_id=exp_id,
+                    text=expression["exp"],
+                    object_id=int(expression["obj_id"]),
+                    label=0 if binary else _class_index(path, objects, name, str(expression["obj_id"])),
+                )
+                for exp_id, expression in entry["expressions"].items()
+            ),
+        )
+        for name, entry in split_videos(root, "train", holdout).items()
+    ]
+
+
+def eval_videos(root: Path, split: str, holdout: int) -> VideoSet:
+    """The videos of a split for inference. Raises as :func:`split_videos`, also for a listed frame that is missing."""
+    frames = frames_root(root, split)
+    videos = [
+        VideoEntry(
+            video_id=name,
+            frame_names=tuple(entry["frames"]),
+            frame_paths=tuple(frames / name / f"{frame}.jpg" for frame in entry["frames"]),
+            expressions={exp_id: expression["exp"] for exp_id, expression in entry["expressions"].items()},
+        )
+        for name, entry in split_videos(root, split, holdout).items()
+    ]
+    # Now rather than hours into the inference of a split.
+    for path in (path for video in videos for path in video.frame_paths):
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"{path}: the frame is listed in {_meta_path(root, _folder_split(split))}, but does not exist; {_SEE}"
+            )
+    return videos

@@ -1,0 +1,1 @@
+"""J and F measures and the protocols that average them."""

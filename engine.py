@@ -1,0 +1,94 @@
+"""One epoch of training, and predictions for the videos of a split."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from datasets import VideoSet
+from models.criterion import Criterion
+from models.predictor import Predictor
+from util import dist
+from util.log import RunLog, progress_bar
+from util.structures import Batch
+from util.writers import is_complete, mask_name, write_mask_png
+
+
+def train_one_epoch(
+    model: nn.Module,
+    criterion: Criterion,
+    loader: Iterable[Batch],
+    optimizer: torch.optim.Optimizer,
+    scheduler: torch.optim.lr_scheduler.LRScheduler,
+    *,
+    device: torch.device,
+    epoch: int,
+    bf16: bool,
+    clip_max_norm: float,
+    log: RunLog,
+) -> dict[str, float]:
+    """Trains on every batch of the loader once.
+
+    Returns:
+        Mean of each loss term and of the weighted sum ``loss`` over the epoch and all ranks.
+
+    Raises:
+        FloatingPointError: the loss is not finite.
+    """
+    model.train()
+    sums: dict[str, float] = defaultdict(float)
+    steps = len(loader)
+    progress = progress_bar(loader, desc=f"epoch {epoch}", unit="step")
+    for i, batch in enumerate(progress):
+        batch = batch.to(device, non_blocking=True)
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
+            output = model(batch.video, batch.expressions, batch.video_valid, batch.clip_index)
+        loss, terms = criterion(output, batch)
+        values = {"loss": loss.item(), **{name: term.item() for name, term in terms.items()}}
+        if not math.isfinite(values["loss"]):
+            clips = ", ".join(clip["video_id"] for clip in batch.clips)
+            raise FloatingPointError(f"loss is {values['loss']} in epoch {epoch}, step {i}, videos {clips}: {values}")
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        norm = nn.utils.clip_grad_norm_(parameters, clip_max_norm or math.inf)
+        optimizer.step()
+        scheduler.step()
+
+        for name, value in values.items():
+            sums[name] += value
+        rates = {f"lr/{group['name']}": group["lr"] for group in optimizer.param_groups}
+        curves = {f"train/{name}": value for name, value in values.items()}
+        log.scalars({**curves, **rates, "train/gradient_norm": norm.item()}, epoch * steps + i)
+        progress.set_postfix(loss=f"{sums['loss'] / (i + 1):.3f}", refresh=False)
+    names = sorted(sums)
+    means = dist.total(torch.tensor([sums[n] for n in names], device=device)) / (max(steps, 1) * dist.world_size())
+    return dict(zip(names, means.tolist(), strict=True))
+
+
+def predict_split(predictor: Predictor, videos: VideoSet, results_dir: Path, desc: str = "inference") -> None:
+    """Writes the masks of every expression of every video under ``results_dir``, as a submission has them.
+
+    Expressions whose masks are all there already are left alone, so an interrupted run goes on where it stopped.
+    Ranks share the videos.
+    """
+    mine = videos[dist.rank() :: dist.world_size()]
+    total = sum(len(video.expressions) for video in mine)
+    with progress_bar(total=total, desc=desc, unit="expression") as progress:
+        for video in mine:
+            names = video.frame_names
+            todo = {e: t for e, t in video.expressions.items() if not is_complete(results_dir, video.video_id, e, names)}
+            progress.update(len(video.expressions) - len(todo))
+            if not todo:
+                continue
+            encoded = predictor.encode(video.read(slice(None)))
+            for exp_id, answer in zip(todo, predictor.answer(encoded, list(todo.values())), strict=True):
+                for name, mask in zip(names, answer.masks.numpy(), strict=True):
+                    write_mask_png(results_dir / mask_name(video.video_id, exp_id, name), mask)
+                progress.update()
+    dist.barrier()

@@ -1,0 +1,126 @@
+"""Builds the model, its losses and its predictor. The one file of ``models`` that reads options."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from models.backbone import build_backbone, load_pretrained
+from models.criterion import Criterion
+from models.matcher import LossWeights, TrajectoryMatcher
+from models.predictor import Predictor
+from models.proxyformer import ProxyFormer
+from models.text_encoder import TextEncoder
+from util import checkpoint, dist
+
+__all__ = ["Predictor", "ProxyFormer", "build_criterion", "build_model", "build_predictor", "load_predictor", "restore_model"]
+
+# what --pretrained_weights may leave out, because its shape depends on the data set
+REPLACED_HEADS = ("reference_head.classes.weight", "reference_head.classes.bias")
+
+
+def build_model(args: argparse.Namespace, num_classes: int) -> ProxyFormer:
+    """A new model as the options describe it, with the pretrained parts that they name.
+
+    Args:
+        args: of ``opts.parse_train_args``.
+        num_classes: of the data set.
+
+    Raises:
+        FileNotFoundError, ValueError: a weights file or the text encoder is missing or does not fit.
+    """
+    text_encoder = TextEncoder.from_pretrained(args.text_encoder, frozen=args.freeze_text_encoder)
+    model = _assemble(args, num_classes, text_encoder)
+    if args.backbone_pretrained:
+        load_pretrained(model.backbone, args.backbone_pretrained)
+    if args.pretrained_weights:
+        load_pretrained_model(model, args.pretrained_weights)
+    return model
+
+
+def load_pretrained_model(model: ProxyFormer, path: str | Path) -> None:
+    """Loads the weights of a checkpoint into a model that may have other classes.
+
+    The class head (:data:`REPLACED_HEADS`) keeps its new values where its shape differs, and says so.
+
+    Raises:
+        FileNotFoundError, ValueError: the checkpoint is missing or damaged, or anything else does not fit.
+    """
+    state, fresh = checkpoint.load(path)["model"], model.state_dict()
+    for name in REPLACED_HEADS:
+        if name in state and state[name].shape != fresh[name].shape:
+            if dist.is_main():
+                print(f"--pretrained_weights: {name} starts anew, for {len(fresh[name])} classes, not {len(state[name])}")
+            state[name] = fresh[name]
+    checkpoint.load_weights(model, state, f"--pretrained_weights {path}")
+
+
+def _assemble(args: argparse.Namespace, num_classes: int, text_encoder: TextEncoder) -> ProxyFormer:
+    return ProxyFormer(
+        backbone=build_backbone(args.backbone, pretrained=args.backbone_pretrained is not None),
+        text_encoder=text_encoder,
+        dim=args.hidden_dim,
+        heads=args.nheads,
+        dropout=args.dropout,
+        enc_layers=args.enc_layers,
+        dec_layers=args.dec_layers,
+        num_queries=args.num_queries,
+        num_classes=num_classes,
+        mask_dim=args.mask_dim,
+        dim_feedforward=args.dim_feedforward,
+        token_stride=args.token_stride,
+        mask_decoder=args.mask_decoder,
+        time_encoding=args.time_encoding,
+        aux_loss=not args.no_aux_loss,
+        jsc_target=args.jsc_target,
+    )
+
+
+def build_criterion(args: argparse.Namespace) -> Criterion:
+    """Matching and losses as the options weight them."""
+    focal = dict(focal_alpha=args.focal_alpha, focal_gamma=args.focal_gamma)
+    costs = LossWeights(
+        args.set_cost_class, args.set_cost_bbox, args.set_cost_giou, args.set_cost_mask, args.set_cost_dice
+    )
+    return Criterion(
+        matcher=TrajectoryMatcher(costs, **focal),
+        weights=LossWeights(
+            args.cls_loss_coef, args.bbox_loss_coef, args.giou_loss_coef, args.mask_loss_coef, args.dice_loss_coef
+        ),
+        mask_loss_size=args.mask_loss_size,
+        jsc_weight=args.jsc_loss_coef,
+        jsc_temperature=args.jsc_temperature,
+        **focal,
+    )
+
+
+def restore_model(saved: dict, source: str | Path) -> tuple[ProxyFormer, argparse.Namespace]:
+    """The model in the content of a checkpoint, and the options it was trained with. No other file is needed.
+
+    Raises:
+        ValueError: naming ``source``, whose weights do not fit its own options.
+    """
+    args = argparse.Namespace(**saved["options"])
+    text_encoder = TextEncoder.from_description(saved["text_encoder"], frozen=args.freeze_text_encoder)
+    model = _assemble(args, saved["num_classes"], text_encoder)
+    checkpoint.load_weights(model, saved["model"], source)
+    return model, args
+
+
+def build_predictor(model: ProxyFormer, args: argparse.Namespace) -> Predictor:
+    """A predictor that sees frames in the size, and computes in the precision, that the options name."""
+    return Predictor(model, eval_size=args.eval_size, max_size=args.max_size, bf16=args.amp == "bf16")
+
+
+def load_predictor(path: str | Path, device: str | torch.device | None = None) -> tuple[Predictor, argparse.Namespace]:
+    """A predictor from a checkpoint of ``main.py``, and the options of its training.
+
+    Args:
+        path: of the checkpoint.
+        device: None takes a GPU when there is one.
+    """
+    model, args = restore_model(checkpoint.load(path), path)
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    return build_predictor(model.to(device), args), args

@@ -1,0 +1,79 @@
+"""The one attention layer of the model: multi-head, residual, post-norm, no materialised attention matrix.
+
+Shapes: g independent groups, q queries and k keys in each, c channels.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+
+class Attention(nn.Module):
+    """``Norm(x + MultiHead(x, context))``, the building block of Figure 2.
+
+    Args:
+        dim: channels.
+        heads: attention heads; divides ``dim``.
+        dropout: applied to the attention's output in training.
+    """
+
+    def __init__(self, *, dim: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query = nn.Linear(dim, dim)
+        self.key = nn.Linear(dim, dim)
+        self.value = nn.Linear(dim, dim)
+        self.out = nn.Linear(dim, dim)
+        self.dropout = nn.Dropout(dropout)
+        self.norm = nn.LayerNorm(dim)
+        for layer in (self.query, self.key, self.value, self.out):
+            nn.init.xavier_uniform_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def forward(
+        self,
+        x: Tensor,
+        context: Tensor,
+        *,
+        x_position: Tensor | None = None,
+        context_position: Tensor | None = None,
+        context_valid: Tensor | None = None,
+    ) -> Tensor:
+        """``x [g, q, c]`` reads ``context [g, k, c]``.
+
+        Positions are added to queries and keys, never to values, and broadcast over g. Keys that
+        ``context_valid [g, k]`` marks False are not read; a query without any valid key reads nothing (zeros).
+
+        Returns:
+            ``[g, q, c]``.
+        """
+        query = self.query(x if x_position is None else x + x_position)
+        key = self.key(context if context_position is None else context + context_position)
+        value = self.value(context)
+        query, key, value = (rearrange(a, "g n (h d) -> g h n d", h=self.heads) for a in (query, key, value))
+        if context_valid is None:
+            read = F.scaled_dot_product_attention(query, key, value)
+        else:
+            some = context_valid.any(dim=1)[:, None, None, None]
+            # softmax over no key is NaN: open such rows, then drop what they read
+            mask = context_valid[:, None, None, :] | ~some
+            read = F.scaled_dot_product_attention(query, key, value, attn_mask=mask) * some
+        read = self.out(rearrange(read, "g h n d -> g n (h d)"))
+        return self.norm(x + self.dropout(read))
+
+
+class FeedForward(nn.Module):
+    """``Norm(x + MLP(x))``: the optional layer after each block (choice: ``--dim_feedforward``)."""
+
+    def __init__(self, *, dim: int, hidden: int, dropout: float) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Linear(dim, hidden), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden, dim), nn.Dropout(dropout)
+        )
+        self.norm = nn.LayerNorm(dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[..., c]`` to ``[..., c]``."""
+        return self.norm(x + self.layers(x))

@@ -1,0 +1,174 @@
+"""Visual backbones behind one interface.
+
+Every backbone has ``strides`` (4, 8, 16, 32), ``channels`` of the four maps, and maps a clip
+``[v, t, 3, h, w]`` to four ``[v, t, c_i, h_i, w_i]``, finest first. Image backbones see the frames one by one.
+"""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import timm
+import torch
+import torch.nn.functional as F
+import torchvision
+from einops import rearrange
+from torch import Tensor, nn
+from torchvision.ops import FrozenBatchNorm2d
+
+from models.video_swin import VARIANTS, VideoSwin, convert_weights
+from util.checkpoint import load_weights
+
+RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101")
+# ReferFormer's names for image Swin
+SWINS = {
+    "swin_t_p4w7": "swin_tiny_patch4_window7_224",
+    "swin_s_p4w7": "swin_small_patch4_window7_224",
+    "swin_b_p4w7": "swin_base_patch4_window7_224",
+    "swin_l_p4w7": "swin_large_patch4_window7_224",
+}
+
+
+class ResNet(nn.Module):
+    """torchvision ResNet. Batch norm is frozen when the weights are pretrained, trained otherwise.
+
+    Args:
+        name: one of :data:`RESNETS`.
+        frozen_norm: use the stored statistics and never train batch norm.
+    """
+
+    strides = (4, 8, 16, 32)
+
+    def __init__(self, name: str, *, frozen_norm: bool) -> None:
+        super().__init__()
+        norm = FrozenBatchNorm2d if frozen_norm else nn.BatchNorm2d
+        net = getattr(torchvision.models, name)(weights=None, norm_layer=norm)
+        self.conv1, self.bn1, self.relu, self.maxpool = net.conv1, net.bn1, net.relu, net.maxpool
+        self.layer1, self.layer2, self.layer3, self.layer4 = net.layer1, net.layer2, net.layer3, net.layer4
+        width = net.fc.in_features
+        self.channels = [width // 8, width // 4, width // 2, width]
+
+    def forward(self, video: Tensor) -> list[Tensor]:
+        x = _as_images(video)
+        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
+        maps = []
+        for layer in (self.layer1, self.layer2, self.layer3, self.layer4):
+            x = layer(x)
+            maps.append(rearrange(x, "(v t) c h w -> v t c h w", v=video.shape[0]))
+        return maps
+
+
+class TimmBackbone(nn.Module):
+    """Any timm model with feature maps at strides 4, 8, 16 and 32.
+
+    Raises:
+        ValueError: timm has no such model, or its feature maps have other strides.
+    """
+
+    strides = (4, 8, 16, 32)
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        options = {"strict_img_size": False} if name.startswith("swin_") else {}
+        try:
+            self.net = timm.create_model(name, pretrained=False, features_only=True, **options)
+        except (RuntimeError, AttributeError, TypeError) as error:
+            raise ValueError(f"--backbone: timm cannot make feature maps from {name!r}: {error}") from error
+        info = [(i["reduction"], i["num_chs"], k) for k, i in enumerate(self.net.feature_info)]
+        chosen = [(c, k) for r, c, k in info if r in self.strides]
+        if len(chosen) != len(self.strides):
+            raise ValueError(
+                f"--backbone: timm's {name!r} has maps at strides {[r for r, _, _ in info]}; 4, 8, 16, 32 are needed"
+            )
+        self.channels = [c for c, _ in chosen]
+        self._picked = [k for _, k in chosen]
+        self._layout = "h w c" if self.net.output_fmt == timm.layers.Format.NHWC else "c h w"
+
+    def forward(self, video: Tensor) -> list[Tensor]:
+        # the patch embeddings of transformers want whole patches
+        height, width = (-size % self.strides[0] for size in video.shape[-2:])
+        maps = self.net(_as_images(F.pad(video, (0, width, 0, height))))
+        pattern = f"(v t) {self._layout} -> v t c h w"
+        return [rearrange(maps[k], pattern, v=video.shape[0]) for k in self._picked]
+
+
+def _as_images(video: Tensor) -> Tensor:
+    """``[v, t, 3, h, w]`` to ``[(v t), 3, h, w]``, channels last: convolutions are faster that way."""
+    return rearrange(video, "v t c h w -> (v t) c h w").contiguous(memory_format=torch.channels_last)
+
+
+def build_backbone(name: str, *, pretrained: bool) -> nn.Module:
+    """The backbone called ``name``, with random weights.
+
+    Args:
+        name: ``resnet18/34/50/101``, ``video_swin_t/s/b`` (also ``…_p4w7``), ``swin_t/s/b/l_p4w7``, ``timm:NAME``.
+        pretrained: the weights will be pretrained ones, so ResNet's batch norm is frozen.
+
+    Raises:
+        ValueError: there is no such backbone.
+    """
+    if name in RESNETS:
+        return ResNet(name, frozen_norm=pretrained)
+    if name.removesuffix("_p4w7") in VARIANTS:
+        return VideoSwin(**VARIANTS[name.removesuffix("_p4w7")])
+    if name in SWINS or name.startswith("timm:"):
+        return TimmBackbone(SWINS.get(name, name.removeprefix("timm:")))
+    known = [*RESNETS, *VARIANTS, *SWINS, "timm:NAME"]
+    raise ValueError(f"--backbone {name!r} is unknown; choose one of {', '.join(known)}")
+
+
+def _read_state(path: Path) -> dict[str, Tensor]:
+    """The parameters in a weights file, whichever of the usual wrappings they come in."""
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"--backbone_pretrained: {path} does not exist; pretrained_weights/README.md says what to fetch"
+        )
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError) as error:
+        raise ValueError(f"--backbone_pretrained: {path} is not a file of plain PyTorch weights: {error}") from error
+    for wrapping in ("state_dict", "model"):
+        if isinstance(state, dict) and isinstance(state.get(wrapping), dict):
+            state = state[wrapping]
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise ValueError(f"--backbone_pretrained: {path} holds no dictionary of tensors")
+    return state
+
+
+def load_pretrained(backbone: nn.Module, path: str | Path) -> None:
+    """Loads torchvision, timm or official Video-Swin weights into a backbone, all of them or none.
+
+    Only classifier heads, which a backbone does not have, may be left over.
+
+    Raises:
+        FileNotFoundError, ValueError: the file is missing, unreadable, or its parameters do not fit; those are named.
+    """
+    path = Path(path)
+    state = _read_state(path)
+    target = backbone
+    if isinstance(backbone, VideoSwin):
+        state = convert_weights(state)
+    elif isinstance(backbone, ResNet):
+        state = {k: v for k, v in state.items() if not k.startswith("fc.")}
+        frozen = any(isinstance(m, FrozenBatchNorm2d) for m in backbone.modules())
+        if frozen:
+            state = {k: v for k, v in state.items() if not k.endswith("num_batches_tracked")}
+    else:
+        target = backbone.net
+        state = _timm_feature_names(state, set(target.state_dict()))
+    load_weights(target, state, f"--backbone_pretrained {path}")
+
+
+def _timm_feature_names(state: dict[str, Tensor], wanted: set[str]) -> dict[str, Tensor]:
+    """timm's feature wrapper flattens ``layers.0.…`` to ``layers_0.…`` and has no head or final norm."""
+    renamed = {}
+    for name, value in state.items():
+        first, _, rest = name.partition(".")
+        number, _, tail = rest.partition(".")
+        flat = f"{first}_{number}.{tail}"
+        if name in wanted or flat in wanted:
+            renamed[name if name in wanted else flat] = value
+        elif not name.startswith(("head.", "norm.", "fc.", "classifier.", "conv_head.", "bn2.")):
+            renamed[name] = value
+    return renamed

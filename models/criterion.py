@@ -1,0 +1,166 @@
+"""All loss terms of a training step: five per stage from trajectory matching, and the JSC loss.
+
+Shapes: b samples, t frames, q queries, n target instances, k classes, h w mask size, c channels.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from models.losses import dice_loss, info_nce, sigmoid_focal_loss
+from models.matcher import LossWeights, TrajectoryMatcher
+from util import dist
+from util.box_ops import cxcywh_to_xyxy, generalised_iou
+from util.structures import Batch, Output, Prediction, Targets
+
+
+class Criterion:
+    """Matches and scores the predictions of every stage.
+
+    Per-frame terms (class, boxes) are divided by the number of frames in which a target is present, trajectory terms
+    (masks, dice) by the number of targets; both are counted over all ranks, so that the gradient does not depend on
+    how a global batch is split.
+
+    Args:
+        matcher: finds the query of each target.
+        weights: of the five terms; jsc_weight: of the JSC loss.
+        focal_alpha, focal_gamma: of the class and mask terms.
+        mask_loss_size: "stride4" compares masks at the network's own size with the ground truth subsampled, "full"
+            upsamples them to the frame.
+        jsc_temperature: of InfoNCE.
+    """
+
+    def __init__(
+        self,
+        *,
+        matcher: TrajectoryMatcher,
+        weights: LossWeights,
+        focal_alpha: float = 0.25,
+        focal_gamma: float = 2.0,
+        mask_loss_size: str = "stride4",
+        jsc_weight: float = 1.0,
+        jsc_temperature: float = 0.07,
+    ) -> None:
+        self.matcher, self.weights = matcher, weights
+        self.alpha, self.gamma = focal_alpha, focal_gamma
+        self.mask_loss_size = mask_loss_size
+        self.jsc_weight, self.jsc_temperature = jsc_weight, jsc_temperature
+
+    def __call__(self, output: Output, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """The weighted sum, and each term before weighting: ``loss_cls`` … of the last stage, ``…_k`` of stage k.
+
+        Everything is computed in float32, whatever the network ran in.
+        """
+        targets, size = batch.targets, output.final.masks.shape[-2:]
+        masks = subsample(targets.masks, size).float()
+        weight = self.supervised(batch, size)
+        terms: dict[str, Tensor] = {}
+        loss = output.final.masks.new_zeros((), dtype=torch.float32)
+        with torch.autocast(output.final.masks.device.type, enabled=False):
+            counts = self.counts(targets)
+            stages = [(f"_{k}", aux) for k, aux in enumerate(output.aux, start=1)] + [("", output.final)]
+            for suffix, prediction in stages:
+                matched = self.matcher(prediction, targets, masks, weight)
+                for name, value in self.stage_terms(prediction, batch, matched, masks, weight, counts).items():
+                    loss = loss + getattr(self.weights, name) * value
+                    terms[f"loss_{name}{suffix}"] = value.detach()
+            if output.semantics is not None:
+                # the last stage comes last: `matched` is its matching
+                jsc = self.jsc(output, targets, matched)
+                loss = loss + self.jsc_weight * jsc
+                terms["loss_jsc"] = jsc.detach()
+        return loss, terms
+
+    def supervised(self, batch: Batch, size: tuple[int, int]) -> Tensor:
+        """float ``[b, t, 1, h, w]``: 1 on the real pixels of annotated frames."""
+        annotated = batch.targets.annotated.float()[:, :, None, None, None]
+        if batch.video_valid is None:
+            return annotated.expand(-1, -1, 1, *size).contiguous()
+        pixels = subsample(batch.video_valid, size)[batch.clip_index].float()
+        return annotated * pixels[:, None, None]
+
+    def counts(self, targets: Targets) -> tuple[Tensor, Tensor]:
+        """This rank's share of all present frames and of all targets: global counts, at least 1, by world size."""
+        valid = targets.valid[:, None]
+        frames = (targets.present & targets.annotated[:, :, None] & valid).sum()
+        both = dist.total(torch.stack((frames, targets.valid.sum())).float()).clamp(min=1) / dist.world_size()
+        return both[0], both[1]
+
+    def stage_terms(
+        self,
+        prediction: Prediction,
+        batch: Batch,
+        matched: Tensor,
+        masks: Tensor,
+        weight: Tensor,
+        counts: tuple[Tensor, Tensor],
+    ) -> dict[str, Tensor]:
+        """The five terms of one stage, given the matched queries ``[b, n]``."""
+        targets, (frames, instances) = batch.targets, counts
+        t = targets.present.shape[1]
+        picked = matched[:, None, :].expand(-1, t, -1)
+        present = (targets.present & targets.annotated[:, :, None] & targets.valid[:, None]).float()
+
+        boxes = prediction.boxes.float().gather(2, picked[..., None].expand(-1, -1, -1, 4))
+        giou = generalised_iou(cxcywh_to_xyxy(boxes), cxcywh_to_xyxy(targets.boxes))
+        logits = prediction.masks.float().gather(2, picked[..., None, None].expand(-1, -1, -1, *masks.shape[-2:]))
+        if self.mask_loss_size == "full":
+            full = targets.masks.shape[-2:]
+            logits = F.interpolate(logits.flatten(0, 1), size=full, mode="bilinear").unflatten(0, (-1, t))
+            masks, weight = targets.masks.float(), self.supervised(batch, full)
+        focal = sigmoid_focal_loss(logits, masks, self.alpha, self.gamma) * weight
+        focal = focal.sum((1, 3, 4)) / weight.sum((1, 3, 4)).clamp(min=1)
+        dice = dice_loss(logits.transpose(1, 2), masks.transpose(1, 2), weight.transpose(1, 2))
+        return {
+            "cls": self.class_loss(prediction.logits.float(), targets, matched, present) / frames,
+            "bbox": ((boxes - targets.boxes).abs().sum(-1) * present).sum() / frames,
+            "giou": ((1 - giou) * present).sum() / frames,
+            "mask": (focal * targets.valid).sum() / instances,
+            "dice": (dice * targets.valid).sum() / instances,
+        }
+
+    def class_loss(self, logits: Tensor, targets: Targets, matched: Tensor, present: Tensor) -> Tensor:
+        """Focal loss, summed: positive for the matched query on present frames, negative elsewhere."""
+        wanted = torch.zeros_like(logits)
+        for i in range(matched.shape[1]):
+            frame_query = wanted.new_zeros(logits.shape[:3])
+            frame_query.scatter_(
+                2, matched[:, None, i : i + 1].expand(-1, logits.shape[1], -1), present[..., i : i + 1]
+            )
+            one_hot = F.one_hot(targets.labels[:, i], logits.shape[-1]).to(wanted)
+            wanted = torch.maximum(wanted, frame_query[..., None] * one_hot[:, None, None])
+        loss = sigmoid_focal_loss(logits, wanted, self.alpha, self.gamma)
+        return (loss * targets.annotated[:, :, None, None]).sum()
+
+    def jsc(self, output: Output, targets: Targets, matched: Tensor) -> Tensor:
+        """Joint Semantic Consistency over the global batch; 0 when that is a single sample."""
+        t = output.final.proxies.shape[1]
+        index = matched[:, None, :, None].expand(-1, t, -1, output.final.proxies.shape[-1])
+        queries = output.final.proxies.float().gather(2, index).mean(1)
+        share = targets.valid.float()[..., None]
+        queries = (queries * share).sum(1) / share.sum(1).clamp(min=1)
+        return info_nce(
+            dist.gather_rows(queries),
+            dist.gather_rows(output.semantics.float()),
+            self.jsc_temperature,
+            dist.gather_rows(identity_numbers(targets.identities).to(queries.device)),
+        )
+
+
+def subsample(masks: Tensor, size: tuple[int, int]) -> Tensor:
+    """Nearest pixel to the centre of each cell: ``[..., H, W]`` to ``[..., h, w]`` (at stride 4: pixels 2, 6, 10 …)."""
+    rows, columns = (
+        ((torch.arange(small, device=masks.device) + 0.5) * (full / small)).long()
+        for full, small in zip(masks.shape[-2:], size, strict=True)
+    )
+    return masks[..., rows[:, None], columns]
+
+
+def identity_numbers(identities: list[str]) -> Tensor:
+    """A 64-bit number for each name, the same on every rank: long ``[b]``."""
+    digests = [hashlib.blake2b(name.encode(), digest_size=8).digest() for name in identities]
+    return torch.tensor([int.from_bytes(d, "big", signed=True) for d in digests], dtype=torch.long)

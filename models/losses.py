@@ -1,0 +1,59 @@
+"""The losses as pure functions of float32 tensors; who is matched to whom is decided elsewhere.
+
+Shapes: b samples, t frames, n target instances, h w mask size, c channels.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def sigmoid_focal_loss(logits: Tensor, targets: Tensor, alpha: float, gamma: float) -> Tensor:
+    """Focal loss of each element, not reduced ("Focal Loss for Dense Object Detection", eq. 5).
+
+    Args:
+        logits: any shape.
+        targets: same shape, 0 or 1, of ``logits``' dtype.
+    """
+    cross_entropy = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+    probability = logits.sigmoid()
+    miss = probability + targets - 2 * probability * targets
+    return (alpha * targets + (1 - alpha) * (1 - targets)) * cross_entropy * miss**gamma
+
+
+def dice_loss(logits: Tensor, targets: Tensor, weight: Tensor) -> Tensor:
+    """1 - dice of whole trajectories: t·h·w is summed at once, so that an absent object counts as an empty mask.
+
+    Args:
+        logits, targets: ``[..., t, h, w]``.
+        weight: broadcasts over them; 0 where there is no ground truth or only padding.
+
+    Returns:
+        ``[...]``.
+    """
+    probability = logits.sigmoid() * weight
+    targets = targets * weight
+    overlap = (probability * targets).flatten(-3).sum(-1)
+    total = probability.flatten(-3).sum(-1) + targets.flatten(-3).sum(-1)
+    return 1 - (2 * overlap + 1) / (total + 1)
+
+
+def info_nce(first: Tensor, second: Tensor, temperature: float, identities: Tensor) -> Tensor:
+    """Symmetric InfoNCE with cosine similarity over the samples of a (global) batch: the JSC loss.
+
+    Args:
+        first, second: ``[b, c]``; row i of one belongs to row i of the other.
+        temperature: divides the similarities.
+        identities: long ``[b]``; other samples with the same number are left out of the negatives.
+
+    Returns:
+        A scalar; exactly 0, with zero gradients, for a single sample.
+    """
+    similarity = F.normalize(first, dim=-1) @ F.normalize(second, dim=-1).T / temperature
+    itself = torch.eye(len(first), dtype=torch.bool, device=first.device)
+    same = (identities[:, None] == identities[None, :]) & ~itself
+    similarity = similarity.masked_fill(same, float("-inf"))
+    label = torch.arange(len(first), device=first.device)
+    return (F.cross_entropy(similarity, label) + F.cross_entropy(similarity.T, label)) / 2

@@ -1,0 +1,105 @@
+"""FPN from the encoded tokens F_v^K down to the mask features F_m.
+
+Shapes: b samples, t frames, h w grid of a level, c channels, m mask channels, l words.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch.nn.functional as F
+from einops import rearrange, repeat
+from torch import Tensor, nn
+
+from models.attention import Attention
+
+
+class GroupNorm(nn.GroupNorm):
+    """Group norm on the plain layout: on CPU torch's channels-last kernel is several times slower."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.contiguous())
+
+
+class WordAttention(nn.Module):
+    """Self-attention and word attention at one level (choice ``--mask_decoder cross_modal``).
+
+    ReferFormer's decoder attends at every level; keys of the self-attention are averaged down to the coarsest
+    grid, which keeps its cost linear in the pixels.
+    """
+
+    def __init__(self, *, dim: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.pixels_from_pixels = Attention(dim=dim, heads=heads, dropout=dropout)
+        self.pixels_from_words = Attention(dim=dim, heads=heads, dropout=dropout)
+
+    def forward(self, x: Tensor, grid: tuple[int, int], text: Tensor, text_valid: Tensor) -> Tensor:
+        """``x [(b t), c, h, w]``, keys pooled to ``grid``, ``text [b, l, c]`` to ``[(b t), c, h, w]``."""
+        h = x.shape[2]
+        frames = x.shape[0] // text.shape[0]
+        keys = rearrange(F.adaptive_avg_pool2d(x, grid), "g c h w -> g (h w) c")
+        pixels = rearrange(x, "g c h w -> g (h w) c")
+        pixels = self.pixels_from_pixels(pixels, keys)
+        pixels = self.pixels_from_words(
+            pixels,
+            repeat(text, "b l c -> (b t) l c", t=frames),
+            context_valid=repeat(text_valid, "b l -> (b t) l", t=frames),
+        )
+        return rearrange(pixels, "g (h w) c -> g c h w", h=h)
+
+
+class MaskDecoder(nn.Module):
+    """Top-down steps: upsample, add the lateral of the next finer level, 3×3 conv with group norm.
+
+    The laterals are a 1×1 projection of backbone maps, which do not depend on the words: :meth:`laterals`
+    computes them once per clip for any number of expressions.
+
+    Args:
+        channels: of the backbone's maps, finest first.
+        dim: of the tokens and of every step.
+        mask_dim: of the mask features.
+        steps: top-down steps; 3 ends at stride 4.
+        heads, dropout: of the attention, where ``cross_modal``.
+    """
+
+    def __init__(
+        self,
+        *,
+        channels: list[int],
+        dim: int,
+        mask_dim: int,
+        steps: int,
+        cross_modal: bool = False,
+        heads: int = 8,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        groups = math.gcd(32, dim)
+        finer = channels[::-1][1 : steps + 1]
+        self.lateral = nn.ModuleList(nn.Conv2d(c, dim, 1) for c in finer)
+        self.smooth = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(dim, dim, 3, padding=1, bias=False), GroupNorm(groups, dim), nn.ReLU())
+            for _ in finer
+        )
+        self.words = nn.ModuleList(
+            WordAttention(dim=dim, heads=heads, dropout=dropout) for _ in (finer if cross_modal else [])
+        )
+        self.out = nn.Conv2d(dim, mask_dim, 1)
+
+    def laterals(self, maps: list[Tensor]) -> list[Tensor]:
+        """Backbone maps ``[v, t, c_i, h_i, w_i]``, finest first, to ``[v, t, h_i, w_i, c]``, in the steps' order."""
+        return [
+            rearrange(conv(rearrange(x, "v t c h w -> (v t) c h w")), "(v t) c h w -> v t h w c", v=x.shape[0])
+            for conv, x in zip(self.lateral, maps[::-1][1 : 1 + len(self.lateral)], strict=True)
+        ]
+
+    def forward(self, video: Tensor, laterals: list[Tensor], text: Tensor, text_valid: Tensor) -> Tensor:
+        """``video [b, t, h, w, c]`` and its laterals to the mask features ``[b, t, m, h', w']``."""
+        b, t, h, w, _ = video.shape
+        x = rearrange(video, "b t h w c -> (b t) c h w")
+        for i, (lateral, smooth) in enumerate(zip(laterals, self.smooth, strict=True)):
+            x = F.interpolate(x, size=lateral.shape[2:4], mode="nearest")
+            x = smooth(x + rearrange(lateral, "b t h w c -> (b t) c h w"))
+            if self.words:
+                x = self.words[i](x, (h, w), text, text_valid)
+        return rearrange(self.out(x), "(b t) m h w -> b t m h w", b=b)

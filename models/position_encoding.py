@@ -1,0 +1,42 @@
+"""Sine encodings of place, time and word order. Nothing here is learned.
+
+Shapes: b batch, t frames, h w token grid, l words, c channels.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+_TEMPERATURE = 10_000.0
+
+
+def _sine(position: Tensor, dim: int) -> Tensor:
+    """Interleaved sine and cosine of ``position [...]`` at geometric frequencies: ``[..., dim]``, ``dim`` even."""
+    frequency = torch.arange(dim // 2, dtype=torch.float32, device=position.device)
+    angle = position[..., None] / _TEMPERATURE ** (2 * frequency / dim)
+    return torch.stack((angle.sin(), angle.cos()), dim=-1).flatten(-2)
+
+
+def sine_1d(length: int, dim: int, device: torch.device | None = None) -> Tensor:
+    """Encoding of the places 0 … length-1 of a sequence: ``[length, dim]``."""
+    return _sine(torch.arange(length, dtype=torch.float32, device=device), dim)
+
+
+def sine_2d(valid: Tensor, dim: int) -> Tensor:
+    """Encoding of rows and columns as shares of the valid area, so that padding does not shift it.
+
+    Args:
+        valid: bool ``[b, h, w]``, True on real tokens, which fill a top-left rectangle.
+        dim: channels, a multiple of 4; half encode the row, half the column.
+
+    Returns:
+        ``[b, h, w, dim]``.
+    """
+    rows, columns = valid.float().cumsum(1), valid.float().cumsum(2)
+    # a grid with no valid token at all has extent 0; any finite encoding serves there, nobody reads it
+    rows = (rows - 0.5) / rows[:, -1:].clamp(min=1) * 2 * math.pi
+    columns = (columns - 0.5) / columns[:, :, -1:].clamp(min=1) * 2 * math.pi
+    return torch.cat((_sine(rows, dim // 2), _sine(columns, dim // 2)), dim=-1)

@@ -1,0 +1,98 @@
+"""A video and any number of expressions in, masks out; the frames go through the backbone once.
+
+Shapes: T frames, E expressions, H W size of the frames on disk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from models.postprocess import best_masks, resize_logits
+from models.proxyformer import ProxyFormer, VideoFeatures
+from util.frames import prepare_frames
+
+
+@dataclass
+class EncodedVideo:
+    """What :meth:`Predictor.encode` keeps of a video.
+
+    Attributes:
+        features: of all frames, on the predictor's device.
+        input_size: height and width that the network saw.
+        original_size: height and width of the frames given.
+    """
+
+    features: VideoFeatures
+    input_size: tuple[int, int]
+    original_size: tuple[int, int]
+
+
+@dataclass
+class Answer:
+    """What one expression refers to.
+
+    Attributes:
+        masks: bool ``[T, H, W]``, on the CPU, in the size of the frames.
+        score: class probability of the chosen query, averaged over the frames.
+    """
+
+    masks: Tensor
+    score: float
+
+
+class Predictor:
+    """Runs a trained model on videos.
+
+    Args:
+        model: on the device to use; it is set to evaluation.
+        eval_size, max_size: short side of the network's input and limit of its long side.
+        bf16: run the network in bfloat16 autocast.
+        threshold: probability above which a pixel belongs to the object.
+    """
+
+    def __init__(
+        self, model: ProxyFormer, *, eval_size: int, max_size: int, bf16: bool = False, threshold: float = 0.5
+    ) -> None:
+        self.model = model.eval()
+        self.eval_size, self.max_size, self.bf16 = eval_size, max_size, bf16
+        self.device = next(model.parameters()).device
+        self.threshold = torch.tensor(threshold).logit().item()
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16)
+
+    @torch.inference_mode()
+    def encode(self, frames: Tensor) -> EncodedVideo:
+        """Runs the backbone over uint8 frames ``[T, 3, H, W]``, all that no expression changes.
+
+        Raises:
+            ValueError: there are no frames, or they are not uint8 RGB.
+        """
+        if frames.ndim != 4 or frames.shape[1] != 3 or frames.dtype != torch.uint8 or not len(frames):
+            raise ValueError(f"expected uint8 frames [T, 3, H, W], got {frames.dtype} {tuple(frames.shape)}")
+        video = prepare_frames(frames.to(self.device), self.eval_size, self.max_size)
+        with self._autocast():
+            features = self.model.encode_video(video[None])
+        return EncodedVideo(features, tuple(video.shape[-2:]), tuple(frames.shape[-2:]))
+
+    @torch.inference_mode()
+    def answer(self, encoded: EncodedVideo, expressions: list[str], batch: int = 8) -> Iterator[Answer]:
+        """Answers the expressions in their order, ``batch`` at a time (which bounds memory, not the result)."""
+        for start in range(0, len(expressions), batch):
+            asked = expressions[start : start + batch]
+            with self._autocast():
+                words, text_valid = self.model.encode_text(asked)
+                same_clip = torch.zeros(len(asked), dtype=torch.long, device=self.device)
+                output = self.model.decode(encoded.features.of(same_clip), words, text_valid)
+            logits, scores = best_masks(output.final)
+            for sample, score in zip(logits, scores.tolist(), strict=True):
+                full = resize_logits(sample[None], encoded.input_size, encoded.original_size, self.model.mask_stride)
+                yield Answer((full[0] > self.threshold).cpu(), score)
+
+    def __call__(self, frames: Tensor, expressions: list[str]) -> list[Answer]:
+        """Encodes the frames once and answers all expressions."""
+        return list(self.answer(self.encode(frames), expressions))

@@ -1,0 +1,200 @@
+"""ProxyFormer: referring video object segmentation with cross-modality proxy queries (arXiv 2511.21139, Figure 2).
+
+Shapes: V clips, B samples (an expression asked of a clip), T frames, H W token grid, C channels, N proxies, L words.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange, repeat
+from torch import Tensor, nn
+
+from models.cmie import CMIEStack, Surroundings, masked_mean
+from models.heads import DynamicKernelHead, ReferenceHead
+from models.mask_decoder import MaskDecoder
+from models.position_encoding import sine_1d, sine_2d
+from models.text_encoder import TextEncoder
+from util.structures import Output, Prediction
+
+
+@dataclass
+class VideoFeatures:
+    """What depends on the frames alone and so serves any number of expressions.
+
+    Attributes:
+        tokens: ``F_v^0 [V, T, H, W, C]``.
+        valid: bool ``[V, H, W]`` of the tokens, or None without padding.
+        laterals: ``[V, T, h_i, w_i, C]`` for each step of the mask decoder, coarse to fine.
+    """
+
+    tokens: Tensor
+    valid: Tensor | None
+    laterals: list[Tensor]
+
+    def of(self, clip_index: Tensor) -> VideoFeatures:
+        """The features of the clip that each of B samples asks of."""
+        if len(clip_index) == len(self.tokens) == 1:
+            return self
+        valid = None if self.valid is None else self.valid[clip_index]
+        return VideoFeatures(
+            self.tokens.index_select(0, clip_index), valid, [x.index_select(0, clip_index) for x in self.laterals]
+        )
+
+
+class ProxyFormer(nn.Module):
+    """The whole network.
+
+    Args:
+        backbone: see :mod:`models.backbone`.
+        text_encoder: RoBERTa.
+        dim: hidden width C; heads: attention heads; dropout: of attention outputs and the projected words.
+        enc_layers: stacked CMIE modules K; dec_layers: steps of the mask decoder.
+        num_queries: proxies per frame N; num_classes: of the reference head.
+        mask_dim: channels of the mask features; dim_feedforward: 0 for none, as the figure has it.
+        token_stride: 32, or 16, where the stride-32 map is upsampled and added before the projection.
+        mask_decoder: "fpn" or "cross_modal"; time_encoding: tell the frames apart in temporal attention.
+        aux_loss: predict from every stage in training, not only from the last.
+        jsc_target: what the proxies are compared to by the JSC loss: "joint", "video", "text" or "none" (Table V).
+    """
+
+    def __init__(
+        self,
+        *,
+        backbone: nn.Module,
+        text_encoder: TextEncoder,
+        dim: int = 256,
+        heads: int = 8,
+        dropout: float = 0.1,
+        enc_layers: int = 4,
+        dec_layers: int = 3,
+        num_queries: int = 5,
+        num_classes: int = 1,
+        mask_dim: int = 256,
+        dim_feedforward: int = 0,
+        token_stride: int = 32,
+        mask_decoder: str = "fpn",
+        time_encoding: bool = True,
+        aux_loss: bool = True,
+        jsc_target: str = "joint",
+    ) -> None:
+        super().__init__()
+        self.dim, self.jsc_target = dim, jsc_target
+        self.time_encoding, self.aux_loss = time_encoding, aux_loss
+        self.backbone = backbone
+        self.text_encoder = text_encoder
+        # one projection per map that makes the tokens; two at stride 16, whose sum is normalised
+        token_maps = backbone.channels[2:] if token_stride == 16 else backbone.channels[3:]
+        self.video_proj = nn.ModuleList(nn.Conv2d(c, dim, 1) for c in token_maps)
+        self.video_norm = nn.LayerNorm(dim)
+        self.text_proj = nn.Sequential(nn.Linear(text_encoder.width, dim), nn.LayerNorm(dim), nn.Dropout(dropout))
+        self.proxies = nn.Embedding(num_queries, dim)
+        self.cmie = CMIEStack(layers=enc_layers, dim=dim, heads=heads, dropout=dropout, dim_feedforward=dim_feedforward)
+        self.mask_decoder = MaskDecoder(
+            channels=backbone.channels,
+            dim=dim,
+            mask_dim=mask_dim,
+            steps=dec_layers,
+            cross_modal=mask_decoder == "cross_modal",
+            heads=heads,
+            dropout=dropout,
+        )
+        self.mask_stride = backbone.strides[-1 - dec_layers]
+        self.kernel_head = DynamicKernelHead(dim=dim, mask_dim=mask_dim)
+        self.reference_head = ReferenceHead(dim=dim, num_classes=num_classes)
+        widths = {"joint": 2 * dim, "video": dim, "text": dim}
+        self.semantics = nn.Linear(widths[jsc_target], dim) if jsc_target in widths else None
+
+    def forward(
+        self, video: Tensor, expressions: list[str], video_valid: Tensor | None = None, clip_index: Tensor | None = None
+    ) -> Output:
+        """Segments what each expression refers to.
+
+        Args:
+            video: ``[V, T, 3, H, W]``, normalised, zeros on padding.
+            expressions: B strings.
+            video_valid: bool ``[V, H, W]``, or None without padding.
+            clip_index: long ``[B]``, the clip each expression is asked of; None: one expression per clip.
+        """
+        if clip_index is None:
+            clip_index = torch.arange(len(expressions), device=video.device)
+        features = self.encode_video(video, video_valid)
+        words, text_valid = self.encode_text(expressions)
+        return self.decode(features.of(clip_index), words, text_valid)
+
+    def encode_video(self, video: Tensor, video_valid: Tensor | None = None) -> VideoFeatures:
+        """``[V, T, 3, H, W]`` to everything that no word changes."""
+        maps = self.backbone(video)
+        tokens = self.project_tokens(maps)
+        valid = None
+        if video_valid is not None:
+            valid = _resize_valid(video_valid, tokens.shape[2:4])
+        return VideoFeatures(tokens, valid, self.mask_decoder.laterals(maps))
+
+    def project_tokens(self, maps: list[Tensor]) -> Tensor:
+        """The backbone's maps to ``F_v^0 [V, T, H, W, C]``."""
+        v = maps[0].shape[0]
+        chosen = [rearrange(x, "v t c h w -> (v t) c h w") for x in maps[-len(self.video_proj) :]]
+        projected = [proj(x) for proj, x in zip(self.video_proj, chosen, strict=True)]
+        x = projected[0]
+        for coarser in projected[1:]:
+            x = x + F.interpolate(coarser, size=x.shape[-2:], mode="nearest")
+        return self.video_norm(rearrange(x, "(v t) c h w -> v t h w c", v=v))
+
+    def encode_text(self, expressions: list[str]) -> tuple[Tensor, Tensor]:
+        """Projected words ``F_t [B, L, C]`` and their validity ``[B, L]``."""
+        words, valid = self.text_encoder(expressions)
+        return self.text_proj(words), valid
+
+    def decode(self, features: VideoFeatures, words: Tensor, text_valid: Tensor) -> Output:
+        """Answers B expressions from the features of their clips (``features.tokens [B, …]``)."""
+        b, t, h, w, _ = features.tokens.shape
+        proxies = repeat(self.proxies.weight, "n c -> b t n c", b=b, t=t).to(features.tokens.dtype)
+        around = self.surroundings(features, words, text_valid)
+
+        encoded, stages = self.cmie(features.tokens, proxies, words, around)
+        mask_features = self.mask_decoder(encoded, features.laterals, words, text_valid)
+
+        wanted = stages if self.training and self.aux_loss else stages[-1:]
+        predictions = [self.predict(stage, mask_features) for stage in wanted]
+        semantics = self.joint_semantics(features, words, text_valid) if self.training else None
+        return Output(final=predictions[-1], aux=predictions[:-1], semantics=semantics)
+
+    def surroundings(self, features: VideoFeatures, words: Tensor, text_valid: Tensor) -> Surroundings:
+        """Positions and masks that all stages share."""
+        b, t, h, w, _ = features.tokens.shape
+        dtype, device = features.tokens.dtype, features.tokens.device
+        grid = torch.ones(1, h, w, dtype=torch.bool, device=device) if features.valid is None else features.valid
+        return Surroundings(
+            space=sine_2d(grid, self.dim).to(dtype).expand(b, -1, -1, -1),
+            time=sine_1d(t, self.dim, device).to(dtype) if self.time_encoding else None,
+            words=sine_1d(words.shape[1], self.dim, device).to(dtype),
+            text_valid=text_valid,
+            video_valid=None if features.valid is None else repeat(features.valid, "b h w -> b t h w", t=t),
+        )
+
+    def predict(self, proxies: Tensor, mask_features: Tensor) -> Prediction:
+        """The heads, shared by all stages, on the proxies ``[B, T, N, C]`` of one."""
+        logits, boxes = self.reference_head(proxies)
+        return Prediction(logits, boxes, self.kernel_head(proxies, mask_features), proxies)
+
+    def joint_semantics(self, features: VideoFeatures, words: Tensor, text_valid: Tensor) -> Tensor | None:
+        """``j [B, C]`` of the JSC loss: the video before any query saw it (choice: F_v^0) and the words, pooled."""
+        if self.semantics is None:
+            return None
+        t = features.tokens.shape[1]
+        valid = None if features.valid is None else repeat(features.valid, "b h w -> b t h w", t=t)
+        video = masked_mean(features.tokens, valid, (1, 2, 3))
+        text = masked_mean(words, text_valid, 1)
+        return self.semantics({"joint": torch.cat((video, text), -1), "video": video, "text": text}[self.jsc_target])
+
+
+def _resize_valid(valid: Tensor, size: tuple[int, int]) -> Tensor:
+    """Bool ``[V, H, W]`` to the token grid; a token is valid when the pixel at its top-left corner is.
+
+    Every pixel that is not padding so lies under a valid token, the last partial one included.
+    """
+    stride = [-(-full // small) for full, small in zip(valid.shape[1:], size, strict=True)]
+    return valid[:, :: stride[0], :: stride[1]]

@@ -1,0 +1,114 @@
+"""RoBERTa and its tokenizer: expressions to word features.
+
+Shapes: b expressions, l tokens of the longest (its start and end tokens among them), d width of the encoder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+from transformers import AutoTokenizer, RobertaConfig, RobertaModel
+
+
+class TextEncoder(nn.Module):
+    """Last hidden states of RoBERTa.
+
+    Args:
+        config: shape of the encoder; weights are random until loaded.
+        tokenizer: the byte-level BPE that goes with it, post-processing included.
+        frozen: never train it, and run it without dropout or gradient.
+    """
+
+    def __init__(self, *, config: RobertaConfig, tokenizer: Tokenizer, frozen: bool) -> None:
+        super().__init__()
+        self.model = RobertaModel(config, add_pooling_layer=False)
+        self.tokenizer = tokenizer
+        self.tokenizer.no_truncation()
+        self.tokenizer.enable_padding(pad_id=config.pad_token_id)
+        self.frozen = frozen
+        if frozen:
+            self.model.requires_grad_(False)
+
+    @classmethod
+    def from_pretrained(cls, name: str, *, frozen: bool) -> TextEncoder:
+        """Loads a hub name (``roberta-base``) or a local directory.
+
+        Raises:
+            ValueError: it is neither on this machine nor to be had from the hub; the message has the mend.
+        """
+        local = Path(name).is_dir()
+        if not local and (name.startswith((".", "/", "~")) or name.count("/") > 1):
+            raise ValueError(f"--text_encoder {name}: there is no such directory")
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=local)
+            model = RobertaModel.from_pretrained(name, local_files_only=local, add_pooling_layer=False)
+        except (OSError, ValueError, KeyError, RuntimeError) as error:
+            cause = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            mend = (
+                "the directory needs config.json, model.safetensors and the tokenizer's files"
+                if local
+                else "if this machine is offline, fetch it once elsewhere (AutoModel and AutoTokenizer "
+                ".from_pretrained(NAME) then .save_pretrained(DIR)) and give the directory; "
+                "tools/make_tiny_text_encoder.py makes a small one for trials"
+            )
+            raise ValueError(f"--text_encoder {name} cannot be loaded: {cause}. {mend}") from error
+        if not hasattr(tokenizer, "backend_tokenizer"):
+            raise ValueError(f"--text_encoder {name}: it needs a fast tokenizer (tokenizer.json)")
+        encoder = cls(config=model.config, tokenizer=tokenizer.backend_tokenizer, frozen=frozen)
+        encoder.model.load_state_dict(model.state_dict())
+        return encoder
+
+    def description(self) -> dict:
+        """All that is needed to build this encoder again, but for its weights; plain data for a checkpoint."""
+        return {"config": self.model.config.to_dict(), "tokenizer": self.tokenizer.to_str()}
+
+    @classmethod
+    def from_description(cls, description: dict, *, frozen: bool) -> TextEncoder:
+        """The encoder that :meth:`description` describes, with random weights."""
+        config = RobertaConfig.from_dict(description["config"])
+        return cls(config=config, tokenizer=Tokenizer.from_str(description["tokenizer"]), frozen=frozen)
+
+    @property
+    def width(self) -> int:
+        return self.model.config.hidden_size
+
+    def tokenize(self, expressions: list[str]) -> tuple[Tensor, Tensor]:
+        """Token ids ``[b, l]`` and bool validity ``[b, l]``, on the CPU.
+
+        Raises:
+            ValueError: an expression is empty, or longer than the encoder's positions.
+        """
+        for expression in expressions:
+            if not expression.strip():
+                raise ValueError("an expression is empty: there is nothing to refer to")
+        tokens = self.tokenizer.encode_batch(expressions)
+        ids = torch.tensor([t.ids for t in tokens])
+        valid = torch.tensor([t.attention_mask for t in tokens], dtype=torch.bool)
+        # RoBERTa counts positions from pad_token_id + 1
+        limit = self.model.config.max_position_embeddings - self.model.config.pad_token_id - 1
+        if ids.shape[1] > limit:
+            longest = max(expressions, key=len)
+            raise ValueError(
+                f"an expression has {ids.shape[1]} tokens, the text encoder takes {limit}: {longest[:60]}…"
+            )
+        return ids, valid
+
+    def forward(self, expressions: list[str]) -> tuple[Tensor, Tensor]:
+        """Word features ``[b, l, d]`` and their validity ``[b, l]``, on the model's device."""
+        device = next(self.parameters()).device
+        ids, valid = (a.to(device) for a in self.tokenize(expressions))
+        with torch.no_grad() if self.frozen else contextlib.nullcontext():
+            words = self.model(input_ids=ids, attention_mask=valid.long()).last_hidden_state
+        return words, valid
+
+    def train(self, mode: bool = True) -> TextEncoder:
+        return super().train(mode and not self.frozen)
+
+
+# the tokenizers' own threads and the data loader's forks do not mix; tokenizing a few expressions needs none
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

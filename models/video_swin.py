@@ -1,0 +1,84 @@
+"""Video Swin backbone on torchvision's SwinTransformer3d, keeping every frame (patch 1×4×4).
+
+Shapes: v clips, t frames, h w size.
+"""
+
+from __future__ import annotations
+
+import re
+
+from einops import rearrange
+from torch import Tensor, nn
+from torchvision.models.video.swin_transformer import SwinTransformer3d
+
+WINDOW = (8, 7, 7)
+VARIANTS = {
+    "video_swin_t": dict(embed_dim=96, depths=[2, 2, 6, 2], num_heads=[3, 6, 12, 24], stochastic_depth=0.1),
+    "video_swin_s": dict(embed_dim=96, depths=[2, 2, 18, 2], num_heads=[3, 6, 12, 24], stochastic_depth=0.1),
+    "video_swin_b": dict(embed_dim=128, depths=[2, 2, 18, 2], num_heads=[4, 8, 16, 32], stochastic_depth=0.2),
+}
+
+
+class VideoSwin(nn.Module):
+    """Four maps at strides 4, 8, 16, 32 from a clip, one set per frame.
+
+    Args:
+        embed_dim, depths, num_heads, window_size: as in "Video Swin Transformer" (arXiv 2106.13230).
+        stochastic_depth: largest chance that a block is skipped in training.
+    """
+
+    strides = (4, 8, 16, 32)
+
+    def __init__(
+        self,
+        *,
+        embed_dim: int,
+        depths: list[int],
+        num_heads: list[int],
+        window_size: tuple[int, int, int] = WINDOW,
+        stochastic_depth: float = 0.1,
+    ) -> None:
+        super().__init__()
+        swin = SwinTransformer3d(
+            patch_size=[1, 4, 4],
+            embed_dim=embed_dim,
+            depths=depths,
+            num_heads=num_heads,
+            window_size=list(window_size),
+            stochastic_depth_prob=stochastic_depth,
+            num_classes=1,
+        )
+        self.patch_embed, self.features = swin.patch_embed, swin.features
+        self.channels = [embed_dim * 2**i for i in range(len(depths))]
+
+    def forward(self, video: Tensor) -> list[Tensor]:
+        """``[v, t, 3, h, w]`` to four ``[v, t, c_i, h_i, w_i]``, finest first."""
+        x = self.patch_embed(rearrange(video, "v t c h w -> v c t h w"))
+        maps = []
+        for i, layer in enumerate(self.features):
+            x = layer(x)
+            if i % 2 == 0:  # even layers are the stages, odd ones merge patches between them
+                maps.append(rearrange(x, "v t h w c -> v t c h w"))
+        return maps
+
+
+def _torchvision_name(official: str) -> str:
+    """The name of an official Video-Swin parameter in torchvision's model."""
+    name = re.sub(r"^layers\.(\d+)\.blocks\.", lambda m: f"features.{2 * int(m[1])}.", official)
+    name = re.sub(r"^layers\.(\d+)\.downsample\.", lambda m: f"features.{2 * int(m[1]) + 1}.", name)
+    return name.replace(".mlp.fc1.", ".mlp.0.").replace(".mlp.fc2.", ".mlp.3.")
+
+
+def convert_weights(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Official or torchvision Video-Swin weights, under the names and shapes of :class:`VideoSwin`.
+
+    The classifier and the final norm, which a backbone does not have, are left out; a patch kernel over two
+    frames is summed over time, so that a still video gives what it gave (method: "Inputs").
+    """
+    converted = {}
+    for name, value in state.items():
+        name = _torchvision_name(name.removeprefix("module.").removeprefix("backbone."))
+        if name.startswith(("cls_head.", "head.", "norm.")):
+            continue
+        converted[name] = value.sum(2, keepdim=True) if name == "patch_embed.proj.weight" else value
+    return converted

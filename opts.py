@@ -1,0 +1,172 @@
+"""Command-line options, in groups. Standard library only; every option is read somewhere (tests/test_opts.py)."""
+
+from __future__ import annotations
+
+import argparse
+
+# The recipes of the paper and of ReferFormer, as defaults that explicit flags still override.
+PRESETS: dict[str, dict] = {
+    "finetune": dict(epochs=6, lr_drop=[3, 5], freeze_text_encoder=True),
+    "scratch": dict(epochs=10, lr_drop=[6, 8], freeze_text_encoder=True),
+    "paper": dict(epochs=30, lr_drop=[20, 26], freeze_text_encoder=True),
+}
+
+
+def _positive_int(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+    return value
+
+
+def _non_negative_int(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text} is negative")
+    return value
+
+
+def _non_negative_float(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not a finite number of at least 0")
+    return value
+
+
+def _positive_float(text: str) -> float:
+    value = _non_negative_float(text)
+    if value == 0:
+        raise argparse.ArgumentTypeError("must be above 0")
+    return value
+
+
+def add_run_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("run")
+    group.add_argument("--output_dir", default="output", help="folder for checkpoints, logs and results")
+    group.add_argument("--device", default=None, help="cuda, cuda:1, cpu; default: a GPU when there is one")
+    group.add_argument("--seed", type=_non_negative_int, default=42)
+    group.add_argument("--amp", choices=("off", "bf16"), default="off", help="bfloat16 autocast, on CPU and GPU")
+    group.add_argument("--num_workers", type=_non_negative_int, default=4, help="data loading processes per rank")
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("model")
+    group.add_argument(
+        "--backbone",
+        default="video_swin_t",
+        help="resnet18/34/50/101, video_swin_t/s/b, swin_t/s/b/l_p4w7, or timm:NAME for any timm feature pyramid",
+    )
+    group.add_argument("--backbone_pretrained", metavar="FILE", help="torchvision, timm or Video-Swin weights")
+    group.add_argument("--text_encoder", default="roberta-base", help="hub name or local directory of a RoBERTa")
+    group.add_argument("--freeze_text_encoder", action=argparse.BooleanOptionalAction, default=False)
+    group.add_argument("--token_stride", type=int, choices=(32, 16), default=32, help="stride of the CMIE tokens")
+    group.add_argument("--hidden_dim", type=_positive_int, default=256)
+    group.add_argument("--nheads", type=_positive_int, default=8)
+    group.add_argument("--enc_layers", type=_positive_int, default=4, help="stacked CMIE modules (K)")
+    group.add_argument("--dec_layers", type=int, choices=(1, 2, 3), default=3, help="top-down steps of the FPN")
+    group.add_argument("--num_queries", type=_positive_int, default=5, help="proxy queries per frame (N)")
+    group.add_argument("--dim_feedforward", type=_non_negative_int, default=0, help="0: none, as in Figure 2")
+    group.add_argument("--dropout", type=_non_negative_float, default=0.1)
+    group.add_argument("--mask_dim", type=_positive_int, default=256, help="channels of the mask features (C_m)")
+    group.add_argument("--mask_decoder", choices=("fpn", "cross_modal"), default="fpn")
+    group.add_argument("--time_encoding", action=argparse.BooleanOptionalAction, default=True)
+    group.add_argument("--binary", action="store_true", help="one class, 'referred', instead of the categories")
+    group.add_argument("--no_aux_loss", action="store_true", help="supervise the last CMIE stage only")
+    group.add_argument("--jsc_target", choices=("joint", "video", "text", "none"), default="joint")
+
+
+def add_loss_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("matching and losses")
+    weights = {
+        "class": ("cls", 2.0),
+        "bbox": ("bbox", 5.0),
+        "giou": ("giou", 2.0),
+        "mask": ("mask", 2.0),
+        "dice": ("dice", 5.0),
+    }
+    for cost, (loss, default) in weights.items():
+        group.add_argument(f"--set_cost_{cost}", type=_non_negative_float, default=default)
+        group.add_argument(f"--{loss}_loss_coef", type=_non_negative_float, default=default)
+    group.add_argument("--focal_alpha", type=_non_negative_float, default=0.25)
+    group.add_argument("--focal_gamma", type=_non_negative_float, default=2.0)
+    group.add_argument("--mask_loss_size", choices=("stride4", "full"), default="stride4")
+    group.add_argument("--jsc_loss_coef", type=_non_negative_float, default=1.0)
+    group.add_argument("--jsc_temperature", type=_positive_float, default=0.07)
+
+
+def add_train_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("training")
+    group.add_argument("--epochs", type=_positive_int, default=10)
+    group.add_argument("--batch_size", type=_positive_int, default=1, help="clips per rank")
+    group.add_argument("--lr", type=_non_negative_float, default=1e-4)
+    group.add_argument("--lr_backbone", type=_non_negative_float, default=5e-5)
+    group.add_argument("--lr_text_encoder", type=_non_negative_float, default=1e-5)
+    group.add_argument("--lr_schedule", choices=("step", "cosine"), default="step")
+    group.add_argument(
+        "--lr_drop", type=_positive_int, nargs="+", default=[6, 8], help="epochs after which lr is divided by 10"
+    )
+    group.add_argument("--warmup_steps", type=_non_negative_int, default=0, help="steps of linear warm-up")
+    group.add_argument("--weight_decay", type=_non_negative_float, default=5e-4)
+    group.add_argument("--clip_max_norm", type=_non_negative_float, default=0.1, help="gradient norm limit; 0: none")
+    group.add_argument("--pretrained_weights", metavar="CKPT", help="start from the weights of this checkpoint")
+    group.add_argument("--resume", metavar="CKPT", help="go on from this checkpoint, with its options")
+    group.add_argument("--eval", action="store_true", help="only score the checkpoint of --resume")
+    group.add_argument("--eval_split", choices=("valid", "holdout"), help="default: holdout where there is one")
+    group.add_argument("--allow_trained", action="store_true", help="score also videos that were trained on")
+    group.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)
+
+
+def add_data_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("data")
+    group.add_argument("--dataset_file", choices=("ytvos",), default="ytvos")
+    group.add_argument("--ytvos_path", default="data/ref-youtube-vos")
+    group.add_argument(
+        "--holdout", type=_non_negative_int, default=0, help="training videos kept out for local scoring"
+    )
+    group.add_argument("--num_frames", type=_positive_int, default=5, help="frames of a training clip (T)")
+    group.add_argument(
+        "--expressions_per_clip", type=_positive_int, default=1, help="expressions that share one encoded clip"
+    )
+    group.add_argument(
+        "--train_sizes",
+        type=_positive_int,
+        nargs="+",
+        default=[288, 320, 352, 392, 416, 448, 480, 512],
+        help="short sides of training frames",
+    )
+    group.add_argument("--eval_size", type=_positive_int, default=360, help="short side at inference")
+    group.add_argument("--max_size", type=_positive_int, default=640, help="limit of the long side")
+    group.add_argument("--flip", action=argparse.BooleanOptionalAction, default=True)
+    group.add_argument("--random_crop", action=argparse.BooleanOptionalAction, default=True)
+    group.add_argument("--photometric", action=argparse.BooleanOptionalAction, default=True)
+
+
+def train_parser() -> argparse.ArgumentParser:
+    """The parser of ``main.py``."""
+    parser = argparse.ArgumentParser(
+        "main.py", description="Train ProxyFormer, or score a checkpoint with --eval.", allow_abbrev=False
+    )
+    parser.add_argument("--preset", choices=sorted(PRESETS), help="defaults of a recipe of docs/train.md")
+    for add in (add_run_options, add_data_options, add_model_options, add_loss_options, add_train_options):
+        add(parser)
+    return parser
+
+
+def parse_train_args(argv: list[str] | None = None, defaults: dict | None = None) -> argparse.Namespace:
+    """Parses ``main.py``'s options. Explicit flags win over ``defaults`` (a checkpoint's options), those over a preset.
+
+    Exits with a message (argparse's way) when options contradict each other.
+    """
+    parser = train_parser()
+    preset = parser.parse_known_args(argv)[0].preset
+    if preset:
+        parser.set_defaults(**PRESETS[preset])
+    parser.set_defaults(**(defaults or {}))
+    args = parser.parse_args(argv)
+    if args.hidden_dim % args.nheads:
+        parser.error(f"--hidden_dim {args.hidden_dim} is not a multiple of --nheads {args.nheads}")
+    if args.hidden_dim % 8:
+        parser.error(f"--hidden_dim {args.hidden_dim} is not a multiple of 8, which the sine encodings need")
+    if args.eval and not args.resume:
+        parser.error("--eval needs the checkpoint to score: add --resume CKPT")
+    return args

@@ -1,0 +1,86 @@
+#!/usr/bin/env bash
+# setup.sh [--dev]: makes .venv with the packages of requirements.txt (--dev: requirements-dev.txt) and says which
+# Python the scripts use; does nothing when .venv is current. In an environment of your own (an active virtual or conda
+# environment, PYTHON=/path/to/python, or a .venv that you made) nothing is installed: what is missing is named.
+source "$(dirname "${BASH_SOURCE[0]}")/_common.sh"
+
+case "$#,${1:-}" in
+    0,) requirements=requirements.txt ;;
+    1,--dev) requirements=requirements-dev.txt ;;
+    *)
+        echo "usage: $PROGRAM [--dev]" >&2
+        exit 2
+        ;;
+esac
+
+# version_of PYTHON: "3.11.7"; fails where it does not run.
+version_of() { "$1" -I -S -c 'import sys; print("%d.%d.%d" % sys.version_info[:3])' 2>/dev/null; }
+recent() { [[ "$1" =~ ^3\.([0-9]+)\. ]] && ((BASH_REMATCH[1] >= 11)); }
+
+venv="$ROOT/.venv"
+lock="$venv/setup.lock" # also the mark of a .venv made here: no other is ever changed
+if [[ "$PYTHON" != "$venv/bin/python" || (-e "$venv/pyvenv.cfg" && ! -e "$lock") ]]; then
+    version="$(version_of "$PYTHON")" || fail "$PYTHON does not run; leave or delete that environment, or mend it"
+    recent "$version" || fail "$PYTHON is Python $version; 3.11 or newer is needed"
+    missing="$("$PYTHON" - "$ROOT/requirements.txt" "$ROOT/$requirements" <<'PY'
+import importlib.util
+import re
+import sys
+
+modules = {"opencv-python-headless": "cv2", "pillow": "PIL"}
+names = {name for path in sys.argv[1:] for name in re.findall(r"^[\w-]+(?===)", open(path).read(), re.MULTILINE)}
+print(*sorted(name for name in names if importlib.util.find_spec(modules.get(name, name)) is None))
+PY
+)" || fail "$PYTHON cannot look for its packages (above)"
+    [[ -z "$missing" ]] || fail "$PYTHON has no $missing; install what is missing: $PYTHON -m pip install $missing"
+    echo "Python $version: $PYTHON"
+    exit
+fi
+
+# Current is: the versions asked for are those last installed, by this very interpreter.
+stamp="$venv/installed"
+current() {
+    version="$(version_of "$PYTHON")" || return 1
+    contents="$version"$'\n'"$(<"$ROOT/requirements.txt")"
+    development="$contents"$'\n'"$(<"$ROOT/requirements-dev.txt")"
+    [[ -f "$stamp" ]] || return 1
+    local installed
+    installed="$(<"$stamp")"
+    [[ "$installed" == "$development" ]] || [[ "$requirements" == requirements.txt && "$installed" == "$contents" ]]
+}
+
+if ! current; then
+    mkdir -p "$venv" || fail "cannot write in $ROOT"
+    exec 9>"$lock"
+    if command -v flock >/dev/null && ! flock --nonblock 9; then
+        echo "another set-up is at work; waiting for it"
+        flock 9
+    fi
+fi
+if ! current; then
+    rm -f "$stamp"
+    if ! recent "${version:-}" || ! "$PYTHON" -m pip --version >/dev/null 2>&1; then
+        base=""
+        for name in python3 python3.14 python3.13 python3.12 python3.11; do
+            version="$(version_of "$name")" || continue
+            if recent "$version"; then
+                base="$name"
+                break
+            fi
+        done
+        [[ -n "$base" ]] || fail "Python 3.11 or newer is needed and not on the PATH (python3 is" \
+            "$(version_of python3 || echo missing)); install one, or give it with PYTHON=/path/to/python"
+        "$base" -c 'import ensurepip, venv' 2>/dev/null || fail "$base cannot make a virtual environment;" \
+            "on Debian or Ubuntu: sudo apt install python${version%.*}-venv"
+        echo "making .venv with Python $version"
+        find "$venv/" -mindepth 1 -maxdepth 1 ! -name "${lock##*/}" -exec rm -rf {} +
+        "$base" -m venv "$venv"
+    fi
+    echo "installing $requirements; some gigabytes the first time"
+    "$PYTHON" -m pip install --disable-pip-version-check --requirement "$ROOT/$requirements" ||
+        fail "the packages were not installed (pip's reason is above); once it is mended, run this again"
+    current || true # only for what it says was installed
+    if [[ "$requirements" == requirements.txt ]]; then echo "$contents"; else echo "$development"; fi >"$stamp.new"
+    mv "$stamp.new" "$stamp"
+fi
+echo "Python $version: $PYTHON"

@@ -1,0 +1,85 @@
+"""Windows, groups and batches."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from datasets.samplers import ShapeBatchSampler
+from datasets.sampling import draw_group, draw_window, group_count, stream, window_starts
+
+quick = settings(max_examples=100, deadline=None)
+
+
+@quick
+@given(length=st.integers(1, 60), frames=st.integers(1, 12), seed=st.integers(0, 2**32))
+def test_windows_are_consecutive_and_inside(length, frames, seed):
+    starts = window_starts(frames, length)
+    assert len(starts) == -(-length // frames)
+    for start in starts:
+        window = draw_window(start, frames, length, stream(seed, start))
+        assert len(window) == frames and window[0] >= 0 and window[-1] < length
+        assert window == [min(window[0] + t, length - 1) for t in range(frames)]
+        assert length >= frames or window[0] == 0
+        assert length < frames or len(set(window)) == frames
+
+
+def test_windows_begin_anywhere_over_the_epochs():
+    begins = {draw_window(start, 5, 23, stream(epoch))[0] for epoch in range(40) for start in window_starts(5, 23)}
+    assert begins == set(range(23 - 5 + 1))
+
+
+@quick
+@given(items=st.integers(1, 30), most=st.integers(1, 10), seed=st.integers(0, 2**32))
+def test_groups_partition_the_expressions(items, most, seed):
+    groups = [draw_group(items, most, group, stream(seed)) for group in range(group_count(items, most))]
+    assert sorted(index for group in groups for index in group) == list(range(items))
+    lengths = [len(group) for group in groups]
+    assert max(lengths) <= most and max(lengths) - min(lengths) <= 1
+
+
+def test_streams_are_reproducible_and_apart():
+    draws = {key: stream(*key).random() for key in [(0,), (1,), (0, 0), (0, 1), (1, 0), (0, 0, 0)]}
+    assert len(set(draws.values())) == len(draws)
+    assert all(stream(*key).random() == value for key, value in draws.items())
+
+
+SIZES = st.lists(st.sampled_from([(720, 1280), (480, 854), (1280, 720), (64, 64)]), min_size=1, max_size=40)
+
+
+@quick
+@given(sizes=SIZES, batch=st.integers(1, 5), world=st.integers(1, 4), epoch=st.integers(0, 3))
+def test_ranks_share_the_epoch_evenly(sizes, batch, world, epoch):
+    samplers = [ShapeBatchSampler(sizes, batch, 5, rank, world) for rank in range(world)]
+    per_rank = []
+    for sampler in samplers:
+        sampler.set_epoch(epoch)
+        batches = list(sampler)
+        assert len(batches) == len(sampler) == len(samplers[0])
+        assert all(len(requests) == batch for requests in batches)
+        assert all(request.step == step and request.epoch == epoch for step, b in enumerate(batches) for request in b)
+        assert batches == list(sampler)
+        per_rank.append(batches)
+    seen = Counter(request.index for batches in per_rank for requests in batches for request in requests)
+    assert set(seen) == set(range(len(sizes)))
+    # Repetitions only fill the last batch and the last step.
+    assert sum(seen.values()) - len(sizes) < batch * world
+
+
+def test_batches_hold_one_shape():
+    sizes = [(720, 1280), (1280, 720)] * 16 + [(480, 854)] * 8
+    portrait = [height > width for height, width in sizes]
+    for requests in ShapeBatchSampler(sizes, 4, 0):
+        assert len({portrait[request.index] for request in requests}) == 1
+
+
+def test_epochs_and_seeds_differ():
+    def order(seed: int, epoch: int) -> list[int]:
+        sampler = ShapeBatchSampler([(64, 96)] * 30, 3, seed)
+        sampler.set_epoch(epoch)
+        return [request.index for requests in sampler for request in requests]
+
+    assert order(0, 0) == order(0, 0)
+    assert len({tuple(order(seed, epoch)) for seed in (0, 1) for epoch in (0, 1)}) == 4

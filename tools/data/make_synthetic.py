@@ -1,0 +1,294 @@
+"""Generates a referring video segmentation data set in the layout of Ref-YouTube-VOS.
+
+    python tools/data/make_synthetic.py data/synthetic --train_videos 600 --valid_videos 40
+
+Every video is drawn from its own random stream, seeded by (seed, split, number of the video) with 0 for train and 1 for
+valid. So no stream is shared by the splits, the files do not depend on the number of workers, and a larger set begins
+with the videos of a smaller one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import sys
+from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from tools.data.synthetic_scene import Scene, cover, draw_scene, frame_scale  # noqa: E402
+from tools.data.synthetic_text import KINDS, Expression, draw_expressions  # noqa: E402
+from tools.folders import new_folder  # noqa: E402
+from util.cli import run  # noqa: E402
+
+SPLITS = ("train", "valid")
+ARGUMENTS_FILE = "synthetic.json"
+GENERATOR = 1  # raised whenever the same arguments come to mean other files
+MIN_FRAMES = 6
+MIN_SCALE = 0.5
+JPEG_QUALITY = 92
+
+
+def make_scene(
+    seed: int, split: str, number: int, frames: int, size: tuple[int, int]
+) -> tuple[Scene, list[Expression], np.random.Generator]:
+    """The scene and the expressions of one video, and the generator with which it is to be painted."""
+    rng = np.random.default_rng([seed, SPLITS.index(split), number])
+    while True:
+        scene = draw_scene(rng, frames, size)
+        expressions = draw_expressions(scene, rng) if scene is not None else None
+        if expressions is not None:
+            return scene, expressions, rng
+
+
+def _noise(rng: np.random.Generator, cells: int, height: int, width: int) -> np.ndarray:
+    """Smooth noise in [-1, 1], float32 ``[height, width]``."""
+    grid = rng.uniform(-1, 1, (cells + 1, cells + 1)).astype(np.float32)
+    return cv2.resize(grid, (width, height), interpolation=cv2.INTER_CUBIC)
+
+
+def _background(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
+    """A muted texture, float32 RGB ``[height, width, 3]``."""
+    y, x = np.mgrid[:height, :width].astype(np.float32)
+    angle, period = rng.uniform(0, np.pi), rng.uniform(0.1, 0.3) * height
+    along = x * np.cos(angle) + y * np.sin(angle)
+    across = y * np.cos(angle) - x * np.sin(angle)
+    stripes, columns = np.sin(2 * np.pi * along / period), np.sin(2 * np.pi * across / period)
+    texture = (
+        _noise(rng, int(rng.integers(8, 20)), height, width),
+        np.tanh(3 * stripes),
+        np.tanh(3 * stripes * columns),
+        stripes + 0.5 * _noise(rng, 6, height, width),
+    )[rng.integers(4)]
+    tint = rng.uniform(-18, 18, 3)
+    base = rng.uniform(65, 135) + tint
+    slow = np.stack([_noise(rng, 3, height, width) for _ in range(3)], axis=-1)
+    fine = _noise(rng, height // 3, height, width)
+    pattern = rng.uniform(8, 20) * texture + rng.uniform(3, 9) * fine
+    return (base + 16 * slow + pattern[..., None] * (1 + tint / 60)).astype(np.float32)
+
+
+def paint(scene: Scene, rng: np.random.Generator) -> list[np.ndarray]:
+    """The frames of a scene, uint8 RGB ``[H, W, 3]`` each."""
+    frames, height, width = scene.labels.shape
+    pad = 8
+    background = _background(rng, height + 2 * pad, width + 2 * pad)
+    drift = rng.uniform(-1, 1, 2) * rng.choice([0.0, 0.35]) * min(1.0, 8 / frames)
+    exposure, wave, phase = rng.uniform(0.88, 1.08), rng.uniform(0, 0.07), rng.uniform(0, 2 * np.pi)
+    grain = rng.uniform(1.5, 5)
+    marks = [(rng.uniform(0.04, 0.1), rng.uniform(0, np.pi), rng.uniform(0.5, 1.0)) for _ in scene.things]
+    images = []
+    for t in range(frames):
+        shift = np.float32([[1, 0, drift[0] * t - pad], [0, 1, drift[1] * t - pad]])
+        image = cv2.warpAffine(background, shift, (width, height), borderMode=cv2.BORDER_REFLECT)
+        for i in scene.depth:
+            thing, centre = scene.things[i], scene.paths[i, t]
+            patch = cover(thing, centre)
+            if (places := patch.crop(height, width)) is None:
+                continue
+            y, x = np.mgrid[: patch.alpha.shape[0], : patch.alpha.shape[1]] + 0.5
+            x = (x + patch.corner[0] - centre[0]) / thing.radius
+            y = (y + patch.corner[1] - centre[1]) / thing.radius
+            strength, angle, period = marks[i]
+            stripes = strength * np.sin(2 * np.pi * (x * np.cos(angle) + y * np.sin(angle)) / period)
+            light = 1 + thing.shading[0] * x + thing.shading[1] * y + stripes
+            light *= 0.6 + 0.4 * patch.core  # a dark rim keeps two objects of one colour apart
+            alpha = patch.alpha[..., None]
+            colour = light[..., None] * thing.rgb
+            inside = image[places[0]]
+            inside += (alpha * colour)[places[1]] - alpha[places[1]] * inside
+        image *= exposure + wave * np.sin(phase + 2 * np.pi * t / frames)
+        image += rng.normal(0, grain, image.shape)
+        images.append(np.clip(np.rint(image), 0, 255).astype(np.uint8))
+    return images
+
+
+def _palette() -> list[int]:
+    """The colours of PASCAL VOC and DAVIS: the bits of the index dealt to red, green, blue, high bits first."""
+    return [
+        sum(((index >> (3 * bit + channel)) & 1) << (7 - bit) for bit in range(8))
+        for index in range(256)
+        for channel in range(3)
+    ]
+
+
+def _write_video(
+    job: tuple[str, int], *, root: Path, seed: int, frames: int, size: tuple[int, int]
+) -> tuple[str, str, dict, dict]:
+    """Writes the frames and masks of a video; returns split, name, its part of meta.json and of the expressions."""
+    split, number = job
+    cv2.setNumThreads(1)
+    name = f"{split}_{number:05d}"
+    scene, expressions, rng = make_scene(seed, split, number, frames, size)
+    names = [f"{5 * t:05d}" for t in range(frames)]
+    images, masks = root / split / "JPEGImages" / name, root / split / "Annotations" / name
+    images.mkdir(parents=True)
+    masks.mkdir(parents=True)
+    for frame, image, labels in zip(names, paint(scene, rng), scene.labels, strict=True):
+        _, jpeg = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+        (images / f"{frame}.jpg").write_bytes(jpeg.tobytes())
+        mask = Image.fromarray(labels)
+        mask.putpalette(_palette())
+        mask.save(masks / f"{frame}.png")
+    objects = {
+        str(i + 1): {
+            "category": thing.shape,
+            "frames": [frame for frame, labels in zip(names, scene.labels, strict=True) if (labels == i + 1).any()],
+        }
+        for i, thing in enumerate(scene.things)
+    }
+    asked = {
+        str(i): {"exp": expression.text, "obj_id": str(expression.target + 1), "kind": expression.kind}
+        for i, expression in enumerate(expressions)
+    }
+    return split, name, {"objects": objects}, {"expressions": asked, "frames": names}
+
+
+def _check(arguments: dict, workers: int) -> None:
+    for flag in ("train_videos", "valid_videos"):
+        if arguments[flag] < 1:
+            raise ValueError(f"--{flag} {arguments[flag]}: at least 1 video is needed in each split")
+    if arguments["frames"] < MIN_FRAMES:
+        raise ValueError(f"--frames {arguments['frames']}: motion needs at least {MIN_FRAMES} frames")
+    height, width = arguments["size"]
+    if frame_scale((height, width)) < MIN_SCALE:
+        raise ValueError(f"--size {height} {width}: objects become too small to tell apart; give at least 48 80")
+    if arguments["seed"] < 0:
+        raise ValueError(f"--seed {arguments['seed']}: must not be negative")
+    if workers < 1:
+        raise ValueError(f"--workers {workers}: at least 1 is needed")
+
+
+def _already_there(output: Path, arguments: dict, overwrite: bool) -> bool:
+    """Whether ``output`` holds the very set asked for. Raises if something is there that must not be replaced."""
+    if output.is_dir() and not any(output.iterdir()):
+        return False
+    if not output.exists():
+        return False
+    record = output / ARGUMENTS_FILE
+    try:
+        made_with = json.loads(record.read_text())["arguments"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise FileExistsError(
+            f"{output} exists and is not a data set made by this tool (no readable {ARGUMENTS_FILE} in it): "
+            "give another folder, or remove it yourself"
+        ) from None
+    if overwrite:
+        return False
+    if made_with == arguments:
+        return True
+    other = [f"{key} {made_with.get(key)}" for key in arguments if made_with.get(key) != arguments[key]]
+    raise FileExistsError(
+        f"{output} holds a data set made with other arguments ({', '.join(other)}): give another folder or --overwrite"
+    )
+
+
+def _write_set(root: Path, arguments: dict, workers: int) -> None:
+    """Writes the whole set under ``root``."""
+    jobs = [(split, number) for split in SPLITS for number in range(arguments[f"{split}_videos"])]
+    write = partial(
+        _write_video,
+        root=root,
+        seed=arguments["seed"],
+        frames=arguments["frames"],
+        size=tuple(arguments["size"]),
+    )
+    meta: dict[str, dict] = {split: {} for split in SPLITS}
+    asked: dict[str, dict] = {split: {} for split in SPLITS}
+    with ExitStack() as stack:
+        apply = map
+        if min(workers, len(jobs)) > 1:
+            # Spawned, not forked: the caller may hold threads, and a fork of those can hang.
+            pool = ProcessPoolExecutor(min(workers, len(jobs)), multiprocessing.get_context("spawn"))
+            apply = partial(stack.enter_context(pool).map, chunksize=4)
+        for split, name, objects, expressions in tqdm(apply(write, jobs), "videos", total=len(jobs), disable=None):
+            meta[split][name], asked[split][name] = objects, expressions
+    counts = {}
+    for split in SPLITS:
+        (root / "meta_expressions" / split).mkdir(parents=True)
+        (root / "meta_expressions" / split / "meta_expressions.json").write_text(json.dumps({"videos": asked[split]}))
+        (root / split / "meta.json").write_text(json.dumps({"videos": meta[split]}))
+        kinds = Counter(entry["kind"] for video in asked[split].values() for entry in video["expressions"].values())
+        counts[split] = {"videos": len(asked[split]), **{kind: kinds[kind] for kind in KINDS}}
+    (root / ARGUMENTS_FILE).write_text(json.dumps({"arguments": arguments, "counts": counts}, indent=2) + "\n")
+
+
+def generate(
+    output: Path | str,
+    *,
+    train_videos: int = 600,
+    valid_videos: int = 40,
+    frames: int = 8,
+    size: tuple[int, int] = (96, 160),
+    seed: int = 0,
+    workers: int | None = None,
+    overwrite: bool = False,
+) -> bool:
+    """Writes a data set to ``output``; nothing is left there when it fails.
+
+    Args:
+        frames: frames of each video, named 00000, 00005, ...
+        size: height and width in pixels.
+        workers: processes; all cores when None. The files do not depend on it.
+        overwrite: replace a data set made by this tool with other arguments.
+
+    Returns:
+        False when the same set was already there, True when it was written.
+
+    Raises:
+        ValueError: a bad argument, or the disk refused to take the files.
+        FileExistsError: ``output`` holds something else.
+    """
+    output = Path(output)
+    workers = len(os.sched_getaffinity(0)) if workers is None else workers
+    arguments = dict(
+        generator=GENERATOR,
+        train_videos=train_videos,
+        valid_videos=valid_videos,
+        frames=frames,
+        size=list(size),
+        seed=seed,
+    )
+    _check(arguments, workers)
+    if _already_there(output, arguments, overwrite):
+        return False
+    with new_folder(output) as folder:
+        _write_set(folder, arguments, workers)
+    return True
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser("make_synthetic.py", description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.add_argument("output_dir")
+    parser.add_argument("--train_videos", type=int, default=600)
+    parser.add_argument("--valid_videos", type=int, default=40)
+    parser.add_argument("--frames", type=int, default=8, help="frames of a video")
+    parser.add_argument("--size", type=int, nargs=2, default=[96, 160], metavar=("HEIGHT", "WIDTH"))
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--workers", type=int, help="processes; default: one per core")
+    parser.add_argument("--overwrite", action="store_true", help="replace a set made with other arguments")
+    arguments = vars(parser.parse_args())
+    output = Path(arguments.pop("output_dir"))
+    arguments["size"] = tuple(arguments["size"])
+    written = generate(output, **arguments)
+    counts = json.loads((output / ARGUMENTS_FILE).read_text())["counts"]
+    print(f"{output}: {'written' if written else 'already there'}")
+    for split, numbers in counts.items():
+        print(f"  {split}: " + ", ".join(f"{number} {name}" for name, number in numbers.items()))
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,269 @@
+"""Scenes of the synthetic data set: what is in a video, where it is in each frame and which of it can be seen.
+
+Shapes of arrays: ``n`` objects, ``F`` frames, ``H`` x ``W`` pixels. Positions are (x, y) in pixels with the y axis
+pointing down; a pixel covers ``[i, i + 1)``.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import cv2
+import numpy as np
+
+# Hues at least 45 degrees apart, so that the usual colour augmentation does not turn one name into another.
+COLOURS: dict[str, tuple[int, int, int]] = {
+    "red": (215, 40, 40),
+    "yellow": (235, 215, 45),
+    "green": (45, 165, 60),
+    "cyan": (50, 205, 215),
+    "blue": (45, 80, 220),
+    "purple": (160, 55, 190),
+    "white": (238, 238, 238),
+}
+RADII: dict[str, tuple[float, float]] = {"small": (8.0, 9.0), "big": (15.0, 17.0)}  # pixels of a 96 x 160 frame
+REFERENCE_SIZE = (96, 160)
+
+# Each motion: unit direction of its first half, whether it turns back at the middle, and how often it is drawn.
+MOTIONS: dict[str, tuple[tuple[int, int], bool, float]] = {
+    "moving to the left": ((-1, 0), False, 0.13),
+    "moving to the right": ((1, 0), False, 0.13),
+    "moving up": ((0, -1), False, 0.12),
+    "moving down": ((0, 1), False, 0.12),
+    "standing still": ((0, 0), False, 0.14),
+    "going up and then down": ((0, -1), True, 0.09),
+    "going down and then up": ((0, 1), True, 0.09),
+    "going left and then right": ((-1, 0), True, 0.09),
+    "going right and then left": ((1, 0), True, 0.09),
+}
+
+
+def _ring(count: int, radii: tuple[float, ...], start: float) -> np.ndarray:
+    angles = start + np.arange(count) * 2 * math.pi / count
+    length = np.resize(radii, count)
+    return np.stack([length * np.cos(angles), length * np.sin(angles)], axis=1)
+
+
+_ARM, _HALF = 1.2, 0.42
+# Outlines around their own centre of mass, scaled so that all cover a similar area at the same radius.
+SHAPES: dict[str, np.ndarray] = {
+    "circle": _ring(48, (1.0,), 0.0),
+    "square": _ring(4, (1.27,), math.pi / 4),
+    "triangle": _ring(3, (1.45,), -math.pi / 2),
+    "star": _ring(10, (1.5, 0.62), -math.pi / 2),
+    "cross": np.array(
+        [(_ARM, _HALF), (_HALF, _HALF), (_HALF, _ARM), (-_HALF, _ARM), (-_HALF, _HALF), (-_ARM, _HALF)]
+        + [(-_ARM, -_HALF), (-_HALF, -_HALF), (-_HALF, -_ARM), (_HALF, -_ARM), (_HALF, -_HALF), (_ARM, -_HALF)]
+    ),
+}
+_REACH = 1.5  # the farthest vertex of any shape
+
+VISIBLE_SHARE = 0.3  # an object counts as seen in a frame with this share of its area inside and in front
+KNOWN_SHARE = 0.8  # and its size and shape can be told from a frame with this share; every object has two such frames
+_SUPERSAMPLE = 4
+_SHIFT = 4  # fractional bits of cv2.fillPoly
+
+
+@dataclass(frozen=True)
+class Thing:
+    """One object: the attributes that expressions speak of, and how it is drawn.
+
+    ``radius`` in pixels; ``rgb`` in 0..255; ``angle`` in radians; ``shading`` is the change of brightness over one
+    radius along x and y.
+    """
+
+    size: str
+    colour: str
+    shape: str
+    motion: str
+    radius: float = 0.0
+    rgb: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    angle: float = 0.0
+    shading: tuple[float, float] = (0.0, 0.0)
+
+    def outline(self) -> np.ndarray:
+        """``[vertices, 2]`` relative to the centre, in pixels."""
+        cos, sin = math.cos(self.angle), math.sin(self.angle)
+        return self.radius * SHAPES[self.shape] @ np.array([[cos, sin], [-sin, cos]])
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A video before it is painted. ``things[i]`` has the object id ``i + 1``.
+
+    Attributes:
+        things: the ``n`` objects.
+        paths: ``[n, F, 2]`` centres, in and out of the frame.
+        depth: indices of the objects, the farthest first.
+        labels: uint8 ``[F, H, W]``, id of the object seen at each pixel, 0 for the background.
+        shares: ``[n, F]`` share of each object's area that is seen.
+        centroids: ``[n, F, 2]`` centre of mass of the seen part, NaN where nothing is seen.
+    """
+
+    things: tuple[Thing, ...]
+    paths: np.ndarray
+    depth: tuple[int, ...]
+    labels: np.ndarray
+    shares: np.ndarray
+    centroids: np.ndarray
+
+
+@dataclass(frozen=True)
+class Patch:
+    """Cover of an object in a frame: ``alpha`` and ``core`` (without its rim) in [0, 1], at (x, y) ``corner``."""
+
+    corner: tuple[int, int]
+    alpha: np.ndarray
+    core: np.ndarray
+
+    def crop(self, height: int, width: int) -> tuple[tuple[slice, slice], tuple[slice, slice]] | None:
+        """Slices of the frame and of the patch that coincide, None when the patch is outside."""
+        (x, y), side = self.corner, self.alpha.shape[0]
+        left, top, right, bottom = max(x, 0), max(y, 0), min(x + side, width), min(y + side, height)
+        if left >= right or top >= bottom:
+            return None
+        return (slice(top, bottom), slice(left, right)), (slice(top - y, bottom - y), slice(left - x, right - x))
+
+
+def frame_scale(size: tuple[int, int]) -> float:
+    """How much larger than the reference a frame of (height, width) ``size`` is."""
+    return min(size[0] / REFERENCE_SIZE[0], size[1] / REFERENCE_SIZE[1])
+
+
+def cover(thing: Thing, centre: np.ndarray) -> Patch:
+    """Anti-aliased cover of ``thing`` at ``centre``, on a patch that holds all of it."""
+    half = math.ceil(thing.radius * _REACH) + 2
+    corner = np.floor(centre).astype(int) - half
+    side = (2 * half + 1) * _SUPERSAMPLE
+    rim = max(1.0, 0.12 * thing.radius)
+
+    def fill(scale: float) -> np.ndarray:
+        points = (scale * thing.outline() + centre - corner) * _SUPERSAMPLE - 0.5
+        canvas = np.zeros((side, side), np.uint8)
+        cv2.fillPoly(canvas, [np.round(points * 2**_SHIFT).astype(np.int32)], 255, cv2.LINE_8, _SHIFT)
+        return cv2.resize(canvas, None, fx=1 / _SUPERSAMPLE, fy=1 / _SUPERSAMPLE, interpolation=cv2.INTER_AREA) / 255.0
+
+    return Patch((int(corner[0]), int(corner[1])), fill(1.0), fill(1.0 - rim / thing.radius))
+
+
+def _draw_motion(rng: np.random.Generator, other_than: str = "") -> str:
+    names = [name for name in MOTIONS if name != other_than]
+    weights = np.array([MOTIONS[name][2] for name in names])
+    return str(rng.choice(names, p=weights / weights.sum()))
+
+
+def _mutated(thing: Thing, attribute: str, rng: np.random.Generator) -> Thing:
+    if attribute == "motion":
+        return replace(thing, motion=_draw_motion(rng, thing.motion))
+    table = {"size": RADII, "colour": COLOURS, "shape": SHAPES}[attribute]
+    return replace(thing, **{attribute: str(rng.choice([v for v in table if v != getattr(thing, attribute)]))})
+
+
+def _draw_attributes(rng: np.random.Generator) -> list[Thing]:
+    """3 to 5 objects, each made from an earlier one by changing one attribute, sometimes two."""
+    things = [
+        Thing(
+            str(rng.choice(list(RADII))),
+            str(rng.choice(list(COLOURS))),
+            str(rng.choice(list(SHAPES))),
+            _draw_motion(rng),
+        )
+    ]
+    count = int(rng.integers(3, 6))
+    while len(things) < count:
+        attributes = rng.choice(
+            ["motion", "colour", "shape", "size"], 1 if rng.random() < 0.7 else 2, False, [0.36, 0.25, 0.25, 0.14]
+        )
+        thing = things[rng.integers(len(things))]
+        for attribute in attributes:
+            thing = _mutated(thing, str(attribute), rng)
+        if thing not in things:
+            things.append(thing)
+    return [things[i] for i in rng.permutation(count)]
+
+
+def _draw_looks(thing: Thing, scale: float, rng: np.random.Generator) -> Thing:
+    rgb = np.clip(np.array(COLOURS[thing.colour]) + rng.uniform(-12, 12, 3), 0, 255)
+    return replace(
+        thing,
+        radius=float(rng.uniform(*RADII[thing.size]) * scale),
+        rgb=tuple(rgb.tolist()),
+        angle=float(rng.uniform(-0.14, 0.14)),
+        shading=tuple(rng.uniform(-0.12, 0.12, 2).tolist()),
+    )
+
+
+def _offsets(motion: str, frames: int, scale: float, rng: np.random.Generator) -> np.ndarray:
+    """``[F, 2]`` positions relative to the middle of the path.
+
+    A path that turns back turns between the two middle frames, so any window of more than half the video shows it.
+    """
+    direction, turns, _ = MOTIONS[motion]
+    if motion == "standing still":
+        return np.zeros((frames, 2))
+    time = np.arange(frames) - (frames - 1) / 2
+    # Longer videos move slower per frame: the way travelled has to fit into the frame.
+    pace = scale * min(1.0, 8 / frames)
+    speed = rng.uniform(4.0, 5.0) if turns else rng.uniform(3.0, 5.0)
+    along = np.abs(time[0]) / 2 - np.abs(time) if turns else time
+    axis = np.array(direction, float)
+    slope = rng.uniform(-0.08, 0.08) * axis[::-1]
+    return pace * (speed * along[:, None] * (axis + slope) + rng.normal(0, 0.15, (frames, 2)))
+
+
+def _draw_middle(thing: Thing, size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
+    """Centre (x, y) of an object's path; straight paths often cross the border of the frame."""
+    extent = np.array(size[::-1], float)
+    middle = rng.uniform(1.1 * thing.radius, extent - 1.1 * thing.radius)
+    (x, y), turns, _ = MOTIONS[thing.motion]
+    if not turns and (x or y) and rng.random() < 0.3:
+        axis = 0 if x else 1
+        inside = rng.uniform(-0.1, 0.6) * thing.radius
+        middle[axis] = inside if rng.random() < 0.5 else extent[axis] - inside
+    return middle
+
+
+def draw_scene(rng: np.random.Generator, frames: int, size: tuple[int, int]) -> Scene | None:
+    """One random scene of (height, width) ``size``; None when some object would be hidden for too long."""
+    scale = frame_scale(size)
+    things = [_draw_looks(thing, scale, rng) for thing in _draw_attributes(rng)]
+    offsets = [_offsets(thing.motion, frames, scale, rng) for thing in things]
+    middles: list[np.ndarray] = []
+    for thing in things:
+        for _ in range(20):
+            middle = _draw_middle(thing, size, rng)
+            if all(
+                math.dist(middle, placed) > 0.8 * (thing.radius + other.radius)
+                for placed, other in zip(middles, things, strict=False)
+            ):
+                break
+        else:
+            return None
+        middles.append(middle)
+    paths = np.stack([middle + offset for middle, offset in zip(middles, offsets, strict=True)])
+    scene = _look(tuple(things), paths, tuple(rng.permutation(len(things)).tolist()), size)
+    seen = (scene.shares >= VISIBLE_SHARE).mean(axis=1)
+    known = (scene.shares >= KNOWN_SHARE).sum(axis=1)
+    return scene if (seen >= 0.5).all() and (known >= 2).all() else None
+
+
+def _look(things: tuple[Thing, ...], paths: np.ndarray, depth: tuple[int, ...], size: tuple[int, int]) -> Scene:
+    count, frames, _ = paths.shape
+    labels = np.zeros((frames, *size), np.uint8)
+    areas = np.zeros((count, frames))
+    for t in range(frames):
+        for i in depth:
+            patch = cover(things[i], paths[i, t])
+            solid = patch.alpha >= 0.5
+            areas[i, t] = solid.sum()
+            if (places := patch.crop(*size)) is not None:
+                labels[t][places[0]][solid[places[1]]] = i + 1
+    seen = np.zeros((count, frames))
+    centroids = np.full((count, frames, 2), np.nan)
+    for i, t in np.ndindex(count, frames):
+        y, x = np.nonzero(labels[t] == i + 1)
+        seen[i, t] = len(x)
+        if len(x):
+            centroids[i, t] = x.mean() + 0.5, y.mean() + 0.5
+    return Scene(things, paths, depth, labels, seen / areas, centroids)

@@ -1,0 +1,201 @@
+"""Expressions about a synthetic scene, each true of exactly one of its objects.
+
+An expression is kept as a :class:`Query` beside its text, and :func:`truth` evaluates the query on every object, so
+that uniqueness is checked and not assumed. Three kinds:
+
+    appearance  size, colour and shape suffice
+    motion      another object fits the same words of appearance but moves otherwise: one frame does not tell
+    relation    another object fits the same words but is elsewhere
+
+Every expression stays true when the frames are flipped and the words "left" and "right" are swapped.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+
+from tools.data.synthetic_scene import VISIBLE_SHARE, Scene, Thing
+
+KINDS = ("appearance", "motion", "relation")
+# Axis of the position that is compared, and its sign.
+RELATIONS: dict[str, tuple[int, int]] = {"left": (0, -1), "right": (0, 1), "above": (1, -1), "below": (1, 1)}
+BETWEEN: dict[str, tuple[str, ...]] = {
+    "left": ("the {0} left of the {1}", "the {0} to the left of the {1}"),
+    "right": ("the {0} right of the {1}", "the {0} to the right of the {1}"),
+    "above": ("the {0} above the {1}", "the {0} that is above the {1}"),
+    "below": ("the {0} below the {1}", "the {0} that is below the {1}"),
+}
+EXTREME: dict[str, str] = {
+    "left": "the {0} furthest to the left",
+    "right": "the {0} furthest to the right",
+    "above": "the {0} closest to the top",
+    "below": "the {0} closest to the bottom",
+}
+APPEARANCE = ("the {0}", "the {0}", "{1} {0}")
+MOTION = ("the {0} {1}", "the {0} {1}", "the {0} that is {1}", "{2} {0} {1}")
+EXTREME_SHARE = 0.2  # of the relations: they name no second object
+MARGIN = 0.12  # of the frame's width or height: how clearly a relation has to hold, or to fail
+MOTION_SEEN = 0.75  # share of the frames in which an object must be well seen for its motion to be spoken of
+WELL_SEEN_SHARE = 0.5
+
+
+@dataclass(frozen=True)
+class Words:
+    """Words of appearance; None: not said."""
+
+    size: str | None = None
+    colour: str | None = None
+    shape: str | None = None
+
+    def fit(self, thing: Thing) -> bool:
+        pairs = ((self.size, thing.size), (self.colour, thing.colour), (self.shape, thing.shape))
+        return all(said is None or said == true for said, true in pairs)
+
+    def __str__(self) -> str:
+        return " ".join(word for word in (self.size, self.colour, self.shape or "object") if word)
+
+
+@dataclass(frozen=True)
+class Query:
+    """What an expression asks for. ``relation`` without ``anchor`` is the extreme of all that fit ``words``."""
+
+    words: Words
+    motion: str | None = None
+    relation: str | None = None
+    anchor: Words | None = None
+
+
+@dataclass(frozen=True)
+class Expression:
+    """``text`` refers to object ``target`` (an index, not an id) of the scene."""
+
+    text: str
+    kind: str
+    target: int
+    query: Query
+
+
+def _all_words(thing: Thing) -> list[Words]:
+    choices = ((None, thing.size), (None, thing.colour), (None, thing.shape))
+    return [Words(*choice) for choice in product(*choices)]
+
+
+def _ahead(scene: Scene, relation: str, first: int, second: int) -> bool | None:
+    """Whether ``first`` is on the ``relation`` side of ``second`` in all frames that show both; None if unclear."""
+    axis, sign = RELATIONS[relation]
+    lead = sign * (scene.centroids[first, :, axis] - scene.centroids[second, :, axis])
+    lead = lead[~np.isnan(lead)] / scene.labels.shape[2 - axis]
+    if len(lead) and (lead >= MARGIN).all():
+        return True
+    return False if len(lead) and (lead <= -MARGIN).all() else None
+
+
+def truth(scene: Scene, query: Query) -> list[bool | None]:
+    """Whether ``query`` holds for each object of the scene; None where a person could not be sure.
+
+    Without exactly one object that fits ``query.anchor`` nothing is sure.
+    """
+    fits = [query.words.fit(thing) for thing in scene.things]
+    if query.motion is not None:
+        return [fit and thing.motion == query.motion for fit, thing in zip(fits, scene.things, strict=True)]
+    if query.relation is None:
+        return list(fits)
+    if query.anchor is not None:
+        anchors = [i for i, thing in enumerate(scene.things) if query.anchor.fit(thing)]
+        if len(anchors) != 1:
+            return [None] * len(fits)
+        return [fit and i != anchors[0] and _ahead(scene, query.relation, i, anchors[0]) for i, fit in enumerate(fits)]
+    answers: list[bool | None] = []
+    for i, fit in enumerate(fits):
+        leads = [_ahead(scene, query.relation, i, j) for j, other in enumerate(fits) if other and j != i]
+        beaten = not fit or any(lead is False for lead in leads)
+        answers.append(False if beaten else None if None in leads else True)
+    return answers
+
+
+def only(scene: Scene, query: Query) -> int | None:
+    """Index of the one object that ``query`` is true of and surely false of all others, else None."""
+    answers = truth(scene, query)
+    return answers.index(True) if answers.count(True) == 1 and answers.count(False) == len(answers) - 1 else None
+
+
+def _names(scene: Scene) -> list[list[Words]]:
+    """For each object, the words that fit no other."""
+    return [[words for words in _all_words(thing) if sum(map(words.fit, scene.things)) == 1] for thing in scene.things]
+
+
+def _queries(scene: Scene, target: int, names: list[list[Words]]) -> dict[str, list[Query]]:
+    """All queries that are true of ``target`` alone, by kind."""
+    thing, others = scene.things[target], [i for i in range(len(scene.things)) if i != target]
+    seen = (scene.shares >= VISIBLE_SHARE).mean(axis=1)
+    well_seen = (scene.shares >= WELL_SEEN_SHARE).mean(axis=1)
+    found: dict[str, list[Query]] = {kind: [] for kind in KINDS}
+    similar = any(scene.things[i].colour == thing.colour or scene.things[i].shape == thing.shape for i in others)
+
+    def add(kind: str, *alike: Query) -> None:
+        """Keeps queries that differ only in how they name the anchor, so that one check serves all."""
+        if only(scene, alike[0]) == target:
+            found[kind] += alike
+
+    for words in _all_words(thing) if similar else ():
+        rivals = [i for i in others if words.fit(scene.things[i])]
+        if not rivals:
+            add("appearance", Query(words))
+            continue
+        if all(well_seen[i] >= MOTION_SEEN for i in (target, *rivals)):
+            add("motion", Query(words, motion=thing.motion))
+        if seen[target] < 1:
+            continue
+        for relation in RELATIONS:
+            add("relation", Query(words, relation=relation))
+            for anchor in (i for i in others if names[i] and seen[i] == 1):
+                # Only a rival that is not the anchor itself makes the relation necessary.
+                if set(rivals) - {anchor} and _ahead(scene, relation, target, anchor):
+                    add("relation", *(Query(words, relation=relation, anchor=name) for name in names[anchor]))
+    return found
+
+
+def _phrase(query: Query, rng: np.random.Generator) -> str:
+    article = "an" if str(query.words).startswith("o") else "a"
+    if query.motion is not None:
+        return str(rng.choice(MOTION)).format(query.words, query.motion, article)
+    if query.relation is None:
+        return str(rng.choice(APPEARANCE)).format(query.words, article)
+    if query.anchor is None:
+        return EXTREME[query.relation].format(query.words)
+    return str(rng.choice(BETWEEN[query.relation])).format(query.words, query.anchor)
+
+
+def draw_expressions(scene: Scene, rng: np.random.Generator) -> list[Expression] | None:
+    """One or two expressions of appearance, two of motion and two of relation; None when the scene has too few.
+
+    Objects take turns, so that an answer cannot be guessed from the kind of the expression.
+    """
+    names = _names(scene)
+    queries = [_queries(scene, target, names) for target in range(len(scene.things))]
+    counts = {"appearance": int(rng.integers(1, 3)), "motion": 2, "relation": 2}
+    chosen: list[Expression] = []
+    for kind, count in counts.items():
+        turn = rng.permutation(len(queries)).tolist()
+        for _ in range(count):
+            extreme = kind == "relation" and rng.random() < EXTREME_SHARE
+            pools = {
+                target: [
+                    query
+                    for query in queries[target][kind]
+                    if (kind != "relation" or (query.anchor is None) == extreme)
+                    and all(query != old.query for old in chosen)
+                ]
+                for target in turn
+            }
+            target = next((target for target in turn if pools[target]), None)
+            if target is None:
+                return None
+            turn.remove(target)
+            turn.append(target)
+            query = pools[target][rng.integers(len(pools[target]))]
+            chosen.append(Expression(_phrase(query, rng), kind, target, query))
+    return chosen

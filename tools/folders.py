@@ -1,0 +1,35 @@
+"""Output folders that appear whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def new_folder(path: str | os.PathLike) -> Iterator[Path]:
+    """Yields an empty folder beside ``path``, which takes its name when the block ends well and is removed otherwise.
+
+    A folder that already has the name is replaced: whether that is allowed is for the caller to check.
+
+    Raises:
+        ValueError: it cannot be written; names ``path`` and the mend.
+    """
+    path = Path(path)
+    parent = path.absolute().parent
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=parent) as beside:
+            made = Path(beside) / "made"
+            made.mkdir()
+            yield made
+            if path.exists():
+                os.replace(path, Path(beside) / "old")
+            os.replace(made, path)
+    except OSError as error:
+        raise ValueError(
+            f"cannot write {path}: {error.strerror or error}; choose a folder that is writable and has space"
+        ) from error

@@ -1,0 +1,79 @@
+"""Checkpoints: plain data only, written whole or not at all, read strictly."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+FORMAT = 1
+
+
+def save(path: str | Path, content: dict[str, Any]) -> None:
+    """Writes a checkpoint beside ``path`` and moves it there once it is on the disk."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            torch.save({"format": FORMAT, **content}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load(path: str | Path) -> dict[str, Any]:
+    """Reads a checkpoint onto the CPU; it can hold tensors and plain data, never code.
+
+    Raises:
+        FileNotFoundError, ValueError: it is missing, damaged, or not one of ours.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"the checkpoint {path} does not exist")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError) as error:
+        raise ValueError(f"the checkpoint {path} cannot be read; it is cut short or no checkpoint: {error}") from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise ValueError(f"{path} is not a checkpoint of this program (no format number {FORMAT} in it)")
+    return content
+
+
+def fingerprint(path: str | Path) -> str:
+    """Digest of a file's content: tells two checkpoints apart, whatever they are called."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def load_weights(model: nn.Module, state: dict[str, torch.Tensor], source: str | Path) -> None:
+    """Loads all parameters or none.
+
+    Raises:
+        ValueError: naming ``source`` and the parameters that are missing, unknown or of another shape.
+    """
+    expected = model.state_dict()
+    problems = {
+        "missing": sorted(expected.keys() - state.keys()),
+        "not of this model": sorted(state.keys() - expected.keys()),
+        "of another shape": [
+            f"{name} {tuple(state[name].shape)}, not {tuple(expected[name].shape)}"
+            for name in sorted(expected.keys() & state.keys())
+            if state[name].shape != expected[name].shape
+        ],
+    }
+    listed = [
+        f"{what}: {', '.join(names[:6])}{f' and {len(names) - 6} more' if len(names) > 6 else ''}"
+        for what, names in problems.items()
+        if names
+    ]
+    if listed:
+        raise ValueError(f"the weights of {source} do not fit; {'; '.join(listed)}")
+    model.load_state_dict(state)

@@ -1,0 +1,85 @@
+"""torch.distributed, with one process being the ordinary case: every function works without a process group."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+import torch.distributed as dist
+import torch.distributed.nn.functional as dist_nn
+from torch import Tensor
+
+
+def active() -> bool:
+    return dist.is_available() and dist.is_initialized()
+
+
+def rank() -> int:
+    return dist.get_rank() if active() else 0
+
+
+def world_size() -> int:
+    return dist.get_world_size() if active() else 1
+
+
+def is_main() -> bool:
+    return rank() == 0
+
+
+def barrier() -> None:
+    if active():
+        dist.barrier()
+
+
+def init(device: str | None) -> torch.device:
+    """Joins the process group that torchrun or torch.distributed.launch describes, and picks this rank's device.
+
+    Args:
+        device: "cuda", "cuda:1", "cpu" …; None takes a GPU when there is one.
+
+    Raises:
+        ValueError: a GPU is asked for and there is none, or there are fewer than ranks on this node.
+    """
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    kind = torch.device(device).type
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"--device {device}: this machine has no usable GPU; use --device cpu")
+    if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
+        local = int(os.environ.get("LOCAL_RANK", 0))
+        if kind == "cuda":
+            if local >= torch.cuda.device_count():
+                raise ValueError(f"local rank {local} has no GPU; start at most {torch.cuda.device_count()} per node")
+            device = f"cuda:{local}"
+            torch.cuda.set_device(local)
+        dist.init_process_group("nccl" if kind == "cuda" else "gloo")
+    return torch.device(device)
+
+
+def shut_down() -> None:
+    if active():
+        dist.destroy_process_group()
+
+
+def total(value: Tensor) -> Tensor:
+    """Sum of a tensor over all ranks; no gradient."""
+    value = value.detach().clone()
+    if active():
+        dist.all_reduce(value)
+    return value
+
+
+def gather_rows(x: Tensor) -> Tensor:
+    """Rows ``[b_r, …]`` of all ranks, in rank order, with gradient; ranks may hold different numbers of rows."""
+    if world_size() == 1:
+        return x
+    counts = [torch.zeros(1, dtype=torch.long, device=x.device) for _ in range(world_size())]
+    dist.all_gather(counts, torch.tensor([len(x)], device=x.device))
+    most = int(max(counts))
+    padded = torch.cat((x, x.new_zeros(most - len(x), *x.shape[1:])))
+    if x.is_floating_point():
+        parts = dist_nn.all_gather(padded)
+    else:
+        parts = [torch.empty_like(padded) for _ in counts]
+        dist.all_gather(parts, padded)
+    return torch.cat([part[: int(count)] for part, count in zip(parts, counts, strict=True)])

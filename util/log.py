@@ -1,0 +1,43 @@
+"""What a run tells its reader: a progress bar, ``log.jsonl`` with a line per epoch, and TensorBoard curves."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from util import dist
+
+
+def progress_bar(iterable=None, **options) -> tqdm:
+    """A tqdm bar on rank 0: live on a terminal, a line now and then where the output goes to a file."""
+    live = sys.stderr.isatty()
+    pace = {} if live else {"mininterval": 15, "maxinterval": 15, "ncols": 100, "ascii": True}
+    return tqdm(iterable, disable=not dist.is_main(), dynamic_ncols=live, **pace, **options)
+
+
+class RunLog:
+    """Writes to ``output_dir``; on other ranks than 0 it takes everything and writes nothing."""
+
+    def __init__(self, output_dir: str | Path) -> None:
+        self.output_dir = Path(output_dir)
+        self.writer = SummaryWriter(str(self.output_dir / "tensorboard")) if dist.is_main() else None
+
+    def scalars(self, values: dict[str, float], step: int) -> None:
+        """Points of TensorBoard curves; names may group them, as in ``loss/cls``."""
+        if self.writer:
+            for name, value in values.items():
+                self.writer.add_scalar(name, value, step)
+
+    def line(self, values: dict) -> None:
+        """Appends one line to ``log.jsonl``."""
+        if self.writer:
+            with (self.output_dir / "log.jsonl").open("a") as file:
+                file.write(json.dumps(values) + "\n")
+
+    def close(self) -> None:
+        if self.writer:
+            self.writer.close()

@@ -1,0 +1,306 @@
+"""What inference writes: mask PNGs, the Ref-YouTube-VOS submission, and the checks that it is complete.
+
+Layout of a results folder and of the zip: ``Annotations/<video>/<expression id>/<frame>.png``, mode L, 0 or 255, the
+frame's original size, every listed frame. Nothing here leaves a half-written file behind.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import zipfile
+import zlib
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+RESULTS_ROOT = "Annotations"
+LISTED_PROBLEMS = 5
+Size = tuple[int, int]
+
+
+@contextmanager
+def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
+    """Yields a temporary path beside ``path``, which takes its place when the block ends well and is removed otherwise.
+
+    Missing folders are made. The temporary name keeps the suffix, from which some writers learn the format.
+
+    Raises:
+        OSError: of the original kind, naming ``path`` and the mend.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        os.replace(temporary, path)
+    except OSError as error:
+        if error.errno is None:
+            raise
+        mend = "free some space or choose a folder that can be written to"
+        raise OSError(error.errno, f"cannot be written ({os.strerror(error.errno)}); {mend}", str(path)) from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
+
+
+def write_json(path: str | os.PathLike, content) -> None:
+    """Writes ``content`` as indented JSON, atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def write_mask_png(path: str | os.PathLike, mask: np.ndarray) -> None:
+    """Writes a mask, bool ``[H, W]``, as a PNG of mode L with 0 and 255, atomically; makes the folder."""
+    mask = np.asarray(mask)
+    if mask.dtype != bool or mask.ndim != 2 or mask.size == 0:
+        raise ValueError(f"{path}: a mask is bool [H, W], not {mask.dtype} {list(mask.shape)}")
+    with atomic_path(path) as temporary:
+        Image.fromarray(mask.astype(np.uint8) * 255).save(temporary, format="PNG")
+
+
+def mask_name(vid: str, eid: str, frame: str) -> str:
+    """Name of a mask, relative to the results folder or inside the zip."""
+    return f"{RESULTS_ROOT}/{vid}/{eid}/{frame}.png"
+
+
+def _decoded(content: bytes, name: str) -> Image.Image:
+    try:
+        # Decoding alone is content with a file whose end is missing.
+        Image.open(BytesIO(content)).verify()
+        image = Image.open(BytesIO(content))
+        image.load()
+    # Damaged bytes make decoders raise far more than OSError.
+    except Exception as error:
+        raise ValueError(f"{name} cannot be decoded ({error})") from error
+    return image
+
+
+class Results:
+    """Read access to results, whether in a folder or in a zip; close it, or use it in a ``with`` block.
+
+    Attributes:
+        path: what was opened.
+        names: every file, sorted, as a path relative to the root. Hidden files of a folder are left out: an
+            interrupted run may have left some. A zip may hold a name more than once.
+
+    Raises:
+        FileNotFoundError: there is nothing at this path.
+        ValueError: it is neither a folder nor a zip.
+    """
+
+    def __init__(self, path: str | os.PathLike):
+        self.path = Path(path)
+        self._zip = None
+        if self.path.is_dir():
+            files = (Path(folder, name) for folder, _, names in os.walk(self.path) for name in names)
+            self.names = sorted(f.relative_to(self.path).as_posix() for f in files if not f.name.startswith("."))
+            return
+        if not self.path.exists():
+            raise FileNotFoundError(f"{self.path}: no such results; give the folder or the zip that inference wrote")
+        try:
+            self._zip = zipfile.ZipFile(self.path)
+        except zipfile.BadZipFile as error:
+            raise ValueError(f"{self.path}: not a folder and not a readable zip ({error})") from error
+        self.names = sorted(name for name in self._zip.namelist() if not name.endswith("/"))
+
+    def read(self, name: str) -> bytes:
+        """The bytes of one file."""
+        return (self.path / name).read_bytes() if self._zip is None else self._zip.read(name)
+
+    def image(self, name: str) -> Image.Image:
+        """A decoded image; ValueError when the file is damaged or is no image."""
+        try:
+            content = self.read(name)
+        except (OSError, zipfile.BadZipFile, zlib.error) as error:
+            raise ValueError(f"{name} cannot be read ({error})") from error
+        return _decoded(content, name)
+
+    def close(self) -> None:
+        if self._zip is not None:
+            self._zip.close()
+
+    def __enter__(self) -> Results:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+
+def claim_results(results_dir: str | os.PathLike, run: Mapping[str, object], replace: bool) -> None:
+    """Makes ``results_dir`` the folder of this run's masks; masks that the same run left there stay.
+
+    Args:
+        results_dir: is made where it does not exist.
+        run: all that the masks depend on, plain data; kept in ``inference.json``.
+        replace: delete the masks of another run instead of refusing.
+
+    Raises:
+        ValueError: it holds masks of another run, or masks of unknown origin.
+    """
+    record, masks = Path(results_dir, "inference.json"), Path(results_dir, RESULTS_ROOT)
+    made_by = None
+    if record.is_file():
+        try:
+            made_by = json.loads(record.read_text(encoding="utf-8"))
+        except ValueError:
+            made_by = None
+    if masks.is_dir() and made_by != dict(run):
+        if not replace:
+            differs = [f"{k} {made_by.get(k)} there, {v} now" for k, v in run.items() if made_by.get(k) != v] if made_by else []
+            raise ValueError(
+                f"--output_dir {results_dir} holds the masks of another run"
+                + (f" ({'; '.join(differs)})" if differs else "")
+                + ": choose another folder, or add --overwrite"
+            )
+        shutil.rmtree(masks)
+    write_json(record, dict(run))
+
+
+def is_complete(results_dir: str | os.PathLike, vid: str, eid: str, frames: Iterable[str]) -> bool:
+    """Whether every frame of one expression is on disk and can be decoded, so that it need not be made again."""
+    try:
+        for frame in frames:
+            name = mask_name(vid, eid, frame)
+            _decoded(Path(results_dir, name).read_bytes(), name)
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def expected_names(videos: Mapping[str, dict]) -> dict[str, tuple[str, str]]:
+    """Every mask that the videos ask for, by name, with its video and expression id."""
+    return {
+        mask_name(vid, eid, frame): (vid, eid)
+        for vid, video in videos.items()
+        for eid in video["expressions"]
+        for frame in video["frames"]
+    }
+
+
+def missing_masks(names: Iterable[str], videos: Mapping[str, dict]) -> list[str]:
+    """What of the videos is not among ``names``: one line for each expression with missing frames."""
+    names = set(names)
+    missing = defaultdict(list)
+    for name, key in expected_names(videos).items():
+        if name not in names:
+            missing[key].append(name)
+    return [
+        f"video {vid}, expression {eid}: {len(absent)} of {len(videos[vid]['frames'])} frames are missing, "
+        f"the first is {absent[0]}"
+        for (vid, eid), absent in missing.items()
+    ]
+
+
+def root_problem(results: Results) -> str | None:
+    """What is wrong when no file lies under ``Annotations/``."""
+    if any(name.startswith(f"{RESULTS_ROOT}/") for name in results.names):
+        return None
+    found = f"the first file is {results.names[0]}" if results.names else "it is empty"
+    return f"{results.path} has no folder {RESULTS_ROOT}/ at its root: {found}"
+
+
+def summarise(problems: list[str]) -> str:
+    """The first problems and how many there are, as one line."""
+    more = len(problems) - LISTED_PROBLEMS
+    return "; ".join(problems[:LISTED_PROBLEMS]) + (f"; and {more} more" if more > 0 else "")
+
+
+def _image_problem(results: Results, name: str, size: Size | None) -> str | None:
+    try:
+        image = results.image(name)
+    except ValueError as error:
+        return str(error)
+    if image.format != "PNG":
+        return f"{name} is a {image.format} file, not a PNG"
+    if image.mode != "L":
+        return f"{name} has mode {image.mode}, not L"
+    if sum(image.histogram()[1:255]):
+        return f"{name} has values other than 0 and 255"
+    if size is not None and (image.height, image.width) != tuple(size):
+        return f"{name} is {image.width}x{image.height}, but the video's frames are {size[1]}x{size[0]}"
+    return None
+
+
+def validate_submission(
+    zip_or_folder: str | os.PathLike,
+    meta_videos: Mapping[str, dict],
+    sizes: Callable[[str], Size] | Mapping[str, Size] | None,
+) -> list[str]:
+    """Checks results against the list of videos: structure, completeness and every image.
+
+    Args:
+        zip_or_folder: the submission.
+        meta_videos: ``{video: {"expressions": {id: …}, "frames": […]}}``, as in meta_expressions.json.
+        sizes: height and width of a video's frames, as a function or a mapping; None leaves sizes unchecked.
+
+    Returns:
+        The problems, one line each; empty when all is well.
+
+    Raises:
+        FileNotFoundError, ValueError: there is no readable zip or folder at all.
+    """
+    with Results(zip_or_folder) as results:
+        wrong_root = root_problem(results)
+        if wrong_root:
+            return [wrong_root]
+        expected = expected_names(meta_videos)
+        problems = missing_masks(results.names, meta_videos)
+        problems += [f"{name} is in it {n} times" for name, n in Counter(results.names).items() if n > 1]
+        present = sorted(set(results.names))
+        problems += [f"{name} is not asked for" for name in present if name not in expected]
+
+        known: dict[str, Size | None] = {}
+        for name in tqdm([name for name in present if name in expected], "check", unit="mask", disable=None):
+            vid = expected[name][0]
+            if vid not in known:
+                known[vid] = None if sizes is None else sizes(vid) if callable(sizes) else sizes[vid]
+            problem = _image_problem(results, name, known[vid])
+            if problem:
+                problems.append(problem)
+    return problems
+
+
+def write_submission_zip(results_dir: str | os.PathLike, zip_path: str | os.PathLike) -> None:
+    """Packs ``results_dir/Annotations`` into a zip, atomically; equal results make equal bytes.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+    """
+    root = Path(results_dir, RESULTS_ROOT)
+    if not root.is_dir():
+        raise FileNotFoundError(f"{root}: no such folder; inference writes it")
+    with Results(root) as results, atomic_path(zip_path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+        for name in results.names:
+            entry = zipfile.ZipInfo(f"{RESULTS_ROOT}/{name}")
+            entry.external_attr = 0o644 << 16
+            archive.writestr(entry, results.read(name))
+
+
+def build_submission(
+    results_dir: str | os.PathLike,
+    zip_path: str | os.PathLike,
+    meta_videos: Mapping[str, dict],
+    sizes: Callable[[str], Size] | Mapping[str, Size] | None,
+) -> None:
+    """Packs the results and checks the packed zip; only one without problems gets its name.
+
+    Raises:
+        ValueError: the first problems and their number. No zip is written then.
+    """
+    with atomic_path(zip_path) as temporary:
+        write_submission_zip(results_dir, temporary)
+        problems = validate_submission(temporary, meta_videos, sizes)
+        if problems:
+            count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+            raise ValueError(
+                f"{results_dir}: {count}: {summarise(problems)}. Run inference again to fill what is missing, "
+                "and remove what is not asked for"
+            )
