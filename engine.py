@@ -82,7 +82,9 @@ def predict_split(predictor: Predictor, videos: VideoSet, results_dir: Path, des
     with progress_bar(total=total, desc=desc, unit="expression") as progress:
         for video in mine:
             names = video.frame_names
-            todo = {e: t for e, t in video.expressions.items() if not is_complete(results_dir, video.video_id, e, names)}
+            todo = {
+                e: t for e, t in video.expressions.items() if not is_complete(results_dir, video.video_id, e, names)
+            }
             progress.update(len(video.expressions) - len(todo))
             if not todo:
                 continue

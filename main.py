@@ -1,8 +1,8 @@
 """Trains ProxyFormer, or scores a checkpoint with ``--eval``.
 
-    python main.py --output_dir output/run --preset scratch …
-    torchrun --nproc_per_node 8 main.py …
-    python -m torch.distributed.launch --nproc_per_node 8 main.py …
+python main.py --output_dir output/run --preset scratch …
+torchrun --nproc_per_node 8 main.py …
+python -m torch.distributed.launch --nproc_per_node 8 main.py …
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from torch.utils.data import DataLoader
 
 import datasets
 import models
-from davis2017.ytvos_protocol import score_results
 from datasets.ytvos import annotations_root, split_videos
+from davis2017.ytvos_protocol import score_results
 from engine import predict_split, train_one_epoch
 from opts import parse_train_args
 from util import checkpoint, cli, dist, optim
@@ -27,7 +27,18 @@ from util.memory import keep_large_buffers
 from util.writers import claim_results, write_json
 
 # what may differ from the checkpoint's options without making it another run
-FREE_TO_CHANGE = {"output_dir", "ytvos_path", "device", "num_workers", "epochs", "resume", "eval", "eval_split", "allow_trained", "local_rank"}
+FREE_TO_CHANGE = {
+    "output_dir",
+    "ytvos_path",
+    "device",
+    "num_workers",
+    "epochs",
+    "resume",
+    "eval",
+    "eval_split",
+    "allow_trained",
+    "local_rank",
+}
 # what never comes from a checkpoint's options
 OF_THIS_CALL = {"device", "resume", "eval", "eval_split", "allow_trained", "local_rank"}
 

@@ -40,6 +40,13 @@ def _positive_float(text: str) -> float:
     return value
 
 
+def _below_one(text: str) -> float:
+    value = _non_negative_float(text)
+    if value >= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not below 1")
+    return value
+
+
 def add_run_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("run")
     group.add_argument("--output_dir", default="output", help="folder for checkpoints, logs and results")
@@ -66,7 +73,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--dec_layers", type=int, choices=(1, 2, 3), default=3, help="top-down steps of the FPN")
     group.add_argument("--num_queries", type=_positive_int, default=5, help="proxy queries per frame (N)")
     group.add_argument("--dim_feedforward", type=_non_negative_int, default=0, help="0: none, as in Figure 2")
-    group.add_argument("--dropout", type=_non_negative_float, default=0.1)
+    group.add_argument("--dropout", type=_below_one, default=0.1)
     group.add_argument("--mask_dim", type=_positive_int, default=256, help="channels of the mask features (C_m)")
     group.add_argument("--mask_decoder", choices=("fpn", "cross_modal"), default="fpn")
     group.add_argument("--time_encoding", action=argparse.BooleanOptionalAction, default=True)
@@ -87,7 +94,7 @@ def add_loss_options(parser: argparse.ArgumentParser) -> None:
     for cost, (loss, default) in weights.items():
         group.add_argument(f"--set_cost_{cost}", type=_non_negative_float, default=default)
         group.add_argument(f"--{loss}_loss_coef", type=_non_negative_float, default=default)
-    group.add_argument("--focal_alpha", type=_non_negative_float, default=0.25)
+    group.add_argument("--focal_alpha", type=_below_one, default=0.25)
     group.add_argument("--focal_gamma", type=_non_negative_float, default=2.0)
     group.add_argument("--mask_loss_size", choices=("stride4", "full"), default="stride4")
     group.add_argument("--jsc_loss_coef", type=_non_negative_float, default=1.0)
@@ -158,9 +165,9 @@ def parse_train_args(argv: list[str] | None = None, defaults: dict | None = None
     Exits with a message (argparse's way) when options contradict each other.
     """
     parser = train_parser()
-    preset = parser.parse_known_args(argv)[0].preset
-    if preset:
-        parser.set_defaults(**PRESETS[preset])
+    given = parser.parse_known_args(argv, argparse.Namespace(lr_drop=None))[0]
+    if given.preset:
+        parser.set_defaults(**PRESETS[given.preset])
     parser.set_defaults(**(defaults or {}))
     args = parser.parse_args(argv)
     if args.hidden_dim % args.nheads:
@@ -169,4 +176,10 @@ def parse_train_args(argv: list[str] | None = None, defaults: dict | None = None
         parser.error(f"--hidden_dim {args.hidden_dim} is not a multiple of 8, which the sine encodings need")
     if args.eval and not args.resume:
         parser.error("--eval needs the checkpoint to score: add --resume CKPT")
+    if (args.eval_split or args.allow_trained) and not args.eval:
+        parser.error("--eval_split and --allow_trained are for scoring: add --eval, or leave them out")
+    if args.lr_drop != sorted(set(args.lr_drop)):
+        parser.error(f"--lr_drop {' '.join(map(str, args.lr_drop))}: the epochs must rise")
+    if given.lr_drop and args.lr_schedule == "cosine":
+        parser.error("--lr_drop is for --lr_schedule step; cosine falls by itself")
     return args

@@ -48,10 +48,11 @@ def refuse_trained(split: str, holdout: int, trained_holdout: int) -> None:
         ValueError: the split was trained on, wholly or in part.
     """
     if split == "train" or (split == "holdout" and holdout > trained_holdout):
+        which = f"--split holdout --holdout {holdout}" if split == "holdout" else f"--split {split}"
         kept = f"only {trained_holdout} of them were kept out" if trained_holdout else "none of them was kept out"
         raise ValueError(
-            f"--split {split}{f' --holdout {holdout}' if split == 'holdout' else ''}: the checkpoint was trained on these "
-            f"videos ({kept} by --holdout), so its scores would mean nothing; add --allow_trained to go on all the same"
+            f"{which}: the checkpoint was trained on these videos ({kept} by --holdout), so its scores would mean "
+            "nothing; add --allow_trained to go on all the same"
         )
 
 

@@ -15,7 +15,16 @@ from models.proxyformer import ProxyFormer
 from models.text_encoder import TextEncoder
 from util import checkpoint, dist
 
-__all__ = ["Predictor", "ProxyFormer", "build_criterion", "build_model", "build_predictor", "load_predictor", "restore_model"]
+__all__ = [
+    "Predictor",
+    "ProxyFormer",
+    "assemble",
+    "build_criterion",
+    "build_model",
+    "build_predictor",
+    "load_predictor",
+    "restore_model",
+]
 
 # what --pretrained_weights may leave out, because its shape depends on the data set
 REPLACED_HEADS = ("reference_head.classes.weight", "reference_head.classes.bias")
@@ -32,7 +41,7 @@ def build_model(args: argparse.Namespace, num_classes: int) -> ProxyFormer:
         FileNotFoundError, ValueError: a weights file or the text encoder is missing or does not fit.
     """
     text_encoder = TextEncoder.from_pretrained(args.text_encoder, frozen=args.freeze_text_encoder)
-    model = _assemble(args, num_classes, text_encoder)
+    model = assemble(args, num_classes, text_encoder)
     if args.backbone_pretrained:
         load_pretrained(model.backbone, args.backbone_pretrained)
     if args.pretrained_weights:
@@ -52,12 +61,15 @@ def load_pretrained_model(model: ProxyFormer, path: str | Path) -> None:
     for name in REPLACED_HEADS:
         if name in state and state[name].shape != fresh[name].shape:
             if dist.is_main():
-                print(f"--pretrained_weights: {name} starts anew, for {len(fresh[name])} classes, not {len(state[name])}")
+                print(
+                    f"--pretrained_weights: {name} starts anew, for {len(fresh[name])} classes, not {len(state[name])}"
+                )
             state[name] = fresh[name]
     checkpoint.load_weights(model, state, f"--pretrained_weights {path}")
 
 
-def _assemble(args: argparse.Namespace, num_classes: int, text_encoder: TextEncoder) -> ProxyFormer:
+def assemble(args: argparse.Namespace, num_classes: int, text_encoder: TextEncoder) -> ProxyFormer:
+    """The model as the options describe it, around a text encoder that is at hand; all else has random weights."""
     return ProxyFormer(
         backbone=build_backbone(args.backbone, pretrained=args.backbone_pretrained is not None),
         text_encoder=text_encoder,
@@ -104,7 +116,7 @@ def restore_model(saved: dict, source: str | Path) -> tuple[ProxyFormer, argpars
     """
     args = argparse.Namespace(**saved["options"])
     text_encoder = TextEncoder.from_description(saved["text_encoder"], frozen=args.freeze_text_encoder)
-    model = _assemble(args, saved["num_classes"], text_encoder)
+    model = assemble(args, saved["num_classes"], text_encoder)
     checkpoint.load_weights(model, saved["model"], source)
     return model, args
 

@@ -6,7 +6,6 @@ Every backbone has ``strides`` (4, 8, 16, 32), ``channels`` of the four maps, an
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 
 import timm
@@ -14,11 +13,13 @@ import torch
 import torch.nn.functional as F
 import torchvision
 from einops import rearrange
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
 from models.video_swin import VARIANTS, VideoSwin, convert_weights
-from util.checkpoint import load_weights
+from util.checkpoint import load_weights, read_plain
 
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101")
 # ReferFormer's names for image Swin
@@ -83,14 +84,18 @@ class TimmBackbone(nn.Module):
             )
         self.channels = [c for c, _ in chosen]
         self._picked = [k for _, k in chosen]
-        self._layout = "h w c" if self.net.output_fmt == timm.layers.Format.NHWC else "c h w"
+        channels_last = getattr(self.net, "output_fmt", None) == timm.layers.Format.NHWC
+        self._layout = "h w c" if channels_last else "c h w"
 
     def forward(self, video: Tensor) -> list[Tensor]:
-        # the patch embeddings of transformers want whole patches
-        height, width = (-size % self.strides[0] for size in video.shape[-2:])
-        maps = self.net(_as_images(F.pad(video, (0, width, 0, height))))
+        # some models want whole patches, some drop the part of a cell at the edge; neither sees one here
+        h, w = video.shape[-2:]
+        maps = self.net(_as_images(F.pad(video, (0, -w % self.strides[-1], 0, -h % self.strides[-1]))))
         pattern = f"(v t) {self._layout} -> v t c h w"
-        return [rearrange(maps[k], pattern, v=video.shape[0]) for k in self._picked]
+        return [
+            rearrange(maps[k], pattern, v=video.shape[0])[..., : -(-h // stride), : -(-w // stride)]
+            for k, stride in zip(self._picked, self.strides, strict=True)
+        ]
 
 
 def _as_images(video: Tensor) -> Tensor:
@@ -124,10 +129,12 @@ def _read_state(path: Path) -> dict[str, Tensor]:
         raise FileNotFoundError(
             f"--backbone_pretrained: {path} does not exist; pretrained_weights/README.md says what to fetch"
         )
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError) as error:
-        raise ValueError(f"--backbone_pretrained: {path} is not a file of plain PyTorch weights: {error}") from error
+    if path.suffix == ".safetensors":  # what timm's hub serves
+        try:
+            return load_file(path)
+        except SafetensorError as error:
+            raise ValueError(f"--backbone_pretrained: {path} cannot be read: {error}") from error
+    state = read_plain(path, f"--backbone_pretrained: {path}")
     for wrapping in ("state_dict", "model"):
         if isinstance(state, dict) and isinstance(state.get(wrapping), dict):
             state = state[wrapping]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from einops import rearrange, reduce, repeat
 from torch import Tensor, nn
 
@@ -134,7 +135,7 @@ class CMIE(nn.Module):
             masked_mean(proxies, around.proxy_valid, 2),
             x_position=None if around.time is None else repeat(around.time, "t c -> (t s) c", s=h * w),
             context_position=around.time,
-            context_valid=_frame_valid(around),
+            context_valid=_frame_valid(around.video_valid, around.proxy_valid),
         )
         return rearrange(tokens, "b (t h w) c -> b t h w c", t=t, h=h)
 
@@ -171,7 +172,7 @@ class CMIE(nn.Module):
             masked_mean(video, around.video_valid, (2, 3)),
             x_position=None if around.time is None else repeat(around.time, "t c -> (t n) c", n=n),
             context_position=around.time,
-            context_valid=_frame_valid(around),
+            context_valid=_frame_valid(around.video_valid),
         )
         return rearrange(proxies, "b (t n) c -> b t n c", t=t)
 
@@ -181,9 +182,10 @@ def _space(around: Surroundings, frames: int) -> Tensor:
     return repeat(around.space, "b h w c -> (b t) (h w) c", t=frames)
 
 
-def _frame_valid(around: Surroundings) -> Tensor | None:
-    """bool ``[b, t]``: frames with any real token; None when there is no padding."""
-    return None if around.video_valid is None else reduce(around.video_valid, "b t h w -> b t", "max")
+def _frame_valid(*masks: Tensor | None) -> Tensor | None:
+    """bool ``[b, t]``: frames in which every mask ``[b, t, ...]`` has something real; None when there is no padding."""
+    some = [reduce(mask, "b t ... -> b t", "any") for mask in masks if mask is not None]
+    return torch.stack(some).all(0) if some else None
 
 
 class CMIEStack(nn.Module):

@@ -110,6 +110,8 @@ class Criterion:
         logits = prediction.masks.float().gather(2, picked[..., None, None].expand(-1, -1, -1, *masks.shape[-2:]))
         if self.mask_loss_size == "full":
             full = targets.masks.shape[-2:]
+            if batch.video_valid is not None:
+                logits = continue_edge(logits, subsample(batch.video_valid, masks.shape[-2:])[batch.clip_index])
             logits = F.interpolate(logits.flatten(0, 1), size=full, mode="bilinear").unflatten(0, (-1, t))
             masks, weight = targets.masks.float(), self.supervised(batch, full)
         focal = sigmoid_focal_loss(logits, masks, self.alpha, self.gamma) * weight
@@ -158,6 +160,19 @@ def subsample(masks: Tensor, size: tuple[int, int]) -> Tensor:
         for full, small in zip(masks.shape[-2:], size, strict=True)
     )
     return masks[..., rows[:, None], columns]
+
+
+def continue_edge(x: Tensor, valid: Tensor) -> Tensor:
+    """``x [b, t, n, h, w]`` with its last real row and column repeated over the padding, so that none blends in.
+
+    ``valid [b, h, w]`` is True in a rectangle at the top left.
+    """
+    for axis, real in ((3, valid.any(2)), (4, valid.any(1))):
+        last = (real.sum(1, keepdim=True) - 1).clamp(min=0)
+        index = torch.minimum(torch.arange(x.shape[axis], device=x.device), last)
+        index = index[:, None, None, :, None] if axis == 3 else index[:, None, None, None, :]
+        x = x.gather(axis, index.expand_as(x))
+    return x
 
 
 def identity_numbers(identities: list[str]) -> Tensor:

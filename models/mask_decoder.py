@@ -33,13 +33,19 @@ class WordAttention(nn.Module):
         self.pixels_from_pixels = Attention(dim=dim, heads=heads, dropout=dropout)
         self.pixels_from_words = Attention(dim=dim, heads=heads, dropout=dropout)
 
-    def forward(self, x: Tensor, grid: tuple[int, int], text: Tensor, text_valid: Tensor) -> Tensor:
-        """``x [(b t), c, h, w]``, keys pooled to ``grid``, ``text [b, l, c]`` to ``[(b t), c, h, w]``."""
+    def forward(
+        self, x: Tensor, grid: tuple[int, int], grid_valid: Tensor | None, text: Tensor, text_valid: Tensor
+    ) -> Tensor:
+        """``x [(b t), c, h, w]``, keys pooled to ``grid``, ``text [b, l, c]`` to ``[(b t), c, h, w]``.
+
+        Keys that ``grid_valid [b, *grid]`` marks False, and words that ``text_valid [b, l]`` does, are not read.
+        """
         h = x.shape[2]
         frames = x.shape[0] // text.shape[0]
         keys = rearrange(F.adaptive_avg_pool2d(x, grid), "g c h w -> g (h w) c")
         pixels = rearrange(x, "g c h w -> g (h w) c")
-        pixels = self.pixels_from_pixels(pixels, keys)
+        keys_valid = None if grid_valid is None else repeat(grid_valid, "b h w -> (b t) (h w)", t=frames)
+        pixels = self.pixels_from_pixels(pixels, keys, context_valid=keys_valid)
         pixels = self.pixels_from_words(
             pixels,
             repeat(text, "b l c -> (b t) l c", t=frames),
@@ -93,13 +99,24 @@ class MaskDecoder(nn.Module):
             for conv, x in zip(self.lateral, maps[::-1][1 : 1 + len(self.lateral)], strict=True)
         ]
 
-    def forward(self, video: Tensor, laterals: list[Tensor], text: Tensor, text_valid: Tensor) -> Tensor:
-        """``video [b, t, h, w, c]`` and its laterals to the mask features ``[b, t, m, h', w']``."""
+    def forward(
+        self,
+        video: Tensor,
+        laterals: list[Tensor],
+        text: Tensor,
+        text_valid: Tensor,
+        video_valid: Tensor | None = None,
+    ) -> Tensor:
+        """``video [b, t, h, w, c]``, real where ``video_valid [b, h, w]``, and its laterals to the mask features.
+
+        Returns:
+            ``[b, t, m, h', w']``, of the last lateral's size.
+        """
         b, t, h, w, _ = video.shape
         x = rearrange(video, "b t h w c -> (b t) c h w")
         for i, (lateral, smooth) in enumerate(zip(laterals, self.smooth, strict=True)):
             x = F.interpolate(x, size=lateral.shape[2:4], mode="nearest")
             x = smooth(x + rearrange(lateral, "b t h w c -> (b t) c h w"))
             if self.words:
-                x = self.words[i](x, (h, w), text, text_valid)
+                x = self.words[i](x, (h, w), video_valid, text, text_valid)
         return rearrange(self.out(x), "(b t) m h w -> b t m h w", b=b)

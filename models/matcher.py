@@ -59,13 +59,14 @@ class TrajectoryMatcher:
         cost = self.cost(prediction, targets, masks, weight)
         queries, instances = cost.shape[1:]
         if instances == 1:
-            return cost[:, :, 0].argmin(1, keepdim=True)
+            return cost[:, :, 0].argmin(1, keepdim=True) * targets.valid
         matched = torch.zeros(cost.shape[0], instances, dtype=torch.long)
         for i, (sample, valid) in enumerate(zip(cost.cpu(), targets.valid.cpu(), strict=True)):
             columns = valid.nonzero()[:, 0]
             if len(columns) > queries:
                 raise ValueError(f"a sample has {len(columns)} instances, --num_queries is only {queries}")
-            rows, order = linear_sum_assignment(sample[:, columns].numpy())
+            # of a diverged network scipy would only say that the matrix is invalid; the loss says it better
+            rows, order = linear_sum_assignment(sample[:, columns].nan_to_num().numpy())
             matched[i, columns[order]] = torch.from_numpy(rows)
         return matched.to(cost.device)
 

@@ -13,7 +13,7 @@ from util.structures import Prediction
 
 
 def query_scores(logits: Tensor, frames: Tensor | None = None) -> Tensor:
-    """Score of each query: its best class probability, averaged over the frames.
+    """Score of each query: the probability of a class averaged over the frames, of its best class.
 
     Args:
         logits: ``[b, t, n, k]``.
@@ -22,11 +22,11 @@ def query_scores(logits: Tensor, frames: Tensor | None = None) -> Tensor:
     Returns:
         ``[b, n]``.
     """
-    probability = logits.float().sigmoid().amax(-1)
+    probability = logits.float().sigmoid()
     if frames is None:
-        return probability.mean(1)
-    share = frames.float()[..., None]
-    return (probability * share).sum(1) / share.sum(1).clamp(min=1)
+        return probability.mean(1).amax(-1)
+    share = frames.float()[..., None, None]
+    return ((probability * share).sum(1) / share.sum(1).clamp(min=1)).amax(-1)
 
 
 def best_masks(prediction: Prediction) -> tuple[Tensor, Tensor]:

@@ -155,7 +155,7 @@ class ProxyFormer(nn.Module):
         around = self.surroundings(features, words, text_valid)
 
         encoded, stages = self.cmie(features.tokens, proxies, words, around)
-        mask_features = self.mask_decoder(encoded, features.laterals, words, text_valid)
+        mask_features = self.mask_decoder(encoded, features.laterals, words, text_valid, features.valid)
 
         wanted = stages if self.training and self.aux_loss else stages[-1:]
         predictions = [self.predict(stage, mask_features) for stage in wanted]

@@ -10,9 +10,10 @@ import os
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from tokenizers import Tokenizer
 from torch import Tensor, nn
-from transformers import AutoTokenizer, RobertaConfig, RobertaModel
+from transformers import AutoConfig, AutoTokenizer, RobertaConfig, RobertaModel
 
 
 class TextEncoder(nn.Module):
@@ -33,6 +34,7 @@ class TextEncoder(nn.Module):
         self.frozen = frozen
         if frozen:
             self.model.requires_grad_(False)
+        self.train()
 
     @classmethod
     def from_pretrained(cls, name: str, *, frozen: bool) -> TextEncoder:
@@ -45,9 +47,12 @@ class TextEncoder(nn.Module):
         if not local and (name.startswith((".", "/", "~")) or name.count("/") > 1):
             raise ValueError(f"--text_encoder {name}: there is no such directory")
         try:
+            config = AutoConfig.from_pretrained(name, local_files_only=local)
             tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=local)
-            model = RobertaModel.from_pretrained(name, local_files_only=local, add_pooling_layer=False)
-        except (OSError, ValueError, KeyError, RuntimeError) as error:
+            model, loading = RobertaModel.from_pretrained(
+                name, local_files_only=local, add_pooling_layer=False, output_loading_info=True
+            )
+        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
             cause = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             mend = (
                 "the directory needs config.json, model.safetensors and the tokenizer's files"
@@ -56,9 +61,21 @@ class TextEncoder(nn.Module):
                 ".from_pretrained(NAME) then .save_pretrained(DIR)) and give the directory; "
                 "tools/make_tiny_text_encoder.py makes a small one for trials"
             )
-            raise ValueError(f"--text_encoder {name} cannot be loaded: {cause}. {mend}") from error
-        if not hasattr(tokenizer, "backend_tokenizer"):
-            raise ValueError(f"--text_encoder {name}: it needs a fast tokenizer (tokenizer.json)")
+            raise ValueError(f"--text_encoder {name} cannot be loaded: {cause.rstrip('.')}. {mend}") from error
+        misfit = None
+        if config.model_type != "roberta":
+            misfit = f"it is a {config.model_type}, not a RoBERTa"
+        elif loading["missing_keys"]:
+            misfit = f"its weights lack {', '.join(sorted(loading['missing_keys'])[:6])}"
+        elif not hasattr(tokenizer, "backend_tokenizer"):
+            misfit = "it needs a fast tokenizer (tokenizer.json)"
+        elif len(tokenizer) <= len(tokenizer.all_special_tokens):
+            # what transformers makes of a directory without the tokenizer's files
+            misfit = "its tokenizer knows no word; tokenizer.json is missing"
+        elif len(tokenizer) > config.vocab_size:
+            misfit = f"its tokenizer has {len(tokenizer)} tokens, the encoder {config.vocab_size}; they do not match"
+        if misfit:
+            raise ValueError(f"--text_encoder {name}: {misfit}")
         encoder = cls(config=model.config, tokenizer=tokenizer.backend_tokenizer, frozen=frozen)
         encoder.model.load_state_dict(model.state_dict())
         return encoder

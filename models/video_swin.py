@@ -80,5 +80,6 @@ def convert_weights(state: dict[str, Tensor]) -> dict[str, Tensor]:
         name = _torchvision_name(name.removeprefix("module.").removeprefix("backbone."))
         if name.startswith(("cls_head.", "head.", "norm.")):
             continue
-        converted[name] = value.sum(2, keepdim=True) if name == "patch_embed.proj.weight" else value
+        patches = name == "patch_embed.proj.weight" and value.ndim == 5
+        converted[name] = value.sum(2, keepdim=True) if patches else value
     return converted

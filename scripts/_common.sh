@@ -38,7 +38,7 @@ count_processes() {
     elif [[ -n "${GPUS:-}" ]]; then
         PROCESSES=$((GPUS / NNODES))
     else
-        PROCESSES="$("$PYTHON" -c 'import torch; print(torch.cuda.device_count())')"
+        PROCESSES="$("$PYTHON" -P -c 'import torch; print(torch.cuda.device_count())')"
     fi
     ((${GPUS:-PROCESSES * NNODES} == PROCESSES * NNODES)) ||
         fail "GPUS=$GPUS is not $NNODES node(s) of $PROCESSES GPUs; check GPUS, GPUS_PER_NODE and NNODES"

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# The whole project in small: generates videos, trains, infers, scores and draws. Takes up to 15 minutes on 2 CPU cores.
-#   ./scripts/demo.sh [--output_dir DIR] [--seed N]
-set -euo pipefail
-cd "$(dirname "$0")/.."
-source scripts/setup.sh
-exec "$PYTHON" tools/demo.py "$@"
+# The main job in small: generates videos, trains, infers, scores and draws, in up to 15 minutes on 2 CPU cores.
+#   scripts/demo.sh [--output_dir DIR] [--seed N]
+source "$(dirname "${BASH_SOURCE[0]}")/_common.sh"
+
+"$ROOT/scripts/setup.sh"
+exec "$PYTHON" "$ROOT/tools/demo.py" "$@"

@@ -22,7 +22,7 @@ lock="$venv/setup.lock" # also the mark of a .venv made here: no other is ever c
 if [[ "$PYTHON" != "$venv/bin/python" || (-e "$venv/pyvenv.cfg" && ! -e "$lock") ]]; then
     version="$(version_of "$PYTHON")" || fail "$PYTHON does not run; leave or delete that environment, or mend it"
     recent "$version" || fail "$PYTHON is Python $version; 3.11 or newer is needed"
-    missing="$("$PYTHON" - "$ROOT/requirements.txt" "$ROOT/$requirements" <<'PY'
+    missing="$("$PYTHON" -P - "$ROOT/requirements.txt" "$ROOT/$requirements" <<'PY'
 import importlib.util
 import re
 import sys
@@ -32,21 +32,21 @@ names = {name for path in sys.argv[1:] for name in re.findall(r"^[\w-]+(?===)", 
 print(*sorted(name for name in names if importlib.util.find_spec(modules.get(name, name)) is None))
 PY
 )" || fail "$PYTHON cannot look for its packages (above)"
-    [[ -z "$missing" ]] || fail "$PYTHON has no $missing; install what is missing: $PYTHON -m pip install $missing"
+    [[ -z "$missing" ]] || fail "$PYTHON lacks packages; install them: $PYTHON -m pip install $missing"
     echo "Python $version: $PYTHON"
     exit
 fi
 
-# Current is: the versions asked for are those last installed, by this very interpreter.
+# The stamp holds what was asked for when the packages were last installed; development packages come last, so it
+# begins with what a plain set-up wants.
 stamp="$venv/installed"
+wanted() {
+    echo "$version"
+    cat "$ROOT/requirements.txt"
+    [[ "$requirements" == requirements.txt ]] || cat "$ROOT/$requirements"
+}
 current() {
-    version="$(version_of "$PYTHON")" || return 1
-    contents="$version"$'\n'"$(<"$ROOT/requirements.txt")"
-    development="$contents"$'\n'"$(<"$ROOT/requirements-dev.txt")"
-    [[ -f "$stamp" ]] || return 1
-    local installed
-    installed="$(<"$stamp")"
-    [[ "$installed" == "$development" ]] || [[ "$requirements" == requirements.txt && "$installed" == "$contents" ]]
+    version="$(version_of "$PYTHON")" && [[ -f "$stamp" && "$(<"$stamp")" == "$(wanted)"* ]]
 }
 
 if ! current; then
@@ -59,7 +59,7 @@ if ! current; then
 fi
 if ! current; then
     rm -f "$stamp"
-    if ! recent "${version:-}" || ! "$PYTHON" -m pip --version >/dev/null 2>&1; then
+    if ! recent "$version" || ! "$PYTHON" -m pip --version >/dev/null 2>&1; then
         base=""
         for name in python3 python3.14 python3.13 python3.12 python3.11; do
             version="$(version_of "$name")" || continue
@@ -79,8 +79,7 @@ if ! current; then
     echo "installing $requirements; some gigabytes the first time"
     "$PYTHON" -m pip install --disable-pip-version-check --requirement "$ROOT/$requirements" ||
         fail "the packages were not installed (pip's reason is above); once it is mended, run this again"
-    current || true # only for what it says was installed
-    if [[ "$requirements" == requirements.txt ]]; then echo "$contents"; else echo "$development"; fi >"$stamp.new"
+    wanted >"$stamp.new"
     mv "$stamp.new" "$stamp"
 fi
 echo "Python $version: $PYTHON"

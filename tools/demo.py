@@ -9,7 +9,7 @@ and of a model that was never trained.
 from __future__ import annotations
 
 import argparse
-import json
+import shlex
 import subprocess
 import sys
 import time
@@ -25,21 +25,18 @@ import torch
 import datasets
 import models
 from datasets import VideoSet
-from datasets.ytvos import annotations_root, split_videos
 from datasets.video_io import read_label_maps
+from datasets.ytvos import annotations_root, split_videos
 from davis2017.ytvos_protocol import score_results
 from engine import predict_split
 from models.predictor import Predictor
 from opts import parse_train_args
-from tools.data.make_synthetic import generate
-from tools.make_tiny_text_encoder import make_text_encoder
 from util import checkpoint, cli
 from util.memory import keep_large_buffers
-from util.visualize import PALETTE, SheetRow, contact_sheet, overlay, write_video
+from util.visualize import PALETTE, SheetRow, contact_sheet, overlay, titled, write_video
 from util.writers import Results, claim_results, mask_name, write_json
 
 ROOT = Path(__file__).resolve().parents[1]
-SIZE = (96, 160)
 TRAIN_VIDEOS, VALID_VIDEOS = 1200, 40
 BLANK = "the object"
 CONTROLS = ("shuffled", "blank", "first_frame", "untrained")
@@ -51,7 +48,7 @@ TRAINING = """
     --train_sizes 96 --eval_size 96 --max_size 160 --no-random_crop --no-photometric
     --batch_size 4 --expressions_per_clip 6 --epochs 2 --lr_schedule cosine --warmup_steps 50
     --lr 5e-4 --lr_backbone 5e-4 --lr_text_encoder 5e-4 --amp bf16 --num_workers 1
-""".split()
+"""
 
 
 def parse_args() -> argparse.Namespace:
@@ -71,11 +68,13 @@ def main() -> None:
         raise ValueError(f"--output_dir {out} already holds a demo; remove it, or choose another folder")
 
     step(1, f"generating {TRAIN_VIDEOS} training and {VALID_VIDEOS} held-out videos")
-    generate(data, train_videos=TRAIN_VIDEOS, valid_videos=VALID_VIDEOS, size=SIZE, seed=asked.seed)
-    make_text_encoder([data / "meta_expressions/train/meta_expressions.json"], out / "text_encoder")
+    counts = ["--train_videos", TRAIN_VIDEOS, "--valid_videos", VALID_VIDEOS]
+    command("tools/data/make_synthetic.py", data, *counts, "--seed", asked.seed)
+    expressions = data / "meta_expressions" / "train" / "meta_expressions.json"
+    command("tools/make_tiny_text_encoder.py", expressions, "--output_dir", out / "text_encoder")
 
     step(2, "training ProxyFormer from random weights")
-    options = [*TRAINING, "--seed", asked.seed, "--output_dir", run_dir]
+    options = [*shlex.split(TRAINING), "--seed", asked.seed, "--output_dir", run_dir]
     options = [str(o) for o in [*options, "--ytvos_path", data, "--text_encoder", out / "text_encoder"]]
     command("main.py", *options)
 
@@ -94,7 +93,10 @@ def main() -> None:
         "shuffled": (predictor, shuffled(videos, meta)),
         "blank": (predictor, [replace(v, expressions=dict.fromkeys(v.expressions, BLANK)) for v in videos]),
         "first_frame": (predictor, [replace(v, frame_paths=v.frame_paths[:1] * len(v.frame_paths)) for v in videos]),
-        "untrained": (models.build_predictor(models.build_model(untrained, datasets.num_classes(untrained)), untrained), videos),
+        "untrained": (
+            models.build_predictor(models.build_model(untrained, datasets.num_classes(untrained)), untrained),
+            videos,
+        ),
     }
     controls = {name: control(*runs[name], out / "controls" / name, data, name, trained) for name in CONTROLS}
 
@@ -118,9 +120,9 @@ def command(script: str, *options: object) -> None:
     Raises:
         ValueError: it failed; its own message stands above.
     """
-    words = [script, *map(str, options)]
-    print("python " + " ".join(words), flush=True)
-    if subprocess.run([sys.executable, *words], cwd=Path.cwd()).returncode:
+    words = [str(option) for option in options]
+    print(shlex.join(["python", script, *words]), flush=True)
+    if subprocess.run([sys.executable, ROOT / script, *words]).returncode:
         raise ValueError(f"{script} failed; its message is above")
 
 
@@ -196,14 +198,18 @@ def draw(videos: VideoSet, meta: dict, scores: dict, results: Path, data: Path, 
                     frame_ids=video.frame_names[every_other],
                 )
             )
-            frames += [titled(overlay(i, m[None], PALETTE), case["exp"]) for i, m in zip(images, predicted, strict=True)]
+            frames += [
+                titled(overlay(i, m[None], PALETTE), case["exp"]) for i, m in zip(images, predicted, strict=True)
+            ]
     contact_sheet(rows, sheet)
     write_video(film, frames, fps=4)
 
 
 def choose(scores: dict) -> list[tuple[str, str]]:
     """Cases of each kind, evenly from the best to the worst: a fair sample rather than a flattering one."""
-    cases = [(e["kind"], -e["J&F"], vid, exp_id) for vid, video in scores["videos"].items() for exp_id, e in video.items()]
+    cases = [
+        (e["kind"], -e["J&F"], vid, exp_id) for vid, video in scores["videos"].items() for exp_id, e in video.items()
+    ]
     chosen = []
     kinds = sorted({kind for kind, *_ in cases})
     for kind in kinds:

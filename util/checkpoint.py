@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import pickle
 from pathlib import Path
 from typing import Any
 
@@ -38,13 +37,23 @@ def load(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"the checkpoint {path} does not exist")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError) as error:
-        raise ValueError(f"the checkpoint {path} cannot be read; it is cut short or no checkpoint: {error}") from error
+    content = read_plain(path, f"the checkpoint {path}")
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise ValueError(f"{path} is not a checkpoint of this program (no format number {FORMAT} in it)")
     return content
+
+
+def read_plain(path: Path, what: str) -> Any:
+    """Tensors and plain data that ``torch.save`` wrote, onto the CPU; never code.
+
+    Raises:
+        ValueError: naming ``what``: the file is damaged, of another kind, or holds code.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # damaged bytes end in almost any exception, IndexError and struct.error among them
+        cause = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ValueError(f"{what} cannot be read; it is cut short or not a file of plain weights: {cause}") from error
 
 
 def fingerprint(path: str | Path) -> str:

@@ -14,7 +14,11 @@ def parameter_groups(model: nn.Module, *, lr: float, lr_backbone: float, lr_text
 
     Frozen parameters are left out, and so is a group that would be empty.
     """
-    rates = {"backbone.": ("backbone", lr_backbone), "text_encoder.": ("text_encoder", lr_text_encoder), "": ("rest", lr)}
+    rates = {
+        "backbone.": ("backbone", lr_backbone),
+        "text_encoder.": ("text_encoder", lr_text_encoder),
+        "": ("rest", lr),
+    }
     groups: dict[str, dict] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:

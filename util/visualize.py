@@ -63,6 +63,18 @@ def overlay(
     return out
 
 
+def titled(frame: np.ndarray, text: str, width: int = 640) -> np.ndarray:
+    """A frame enlarged to at least ``width`` pixels with a line of text above it: uint8 ``[H, W, 3]``."""
+    scale = max(1, -(-width // frame.shape[1]))
+    large = cv2.resize(frame, None, fx=scale, fy=scale, interpolation=cv2.INTER_NEAREST)
+    lines = _wrapped(text, 22, large.shape[1] - 2 * _PAD)
+    band = Image.new("RGB", (large.shape[1], 29 * len(lines) + _PAD), _CARD)
+    draw = ImageDraw.Draw(band)
+    for i, line in enumerate(lines):
+        draw.text((_PAD, _PAD // 2 + 29 * i), line, _INK, _font(22))
+    return np.concatenate([np.asarray(band), large])
+
+
 @dataclass
 class SheetRow:
     """One expression of one video on a contact sheet.

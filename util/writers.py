@@ -154,7 +154,11 @@ def claim_results(results_dir: str | os.PathLike, run: Mapping[str, object], rep
             made_by = None
     if masks.is_dir() and made_by != dict(run):
         if not replace:
-            differs = [f"{k} {made_by.get(k)} there, {v} now" for k, v in run.items() if made_by.get(k) != v] if made_by else []
+            differs = (
+                [f"{k} {made_by.get(k)} there, {v} now" for k, v in run.items() if made_by.get(k) != v]
+                if made_by
+                else []
+            )
             raise ValueError(
                 f"--output_dir {results_dir} holds the masks of another run"
                 + (f" ({'; '.join(differs)})" if differs else "")

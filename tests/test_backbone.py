@@ -1,0 +1,254 @@
+"""Visual backbones: one interface, and pretrained weights loaded whole or refused by name."""
+
+from __future__ import annotations
+
+import pickle
+
+import pytest
+import timm
+import torch
+import torchvision
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torchvision.models.feature_extraction import create_feature_extractor
+from torchvision.models.video.swin_transformer import SwinTransformer3d
+
+from models.backbone import RESNETS, SWINS, build_backbone, load_pretrained
+from models.video_swin import VARIANTS, VideoSwin
+from tests.helpers import SHARED, needs_shared
+
+TINY_SWIN = dict(embed_dim=8, depths=[1, 2, 1, 1], num_heads=[1, 2, 2, 4], window_size=(4, 3, 3))
+TIMM = ("timm:resnet10t", "timm:convnext_atto", "timm:mobilenetv3_small_050", "timm:efficientnet_b0", "timm:pvt_v2_b0")
+
+
+def tiny_swin() -> VideoSwin:
+    torch.manual_seed(0)
+    return VideoSwin(**TINY_SWIN).eval()
+
+
+def clip(frames: int = 3, size: tuple[int, int] = (50, 70), clips: int = 1) -> Tensor:
+    return torch.randn(clips, frames, 3, *size, generator=torch.Generator().manual_seed(1))
+
+
+def ceil_sizes(size: tuple[int, int]) -> list[tuple[int, int]]:
+    return [(-(-size[0] // s), -(-size[1] // s)) for s in (4, 8, 16, 32)]
+
+
+# The interface -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "pretrained"),
+    [(n, False) for n in (*RESNETS, *VARIANTS, "video_swin_t_p4w7", *SWINS, *TIMM)] + [(n, True) for n in RESNETS],
+)
+def test_every_name_gives_four_maps_of_the_stated_channels_and_strides(name, pretrained):
+    with torch.device("meta"):  # shapes without the arithmetic
+        backbone = build_backbone(name, pretrained=pretrained)
+        for size in ((50, 70), (64, 96), (33, 36)):
+            maps = backbone(torch.zeros(2, 3, 3, *size))
+            wanted = [(2, 3, c, *s) for c, s in zip(backbone.channels, ceil_sizes(size), strict=True)]
+            assert [tuple(x.shape) for x in maps] == wanted
+    assert tuple(backbone.strides) == (4, 8, 16, 32)
+
+
+def test_video_swin_has_the_channels_of_its_size():
+    with torch.device("meta"):
+        channels = {name: build_backbone(name, pretrained=False).channels for name in VARIANTS}
+    assert channels["video_swin_t"] == channels["video_swin_s"] == [96, 192, 384, 768]
+    assert channels["video_swin_b"] == [128, 256, 512, 1024]
+
+
+@pytest.mark.parametrize("name", ["resnet18", "timm:resnet10t"])
+@torch.no_grad()
+def test_image_backbones_see_the_frames_one_by_one(name):
+    torch.manual_seed(0)
+    backbone, video = build_backbone(name, pretrained=False).eval(), clip(3, clips=2)
+    for whole, *alone in zip(backbone(video), *(backbone(video[:, [t]]) for t in range(3)), strict=True):
+        torch.testing.assert_close(whole, torch.cat(alone, 1), atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_video_swin_sees_the_frames_together_and_clips_apart():
+    backbone, video = tiny_swin(), clip(3, clips=2)
+    changed = video.clone()
+    changed[0, 2] += 1
+    for a, b in zip(backbone(video), backbone(changed), strict=True):
+        assert (a[0, 0] - b[0, 0]).abs().max() > 1e-4
+        torch.testing.assert_close(a[1], b[1], atol=1e-5, rtol=0)
+
+
+def test_batch_norm_is_frozen_only_under_pretrained_weights():
+    for pretrained in (False, True):
+        backbone = build_backbone("resnet18", pretrained=pretrained).train()
+        before = {k: v.clone() for k, v in backbone.state_dict().items()}
+        backbone(clip())[3].sum().backward()
+        trained = {k.rsplit(".", 1)[0] for k, p in backbone.named_parameters() if "bn" in k and p.grad is not None}
+        moved = [k for k, v in backbone.state_dict().items() if not torch.equal(v, before[k])]
+        assert bool(trained) == bool(moved) == (not pretrained)
+
+
+@pytest.mark.parametrize("name", ["resnet19", "video_swin_x", "timm:no_such_model", "timm:vit_tiny_patch16_224", ""])
+def test_names_that_do_not_serve_are_refused(name):
+    with pytest.raises(ValueError, match="--backbone") as raised:
+        build_backbone(name, pretrained=False)
+    assert name.removeprefix("timm:") in str(raised.value)
+
+
+# Video Swin weights ------------------------------------------------------------------------------------------------
+
+
+def official(net: nn.Module) -> dict[str, Tensor]:
+    """The weights of a torchvision Video Swin under the names of the official checkpoints."""
+    state = {}
+    for name, value in net.state_dict().items():
+        parts = name.split(".")
+        if parts[0] == "features":
+            stage, inner = divmod(int(parts[1]), 2)
+            parts[:2] = ["layers", str(stage), "downsample" if inner else "blocks"]
+        renamed = ".".join(parts).replace("mlp.0.", "mlp.fc1.").replace("mlp.3.", "mlp.fc2.")
+        state["cls_head.fc_cls." + parts[1] if parts[0] == "head" else f"backbone.{renamed}"] = value
+    return state
+
+
+@pytest.fixture(scope="module")
+def reference() -> SwinTransformer3d:
+    """A Video Swin as published: patches of two frames, a classifier."""
+    torch.manual_seed(3)
+    small = {**TINY_SWIN, "window_size": list(TINY_SWIN["window_size"])}
+    return SwinTransformer3d(patch_size=[2, 4, 4], num_classes=4, **small).eval()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("names", ["official", "torchvision", "module."])
+def test_video_swin_gives_on_each_frame_what_the_published_one_gives_on_it_twice(reference, tmp_path, names):
+    state = reference.state_dict() if names == "torchvision" else official(reference)
+    if names == "module.":
+        state = {f"module.{k}": v for k, v in state.items()}
+    torch.save({"meta": {"epoch": 30}, "state_dict": state}, tmp_path / "swin.pth")
+    backbone, video = VideoSwin(**TINY_SWIN).eval(), clip(5)
+    load_pretrained(backbone, tmp_path / "swin.pth")
+
+    x = reference.patch_embed(video.repeat_interleave(2, 1).transpose(1, 2))
+    expected = []
+    for i, layer in enumerate(reference.features):
+        x = layer(x)
+        expected += [x.permute(0, 1, 4, 2, 3)] * (i % 2 == 0)
+    for got, wanted in zip(backbone(video), expected, strict=True):
+        torch.testing.assert_close(got, wanted, atol=1e-5, rtol=0)
+
+
+@needs_shared
+@torch.no_grad()
+def test_video_swin_agrees_with_the_official_code():
+    golden = torch.load(SHARED / "golden" / "video_swin_tiny_features.pt", weights_only=True)
+    config = {k: v for k, v in golden["config"].items() if k != "patch_size"}
+    backbone = VideoSwin(**{**config, "window_size": tuple(config["window_size"])}).eval()
+    load_pretrained(backbone, SHARED / "golden" / "video_swin_tiny_checkpoint.pth")
+    for case in golden["cases"]:
+        for got, wanted in zip(backbone(case["video"]), case["features"], strict=True):
+            torch.testing.assert_close(got, wanted, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("key", "change", "complaint"),
+    [
+        ("backbone.patch_embed.proj.weight", lambda x: None, "missing: patch_embed.proj.weight"),
+        ("backbone.patch_embed.proj.weight", lambda x: x[0, 0, 0, 0], "of another shape: patch_embed.proj.weight"),
+        ("backbone.layers.1.blocks.1.mlp.fc1.bias", lambda x: None, "missing: features.2.1.mlp.0.bias"),
+        ("backbone.layers.0.downsample.norm.weight", lambda x: x[1:], "of another shape: features.1.norm.weight"),
+        (
+            "backbone.layers.1.blocks.7.norm1.bias",
+            lambda x: torch.ones(8),
+            "not of this model: features.2.7.norm1.bias",
+        ),
+        ("backbone.stranger", lambda x: torch.ones(8), "not of this model: stranger"),
+    ],
+)
+def test_weights_that_do_not_fit_are_named_and_none_is_loaded(reference, tmp_path, key, change, complaint):
+    state = official(reference)
+    state[key] = change(state.get(key))
+    path = tmp_path / "swin.pth"
+    torch.save({"state_dict": {k: v for k, v in state.items() if v is not None}}, path)
+    backbone = tiny_swin()
+    before = {k: v.clone() for k, v in backbone.state_dict().items()}
+    with pytest.raises(ValueError, match="do not fit") as raised:
+        load_pretrained(backbone, path)
+    assert complaint in str(raised.value) and str(path) in str(raised.value)
+    assert all(torch.equal(v, before[k]) for k, v in backbone.state_dict().items())
+
+
+class Code:
+    """Unpickling this runs a command."""
+
+    def __reduce__(self):
+        return (print, ("code in a weights file was run",))
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        (None, "does not exist"),
+        (b"", "cannot be read"),
+        (b"<html>404 Not Found</html>", "cannot be read"),
+        (bytes(range(256)) * 4, "cannot be read"),
+        (pickle.dumps(Code(), 2), "cannot be read"),
+        ([torch.ones(2)], "holds no dictionary of tensors"),
+        ({"state_dict": {"a": 3}}, "holds no dictionary of tensors"),
+    ],
+)
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_files_that_are_no_weights_are_refused(tmp_path, capfd, content, complaint, suffix):
+    path = tmp_path / f"weights{suffix}"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif content is not None:
+        torch.save(content, path)
+    with pytest.raises((ValueError, FileNotFoundError), match="--backbone_pretrained") as raised:
+        load_pretrained(tiny_swin(), path)
+    assert str(path) in str(raised.value) and "code" not in capfd.readouterr().out
+    if suffix == ".pth":
+        assert complaint in str(raised.value)
+
+
+# ResNet and timm weights -------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def test_torchvision_resnet_weights_with_frozen_statistics(tmp_path):
+    torch.manual_seed(0)
+    published = torchvision.models.resnet18(weights=None).train()
+    published(clip()[0])  # moves the running statistics away from 0 and 1
+    torch.save(published.state_dict(), tmp_path / "resnet18.pth")
+    backbone = build_backbone("resnet18", pretrained=True).train()
+    load_pretrained(backbone, tmp_path / "resnet18.pth")
+    layers = [f"layer{i}" for i in (1, 2, 3, 4)]
+    expected = create_feature_extractor(published.eval(), layers)(clip()[0])
+    for got, layer in zip(backbone(clip()), layers, strict=True):
+        torch.testing.assert_close(got[0], expected[layer], atol=1e-4, rtol=1e-4)
+    with pytest.raises(ValueError, match="not of this model: layer1.0.conv3.weight|layer1.0.bn3"):
+        torch.save(torchvision.models.resnet50(weights=None).state_dict(), tmp_path / "resnet50.pth")
+        load_pretrained(backbone, tmp_path / "resnet50.pth")
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("name", "timm_name"), [("timm:resnet10t", "resnet10t"), ("swin_t_p4w7", SWINS["swin_t_p4w7"])]
+)
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_timm_weights(tmp_path, name, timm_name, suffix):
+    torch.manual_seed(0)
+    options = {"strict_img_size": False} if timm_name.startswith("swin") else {}
+    published = timm.create_model(timm_name, pretrained=False, **options).eval()
+    path = tmp_path / f"weights{suffix}"
+    (save_file if suffix == ".safetensors" else torch.save)(published.state_dict(), path)
+    backbone, video = build_backbone(name, pretrained=True).eval(), clip(2, (64, 96))
+    load_pretrained(backbone, path)
+    expected = published.forward_intermediates(video[0], indices=4, intermediates_only=True)
+    for got, wanted in zip(backbone(video), expected, strict=True):
+        torch.testing.assert_close(got[0], wanted, atol=1e-4, rtol=1e-4)
+    state = published.state_dict()
+    lost = next(k for k in state if "layer" in k)
+    del state[lost]
+    torch.save(state, tmp_path / "short.pth")
+    with pytest.raises(ValueError, match="missing: layer"):
+        load_pretrained(backbone, tmp_path / "short.pth")

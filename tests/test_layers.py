@@ -1,0 +1,148 @@
+"""The layers of the source tree, read from its imports; which files read options; file lengths; requirements."""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.helpers import ROOT
+
+LINES = 450
+
+# what each package or module may import of this repository, besides itself
+LAYERS = {
+    "opts": set(),
+    "util": set(),
+    "davis2017": {"util"},
+    "models": {"util"},
+    "datasets": {"util"},
+    "engine": {"util", "davis2017", "models", "datasets"},
+}
+# everything else at the top is an entry script, which none of these and no other entry script imports
+LIBRARY = set(LAYERS)
+MAY_IMPORT_TOOLS = {"tools", "tests"}
+OPTION_READERS = {"models/__init__.py", "datasets/__init__.py"}
+
+# distributions whose module has another name
+MODULES = {"opencv-python-headless": "cv2", "pillow": "PIL"}
+
+
+def _sources() -> dict[str, str]:
+    """Path relative to the repository and text of every Python file of it."""
+    places = [
+        place
+        for place in ROOT.iterdir()
+        if not place.name.startswith(".")
+        and place.name not in ("data", "output", "pretrained_weights")
+        and not (place / "pyvenv.cfg").exists()
+    ]
+    paths = [path for place in places for path in ([place] if place.is_file() else place.rglob("*.py"))]
+    return {str(path.relative_to(ROOT)): path.read_text() for path in paths if path.suffix == ".py"}
+
+
+SOURCES = _sources()
+OWN = {Path(path).parts[0].removesuffix(".py") for path in SOURCES} | {"scripts"}
+
+
+def _imports(source: str) -> set[str]:
+    """Top-level names that a file imports, anywhere in it; relative imports are of its own package."""
+    names = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            names.add(node.module.split(".")[0])
+    return names
+
+
+def _forbidden(path: str, source: str, own: set[str] = OWN) -> set[str]:
+    """What a file imports of this repository against the layers, or outside of the standard library where it must."""
+    home = Path(path).parts[0].removesuffix(".py")
+    imported = _imports(source)
+    if home == "tests":
+        return set()
+    allowed = LAYERS.get(home, LIBRARY | (MAY_IMPORT_TOOLS & {home}))
+    forbidden = (imported & own) - allowed - ({home} if home in own else set())
+    if home == "opts":
+        forbidden |= imported - sys.stdlib_module_names
+    return forbidden
+
+
+def _reads_options(source: str) -> bool:
+    """Whether a file parses command lines or takes values from an ``args``."""
+    uses = (node.value for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Attribute))
+    return "argparse" in _imports(source) or any(isinstance(v, ast.Name) and v.id in ("args", "options") for v in uses)
+
+
+@pytest.mark.parametrize("path", sorted(SOURCES))
+def test_layers(path):
+    assert not _forbidden(path, SOURCES[path])
+
+
+@pytest.mark.parametrize("path", sorted(p for p in SOURCES if p.startswith(("models/", "datasets/", "util/"))))
+def test_options_are_read_at_the_door(path):
+    assert path in OPTION_READERS or not _reads_options(SOURCES[path])
+
+
+@pytest.mark.parametrize("path", sorted(SOURCES))
+def test_no_file_is_long(path):
+    assert len(SOURCES[path].splitlines()) <= LINES
+
+
+@pytest.mark.parametrize(
+    ("path", "source", "caught"),
+    [
+        ("models/cmie.py", "def f():\n    from datasets.base import Clip", {"datasets"}),
+        ("datasets/base.py", "import models.losses as losses", {"models"}),
+        ("util/log.py", "import engine", {"engine"}),
+        ("util/log.py", "from util import dist", set()),
+        ("davis2017/metrics.py", "from models import Predictor\nfrom util import dist", {"models"}),
+        ("engine.py", "import opts, models, datasets, davis2017, util, main", {"opts", "main"}),
+        ("opts.py", "import torch, argparse", {"torch"}),
+        ("main.py", "import eval_ytvos, engine, tools.folders, scripts", {"eval_ytvos", "tools", "scripts"}),
+        ("engine.py", "from tests import helpers", {"tests"}),
+        ("tools/data/new.py", "from tools.folders import new_folder\nimport opts, main", {"main"}),
+        ("models/heads.py", "from . import losses", set()),
+    ],
+)
+def test_the_layer_rule_catches(path, source, caught):
+    assert _forbidden(path, source) == caught
+
+
+@pytest.mark.parametrize(
+    ("source", "reads"),
+    [
+        ("import argparse", True),
+        ("def f(args):\n    return args.lr", True),
+        ("def f(*args):\n    return args[0]", False),
+    ],
+)
+def test_the_options_rule_catches(source, reads):
+    assert _reads_options(source) is reads
+
+
+def test_the_tree_is_seen():
+    assert {"main", "tests", "tools", "models", "datasets"} <= OWN and len(SOURCES) > 40
+
+
+def _pins(name: str) -> dict[str, str]:
+    """Distribution to version of a requirements file; asserts that every line pins one."""
+    lines = [line for line in (ROOT / name).read_text().splitlines() if line and not line.startswith(("#", "-r "))]
+    matches = [re.fullmatch(r"([\w-]+)==([\d.]+)", line) for line in lines]
+    assert all(matches), lines
+    return {match[1]: match[2] for match in matches}
+
+
+def test_everything_imported_is_required_and_pinned():
+    needed = _pins("requirements.txt")
+    development = _pins("requirements-dev.txt")
+    shipped = {name for path in SOURCES if not path.startswith("tests/") for name in _imports(SOURCES[path])}
+    tested = {name for path in SOURCES if path.startswith("tests/") for name in _imports(SOURCES[path])}
+    known = OWN | sys.stdlib_module_names | {MODULES.get(name, name) for name in needed}
+    assert not shipped - known
+    assert not tested - known - set(development)
+    assert "-r requirements.txt" in (ROOT / "requirements-dev.txt").read_text().splitlines()

@@ -1,0 +1,175 @@
+"""The options of main.py: each is read, contradictions are refused, presets give way to flags, the paper's defaults."""
+
+from __future__ import annotations
+
+import ast
+from argparse import Namespace
+
+import pytest
+
+from opts import PRESETS, parse_train_args, train_parser
+from tests.helpers import ROOT
+
+# The files that read main.py's options; entry scripts with parsers of their own do not count as readers.
+READERS = ("main.py", "models/__init__.py", "datasets/__init__.py")
+READ_BY_NOBODY = {
+    "preset": "opts.py itself applies it",
+    "local_rank": "torch.distributed.launch adds it; the environment says the same",
+}
+DESTINATIONS = {action.dest: action for action in train_parser()._actions if action.dest != "help"}
+
+
+def _reads(path: str) -> set[str]:
+    """Names that a file takes from an ``args``."""
+    return {
+        node.attr
+        for node in ast.walk(ast.parse((ROOT / path).read_text()))
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "args"
+    }
+
+
+def _parse(argv: str, **kwargs) -> Namespace:
+    return parse_train_args(argv.split(), **kwargs)
+
+
+def _refusal(argv: str, capsys) -> str:
+    """The message with which a command line is refused."""
+    with pytest.raises(SystemExit) as stop:
+        _parse(argv)
+    assert stop.value.code == 2
+    return capsys.readouterr().err.rpartition("error: ")[2]
+
+
+def test_every_option_is_read():
+    read = set.union(*map(_reads, READERS))
+    assert set(DESTINATIONS) - read == set(READ_BY_NOBODY)
+
+
+def test_every_option_that_is_read_exists():
+    assert set.union(*map(_reads, READERS)) <= set(DESTINATIONS)
+
+
+def test_defaults_of_the_paper():
+    args = vars(parse_train_args([]))
+    expected = dict(
+        token_stride=32,
+        dim_feedforward=0,
+        num_queries=5,
+        enc_layers=4,
+        dec_layers=3,
+        hidden_dim=256,
+        nheads=8,
+        mask_decoder="fpn",
+        mask_loss_size="stride4",
+        jsc_target="joint",
+        jsc_temperature=0.07,
+        no_aux_loss=False,
+        focal_alpha=0.25,
+        focal_gamma=2,
+        lr=1e-4,
+        lr_backbone=5e-5,
+        lr_text_encoder=1e-5,
+        weight_decay=5e-4,
+        clip_max_norm=0.1,
+        num_frames=5,
+        train_sizes=[288, 320, 352, 392, 416, 448, 480, 512],
+        eval_size=360,
+        max_size=640,
+    )
+    weights = {"class": 2, "bbox": 5, "giou": 2, "mask": 2, "dice": 5}
+    expected |= {f"set_cost_{name}": value for name, value in weights.items()}
+    expected |= {f"{name.replace('class', 'cls')}_loss_coef": value for name, value in weights.items()}
+    expected |= {"jsc_loss_coef": 1}
+    assert {name: args[name] for name in expected} == expected
+
+
+def test_presets_are_recipes_of_existing_options():
+    assert all(set(preset) <= set(DESTINATIONS) for preset in PRESETS.values())
+    recipes = {name: (preset["epochs"], preset["lr_drop"]) for name, preset in PRESETS.items()}
+    assert recipes.items() >= {"finetune": (6, [3, 5]), "scratch": (10, [6, 8]), "paper": (30, [20, 26])}.items()
+    assert all(preset["freeze_text_encoder"] for preset in PRESETS.values())
+
+
+@pytest.mark.parametrize("name", sorted(PRESETS))
+def test_a_preset_changes_defaults_and_nothing_else(name):
+    assert vars(parse_train_args(["--preset", name])) == vars(parse_train_args([])) | PRESETS[name] | {"preset": name}
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_flags_win_over_a_preset_wherever_they_stand(first):
+    preset, flags = "--preset finetune", "--epochs 2 --lr_drop 1 --no-freeze_text_encoder"
+    args = _parse(f"{flags} {preset}" if first else f"{preset} {flags}")
+    assert (args.epochs, args.lr_drop, args.freeze_text_encoder) == (2, [1], False)
+
+
+def test_flags_win_over_a_checkpoint_and_that_over_a_preset():
+    saved = dict(epochs=9, lr=0.5, num_queries=3)
+    args = _parse("--preset finetune --lr 0.25", defaults=saved)
+    assert (args.epochs, args.lr, args.num_queries, args.lr_drop) == (9, 0.25, 3, [3, 5])
+
+
+@pytest.mark.parametrize(
+    ("argv", "named"),
+    [
+        ("--hidden_dim 100 --nheads 8", "--hidden_dim 100 is not a multiple of --nheads 8"),
+        ("--hidden_dim 36 --nheads 4", "--hidden_dim 36 is not a multiple of 8"),
+        ("--eval", "--resume"),
+        ("--eval_split valid", "--eval_split"),
+        ("--allow_trained", "--allow_trained"),
+        ("--lr_drop 5 3", "--lr_drop 5 3"),
+        ("--lr_drop 3 3", "--lr_drop 3 3"),
+        ("--lr_schedule cosine --lr_drop 3", "--lr_drop"),
+    ],
+)
+def test_contradictions_are_refused(argv, named, capsys):
+    assert named in _refusal(argv, capsys)
+
+
+@pytest.mark.parametrize("argv", ["--lr_schedule cosine", "--lr_schedule cosine --preset scratch"])
+def test_a_schedule_without_drops_is_no_contradiction(argv):
+    assert _parse(argv).lr_schedule == "cosine"
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        "--dropout 1",
+        "--dropout -0.1",
+        "--focal_alpha 1.5",
+        "--epochs 0",
+        "--epochs 1.5",
+        "--batch_size 0",
+        "--num_frames -1",
+        "--num_workers -1",
+        "--num_queries 0",
+        "--lr nan",
+        "--lr inf",
+        "--lr -1",
+        "--lr five",
+        "--jsc_temperature 0",
+        "--lr_drop 0",
+        "--train_sizes 0",
+        "--train_sizes",
+        "--token_stride 8",
+        "--dec_layers 4",
+        "--seed -1",
+        "--preset pretrained",
+        "--num_frame 5",
+    ],
+)
+def test_bad_values_and_unknown_flags_are_refused_by_name(argv, capsys):
+    assert argv.split()[0] in _refusal(argv, capsys)
+
+
+@pytest.mark.parametrize("flag", ["--local-rank=0", "--local_rank=0"])
+def test_what_the_launchers_of_torch_add_is_accepted(flag):
+    assert parse_train_args([flag]).local_rank == 0
+
+
+def test_help_names_every_option(capsys):
+    with pytest.raises(SystemExit) as stop:
+        parse_train_args(["--help"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    assert all(f"--{name}" in text for name in DESTINATIONS if name != "local_rank")
+    assert "local_rank" not in text

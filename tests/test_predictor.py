@@ -1,0 +1,146 @@
+"""From frames on disk to masks of their size: encoded once, however many expressions are asked."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from models.postprocess import best_masks, query_scores, resize_logits
+from models.predictor import Predictor
+from tests.tiny_model import EXPRESSIONS, tiny_model
+from util.frames import prepare_frames
+from util.structures import Prediction
+
+
+@pytest.fixture(scope="module")
+def predictor() -> Predictor:
+    """Of a random model whose masks are neither full nor empty."""
+    model = tiny_model()
+    with torch.no_grad():
+        model.kernel_head.kernel[-1].weight *= 30
+    return Predictor(model, eval_size=40, max_size=96)
+
+
+def frames(size: tuple[int, int] = (61, 83), length: int = 3) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(256, (length, 3, *size), dtype=torch.uint8, generator=generator)
+
+
+# Predictor ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("batch", [1, 2, 8])
+def test_encoding_once_gives_what_asking_one_by_one_gives(predictor, batch):
+    together = list(predictor.answer(predictor.encode(frames()), list(EXPRESSIONS), batch=batch))
+    assert len(together) == len(EXPRESSIONS)
+    for text, answer in zip(EXPRESSIONS, together, strict=True):
+        (alone,) = predictor(frames(), [text])
+        assert answer.score == pytest.approx(alone.score, abs=1e-5)
+        assert (answer.masks != alone.masks).float().mean() < 1e-3
+    assert any((a.masks != together[0].masks).any() for a in together[1:])
+    assert 0 < together[0].masks.float().mean() < 1
+
+
+def test_the_backbone_runs_once_for_any_number_of_expressions(predictor):
+    calls = []
+    hook = predictor.model.backbone.register_forward_hook(lambda *_: calls.append(1))
+    predictor(frames(), list(EXPRESSIONS))
+    hook.remove()
+    assert calls == [1]
+
+
+@torch.inference_mode()
+def test_the_masks_are_those_of_the_networks_best_query(predictor):
+    model, video = predictor.model, prepare_frames(frames(), 40, 96)
+    assert video.shape[-2:] == (40, 54)
+    out = model(video[None], [EXPRESSIONS[0]]).final
+    query = out.logits.sigmoid().mean((0, 1))[:, 0].argmax()
+    full = torch.nn.functional.interpolate(out.masks[0, :, [query]], scale_factor=4, mode="bilinear")[..., :40, :54]
+    full = torch.nn.functional.interpolate(full, size=(61, 83), mode="bilinear")[:, 0]
+    (answer,) = predictor(frames(), [EXPRESSIONS[0]])
+    assert torch.equal(answer.masks, full > 0)
+    assert answer.score == pytest.approx(out.logits[0, :, query, 0].sigmoid().mean().item(), abs=1e-6)
+    strict = Predictor(model, eval_size=40, max_size=96, threshold=0.9)(frames(), [EXPRESSIONS[0]])[0]
+    assert torch.equal(strict.masks, full.sigmoid() > 0.9) and strict.masks.sum() < answer.masks.sum()
+
+
+@pytest.mark.parametrize("size", [(61, 83), (33, 200), (97, 41), (32, 64), (1, 1)])
+def test_masks_have_the_size_of_the_frames(predictor, size):
+    for length in (1, 3):
+        (answer,) = predictor(frames(size, length), ["a star"])
+        assert answer.masks.shape == (length, *size) and answer.masks.dtype == torch.bool
+        assert 0 <= answer.score <= 1
+
+
+def test_bf16_is_close_to_float32(predictor):
+    half = Predictor(predictor.model, eval_size=40, max_size=96, bf16=True)
+    a, b = (p(frames(), ["a star"])[0] for p in (predictor, half))
+    assert (a.masks != b.masks).float().mean() < 0.1 and a.score == pytest.approx(b.score, abs=0.02)
+
+
+def test_the_model_is_set_to_evaluation():
+    assert not Predictor(tiny_model().train(), eval_size=40, max_size=96).model.training
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        frames()[:0],
+        frames().float(),
+        frames()[:, :1],
+        frames()[0],
+        frames().permute(0, 2, 3, 1),
+    ],
+    ids=["none", "float", "grey", "one frame", "channels last"],
+)
+def test_bad_frames_are_refused(predictor, bad):
+    with pytest.raises(ValueError, match=r"expected uint8 frames \[T, 3, H, W\]"):
+        predictor.encode(bad)
+
+
+def test_bad_expressions_are_refused_and_none_is_no_work(predictor):
+    with pytest.raises(ValueError, match="expression is empty"):
+        predictor(frames(), ["a star", " "])
+    assert predictor(frames(), []) == []
+
+
+# Postprocessing ----------------------------------------------------------------------------------------------------
+
+
+def test_score_is_the_probability_of_one_class_over_the_frames():
+    # query 0 is now one class, now the other; query 1 is always 60 % the first
+    probability = torch.tensor([[[[0.9, 0.1], [0.6, 0.0]], [[0.1, 0.9], [0.6, 0.0]]]])
+    logits = probability.logit()
+    torch.testing.assert_close(query_scores(logits), torch.tensor([[0.5, 0.6]]))
+    only_first = torch.tensor([[True, False]])
+    torch.testing.assert_close(query_scores(logits, only_first), torch.tensor([[0.9, 0.6]]))
+    assert (query_scores(logits, torch.tensor([[False, False]])) == 0).all()
+
+
+def test_best_masks_are_of_the_best_query_of_each_sample():
+    torch.manual_seed(0)
+    logits, masks = torch.randn(3, 2, 4, 1), torch.randn(3, 2, 4, 5, 6)
+    prediction = Prediction(logits, torch.zeros(3, 2, 4, 4), masks, torch.zeros(3, 2, 4, 8))
+    chosen, score = best_masks(prediction)
+    queries = logits.sigmoid().mean(1)[..., 0].argmax(1).tolist()
+    assert len(set(queries)) > 1
+    for b, q in enumerate(queries):
+        assert torch.equal(chosen[b], masks[b, :, q])
+        assert score[b].item() == pytest.approx(logits[b, :, q].sigmoid().mean().item())
+
+
+@pytest.mark.parametrize("stride", [4, 8, 16])
+@pytest.mark.parametrize(("seen", "disk"), [((64, 96), (64, 96)), ((50, 70), (50, 70)), ((50, 70), (150, 210))])
+def test_a_square_comes_back_at_its_place(stride, seen, disk):
+    """The logits cover the input from the top left, also where the last cell hangs over its edge."""
+    h, w = (-(-side // stride) for side in seen)
+    logits = torch.full((1, 1, h, w), -8.0)
+    logits[..., 1:2, 1:3] = 8.0
+    mask = resize_logits(logits, seen, disk, stride)[0, 0] > 0
+    assert mask.shape == disk
+    scale = disk[0] / seen[0]
+    rows, columns = mask.any(1).nonzero()[:, 0], mask.any(0).nonzero()[:, 0]
+    found = (rows[0], rows[-1] + 1, columns[0], columns[-1] + 1)
+    expected = (stride * scale, 2 * stride * scale, stride * scale, 3 * stride * scale)
+    assert [float(x) for x in found] == pytest.approx(expected, abs=1 + scale / 2)

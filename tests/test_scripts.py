@@ -1,0 +1,390 @@
+"""The shell scripts, run with an interpreter that only writes down how it was called."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+import inference_ytvos
+from opts import parse_train_args
+from tests.helpers import ROOT
+
+SCRIPTS = sorted((ROOT / "scripts").glob("*.sh"))
+FINETUNE, SCRATCH = "dist_train_test_ytvos.sh", "dist_train_test_ytvos_scratch.sh"
+
+# Appends a record to $CALLS: working directory, CUDA_VISIBLE_DEVICES, arguments. Fails where they contain $FAIL. Names
+# in $OLD are Python 3.10. The look for packages is the real one.
+INTERPRETER = rf"""#!/bin/bash
+(IFS=$'\x1f'; printf '%s\x1e' "$PWD"$'\x1f'"${{CUDA_VISIBLE_DEVICES-unset}}"$'\x1f'"$*") >>"$CALLS"
+[[ -n "$FAIL" && " $* " == *"$FAIL"* ]] && exit 3
+case " $* " in
+    *" -m venv "*) mkdir -p "${{!#}}/bin" && touch "${{!#}}/pyvenv.cfg" && cp "$0" "${{!#}}/bin/python" ;;
+    *" pip install "*) sleep "${{PIP_SECONDS:-0}}" ;;
+    *device_count*) echo "${{FOUND:-0}}" ;;
+    *version_info*) if [[ " $OLD " == *" ${{0##*/}} "* ]]; then echo 3.10.4; else echo 3.12.1; fi ;;
+    *" - "*) exec {sys.executable} "$@" ;;
+esac
+exit 0
+"""
+NAMES = ("python3", "python3.14", "python3.13", "python3.12", "python3.11")
+
+
+class Call(NamedTuple):
+    cwd: str
+    gpus: str
+    args: list[str]
+
+
+class Sandbox:
+    """A copy of the scripts as a repository of its own, and the interpreter above under all names on the PATH."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root / "repository"
+        self.log = root / "calls"
+        self.env = {"PATH": f"{root / 'bin'}:/usr/bin:/bin", "CALLS": str(self.log), "HOME": str(root), "FAIL": ""}
+        for folder in ("scripts", ".ci"):
+            shutil.copytree(ROOT / folder, self.root / folder)
+        self.require("einops==1.0\n", "pytest==1.0\n")
+        for name in NAMES:
+            self.interpreter(root / "bin" / name)
+        self.venv = self.root / ".venv"
+        self.python = str(root / "bin" / "python3")
+
+    def require(self, run: str, development: str) -> None:
+        (self.root / "requirements.txt").write_text(run)
+        (self.root / "requirements-dev.txt").write_text(f"-r requirements.txt\n{development}")
+
+    @staticmethod
+    def interpreter(path: Path) -> Path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(INTERPRETER)
+        path.chmod(0o755)
+        return path
+
+    def start(self, script: str, *args: str, cwd: Path | None = None, **env: object) -> subprocess.Popen:
+        environment = self.env | {name: str(value) for name, value in env.items()}
+        path = self.root / ("scripts" if script.endswith(".sh") else ".") / script
+        return subprocess.Popen(
+            [path, *args],
+            cwd=cwd or self.root,
+            env=environment,
+            stdout=-1,
+            stderr=-1,
+            stdin=subprocess.DEVNULL,
+            text=True,
+        )
+
+    def run(self, script: str, *args: str, code: int = 0, **kwargs: object) -> str:
+        """What a script prints; ``code`` is the exit status it must have."""
+        process = self.start(script, *args, **kwargs)
+        out, err = process.communicate(timeout=60)
+        assert process.returncode == code, out + err
+        return out + err
+
+    def calls(self) -> list[Call]:
+        """The calls since the last look, without questions about the version, the packages and the GPUs."""
+        records = self.log.read_text().split("\x1e")[:-1] if self.log.exists() else []
+        self.log.unlink(missing_ok=True)
+        calls = [Call(cwd, gpus, args) for cwd, gpus, *args in (record.split("\x1f") for record in records)]
+        return [call for call in calls if call.args[0] not in ("-I", "-P", "-c")]
+
+    def installs(self) -> list[str]:
+        """Of the calls since the last look: "venv", and the requirements files given to pip."""
+        calls = [call.args for call in self.calls() if "--version" not in call.args]
+        return ["venv" if args[1] == "venv" else Path(args[-1]).name for args in calls]
+
+
+@pytest.fixture
+def sandbox(tmp_path):
+    return Sandbox(tmp_path)
+
+
+@pytest.mark.parametrize("path", [*SCRIPTS, ROOT / ".ci/run"], ids=lambda path: path.name)
+def test_scripts_are_sound(path):
+    subprocess.run(["bash", "-n", path], check=True)
+    sourced = path.name.startswith("_")
+    assert os.access(path, os.X_OK) != sourced
+    assert path.read_text().startswith("#!/usr/bin/env bash\n") != sourced
+
+
+class TestSetup:
+    def test_installs_once(self, sandbox):
+        first = sandbox.run("setup.sh")
+        assert sandbox.installs() == ["venv", "requirements.txt"]
+        second = sandbox.run("setup.sh")
+        assert sandbox.installs() == []
+        assert second == f"Python 3.12.1: {sandbox.venv}/bin/python\n" and first.endswith(second)
+
+    def test_development_packages_are_added_and_suffice_for_all(self, sandbox):
+        sandbox.run("setup.sh")
+        sandbox.run("setup.sh", "--dev")
+        assert sandbox.installs() == ["venv", "requirements.txt", "requirements-dev.txt"]
+        sandbox.run("setup.sh")
+        sandbox.run("setup.sh", "--dev")
+        assert sandbox.installs() == []
+
+    @pytest.mark.parametrize(
+        ("run", "development", "expected"),
+        [
+            ("einops==1.1\n", "pytest==1.0\n", ["requirements.txt", "requirements-dev.txt"]),
+            ("einops==1.0\n", "pytest==1.1\n", ["requirements-dev.txt"]),
+        ],
+    )
+    def test_other_requirements_are_installed_into_the_same_environment(self, sandbox, run, development, expected):
+        sandbox.run("setup.sh", "--dev")
+        sandbox.calls()
+        sandbox.require(run, development)
+        for arguments in ((), ("--dev",), (), ("--dev",)):
+            sandbox.run("setup.sh", *arguments)
+        assert sandbox.installs() == expected
+
+    def test_another_interpreter_in_the_environment_installs_anew(self, sandbox):
+        sandbox.run("setup.sh")
+        stamp = sandbox.venv / "installed"
+        stamp.write_text(stamp.read_text().replace("3.12.1", "3.11.9"))
+        sandbox.calls()
+        sandbox.run("setup.sh")
+        assert sandbox.installs() == ["requirements.txt"]
+
+    @pytest.mark.parametrize(
+        ("failing", "code", "mended"),
+        [("pip install", 2, ["requirements.txt"]), ("-m venv", 3, ["venv", "requirements.txt"])],
+    )
+    def test_a_half_finished_installation_is_finished(self, sandbox, failing, code, mended):
+        sandbox.run("setup.sh", FAIL=failing, code=code)
+        sandbox.calls()
+        sandbox.run("setup.sh")
+        assert sandbox.installs() == mended
+
+    def test_a_failed_update_is_not_taken_for_the_state_before(self, sandbox):
+        sandbox.run("setup.sh")
+        sandbox.require("einops==1.1\n", "")
+        sandbox.run("setup.sh", FAIL="pip install", code=2)
+        sandbox.require("einops==1.0\n", "")
+        sandbox.calls()
+        sandbox.run("setup.sh")
+        assert sandbox.installs() == ["requirements.txt"]
+
+    def test_an_environment_without_pip_is_made_anew(self, sandbox):
+        sandbox.run("setup.sh")
+        (sandbox.venv / "installed").unlink()
+        (sandbox.venv / "left over").touch()
+        sandbox.calls()
+        sandbox.run("setup.sh", FAIL="pip --version")
+        assert sandbox.installs() == ["venv", "requirements.txt"]
+        assert not (sandbox.venv / "left over").exists()
+
+    def test_two_at_once_install_once(self, sandbox):
+        both = [sandbox.start("setup.sh", PIP_SECONDS=0.5) for _ in range(2)]
+        outputs = [process.communicate(timeout=60) for process in both]
+        assert [process.returncode for process in both] == [0, 0], outputs
+        assert sandbox.installs() == ["venv", "requirements.txt"]
+
+    @pytest.mark.parametrize("old", NAMES[:4])
+    def test_a_newer_python_beside_an_old_python3_is_found(self, sandbox, old):
+        names = NAMES[: NAMES.index(old) + 1]
+        assert "3.12.1" in sandbox.run("setup.sh", OLD=" ".join(names))
+
+    def test_an_old_python_is_refused(self, sandbox):
+        assert "Python 3.11 or newer" in sandbox.run("setup.sh", OLD=" ".join(NAMES), code=2)
+        message = sandbox.run("setup.sh", PYTHON=sandbox.python, OLD="python3", code=2)
+        assert sandbox.python in message and "3.10.4" in message
+
+    def test_a_python_without_venv_gets_the_mend(self, sandbox):
+        message = sandbox.run("setup.sh", FAIL="import ensurepip", code=2)
+        assert "apt install python3.12-venv" in message
+        sandbox.run("setup.sh")
+
+    @pytest.mark.parametrize("variable", ["PYTHON", "VIRTUAL_ENV", "CONDA_PREFIX", "PYTHON relative", "found .venv"])
+    def test_an_environment_of_the_user_is_left_alone(self, sandbox, tmp_path, variable):
+        home = sandbox.venv if variable == "found .venv" else tmp_path / "own"
+        python = sandbox.interpreter(home / "bin" / "python")
+        (home / "pyvenv.cfg").touch()
+        env = {"PYTHON": python, "PYTHON relative": "own/bin/python", "found .venv": ""}.get(variable, home)
+        chosen = {"cwd": tmp_path, variable.split()[0]: env}
+        before = sorted(sandbox.root.rglob("*")), sorted(home.rglob("*"))
+
+        assert sandbox.run("setup.sh", "--dev", **chosen) == f"Python 3.12.1: {python}\n"
+        sandbox.require("no-such-package==1.0\neinops==1.0\nopencv-python-headless==5.0\n", "nor-this-one==1.0\n")
+        message = sandbox.run("setup.sh", code=2, **chosen)
+        assert f"{python} -m pip install no-such-package\n" in message
+        message = sandbox.run("setup.sh", "--dev", code=2, **chosen)
+        assert f"{python} -m pip install no-such-package nor-this-one\n" in message
+        assert sandbox.calls() == []
+        assert (sorted(sandbox.root.rglob("*")), sorted(home.rglob("*"))) == before
+
+    @pytest.mark.parametrize("variable", ["VIRTUAL_ENV", "VIRTUAL_ENV by a link", "PYTHON"])
+    def test_its_own_environment_is_kept_current_when_active(self, sandbox, tmp_path, variable):
+        (tmp_path / "link").symlink_to(sandbox.root)
+        active = {"PYTHON": sandbox.venv / "bin/python", "VIRTUAL_ENV": sandbox.venv}.get(
+            variable, tmp_path / "link/.venv"
+        )
+        sandbox.run("setup.sh")
+        sandbox.run("setup.sh", "--dev", **{variable.split()[0]: active})
+        assert sandbox.installs() == ["venv", "requirements.txt", "requirements-dev.txt"]
+
+    def test_condas_base_is_no_choice(self, sandbox, tmp_path):
+        sandbox.interpreter(tmp_path / "own/bin/python")
+        message = sandbox.run("setup.sh", CONDA_PREFIX=tmp_path / "own", CONDA_DEFAULT_ENV="base")
+        assert str(sandbox.venv) in message
+
+    def test_an_environment_that_is_gone_is_named(self, sandbox, tmp_path):
+        for variable in ("VIRTUAL_ENV", "CONDA_PREFIX", "PYTHON"):
+            assert str(tmp_path / "gone") in sandbox.run("setup.sh", code=2, **{variable: tmp_path / "gone"})
+
+    def test_other_arguments_get_the_usage(self, sandbox):
+        for arguments in (["--help"], ["--dev", "x"]):
+            assert "usage: setup.sh [--dev]" in sandbox.run("setup.sh", *arguments, code=2)
+
+
+class TestTests:
+    CHECKS = (["-m", "ruff", "check", "."], ["-m", "ruff", "format", "--check", "."], ["-m", "pytest"])
+
+    @pytest.mark.parametrize("script", ["test.sh", ".ci/run"])
+    def test_set_up_lint_format_tests(self, sandbox, tmp_path, script):
+        sandbox.run(script, cwd=tmp_path)
+        calls = sandbox.calls()
+        assert calls[0].args[:2] == ["-m", "venv"] and "requirements-dev.txt" in calls[1].args[-1]
+        assert [(call.args, call.cwd) for call in calls[2:]] == [(args, str(sandbox.root)) for args in self.CHECKS]
+
+    def test_arguments_are_those_of_pytest(self, sandbox):
+        sandbox.run("test.sh", "-k", "two words", PYTHON=sandbox.python)
+        assert sandbox.calls()[-1].args == ["-m", "pytest", "-k", "two words"]
+
+    @pytest.mark.parametrize("number", range(3))
+    def test_a_failure_ends_it(self, sandbox, number):
+        sandbox.run("test.sh", PYTHON=sandbox.python, FAIL=" ".join(self.CHECKS[number]), code=3)
+        assert [call.args for call in sandbox.calls()] == list(self.CHECKS[: number + 1])
+
+
+class TestRecipes:
+    @pytest.fixture(params=[FINETUNE, SCRATCH])
+    def recipe(self, request, sandbox, tmp_path):
+        """Runs one of the scripts in ``tmp_path`` with output folder ``out``, and gives what it called."""
+        (tmp_path / "weights.pth").touch()
+        first = ["out", "weights.pth"] if request.param == FINETUNE else ["out"]
+
+        def run(*args: str, code: int = 0, **env: object) -> tuple[list[Call], str]:
+            text = sandbox.run(request.param, *first, *args, cwd=tmp_path, PYTHON=sandbox.python, code=code, **env)
+            return sandbox.calls(), text
+
+        run.script = request.param
+        return run
+
+    def test_trains_with_the_recipe_then_infers(self, recipe, sandbox, tmp_path):
+        (train, infer), text = recipe("--lr", "0.5", "--ytvos_path", "a b")
+        assert {train.cwd, infer.cwd} == {str(tmp_path)}
+        assert train.args[0] == f"{sandbox.root}/main.py" and infer.args[0] == f"{sandbox.root}/inference_ytvos.py"
+        args = parse_train_args(train.args[1:])
+        finetune = recipe.script == FINETUNE
+        assert (args.epochs, args.lr_drop) == ((6, [3, 5]) if finetune else (10, [6, 8]))
+        assert args.pretrained_weights == ("weights.pth" if finetune else None)
+        assert args.freeze_text_encoder and args.resume is None
+        assert (args.output_dir, args.lr, args.ytvos_path) == ("out", 0.5, "a b")
+        asked = inference_ytvos.parse_args(infer.args[1:])
+        assert (asked.resume, asked.split, asked.output_dir) == ("out/checkpoint.pth", "valid", "out/valid")
+        assert text.endswith("out/valid/submission.zip\n")
+
+    def test_flags_win_over_the_recipe_but_the_output_folder_is_the_first_argument(self, recipe):
+        (train, _), _ = recipe("--epochs", "2", "--lr_drop", "1", "--output_dir", "elsewhere")
+        args = parse_train_args(train.args[1:])
+        assert (args.epochs, args.lr_drop, args.output_dir) == (2, [1], "out")
+
+    def test_goes_on_with_an_interrupted_run(self, recipe, tmp_path):
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out/checkpoint.pth").touch()
+        (train, _), text = recipe()
+        assert parse_train_args(train.args[1:]).resume == "out/checkpoint.pth" and "going on from" in text
+        (train, _), _ = recipe("--resume", "other.pth")
+        assert parse_train_args(train.args[1:]).resume == "other.pth"
+
+    @pytest.mark.parametrize(
+        ("env", "processes", "meeting"),
+        [
+            ({"GPUS": 2}, 2, ["--standalone"]),
+            ({"GPUS_PER_NODE": 3}, 3, ["--standalone"]),
+            ({"FOUND": 4}, 4, ["--standalone"]),
+            ({"FOUND": 8, "GPUS": 2, "PORT": 29511}, 2, ["--master_port", "29511"]),
+            (
+                {"GPUS": 8, "NNODES": 2, "NODE_RANK": 1, "MASTER_ADDR": "first", "PORT": 29511},
+                4,
+                ["--nnodes", "2", "--node_rank", "1", "--master_addr", "first", "--master_port", "29511"],
+            ),
+            (
+                {"FOUND": 1, "NNODES": 2, "NODE_RANK": 0, "MASTER_ADDR": "first"},
+                1,
+                ["--nnodes", "2", "--node_rank", "0", "--master_addr", "first", "--master_port", "29500"],
+            ),
+        ],
+    )
+    def test_several_processes_under_torchrun(self, recipe, env, processes, meeting):
+        calls, _ = recipe(**env)
+        before = ["-m", "torch.distributed.run", "--nproc_per_node", str(processes), *meeting]
+        programs = []
+        for call in calls:
+            assert call.args[: len(before)] == before and call.gpus == "unset"
+            programs.append(Path(call.args[len(before)]).name)
+        assert programs == ["main.py", "inference_ytvos.py"]
+
+    @pytest.mark.parametrize(
+        ("env", "gpus"), [({}, ""), ({"GPUS": 0, "FOUND": 2}, ""), ({"FOUND": 1}, "unset"), ({"GPUS": 1}, "unset")]
+    )
+    def test_one_process_is_started_plainly(self, recipe, env, gpus):
+        calls, _ = recipe(**env)
+        assert [(Path(call.args[0]).name, call.gpus) for call in calls] == [
+            ("main.py", gpus),
+            ("inference_ytvos.py", gpus),
+        ]
+
+    @pytest.mark.parametrize(
+        ("env", "named"),
+        [
+            ({"GPUS": "two"}, "GPUS=two"),
+            ({"PORT": "-1"}, "PORT=-1"),
+            ({"GPUS": 8, "GPUS_PER_NODE": 4}, "GPUS=8"),
+            ({"GPUS": 3, "NNODES": 2, "NODE_RANK": 0, "MASTER_ADDR": "a"}, "GPUS=3"),
+            ({"FOUND": 4, "NNODES": 2}, "MASTER_ADDR"),
+            ({"NNODES": 0}, "NNODES=0"),
+            ({"NNODES": 2, "NODE_RANK": 0, "MASTER_ADDR": "a"}, "no GPU"),
+        ],
+    )
+    def test_impossible_numbers_are_refused(self, recipe, env, named):
+        calls, text = recipe(code=2, **env)
+        assert calls == [] and named in text
+
+    @pytest.mark.parametrize(("failing", "reached"), [("main.py", 1), ("inference_ytvos.py", 2)])
+    @pytest.mark.parametrize("gpus", [0, 2])
+    def test_a_failed_step_is_the_last(self, recipe, failing, reached, gpus):
+        calls, text = recipe(FAIL=failing, GPUS=gpus, code=3)
+        assert len(calls) == reached and "submission.zip" not in text
+
+    def test_packages_are_looked_for_first(self, recipe, sandbox):
+        sandbox.require("no-such-package==1.0\n", "")
+        calls, text = recipe(code=2)
+        assert calls == [] and "no-such-package" in text
+
+    @pytest.mark.parametrize(
+        ("script", "args"),
+        [
+            (FINETUNE, []),
+            (FINETUNE, ["out"]),
+            (FINETUNE, ["out", "--lr", "1"]),
+            (FINETUNE, ["--help"]),
+            (SCRATCH, []),
+            (SCRATCH, ["--lr", "1"]),
+        ],
+    )
+    def test_missing_arguments_get_the_usage(self, sandbox, script, args):
+        assert f"{script} OUTPUT_DIR" in sandbox.run(script, *args, code=2)
+        assert sandbox.calls() == []
+
+    def test_missing_weights_stop_it_before_anything_starts(self, sandbox):
+        message = sandbox.run(FINETUNE, "out", "gone.pth", code=2)
+        assert "gone.pth" in message and sandbox.calls() == []
+        assert not sandbox.venv.exists()

@@ -1,0 +1,159 @@
+"""Words in, features out: padding, refusals, freezing, and a description that rebuilds the encoder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import BertConfig, BertModel, RobertaForMaskedLM
+
+from models.text_encoder import TextEncoder
+from tests.tiny_model import EXPRESSIONS, tiny_text_encoder, tiny_tokenizer
+from tools.make_tiny_text_encoder import make_encoder
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """A local RoBERTa, saved with the language head that published ones have."""
+    encoder = tiny_text_encoder()
+    masked = RobertaForMaskedLM(encoder.model.config)
+    masked.roberta.load_state_dict(encoder.model.state_dict())
+    masked.save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    return tmp_path
+
+
+@torch.no_grad()
+def test_a_batch_gives_the_words_of_each_expression_alone():
+    encoder = tiny_text_encoder().eval()
+    words, valid = encoder(list(EXPRESSIONS))
+    lengths = [len(tiny_tokenizer()(text)["input_ids"]) for text in EXPRESSIONS]
+    assert words.shape == (len(EXPRESSIONS), max(lengths), encoder.width) and valid.dtype == torch.bool
+    for text, row, mask, length in zip(EXPRESSIONS, words, valid, lengths, strict=True):
+        assert mask.tolist() == [True] * length + [False] * (max(lengths) - length)
+        torch.testing.assert_close(row[:length], encoder([text])[0][0], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("text", ["", " ", "\t\n"])
+def test_empty_expressions_are_refused(text):
+    with pytest.raises(ValueError, match="expression is empty"):
+        tiny_text_encoder()(["a star", text])
+
+
+def test_an_expression_is_as_long_as_the_positions_or_refused():
+    encoder = tiny_text_encoder()
+    limit = encoder.model.config.max_position_embeddings - encoder.model.config.pad_token_id - 1
+    piece = len(encoder.tokenize(["left " * 10])[0][0]) - len(encoder.tokenize(["left " * 9])[0][0])
+    fitting = "left " * ((limit - 8) // piece)
+    assert encoder([fitting])[0].shape[1] > limit - 16
+    with pytest.raises(ValueError, match=rf"tokens, the text encoder takes {limit}: left left"):
+        encoder([fitting * 2])
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_freezing(frozen):
+    encoder = tiny_text_encoder(frozen).train()
+    assert encoder.training == encoder.model.training == (not frozen)
+    first, second = (encoder(["a star"])[0] for _ in range(2))
+    assert torch.equal(first, second) == frozen  # dropout
+    assert first.requires_grad == (not frozen)
+    assert all(p.requires_grad == (not frozen) for p in encoder.parameters())
+
+
+@torch.no_grad()
+def test_a_local_directory_gives_its_own_weights(folder):
+    loaded = TextEncoder.from_pretrained(str(folder), frozen=True)
+    made = tiny_text_encoder(frozen=True)
+    for got, wanted in zip(loaded(list(EXPRESSIONS)), made(list(EXPRESSIONS)), strict=True):
+        assert torch.equal(got, wanted)
+
+
+@torch.no_grad()
+def test_the_description_is_plain_data_that_rebuilds_all_but_the_weights():
+    encoder = tiny_text_encoder().eval()
+    again = TextEncoder.from_description(json.loads(json.dumps(encoder.description())), frozen=True)
+    ids = [e.tokenize(list(EXPRESSIONS)) for e in (encoder, again)]
+    assert torch.equal(ids[0][0], ids[1][0]) and torch.equal(ids[0][1], ids[1][1])
+    assert not torch.equal(again(["a star"])[0], encoder(["a star"])[0])
+    again.load_state_dict(encoder.state_dict())
+    assert torch.equal(again(["a star"])[0], encoder(["a star"])[0])
+
+
+def no_such_folder(folder: Path) -> Path:
+    return folder / "nowhere"
+
+
+def empty_folder(folder: Path) -> Path:
+    (folder / "empty").mkdir()
+    return folder / "empty"
+
+
+def without_weights(folder: Path) -> Path:
+    (folder / "model.safetensors").unlink()
+    return folder
+
+
+def without_tokenizer(folder: Path) -> Path:
+    for path in folder.glob("*token*"):
+        path.unlink()
+    return folder
+
+
+def with_a_layer_lost(folder: Path) -> Path:
+    state = load_file(folder / "model.safetensors")
+    del state["roberta.encoder.layer.0.output.dense.weight"]
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+def cut_short(folder: Path) -> Path:
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:200])
+    return folder
+
+
+def broken_config(folder: Path) -> Path:
+    (folder / "config.json").write_text("{")
+    return folder
+
+
+def of_another_kind(folder: Path) -> Path:
+    BertModel(BertConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2)).save_pretrained(folder)
+    return folder
+
+
+def of_fewer_tokens(folder: Path) -> Path:
+    config = make_encoder(tiny_tokenizer(), hidden_size=16, layers=1, heads=2, seed=0).config
+    config.vocab_size = 30
+    RobertaForMaskedLM(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("spoil", "complaint"),
+    [
+        (no_such_folder, "there is no such directory"),
+        (empty_folder, "cannot be loaded"),
+        (without_weights, "the directory needs config.json, model.safetensors"),
+        (without_tokenizer, "tokenizer.json is missing"),
+        (with_a_layer_lost, "its weights lack encoder.layer.0.output.dense.weight"),
+        (cut_short, "cannot be loaded"),
+        (broken_config, "cannot be loaded"),
+        (of_another_kind, "it is a bert, not a RoBERTa"),
+        (of_fewer_tokens, "tokens, the encoder 30"),
+    ],
+)
+def test_directories_that_do_not_serve_are_named(folder, spoil, complaint):
+    path = spoil(folder)
+    with pytest.raises(ValueError, match="--text_encoder") as raised:
+        TextEncoder.from_pretrained(str(path), frozen=True)
+    assert str(path) in str(raised.value) and complaint in str(raised.value)
+
+
+def test_a_hub_name_without_network_says_how_to_fetch_it(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(ValueError, match=r"fetch it once elsewhere .*make_tiny_text_encoder"):
+        TextEncoder.from_pretrained("no-such-owner/no-such-roberta", frozen=True)

@@ -1,0 +1,209 @@
+"""Parameters, FLOPs, time and memory of a model with random weights: the paper's, unless flags say otherwise.
+
+    python tools/profile_model.py [--num_frames 5] [--size 360 640] [--train] [any option of main.py]
+
+The words go through an encoder of RoBERTa-base's size with a tokenizer made on the spot; nothing is read or downloaded.
+FLOPs count a multiplication and an addition as two; what is neither a convolution nor a matrix product is left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fnmatch
+import resource
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import RobertaConfig
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import models  # noqa: E402
+from datasets.collate import collate  # noqa: E402
+from models.proxyformer import ProxyFormer  # noqa: E402
+from models.text_encoder import TextEncoder  # noqa: E402
+from opts import parse_train_args  # noqa: E402
+from tools.make_tiny_text_encoder import train_tokenizer  # noqa: E402
+from util import cli, optim  # noqa: E402
+from util.box_ops import masks_to_boxes  # noqa: E402
+from util.memory import keep_large_buffers  # noqa: E402
+from util.structures import Batch, Clip, Target  # noqa: E402
+
+EXPRESSION = "the person in a red shirt walking behind the dog"
+# the modules that make up each line of the table, by name
+SECTIONS = {
+    "text": ("text_encoder", "text_proj"),
+    "backbone": ("backbone",),
+    "cmie": ("video_proj.*", "video_norm", "proxies", "cmie"),
+    "mask_decoder": ("mask_decoder", "mask_decoder.lateral.*"),
+    "heads": ("kernel_head", "reference_head", "semantics"),
+}
+
+
+@dataclass
+class Cost:
+    """Wall time in seconds and peak memory in bytes: of the process on CPU, of the allocator on GPU."""
+
+    seconds: float
+    peak: int
+
+    def __str__(self) -> str:
+        return f"{self.seconds:.2f} s, peak memory {self.peak / 2**30:.2f} GiB"
+
+
+def build(args: argparse.Namespace, expressions: list[str]) -> ProxyFormer:
+    """The model of the options with random weights, around an encoder of RoBERTa-base's size."""
+    base = dict(vocab_size=50265, max_position_embeddings=514, type_vocab_size=1, layer_norm_eps=1e-5)
+    text_encoder = TextEncoder(
+        config=RobertaConfig(**base, bos_token_id=0, pad_token_id=1, eos_token_id=2),
+        tokenizer=train_tokenizer(expressions, 400).backend_tokenizer,
+        frozen=args.freeze_text_encoder,
+    )
+    return models.assemble(args, 1, text_encoder)
+
+
+def make_batch(frames: int, size: tuple[int, int], expressions: list[str]) -> Batch:
+    """A clip of noise, padded as in training, with a different object for each expression."""
+    targets = []
+    for i in range(len(expressions)):
+        masks = torch.zeros(frames, 1, *size, dtype=torch.bool)
+        masks[:, :, size[0] // 4 : size[0] // 2, size[1] // (4 + i) : size[1] // 2] = True
+        everywhere = torch.ones(frames, 1, dtype=torch.bool)
+        label = torch.zeros(1, dtype=torch.long)
+        targets.append(Target(masks, masks_to_boxes(masks), label, everywhere, everywhere[:, 0], f"object {i}"))
+    noise = torch.randn(frames, 3, *size)
+    return collate([Clip(noise, expressions, targets, "noise", [str(t) for t in range(frames)], size)])
+
+
+def parameters(model: ProxyFormer) -> dict[str, int]:
+    """Number of parameters of each section."""
+    patterns = {section: [p.removesuffix(".*") for p in names] for section, names in SECTIONS.items()}
+    counts = dict.fromkeys(SECTIONS, 0)
+    for name, parameter in model.named_parameters():
+        section = next(s for s, roots in patterns.items() if any(name.startswith(f"{root}.") for root in roots))
+        counts[section] += parameter.numel()
+    return counts
+
+
+def flops(model: ProxyFormer, frames: int, size: tuple[int, int], expressions: list[str]) -> dict[str, int]:
+    """FLOPs of each section in one inference without padding."""
+    counter = FlopCounterMode(display=False)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    for parameter in trained:  # the counter stumbles over parameters that want a gradient where none is kept
+        parameter.requires_grad_(False)
+    # of the attention kernels only the plain one is made of products that every version of torch counts
+    with counter, sdpa_kernel(SDPBackend.MATH):
+        infer(model, frames, size, expressions)
+    for parameter in trained:
+        parameter.requires_grad_(True)
+    root = f"{type(model).__name__}."
+    by_module = {n.removeprefix(root): sum(ops.values()) for n, ops in counter.get_flop_counts().items()}
+    counts = {
+        section: sum(n for name, n in by_module.items() if any(fnmatch.fnmatchcase(name, p) for p in patterns))
+        for section, patterns in SECTIONS.items()
+    }
+    assert sum(counts.values()) == counter.get_total_flops(), "a module is in no section, or in two"
+    return counts
+
+
+@torch.no_grad()
+def infer(model: ProxyFormer, frames: int, size: tuple[int, int], expressions: list[str]) -> torch.Tensor:
+    """Mask logits ``[B, T, N, h, w]`` for one clip of noise."""
+    device = next(model.parameters()).device
+    clip_index = torch.zeros(len(expressions), dtype=torch.long, device=device)
+    return model.eval()(torch.randn(1, frames, 3, *size, device=device), expressions, clip_index=clip_index).final.masks
+
+
+def train_step(model: ProxyFormer, args: argparse.Namespace, batch: Batch) -> float:
+    """One forward pass, loss, backward pass and optimiser step as ``main.py`` does them; returns the loss."""
+    groups = optim.parameter_groups(
+        model, lr=args.lr, lr_backbone=args.lr_backbone, lr_text_encoder=args.lr_text_encoder
+    )
+    optimizer, _ = optim.build_optimizer(groups, args.weight_decay, lambda step: 1.0)
+    batch = batch.to(next(model.parameters()).device)
+    output = model.train()(batch.video, batch.expressions, batch.video_valid, batch.clip_index)
+    loss, _ = models.build_criterion(args)(output, batch)
+    loss.backward()
+    if args.clip_max_norm:
+        torch.nn.utils.clip_grad_norm_(model.parameters(), args.clip_max_norm)
+    optimizer.step()
+    return loss.item()
+
+
+def measure(run: Callable[[], object], device: torch.device) -> Cost:
+    """Runs once and says what it took. On CPU the peak is that of the process so far."""
+    cuda = device.type == "cuda"
+    if cuda:
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+    start = time.perf_counter()
+    run()
+    if cuda:
+        torch.cuda.synchronize(device)
+    seconds = time.perf_counter() - start
+    if cuda:
+        return Cost(seconds, torch.cuda.max_memory_allocated(device))
+    return Cost(seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+
+
+def table(sizes: dict[str, int], work: dict[str, int]) -> str:
+    """Both counts of each section and of the whole, with shares."""
+    lines = [f"{'module':<14}{'parameters':>14}{'share':>8}{'GFLOP':>12}{'share':>8}"]
+    for name in (*SECTIONS, "total"):
+        p, f = (sum(x.values()) if name == "total" else x[name] for x in (sizes, work))
+        p_share, f_share = p / sum(sizes.values()), f / sum(work.values())
+        lines.append(f"{name:<14}{p / 1e6:>12.2f} M{p_share:>8.1%}{f / 1e9:>12.1f}{f_share:>8.1%}")
+    return "\n".join(lines)
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """The options of ``main.py`` with three more; ``--num_frames`` is among the former."""
+    parser = argparse.ArgumentParser(
+        "profile_model.py",
+        description=__doc__.splitlines()[0],
+        epilog="Other options are those of main.py: --num_frames, --backbone, --device, --amp …",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--size", type=int, nargs=2, default=(360, 640), metavar=("HEIGHT", "WIDTH"))
+    parser.add_argument("--expressions", nargs="+", default=[EXPRESSION], help="asked of the one clip")
+    parser.add_argument("--train", action="store_true", help="also measure one training step")
+    own, others = parser.parse_known_args(argv)
+    if min(own.size) < 32:
+        parser.error(f"--size {own.size[0]} {own.size[1]}: both must be at least 32")
+    args = parse_train_args(others)
+    vars(args).update(size=tuple(own.size), expressions=own.expressions, train=own.train)
+    return args
+
+
+def main() -> None:
+    args = parse_args()
+    keep_large_buffers()
+    torch.manual_seed(args.seed)
+    device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    model = build(args, args.expressions).to(device)
+    asked = (args.num_frames, args.size, args.expressions)
+    clip = f"{args.num_frames} frames of {args.size[0]}×{args.size[1]}, {len(args.expressions)} expression(s)"
+    print(
+        f"{args.backbone}, {clip}, {device}, {torch.get_num_threads()} threads, torch {torch.__version__}", flush=True
+    )
+    autocast = torch.autocast(device.type, dtype=torch.bfloat16, enabled=args.amp == "bf16")
+    with autocast:
+        infer(model, *asked)
+        inference = measure(lambda: infer(model, *asked), device)
+    print(f"inference: {inference}", flush=True)
+    print(table(parameters(model), flops(model, *asked)), flush=True)
+    if args.train:
+        batch = make_batch(*asked)
+        with autocast:
+            print(f"training step: {measure(lambda: train_step(model, args, batch), device)}")
+
+
+if __name__ == "__main__":
+    cli.run(main)
