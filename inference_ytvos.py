@@ -16,7 +16,8 @@ import torch
 
 import datasets
 import models
-from datasets import VideoEntry, VideoSet
+from datasets import VideoSet
+from datasets.base import VideoEntry
 from datasets.ytvos import SPLITS, split_videos
 from engine import predict_split
 from util import checkpoint, cli, dist

@@ -52,12 +52,14 @@ def build_model(args: argparse.Namespace, num_classes: int) -> ProxyFormer:
 def load_pretrained_model(model: ProxyFormer, path: str | Path) -> None:
     """Loads the weights of a checkpoint into a model that may have other classes.
 
-    The class head (:data:`REPLACED_HEADS`) keeps its new values where its shape differs, and says so.
+    The class head (:data:`REPLACED_HEADS`) keeps its new values where its shape differs, and says so. The counters
+    of a batch norm that was trained there are of no use to one that is frozen here.
 
     Raises:
         FileNotFoundError, ValueError: the checkpoint is missing or damaged, or anything else does not fit.
     """
     state, fresh = checkpoint.load(path)["model"], model.state_dict()
+    state = {k: v for k, v in state.items() if k in fresh or not k.endswith("num_batches_tracked")}
     for name in REPLACED_HEADS:
         if name in state and state[name].shape != fresh[name].shape:
             if dist.is_main():
@@ -70,8 +72,9 @@ def load_pretrained_model(model: ProxyFormer, path: str | Path) -> None:
 
 def assemble(args: argparse.Namespace, num_classes: int, text_encoder: TextEncoder) -> ProxyFormer:
     """The model as the options describe it, around a text encoder that is at hand; all else has random weights."""
+    pretrained = args.backbone_pretrained or args.pretrained_weights
     return ProxyFormer(
-        backbone=build_backbone(args.backbone, pretrained=args.backbone_pretrained is not None),
+        backbone=build_backbone(args.backbone, pretrained=pretrained is not None),
         text_encoder=text_encoder,
         dim=args.hidden_dim,
         heads=args.nheads,

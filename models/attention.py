@@ -17,14 +17,15 @@ class Attention(nn.Module):
         dim: channels.
         heads: attention heads; divides ``dim``.
         dropout: applied to the attention's output in training.
+        context_dim: channels of what is read, where they are not ``dim``.
     """
 
-    def __init__(self, *, dim: int, heads: int, dropout: float) -> None:
+    def __init__(self, *, dim: int, heads: int, dropout: float, context_dim: int | None = None) -> None:
         super().__init__()
         self.heads = heads
         self.query = nn.Linear(dim, dim)
-        self.key = nn.Linear(dim, dim)
-        self.value = nn.Linear(dim, dim)
+        self.key = nn.Linear(context_dim or dim, dim)
+        self.value = nn.Linear(context_dim or dim, dim)
         self.out = nn.Linear(dim, dim)
         self.dropout = nn.Dropout(dropout)
         self.norm = nn.LayerNorm(dim)

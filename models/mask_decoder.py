@@ -28,10 +28,10 @@ class WordAttention(nn.Module):
     grid, which keeps its cost linear in the pixels.
     """
 
-    def __init__(self, *, dim: int, heads: int, dropout: float) -> None:
+    def __init__(self, *, dim: int, text_dim: int, heads: int, dropout: float) -> None:
         super().__init__()
         self.pixels_from_pixels = Attention(dim=dim, heads=heads, dropout=dropout)
-        self.pixels_from_words = Attention(dim=dim, heads=heads, dropout=dropout)
+        self.pixels_from_words = Attention(dim=dim, context_dim=text_dim, heads=heads, dropout=dropout)
 
     def forward(
         self, x: Tensor, grid: tuple[int, int], grid_valid: Tensor | None, text: Tensor, text_valid: Tensor
@@ -62,8 +62,8 @@ class MaskDecoder(nn.Module):
 
     Args:
         channels: of the backbone's maps, finest first.
-        dim: of the tokens and of every step.
-        mask_dim: of the mask features.
+        dim: of the tokens and of every step but the last.
+        mask_dim: of the mask features and of the last step, the costliest by far.
         steps: top-down steps; 3 ends at stride 4.
         heads, dropout: of the attention, where ``cross_modal``.
     """
@@ -80,17 +80,21 @@ class MaskDecoder(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        groups = math.gcd(32, dim)
         finer = channels[::-1][1 : steps + 1]
-        self.lateral = nn.ModuleList(nn.Conv2d(c, dim, 1) for c in finer)
+        widths = [dim] * (steps - 1) + [mask_dim]
+        self.narrow = nn.Conv2d(dim, mask_dim, 1) if mask_dim != dim else nn.Identity()
+        self.lateral = nn.ModuleList(nn.Conv2d(c, width, 1) for c, width in zip(finer, widths, strict=True))
         self.smooth = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(dim, dim, 3, padding=1, bias=False), GroupNorm(groups, dim), nn.ReLU())
-            for _ in finer
+            nn.Sequential(
+                nn.Conv2d(width, width, 3, padding=1, bias=False), GroupNorm(math.gcd(32, width), width), nn.ReLU()
+            )
+            for width in widths
         )
         self.words = nn.ModuleList(
-            WordAttention(dim=dim, heads=heads, dropout=dropout) for _ in (finer if cross_modal else [])
+            WordAttention(dim=width, text_dim=dim, heads=heads, dropout=dropout)
+            for width in (widths if cross_modal else [])
         )
-        self.out = nn.Conv2d(dim, mask_dim, 1)
+        self.out = nn.Conv2d(mask_dim, mask_dim, 1)
 
     def laterals(self, maps: list[Tensor]) -> list[Tensor]:
         """Backbone maps ``[v, t, c_i, h_i, w_i]``, finest first, to ``[v, t, h_i, w_i, c]``, in the steps' order."""
@@ -115,6 +119,8 @@ class MaskDecoder(nn.Module):
         b, t, h, w, _ = video.shape
         x = rearrange(video, "b t h w c -> (b t) c h w")
         for i, (lateral, smooth) in enumerate(zip(laterals, self.smooth, strict=True)):
+            if i == len(laterals) - 1:
+                x = self.narrow(x)
             x = F.interpolate(x, size=lateral.shape[2:4], mode="nearest")
             x = smooth(x + rearrange(lateral, "b t h w c -> (b t) c h w"))
             if self.words:

@@ -16,6 +16,7 @@ from torchvision.models.video.swin_transformer import SwinTransformer3d
 from models.backbone import RESNETS, SWINS, build_backbone, load_pretrained
 from models.video_swin import VARIANTS, VideoSwin
 from tests.helpers import SHARED, needs_shared
+from tests.test_checkpoint_optim import Code
 
 TINY_SWIN = dict(embed_dim=8, depths=[1, 2, 1, 1], num_heads=[1, 2, 2, 4], window_size=(4, 3, 3))
 TIMM = ("timm:resnet10t", "timm:convnext_atto", "timm:mobilenetv3_small_050", "timm:efficientnet_b0", "timm:pvt_v2_b0")
@@ -175,13 +176,6 @@ def test_weights_that_do_not_fit_are_named_and_none_is_loaded(reference, tmp_pat
         load_pretrained(backbone, path)
     assert complaint in str(raised.value) and str(path) in str(raised.value)
     assert all(torch.equal(v, before[k]) for k, v in backbone.state_dict().items())
-
-
-class Code:
-    """Unpickling this runs a command."""
-
-    def __reduce__(self):
-        return (print, ("code in a weights file was run",))
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import random
 import pytest
 import torch
 from torch import nn
+from torchvision.ops import FrozenBatchNorm2d
 
 import models
 from tests.tiny_model import EXPRESSIONS, tiny_args, tiny_model, tiny_text_encoder
@@ -48,6 +49,16 @@ def test_a_failed_save_leaves_the_old_file_and_nothing_else(tmp_path):
     with pytest.raises(OSError, match="no space left"):
         checkpoint.save(path, {"weights": torch.zeros(1000), "bad": Unsavable()})
     assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+
+
+def test_who_reads_during_a_save_reads_the_old_file_to_its_end(tmp_path):
+    path = tmp_path / "c.pth"
+    checkpoint.save(path, {"epoch": 1})
+    before = path.read_bytes()
+    with path.open("rb") as reader:
+        checkpoint.save(path, {"epoch": 2})
+        assert reader.read() == before
+    assert checkpoint.load(path)["epoch"] == 2
 
 
 def damaged(path) -> dict[str, bytes]:
@@ -158,6 +169,15 @@ def test_pretrained_weights_keep_all_but_a_class_head_of_other_classes(tmp_path,
         models.load_pretrained_model(
             models.assemble(tiny_args("--enc_layers", "3"), 3, tiny_text_encoder()), tmp_path / "c.pth"
         )
+
+
+def test_a_resnet_fine_tuned_from_a_checkpoint_has_frozen_batch_norm(tmp_path):
+    """Whether it was frozen there, because it came from a file, or trained there."""
+    for flags in ([], ["--backbone_pretrained", "resnet18.pth"]):
+        saved_model(tmp_path / "c.pth", *flags)
+        tuned = models.assemble(tiny_args("--pretrained_weights", "c.pth"), 1, tiny_text_encoder())
+        models.load_pretrained_model(tuned, tmp_path / "c.pth")
+        assert isinstance(tuned.backbone.bn1, FrozenBatchNorm2d)
 
 
 def test_build_model_reads_the_text_encoder_and_the_pretrained_files(tmp_path):

@@ -46,7 +46,7 @@ def decode(net: MaskDecoder, video: Tensor, text: tuple[Tensor, Tensor], **masks
 @pytest.mark.parametrize("grid", [SIZES[-1], SIZES[-2]], ids=["stride 32", "stride 16"])
 def test_features_have_the_size_of_the_last_lateral(steps, cross_modal, grid):
     net = decoder(steps, cross_modal)
-    assert [x.shape[2:] for x in net.laterals(maps())] == [(*size, C) for size in SIZES[::-1][1 : steps + 1]]
+    assert [x.shape[2:4] for x in net.laterals(maps())] == SIZES[::-1][1 : steps + 1]
     assert decode(net, tokens(grid), words()).shape == (B, T, M, *SIZES[3 - steps])
 
 
@@ -55,6 +55,7 @@ def test_fpn_is_upsample_add_convolve_from_coarse_to_fine():
     for b, t in itertools.product(range(B), range(T)):
         x = video[b, t].permute(2, 0, 1)[None]
         for k, level in enumerate((2, 1, 0)):
+            x = net.narrow(x) if level == 0 else x
             rows, columns = ((torch.arange(n) * m / n).long() for n, m in zip(SIZES[level], x.shape[-2:], strict=True))
             x = x[:, :, rows][:, :, :, columns] + net.lateral[k](maps()[level][b, t][None])
             convolution, norm, _ = net.smooth[k]

@@ -49,5 +49,5 @@ def lr_factor(
 
 def build_optimizer(groups: list[dict], weight_decay: float, factor: Callable[[int], float]):
     """AdamW and a scheduler to be stepped after each optimiser step."""
-    optimizer = torch.optim.AdamW(groups, weight_decay=weight_decay)
+    optimizer = torch.optim.AdamW(groups, weight_decay=weight_decay, fused=True)
     return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
