@@ -10,6 +10,7 @@ import os
 from pathlib import Path
 
 import torch
+import transformers
 from safetensors import SafetensorError
 from tokenizers import Tokenizer
 from torch import Tensor, nn
@@ -127,5 +128,7 @@ class TextEncoder(nn.Module):
         return super().train(mode and not self.frozen)
 
 
+# a bar for reading one file says nothing; training has its own
+transformers.utils.logging.disable_progress_bar()
 # the tokenizers' own threads and the data loader's forks do not mix; tokenizing a few expressions needs none
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

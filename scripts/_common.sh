@@ -69,7 +69,7 @@ launch() {
 }
 
 # train_test_ytvos OUTPUT_DIR [options of main.py]: trains, then writes OUTPUT_DIR/valid/submission.zip.
-# The same command again goes on where an earlier one stopped.
+# The same command again goes on where an earlier one stopped; masks of an older checkpoint are made anew.
 train_test_ytvos() {
     local output_dir="$1"
     shift
@@ -81,6 +81,6 @@ train_test_ytvos() {
         set -- --resume "$checkpoint" "$@"
     fi
     launch main.py "$@" --output_dir "$output_dir"
-    launch inference_ytvos.py --resume "$checkpoint" --split valid --output_dir "$output_dir/valid"
+    launch inference_ytvos.py --resume "$checkpoint" --split valid --output_dir "$output_dir/valid" --overwrite
     echo "$PROGRAM: $output_dir/valid/submission.zip"
 }

@@ -37,7 +37,7 @@ from util.visualize import PALETTE, SheetRow, contact_sheet, overlay, titled, wr
 from util.writers import Results, claim_results, mask_name, write_json
 
 ROOT = Path(__file__).resolve().parents[1]
-TRAIN_VIDEOS, VALID_VIDEOS = 1200, 40
+TRAIN_VIDEOS, VALID_VIDEOS = 1800, 40
 BLANK = "the object"
 CONTROLS = ("shuffled", "blank", "first_frame", "untrained")
 SHEET_ROWS = 9
@@ -47,13 +47,11 @@ NETWORK = """
     --binary --backbone timm:resnet10t --token_stride 16 --hidden_dim 96 --nheads 4 --mask_dim 32 --enc_layers 2
     --num_queries 1 --dropout 0 --train_sizes 96 --eval_size 96 --max_size 160 --no-random_crop --no-photometric
     --expressions_per_clip 6 --lr_schedule cosine --warmup_steps 50 --amp bf16 --num_workers 1 --epochs 1
-"""
-# as the paper's recipe pretrains on images, T = 1, before it trains on videos
-IMAGES = """
-    --num_frames 1 --batch_size 8 --lr 5e-4 --lr_backbone 5e-4 --lr_text_encoder 5e-4
     --bbox_loss_coef 0 --giou_loss_coef 0 --set_cost_bbox 0 --set_cost_giou 0
 """
-VIDEOS = "--num_frames 5 --batch_size 4 --lr 5e-4 --lr_backbone 5e-4 --lr_text_encoder 5e-4"
+# as the paper's recipe pretrains on images, T = 1, before it trains on videos; here on the same videos' frames
+IMAGES = "--num_frames 1 --batch_size 8 --lr 5e-4 --lr_backbone 5e-4 --lr_text_encoder 5e-4"
+VIDEOS = "--num_frames 8 --batch_size 4 --lr 3e-4 --lr_backbone 3e-4 --lr_text_encoder 3e-4"
 
 
 def parse_args() -> argparse.Namespace:

@@ -6,7 +6,6 @@ import os
 
 import torch
 import torch.distributed as dist
-import torch.distributed.nn.functional as dist_nn
 from torch import Tensor
 
 
@@ -69,6 +68,22 @@ def total(value: Tensor) -> Tensor:
     return value
 
 
+class _AllGather(torch.autograd.Function):
+    """all_gather whose backward sums what every rank wants of this rank's rows."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        parts = [torch.empty_like(x) for _ in range(world_size())]
+        dist.all_gather(parts, x.contiguous())
+        return torch.stack(parts)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:
+        gradient = gradient.contiguous()
+        dist.all_reduce(gradient)
+        return gradient[rank()]
+
+
 def gather_rows(x: Tensor) -> Tensor:
     """Rows ``[b_r, …]`` of all ranks, in rank order, with gradient; ranks may hold different numbers of rows."""
     if world_size() == 1:
@@ -76,10 +91,5 @@ def gather_rows(x: Tensor) -> Tensor:
     counts = [torch.zeros(1, dtype=torch.long, device=x.device) for _ in range(world_size())]
     dist.all_gather(counts, torch.tensor([len(x)], device=x.device))
     most = int(max(counts))
-    padded = torch.cat((x, x.new_zeros(most - len(x), *x.shape[1:])))
-    if x.is_floating_point():
-        parts = dist_nn.all_gather(padded)
-    else:
-        parts = [torch.empty_like(padded) for _ in counts]
-        dist.all_gather(parts, padded)
+    parts = _AllGather.apply(torch.cat((x, x.new_zeros(most - len(x), *x.shape[1:]))))
     return torch.cat([part[: int(count)] for part, count in zip(parts, counts, strict=True)])
