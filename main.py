@@ -1,8 +1,10 @@
 """Trains ProxyFormer, or scores a checkpoint with ``--eval``.
 
-python main.py --output_dir output/run --preset scratch …
-torchrun --nproc_per_node 8 main.py …
-python -m torch.distributed.launch --nproc_per_node 8 main.py …
+    python main.py --output_dir output/run --preset scratch
+    torchrun --nproc_per_node 8 main.py --output_dir output/run --preset scratch
+    python -m torch.distributed.launch --nproc_per_node 8 main.py --output_dir output/run --preset scratch
+
+The options are in ``opts.py``, the recipes in ``docs/train.md``.
 """
 
 from __future__ import annotations

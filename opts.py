@@ -172,6 +172,10 @@ def parse_train_args(argv: list[str] | None = None, defaults: dict | None = None
     args = parser.parse_args(argv)
     if args.hidden_dim % args.nheads:
         parser.error(f"--hidden_dim {args.hidden_dim} is not a multiple of --nheads {args.nheads}")
+    if args.mask_decoder == "cross_modal" and args.mask_dim % args.nheads:
+        parser.error(
+            f"--mask_decoder cross_modal: --mask_dim {args.mask_dim} is not a multiple of --nheads {args.nheads}"
+        )
     if args.hidden_dim % 8:
         parser.error(f"--hidden_dim {args.hidden_dim} is not a multiple of 8, which the sine encodings need")
     if args.eval and not args.resume:

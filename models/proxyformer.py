@@ -19,6 +19,8 @@ from models.position_encoding import sine_1d, sine_2d
 from models.text_encoder import TextEncoder
 from util.structures import Output, Prediction
 
+FRAMES_AT_ONCE = 4  # of the mask decoder at inference
+
 
 @dataclass
 class VideoFeatures:
@@ -36,12 +38,13 @@ class VideoFeatures:
 
     def of(self, clip_index: Tensor) -> VideoFeatures:
         """The features of the clip that each of B samples asks of."""
-        if len(clip_index) == len(self.tokens) == 1:
-            return self
-        valid = None if self.valid is None else self.valid[clip_index]
-        return VideoFeatures(
-            self.tokens.index_select(0, clip_index), valid, [x.index_select(0, clip_index) for x in self.laterals]
-        )
+
+        def pick(x: Tensor) -> Tensor:
+            # one clip is shared, not copied: at full size its laterals are most of the memory
+            return x.expand(len(clip_index), *x.shape[1:]) if len(x) == 1 else x.index_select(0, clip_index)
+
+        valid = None if self.valid is None else pick(self.valid)
+        return VideoFeatures(pick(self.tokens), valid, [pick(x) for x in self.laterals])
 
 
 class ProxyFormer(nn.Module):
@@ -155,10 +158,9 @@ class ProxyFormer(nn.Module):
         around = self.surroundings(features, words, text_valid)
 
         encoded, stages = self.cmie(features.tokens, proxies, words, around)
-        mask_features = self.mask_decoder(encoded, features.laterals, words, text_valid, features.valid)
-
         wanted = stages if self.training and self.aux_loss else stages[-1:]
-        predictions = [self.predict(stage, mask_features) for stage in wanted]
+        masks = self.segment(wanted, encoded, features, words, text_valid)
+        predictions = [self.predict(stage, mask) for stage, mask in zip(wanted, masks, strict=True)]
         semantics = self.joint_semantics(features, words, text_valid) if self.training else None
         return Output(final=predictions[-1], aux=predictions[:-1], semantics=semantics)
 
@@ -175,10 +177,27 @@ class ProxyFormer(nn.Module):
             video_valid=None if features.valid is None else repeat(features.valid, "b h w -> b t h w", t=t),
         )
 
-    def predict(self, proxies: Tensor, mask_features: Tensor) -> Prediction:
-        """The heads, shared by all stages, on the proxies ``[B, T, N, C]`` of one."""
+    def segment(
+        self, stages: list[Tensor], encoded: Tensor, features: VideoFeatures, words: Tensor, text_valid: Tensor
+    ) -> list[Tensor]:
+        """Mask logits ``[B, T, N, h, w]`` of each stage's proxies, all cut from the same mask features.
+
+        The mask decoder sees each frame by itself; outside training a few frames at a time bound the memory.
+        """
+        t = encoded.shape[1]
+        step = t if self.training else FRAMES_AT_ONCE
+        parts = []
+        for start in range(0, t, step):
+            part = slice(start, start + step)
+            laterals = [x[:, part] for x in features.laterals]
+            mask_features = self.mask_decoder(encoded[:, part], laterals, words, text_valid, features.valid)
+            parts.append([self.kernel_head(stage[:, part], mask_features) for stage in stages])
+        return [torch.cat(pieces, dim=1) for pieces in zip(*parts, strict=True)]
+
+    def predict(self, proxies: Tensor, masks: Tensor) -> Prediction:
+        """The reference head, shared by all stages, on the proxies ``[B, T, N, C]`` of one, and their masks."""
         logits, boxes = self.reference_head(proxies)
-        return Prediction(logits, boxes, self.kernel_head(proxies, mask_features), proxies)
+        return Prediction(logits, boxes, masks, proxies)
 
     def joint_semantics(self, features: VideoFeatures, words: Tensor, text_valid: Tensor) -> Tensor | None:
         """``j [B, C]`` of the JSC loss: the video before any query saw it (choice: F_v^0) and the words, pooled."""

@@ -140,7 +140,7 @@ def claim_results(results_dir: str | os.PathLike, run: Mapping[str, object], rep
     Args:
         results_dir: is made where it does not exist.
         run: all that the masks depend on, plain data; kept in ``inference.json``.
-        replace: delete the masks of another run instead of refusing.
+        replace: delete the masks of another run instead of refusing; never those of unknown origin.
 
     Raises:
         ValueError: it holds masks of another run, or masks of unknown origin.
@@ -152,17 +152,14 @@ def claim_results(results_dir: str | os.PathLike, run: Mapping[str, object], rep
             made_by = json.loads(record.read_text(encoding="utf-8"))
         except ValueError:
             made_by = None
+    if masks.is_dir() and made_by is None:
+        raise ValueError(f"--output_dir {results_dir} holds masks of unknown origin; choose another folder")
     if masks.is_dir() and made_by != dict(run):
         if not replace:
-            differs = (
-                [f"{k} {made_by.get(k)} there, {v} now" for k, v in run.items() if made_by.get(k) != v]
-                if made_by
-                else []
-            )
+            differs = [f"{k} {made_by.get(k)} there, {v} now" for k, v in run.items() if made_by.get(k) != v]
             raise ValueError(
-                f"--output_dir {results_dir} holds the masks of another run"
-                + (f" ({'; '.join(differs)})" if differs else "")
-                + ": choose another folder, or add --overwrite"
+                f"--output_dir {results_dir} holds the masks of another run ({'; '.join(differs)}): choose another "
+                "folder, or add --overwrite"
             )
         shutil.rmtree(masks)
     write_json(record, dict(run))

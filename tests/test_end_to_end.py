@@ -1,0 +1,183 @@
+"""The entry scripts as a user runs them, on a handful of generated videos: train, resume, infer, score."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.helpers import ROOT
+from tools.data.make_synthetic import generate
+
+NETWORK = """
+    --binary --backbone resnet18 --hidden_dim 16 --nheads 2 --mask_dim 8 --enc_layers 1 --num_queries 2 --dropout 0
+    --train_sizes 48 --eval_size 48 --max_size 80 --no-random_crop --batch_size 2 --num_frames 2
+    --expressions_per_clip 2 --num_workers 0 --device cpu
+"""
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+
+
+def run(*words, ok: bool = True) -> subprocess.CompletedProcess:
+    """Runs a script of the repository; checks that it ended as expected and without a traceback."""
+    done = subprocess.run(
+        [sys.executable, *map(str, words)], cwd=ROOT, capture_output=True, text=True, env=os.environ | ENVIRONMENT
+    )
+    assert (done.returncode == 0) == ok, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr, done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("end_to_end") / "data"
+    generate(root, train_videos=4, valid_videos=2, frames=6, size=(48, 80), workers=1)
+    expressions = root / "meta_expressions" / "train" / "meta_expressions.json"
+    run("tools/make_tiny_text_encoder.py", expressions, "--output_dir", root / "text", "--hidden_size", 16)
+    return root
+
+
+@pytest.fixture(scope="module")
+def options(data) -> list:
+    return [*shlex.split(NETWORK), "--ytvos_path", data, "--text_encoder", data / "text", "--holdout", 1]
+
+
+@pytest.fixture(scope="module")
+def trained(data, options) -> Path:
+    """The folder of a run of two epochs."""
+    run("main.py", *options, "--epochs", 2, "--output_dir", data.parent / "run")
+    return data.parent / "run"
+
+
+def test_training_leaves_a_log_and_a_checkpoint_of_plain_data(trained):
+    lines = [json.loads(line) for line in (trained / "log.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == [0, 1]
+    assert {"loss", "loss_cls", "loss_bbox", "loss_giou", "loss_mask", "loss_dice", "loss_jsc"} <= lines[0].keys()
+    assert list((trained / "tensorboard").iterdir())
+    assert torch.load(trained / "checkpoint.pth", weights_only=True)["epoch"] == 1
+
+
+def test_resuming_after_one_epoch_ends_like_two_epochs_at_once(data, options, trained):
+    """The constant part of the step schedule does not depend on the number of epochs, so only resuming could differ."""
+    halves = data.parent / "halves"
+    run("main.py", *options, "--epochs", 1, "--output_dir", halves)
+    run("main.py", "--resume", halves / "checkpoint.pth", "--epochs", 2, "--device", "cpu")
+    weights = [torch.load(d / "checkpoint.pth", weights_only=True)["model"] for d in (trained, halves)]
+    for name, value in weights[0].items():
+        assert torch.equal(value, weights[1][name]), name
+
+
+def test_a_second_run_into_the_same_folder_is_refused(options, trained):
+    done = run("main.py", *options, "--output_dir", trained, ok=False)
+    assert done.returncode == 2 and "--resume" in done.stderr
+
+
+def test_flags_that_would_make_it_another_run_are_refused(trained):
+    done = run("main.py", "--resume", trained / "checkpoint.pth", "--lr", 0.5, ok=False)
+    assert done.returncode == 2 and "--lr is 0.0001 there, 0.5 now" in done.stderr
+
+
+def test_inference_writes_a_submission_without_the_text_encoder_and_goes_on_after_an_interruption(data, trained):
+    kept = trained / "moved_away"
+    shutil.move(data / "text", kept)
+    try:
+        out = data.parent / "results"
+        words = ("inference_ytvos.py", "--resume", trained / "checkpoint.pth", "--output_dir", out, "--device", "cpu")
+        run(*words, "--visualize")
+        first = (out / "submission.zip").read_bytes()
+        masks = sorted((out / "Annotations").rglob("*.png"))
+        masks[0].unlink()
+        masks[-1].write_bytes(b"cut short")
+        untouched = masks[len(masks) // 2].stat().st_mtime_ns
+        run(*words)
+    finally:
+        shutil.move(kept, data / "text")
+    assert (out / "submission.zip").read_bytes() == first
+    assert masks[len(masks) // 2].stat().st_mtime_ns == untouched
+    meta = json.loads((data / "meta_expressions" / "valid" / "meta_expressions.json").read_text())["videos"]
+    wanted = {f"Annotations/{v}/{e}/{f}.png" for v, m in meta.items() for e in m["expressions"] for f in m["frames"]}
+    assert set(zipfile.ZipFile(out / "submission.zip").namelist()) == wanted
+    assert len(list((out / "overlays").rglob("*.mp4"))) == sum(len(m["expressions"]) for m in meta.values())
+
+    scores = data.parent / "scores.json"
+    run("eval_ytvos.py", out / "submission.zip", "--ytvos_path", data, "--json", scores, "--workers", 1)
+    evaluated = run("main.py", "--eval", "--eval_split", "valid", "--resume", trained / "checkpoint.pth")
+    assert f"J&F {json.loads(scores.read_text())['J&F']:.4f}" in evaluated.stdout
+
+
+def test_masks_of_another_checkpoint_are_not_mixed_in(data, trained):
+    out = data.parent / "other"
+    words = ("--split", "holdout", "--output_dir", out, "--device", "cpu")
+    run("inference_ytvos.py", "--resume", trained / "checkpoint.pth", *words)
+    run("main.py", "--resume", trained / "checkpoint.pth", "--epochs", 3, "--output_dir", data.parent / "longer")
+    longer = data.parent / "longer" / "checkpoint.pth"
+    done = run("inference_ytvos.py", "--resume", longer, *words, ok=False)
+    assert done.returncode == 2 and "--overwrite" in done.stderr
+    run("inference_ytvos.py", "--resume", longer, *words, "--overwrite")
+
+
+@pytest.mark.parametrize("words", [("--split", "train"), ("--split", "holdout", "--holdout", "2")])
+def test_videos_that_were_trained_on_are_not_scored_unasked(data, trained, words):
+    checkpoint = ("--resume", trained / "checkpoint.pth", "--output_dir", data.parent / "trained", "--device", "cpu")
+    done = run("inference_ytvos.py", *checkpoint, *words, ok=False)
+    assert done.returncode == 2 and "--allow_trained" in done.stderr
+    assert not (data.parent / "trained").exists()
+
+
+def test_pretrained_weights_start_a_new_run_and_may_have_other_classes(data, options, trained):
+    weights = trained / "checkpoint.pth"
+    run("main.py", *options, "--epochs", 1, "--pretrained_weights", weights, "--output_dir", data.parent / "tuned")
+    done = run("main.py", *options, "--hidden_dim", 32, "--pretrained_weights", weights, ok=False)
+    assert done.returncode == 2 and "of another shape" in done.stderr
+
+
+def test_a_backbone_learns_the_categories_and_is_taken_as_pretrained(data, options):
+    weights = data.parent / "backbone.pth"
+    words = ("--backbone", "resnet18", "--steps", 2, "--batch_size", 2, "--output_file", weights)
+    run("tools/pretrain_backbone.py", data, *words)
+    run(
+        "main.py",
+        *options,
+        "--epochs",
+        1,
+        "--backbone_pretrained",
+        weights,
+        "--output_dir",
+        data.parent / "with_backbone",
+    )
+    saved = torch.load(data.parent / "with_backbone" / "checkpoint.pth", weights_only=True)["model"]
+    # frozen batch norm keeps the statistics that it was given
+    given = torch.load(weights, weights_only=True)
+    assert torch.equal(saved["backbone.bn1.running_mean"], given["bn1.running_mean"])
+
+
+def test_two_processes_train_and_infer_like_one_command(data, options):
+    launch = ("-m", "torch.distributed.launch", "--nproc_per_node", 2, "--master_port", 29611)
+    run(*launch, "main.py", *options, "--epochs", 1, "--output_dir", data.parent / "two")
+    out = data.parent / "two_valid"
+    words = (
+        "inference_ytvos.py",
+        "--resume",
+        data.parent / "two" / "checkpoint.pth",
+        "--device",
+        "cpu",
+        "--output_dir",
+    )
+    run(*launch, *words, out)
+    run(*words, data.parent / "one_valid")
+    assert (out / "submission.zip").read_bytes() == (data.parent / "one_valid" / "submission.zip").read_bytes()
+
+
+def test_a_folder_of_unknown_masks_is_never_deleted(data, trained):
+    words = ("--resume", trained / "checkpoint.pth", "--output_dir", data / "valid", "--overwrite", "--device", "cpu")
+    masks = len(list((data / "valid" / "Annotations").rglob("*.png")))
+    done = run("inference_ytvos.py", *words, ok=False)
+    assert done.returncode == 2 and "unknown origin" in done.stderr
+    assert len(list((data / "valid" / "Annotations").rglob("*.png"))) == masks > 0
