@@ -43,6 +43,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--visualize", action="store_true", help="also write an overlay video of each expression")
     parser.add_argument("--allow_trained", action="store_true", help="take also videos that were trained on")
     parser.add_argument("--overwrite", action="store_true", help="delete masks that another run left in --output_dir")
+    # torch.distributed.launch passes it; the environment says the same
+    parser.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)
     return parser.parse_args(argv)
 
 
