@@ -67,8 +67,8 @@ def main() -> None:
     keep_large_buffers()
     out, data = asked.output_dir, asked.output_dir / "data"
     run_dir, results = out / "run", out / "valid"
-    if (run_dir / "checkpoint.pth").exists():
-        raise ValueError(f"--output_dir {out} already holds a demo; remove it, or choose another folder")
+    if out.exists() and any(out.iterdir()):
+        raise ValueError(f"--output_dir {out} already holds something; remove it, or choose another folder")
 
     step(1, f"generating {TRAIN_VIDEOS} training and {VALID_VIDEOS} held-out videos")
     counts = ["--train_videos", TRAIN_VIDEOS, "--valid_videos", VALID_VIDEOS]
