@@ -37,7 +37,7 @@ from util.visualize import PALETTE, SheetRow, contact_sheet, overlay, titled, wr
 from util.writers import Results, claim_results, mask_name, write_json
 
 ROOT = Path(__file__).resolve().parents[1]
-TRAIN_VIDEOS, VALID_VIDEOS = 1800, 40
+TRAIN_VIDEOS, VALID_VIDEOS = 2300, 40
 BLANK = "the object"
 CONTROLS = ("shuffled", "blank", "first_frame", "untrained")
 SHEET_ROWS = 9
