@@ -31,7 +31,7 @@ from davis2017.ytvos_protocol import score_results
 from engine import predict_split
 from models.predictor import Predictor
 from opts import parse_train_args
-from util import checkpoint, cli
+from util import cli
 from util.memory import keep_large_buffers
 from util.visualize import PALETTE, SheetRow, contact_sheet, overlay, titled, write_video
 from util.writers import Results, claim_results, mask_name, write_json
@@ -154,7 +154,7 @@ def shuffled(videos: VideoSet, meta: dict[str, dict]) -> VideoSet:
 
 def control(predictor: Predictor, videos: VideoSet, folder: Path, data: Path, name: str, trained: Path) -> dict:
     """Scores of a run that should do badly."""
-    claim_results(folder, {"checkpoint": checkpoint.fingerprint(trained), "control": name}, replace=True)
+    claim_results(folder, {"checkpoint": str(trained), "control": name}, replace=True)
     predict_split(predictor, videos, folder, desc=name)
     return score(folder, data)
 
