@@ -131,10 +131,11 @@ def test_videos_that_were_trained_on_are_not_scored_unasked(data, trained, words
     assert not (data.parent / "trained").exists()
 
 
-def test_pretrained_weights_start_a_new_run_and_may_have_other_classes(data, options, trained):
+def test_pretrained_weights_start_a_new_run_and_must_fit(data, options, trained):
     weights = trained / "checkpoint.pth"
     run("main.py", *options, "--epochs", 1, "--pretrained_weights", weights, "--output_dir", data.parent / "tuned")
-    done = run("main.py", *options, "--hidden_dim", 32, "--pretrained_weights", weights, ok=False)
+    wider = ("--hidden_dim", 32, "--output_dir", data.parent / "wider")
+    done = run("main.py", *options, *wider, "--pretrained_weights", weights, ok=False)
     assert done.returncode == 2 and "of another shape" in done.stderr
 
 
