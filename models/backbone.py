@@ -15,6 +15,7 @@ import torchvision
 from einops import rearrange
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from timm.models.resnet import BasicBlock, Bottleneck
 from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
@@ -28,6 +29,13 @@ SWINS = {
     "swin_s_p4w7": "swin_small_patch4_window7_224",
     "swin_b_p4w7": "swin_base_patch4_window7_224",
     "swin_l_p4w7": "swin_large_patch4_window7_224",
+}
+
+
+# ResNets whose blocks see the neighbouring frames: timm's name and, for a small one, the channels of its four maps
+SHIFTED = {
+    "tsm_resnet10": ("resnet10t", (64, 128, 256, 512)),
+    "tsm_resnet10_half": ("resnet10t", (32, 64, 128, 256)),
 }
 
 
@@ -63,15 +71,20 @@ class ResNet(nn.Module):
 class TimmBackbone(nn.Module):
     """Any timm model with feature maps at strides 4, 8, 16 and 32.
 
+    Args:
+        name: of the model in timm.
+        options: of the model, where its defaults are not wanted.
+
     Raises:
         ValueError: timm has no such model, or its feature maps have other strides.
     """
 
     strides = (4, 8, 16, 32)
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, **options: object) -> None:
         super().__init__()
-        options = {"strict_img_size": False} if name.startswith("swin_") else {}
+        if name.startswith("swin_"):
+            options["strict_img_size"] = False
         try:
             self.net = timm.create_model(name, pretrained=False, features_only=True, **options)
         except (RuntimeError, AttributeError, TypeError) as error:
@@ -98,6 +111,42 @@ class TimmBackbone(nn.Module):
         ]
 
 
+class ShiftedResNet(TimmBackbone):
+    """A small ResNet that sees motion: temporal shift (TSM, Lin et al., arXiv 1811.08383).
+
+    The first convolution of every residual block reads an eighth of its channels from the next frame and an eighth
+    from the one before, which costs no arithmetic. The first and the last frame have their own in place of a missing
+    neighbour, so a still image gives what a video of equal frames gives.
+
+    Args:
+        name: a ResNet of timm; channels: of the four maps.
+    """
+
+    def __init__(self, name: str, channels: tuple[int, ...]) -> None:
+        super().__init__(name, channels=channels)
+        self._frames = 1
+        for block in self.net.modules():
+            if isinstance(block, BasicBlock | Bottleneck):
+                block.conv1.register_forward_pre_hook(self._shift)
+
+    def forward(self, video: Tensor) -> list[Tensor]:
+        self._frames = video.shape[1]
+        return super().forward(video)
+
+    def _shift(self, _: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
+        """``[(v t), c, h, w]`` to the same shape."""
+        (x,) = inputs
+        if self._frames == 1:
+            return inputs
+        x = x.unflatten(0, (-1, self._frames))
+        share = x.shape[2] // 8
+        coming, passed, own = x.split((share, share, x.shape[2] - 2 * share), dim=2)
+        coming = torch.cat((coming[:, 1:], coming[:, -1:]), dim=1)
+        passed = torch.cat((passed[:, :1], passed[:, :-1]), dim=1)
+        x = torch.cat((coming, passed, own), dim=2).flatten(0, 1)
+        return (x.contiguous(memory_format=torch.channels_last),)
+
+
 def _as_images(video: Tensor) -> Tensor:
     """``[v, t, 3, h, w]`` to ``[(v t), 3, h, w]``, channels last: convolutions are faster that way."""
     return rearrange(video, "v t c h w -> (v t) c h w").contiguous(memory_format=torch.channels_last)
@@ -107,7 +156,8 @@ def build_backbone(name: str, *, pretrained: bool) -> nn.Module:
     """The backbone called ``name``, with random weights.
 
     Args:
-        name: ``resnet18/34/50/101``, ``video_swin_t/s/b`` (also ``…_p4w7``), ``swin_t/s/b/l_p4w7``, ``timm:NAME``.
+        name: ``resnet18/34/50/101``, ``video_swin_t/s/b`` (also ``…_p4w7``), ``swin_t/s/b/l_p4w7``,
+            ``tsm_resnet10``, ``tsm_resnet10_half``, ``timm:NAME``.
         pretrained: the weights will be pretrained ones, so ResNet's batch norm is frozen.
 
     Raises:
@@ -117,9 +167,11 @@ def build_backbone(name: str, *, pretrained: bool) -> nn.Module:
         return ResNet(name, frozen_norm=pretrained)
     if name.removesuffix("_p4w7") in VARIANTS:
         return VideoSwin(**VARIANTS[name.removesuffix("_p4w7")])
+    if name in SHIFTED:
+        return ShiftedResNet(*SHIFTED[name])
     if name in SWINS or name.startswith("timm:"):
         return TimmBackbone(SWINS.get(name, name.removeprefix("timm:")))
-    known = [*RESNETS, *VARIANTS, *SWINS, "timm:NAME"]
+    known = [*RESNETS, *VARIANTS, *SWINS, *SHIFTED, "timm:NAME"]
     raise ValueError(f"--backbone {name!r} is unknown; choose one of {', '.join(known)}")
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torchvision.models.feature_extraction import create_feature_extractor
 from torchvision.models.video.swin_transformer import SwinTransformer3d
 
-from models.backbone import RESNETS, SWINS, build_backbone, load_pretrained
+from models.backbone import RESNETS, SHIFTED, SWINS, build_backbone, load_pretrained
 from models.video_swin import VARIANTS, VideoSwin
 from tests.helpers import SHARED, needs_shared
 from tests.test_checkpoint_optim import Code
@@ -40,7 +40,8 @@ def ceil_sizes(size: tuple[int, int]) -> list[tuple[int, int]]:
 
 @pytest.mark.parametrize(
     ("name", "pretrained"),
-    [(n, False) for n in (*RESNETS, *VARIANTS, "video_swin_t_p4w7", *SWINS, *TIMM)] + [(n, True) for n in RESNETS],
+    [(n, False) for n in (*RESNETS, *VARIANTS, "video_swin_t_p4w7", *SWINS, *SHIFTED, *TIMM)]
+    + [(n, True) for n in RESNETS],
 )
 def test_every_name_gives_four_maps_of_the_stated_channels_and_strides(name, pretrained):
     with torch.device("meta"):  # shapes without the arithmetic
@@ -50,6 +51,33 @@ def test_every_name_gives_four_maps_of_the_stated_channels_and_strides(name, pre
             wanted = [(2, 3, c, *s) for c, s in zip(backbone.channels, ceil_sizes(size), strict=True)]
             assert [tuple(x.shape) for x in maps] == wanted
     assert tuple(backbone.strides) == (4, 8, 16, 32)
+
+
+# Temporal shift ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def shifted() -> nn.Module:
+    torch.manual_seed(0)
+    return build_backbone("tsm_resnet10_half", pretrained=False).eval()
+
+
+def test_a_shifted_resnet_sees_a_still_image_as_the_plain_one_does(shifted):
+    still = clip(frames=1, size=(64, 64))
+    plain = shifted.net(still[0])[-1]
+    assert torch.allclose(shifted(still)[-1][0], plain, atol=1e-5)
+    assert torch.allclose(shifted(still.expand(-1, 5, -1, -1, -1))[-1][0, 3], plain[0], atol=1e-4)
+
+
+def test_a_shifted_resnet_tells_a_movement_from_its_reverse(shifted):
+    video = clip(frames=5, size=(64, 64))
+    ahead, back = shifted(video)[-1][0, 2], shifted(video.flip(1))[-1][0, 2]
+    assert (ahead - back).abs().max() > 0.01 * ahead.abs().max()
+
+
+def test_a_shifted_resnet_keeps_clips_apart(shifted):
+    video = clip(frames=3, size=(64, 64), clips=2)
+    assert torch.allclose(shifted(video)[-1][1], shifted(video[1:])[-1][0], atol=1e-5)
 
 
 def test_video_swin_has_the_channels_of_its_size():

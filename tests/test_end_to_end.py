@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from tests.helpers import ROOT
 from tools.data.make_synthetic import generate
@@ -139,24 +140,20 @@ def test_pretrained_weights_start_a_new_run_and_must_fit(data, options, trained)
     assert done.returncode == 2 and "of another shape" in done.stderr
 
 
-def test_a_backbone_learns_the_categories_and_is_taken_as_pretrained(data, options):
-    weights = data.parent / "backbone.pth"
-    words = ("--backbone", "resnet18", "--steps", 2, "--batch_size", 2, "--output_file", weights)
-    run("tools/pretrain_backbone.py", data, *words)
-    run(
-        "main.py",
-        *options,
-        "--epochs",
-        1,
-        "--backbone_pretrained",
-        weights,
-        "--output_dir",
-        data.parent / "with_backbone",
-    )
-    saved = torch.load(data.parent / "with_backbone" / "checkpoint.pth", weights_only=True)["model"]
-    # frozen batch norm keeps the statistics that it was given
-    given = torch.load(weights, weights_only=True)
-    assert torch.equal(saved["backbone.bn1.running_mean"], given["bn1.running_mean"])
+def test_aligned_encoders_are_taken_as_pretrained(data, options):
+    encoder = options[options.index("--text_encoder") + 1]
+    aligned, given = data.parent / "aligned", data.parent / "with_aligned"
+    words = ("--backbone", "resnet18", "--text_encoder", encoder, "--steps", 2, "--batch_size", 2)
+    run("tools/pretrain_alignment.py", data, *words, "--output_dir", aligned)
+    words = ("--backbone_pretrained", aligned / "backbone.pth", "--text_encoder", aligned / "text_encoder")
+    run("main.py", *options, *words, "--epochs", 1, "--lr_text_encoder", 0, "--output_dir", given)
+    saved = torch.load(given / "checkpoint.pth", weights_only=True)["model"]
+    # frozen batch norm keeps the statistics that it was given, an encoder that does not learn its weights
+    backbone = torch.load(aligned / "backbone.pth", weights_only=True)
+    assert torch.equal(saved["backbone.bn1.running_mean"], backbone["bn1.running_mean"])
+    text = load_file(aligned / "text_encoder" / "model.safetensors")
+    name = "encoder.layer.0.attention.self.query.bias"
+    assert text[name].any() and torch.equal(saved[f"text_encoder.model.{name}"], text[name])
 
 
 def test_two_processes_train_and_infer_like_one_command(data, options):

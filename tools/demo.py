@@ -13,7 +13,7 @@ import shlex
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 if __name__ == "__main__":
@@ -30,34 +30,54 @@ from datasets.ytvos import annotations_root, split_videos
 from davis2017.ytvos_protocol import score_results
 from engine import predict_split
 from models.predictor import Predictor
-from opts import parse_train_args
+from models.text_encoder import TextEncoder
 from util import cli
 from util.memory import keep_large_buffers
 from util.visualize import PALETTE, SheetRow, contact_sheet, overlay, titled, write_video
 from util.writers import Results, claim_results, mask_name, write_json
 
 ROOT = Path(__file__).resolve().parents[1]
-TRAIN_VIDEOS, VALID_VIDEOS = 2300, 40
+VALID_VIDEOS = 40
 BLANK = "the object"
 CONTROLS = ("shuffled", "blank", "first_frame", "untrained")
 SHEET_ROWS = 9
 
+PRETRAINED = ROOT / "pretrained_weights" / "demo.safetensors"
+
 # A smaller network than the paper's, and stages of minutes instead of days; docs/results.md has the reasons.
 NETWORK = """
-    --binary --backbone timm:resnet10t --token_stride 16 --hidden_dim 96 --nheads 4 --mask_dim 32 --enc_layers 2
+    --binary --backbone tsm_resnet10_half --token_stride 16 --hidden_dim 96 --nheads 4 --mask_dim 32 --enc_layers 2
     --num_queries 1 --dropout 0 --train_sizes 96 --eval_size 96 --max_size 160 --no-random_crop --no-photometric
-    --expressions_per_clip 6 --lr_schedule cosine --warmup_steps 50 --amp bf16 --num_workers 1 --epochs 1
-    --bbox_loss_coef 0 --giou_loss_coef 0 --set_cost_bbox 0 --set_cost_giou 0
+    --expressions_per_clip 6 --lr_schedule cosine --warmup_steps 50 --amp bf16 --num_workers 1 --lr 5e-4
+    --lr_text_encoder 5e-4
 """
-# as the paper's recipe pretrains on images, T = 1, before it trains on videos; here on the same videos' frames
-IMAGES = "--num_frames 1 --batch_size 8 --lr 5e-4 --lr_backbone 5e-4 --lr_text_encoder 5e-4"
-VIDEOS = "--num_frames 8 --batch_size 4 --lr 3e-4 --lr_backbone 3e-4 --lr_text_encoder 3e-4"
+# as the paper pretrains on the images of RefCOCO, T = 1, before it trains on videos
+IMAGES = "--num_frames 1 --batch_size 8 --lr_backbone 5e-5"
+VIDEOS = "--num_frames 4 --batch_size 8 --lr_backbone 1e-4"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How much of everything: generated images and videos, steps of alignment, epochs over the images and videos."""
+
+    images: int
+    videos: int
+    alignment_steps: int
+    image_epochs: int
+    video_epochs: int
+
+
+SHORT = Recipe(images=4000, videos=1300, alignment_steps=1200, image_epochs=3, video_epochs=2)
+LONG = Recipe(images=12000, videos=6000, alignment_steps=6000, image_epochs=4, video_epochs=2)
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser("demo.sh", description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--output_dir", type=Path, default=Path("output/demo"), help="everything is written here")
     parser.add_argument("--seed", type=int, default=0)
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument("--long", action="store_true", help="train far longer: hours on a CPU")
+    size.add_argument("--quick", action="store_true", help=f"train nothing; take {PRETRAINED.relative_to(ROOT)}")
     return parser.parse_args()
 
 
@@ -66,43 +86,38 @@ def main() -> None:
     start = time.perf_counter()
     keep_large_buffers()
     out, data = asked.output_dir, asked.output_dir / "data"
-    run_dir, results = out / "run", out / "valid"
+    results = out / "valid"
     if out.exists() and any(out.iterdir()):
         raise ValueError(f"--output_dir {out} already holds something; remove it, or choose another folder")
 
-    step(1, f"generating {TRAIN_VIDEOS} training and {VALID_VIDEOS} held-out videos")
-    counts = ["--train_videos", TRAIN_VIDEOS, "--valid_videos", VALID_VIDEOS]
-    command("tools/data/make_synthetic.py", data, *counts, "--seed", asked.seed)
-    expressions = data / "meta_expressions" / "train" / "meta_expressions.json"
-    command("tools/make_tiny_text_encoder.py", expressions, "--output_dir", out / "text_encoder")
-
-    step(2, "training ProxyFormer from random weights: backbone, then single frames, then clips")
-    backbone, images = out / "backbone.pth", out / "images"
-    command("tools/pretrain_backbone.py", data, "--output_file", backbone, "--seed", asked.seed)
-    shared = [*shlex.split(NETWORK), "--seed", asked.seed, "--ytvos_path", data, "--text_encoder", out / "text_encoder"]
-    command("main.py", *shared, *shlex.split(IMAGES), "--backbone_pretrained", backbone, "--output_dir", images)
-    options = [*shared, *shlex.split(VIDEOS), "--pretrained_weights", images / "checkpoint.pth"]
-    command("main.py", *options, "--output_dir", run_dir)
+    if asked.quick:
+        step(1, f"generating {VALID_VIDEOS} videos")
+        generate(data, videos=1, frames=8, seed=asked.seed)
+        step(2, f"nothing to train: {PRETRAINED.relative_to(ROOT)} is there")
+        trained = PRETRAINED
+    else:
+        trained = train(LONG if asked.long else SHORT, out, data, asked.seed)
 
     step(3, "inference on the held-out videos, submission zip, scores")
-    trained = run_dir / "checkpoint.pth"
-    command("inference_ytvos.py", "--resume", trained, "--split", "valid", "--output_dir", results)
+    command(
+        "inference_ytvos.py",
+        *("--resume", trained, "--split", "valid", "--ytvos_path", data, "--output_dir", results, "--visualize"),
+    )
     scores = score(results, data)
 
     step(4, "the same videos without language, without time, without training")
     predictor, args = models.load_predictor(trained)
+    args.ytvos_path = data
     videos = datasets.build_eval_videos(args, "valid")
     meta = split_videos(data, "valid")
     torch.manual_seed(asked.seed)
-    untrained = parse_train_args([str(option) for option in [*shared, *shlex.split(VIDEOS)]])
+    text_encoder = TextEncoder.from_description(predictor.model.text_encoder.description(), frozen=False)
+    untrained = models.assemble(args, datasets.num_classes(args), text_encoder)
     runs = {
         "shuffled": (predictor, shuffled(videos, meta)),
         "blank": (predictor, [replace(v, expressions=dict.fromkeys(v.expressions, BLANK)) for v in videos]),
         "first_frame": (predictor, [replace(v, frame_paths=v.frame_paths[:1] * len(v.frame_paths)) for v in videos]),
-        "untrained": (
-            models.build_predictor(models.build_model(untrained, datasets.num_classes(untrained)), untrained),
-            videos,
-        ),
+        "untrained": (models.build_predictor(untrained, args), videos),
     }
     controls = {name: control(*runs[name], out / "controls" / name, data, name, trained) for name in CONTROLS}
 
@@ -114,6 +129,33 @@ def main() -> None:
     print(table(metrics))
     print(f"\n{metrics['seconds']:.0f} seconds. Look at {sheet} and {film}; the numbers are in {out / 'metrics.json'},")
     print(f"the submission is {results / 'submission.zip'}, the checkpoint {trained}.")
+
+
+def generate(folder: Path, *, videos: int, frames: int, seed: int) -> None:
+    """A data set of training videos and the held-out ones."""
+    counts = ["--train_videos", videos, "--valid_videos", VALID_VIDEOS, "--frames", frames]
+    command("tools/data/make_synthetic.py", folder, *counts, "--seed", seed)
+
+
+def train(recipe: Recipe, out: Path, data: Path, seed: int) -> Path:
+    """Generates the data and trains from random weights; returns the checkpoint."""
+    step(1, f"generating {recipe.images} images, {recipe.videos} training and {VALID_VIDEOS} held-out videos")
+    stills = out / "images"
+    generate(stills, videos=recipe.images, frames=1, seed=seed)
+    generate(data, videos=recipe.videos, frames=8, seed=seed)
+    texts = [root / "meta_expressions" / "train" / "meta_expressions.json" for root in (stills, data)]
+    command("tools/make_tiny_text_encoder.py", *texts, "--output_dir", out / "text_encoder")
+
+    step(2, "training ProxyFormer from random weights: encoders, then on images, then on videos")
+    aligned, first, last = out / "aligned", out / "run_images", out / "run"
+    words = ["--text_encoder", out / "text_encoder", "--num_frames", 4, "--steps", recipe.alignment_steps]
+    command("tools/pretrain_alignment.py", data, *words, "--output_dir", aligned, "--seed", seed)
+    shared = [*shlex.split(NETWORK), "--seed", seed, "--text_encoder", aligned / "text_encoder"]
+    words = [*shlex.split(IMAGES), "--ytvos_path", stills, "--epochs", recipe.image_epochs]
+    command("main.py", *shared, *words, "--backbone_pretrained", aligned / "backbone.pth", "--output_dir", first)
+    words = [*shlex.split(VIDEOS), "--ytvos_path", data, "--epochs", recipe.video_epochs]
+    command("main.py", *shared, *words, "--pretrained_weights", first / "checkpoint.pth", "--output_dir", last)
+    return last / "checkpoint.pth"
 
 
 def step(number: int, what: str) -> None:

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import nn
 
+from util.writers import atomic_path, write_json
+
 FORMAT = 1
+EXPORTED = ".safetensors"
 
 
 def save(path: str | Path, content: dict[str, Any]) -> None:
@@ -29,7 +35,7 @@ def save(path: str | Path, content: dict[str, Any]) -> None:
 
 
 def load(path: str | Path) -> dict[str, Any]:
-    """Reads a checkpoint onto the CPU; it can hold tensors and plain data, never code.
+    """Reads a checkpoint, or weights that :func:`export` wrote, onto the CPU: tensors and plain data, never code.
 
     Raises:
         FileNotFoundError, ValueError: it is missing, damaged, or not one of ours.
@@ -37,10 +43,48 @@ def load(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"the checkpoint {path} does not exist")
-    content = read_plain(path, f"the checkpoint {path}")
+    if path.suffix == EXPORTED:
+        content = _read_exported(path)
+    else:
+        content = read_plain(path, f"the checkpoint {path}")
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise ValueError(f"{path} is not a checkpoint of this program (no format number {FORMAT} in it)")
     return content
+
+
+def export(path: str | Path, content: dict[str, Any], dtype: torch.dtype) -> None:
+    """Writes what inference needs of a checkpoint as ``NAME.safetensors``, and beside it ``NAME.json``.
+
+    Args:
+        path: of the weights, ending in ``.safetensors``.
+        content: of a checkpoint.
+        dtype: that floating-point weights are stored in.
+
+    Raises:
+        ValueError: the path has another ending, or cannot be written.
+    """
+    path = Path(path)
+    if path.suffix != EXPORTED:
+        raise ValueError(f"{path}: exported weights end in {EXPORTED}")
+    state = {k: (v.to(dtype) if v.is_floating_point() else v).contiguous() for k, v in content["model"].items()}
+    described = {"format": FORMAT, **{k: content[k] for k in ("options", "num_classes", "text_encoder")}}
+    # the description first: weights without it would look complete
+    write_json(path.with_suffix(".json"), described)
+    with atomic_path(path) as temporary:
+        save_file(state, temporary)
+
+
+def _read_exported(path: Path) -> dict[str, Any]:
+    described = path.with_suffix(".json")
+    if not described.is_file():
+        raise FileNotFoundError(f"{described} does not exist; the weights in {path} need it, put both in one folder")
+    try:
+        content = json.loads(described.read_text(encoding="utf-8"))
+        state = load_file(path)
+    except (ValueError, OSError, SafetensorError) as error:
+        raise ValueError(f"{path} and {described.name} cannot be read; fetch both again: {error}") from error
+    state = {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
+    return {**content, "model": state} if isinstance(content, dict) else {}
 
 
 def read_plain(path: Path, what: str) -> Any:

@@ -160,8 +160,10 @@ def _check(arguments: dict, workers: int) -> None:
     for flag in ("train_videos", "valid_videos"):
         if arguments[flag] < 1:
             raise ValueError(f"--{flag} {arguments[flag]}: at least 1 video is needed in each split")
-    if arguments["frames"] < MIN_FRAMES:
-        raise ValueError(f"--frames {arguments['frames']}: motion needs at least {MIN_FRAMES} frames")
+    if arguments["frames"] != 1 and arguments["frames"] < MIN_FRAMES:
+        raise ValueError(
+            f"--frames {arguments['frames']}: motion needs at least {MIN_FRAMES} frames; 1 makes still images"
+        )
     height, width = arguments["size"]
     if frame_scale((height, width)) < MIN_SCALE:
         raise ValueError(f"--size {height} {width}: objects become too small to tell apart; give at least 48 80")
@@ -239,7 +241,7 @@ def generate(
     """Writes a data set to ``output``; nothing is left there when it fails.
 
     Args:
-        frames: frames of each video, named 00000, 00005, ...
+        frames: frames of each video, named 00000, 00005, ...; 1 makes still images, and no expression of motion.
         size: height and width in pixels.
         workers: processes; all cores when None. The files do not depend on it.
         overwrite: replace a data set made by this tool with other arguments.
@@ -274,7 +276,7 @@ def main() -> int:
     parser.add_argument("output_dir")
     parser.add_argument("--train_videos", type=int, default=600)
     parser.add_argument("--valid_videos", type=int, default=40)
-    parser.add_argument("--frames", type=int, default=8, help="frames of a video")
+    parser.add_argument("--frames", type=int, default=8, help="frames of a video; 1: still images")
     parser.add_argument("--size", type=int, nargs=2, default=[96, 160], metavar=("HEIGHT", "WIDTH"))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, help="processes; default: one per core")

@@ -245,7 +245,7 @@ def draw_scene(rng: np.random.Generator, frames: int, size: tuple[int, int]) -> 
     scene = _look(tuple(things), paths, tuple(rng.permutation(len(things)).tolist()), size)
     seen = (scene.shares >= VISIBLE_SHARE).mean(axis=1)
     known = (scene.shares >= KNOWN_SHARE).sum(axis=1)
-    return scene if (seen >= 0.5).all() and (known >= 2).all() else None
+    return scene if (seen >= 0.5).all() and (known >= min(2, frames)).all() else None
 
 
 def _look(things: tuple[Thing, ...], paths: np.ndarray, depth: tuple[int, ...], size: tuple[int, int]) -> Scene:

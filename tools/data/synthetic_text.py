@@ -172,11 +172,15 @@ def _phrase(query: Query, rng: np.random.Generator) -> str:
 def draw_expressions(scene: Scene, rng: np.random.Generator) -> list[Expression] | None:
     """One or two expressions of appearance, two of motion and two of relation; None when the scene has too few.
 
-    Objects take turns, so that an answer cannot be guessed from the kind of the expression.
+    A still image, which shows no motion, has three of appearance and three of relation. Objects take turns, so that an
+    answer cannot be guessed from the kind of the expression.
     """
     names = _names(scene)
     queries = [_queries(scene, target, names) for target in range(len(scene.things))]
-    counts = {"appearance": int(rng.integers(1, 3)), "motion": 2, "relation": 2}
+    if len(scene.labels) == 1:
+        counts = {"appearance": 3, "relation": 3}
+    else:
+        counts = {"appearance": int(rng.integers(1, 3)), "motion": 2, "relation": 2}
     chosen: list[Expression] = []
     for kind, count in counts.items():
         turn = rng.permutation(len(queries)).tolist()

@@ -1,0 +1,44 @@
+"""Writes the weights of a checkpoint for sharing: safetensors, and a JSON file that says how to build the model.
+
+    python tools/export.py output/run/checkpoint.pth pretrained_weights/mine.safetensors --dtype float16
+
+Wherever a checkpoint is asked for to predict with, ``mine.safetensors`` will do. Training cannot go on from it, but can
+start from it: ``--pretrained_weights``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import torch
+
+from opts import parse_train_args
+from util import checkpoint
+from util.cli import run
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+# where things lay on the machine of the training is nobody else's business
+PLACES = ("output_dir", "ytvos_path", "text_encoder", "backbone_pretrained", "pretrained_weights", "resume")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser("export.py", description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("output_file", type=Path, help="ends in .safetensors; a .json of the same name goes beside it")
+    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of the stored weights")
+    args = parser.parse_args()
+    content = checkpoint.load(args.checkpoint)
+    usual = vars(parse_train_args([]))
+    content["options"] = {**content["options"], **{name: usual[name] for name in PLACES}}
+    checkpoint.export(args.output_file, content, DTYPES[args.dtype])
+    size = args.output_file.stat().st_size
+    print(f"{args.output_file}: {len(content['model'])} tensors as {args.dtype}, {size / 2**20:.1f} MiB")
+
+
+if __name__ == "__main__":
+    run(main)
