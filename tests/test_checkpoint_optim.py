@@ -145,6 +145,44 @@ def test_a_checkpoint_alone_rebuilds_the_model_and_its_predictor(tmp_path, flags
     assert predictor.eval_size == 40 and predictor.bf16 == (args.amp == "bf16") and not predictor.model.training
 
 
+@torch.no_grad()
+def test_exported_weights_predict_as_the_checkpoint_does(tmp_path):
+    model, args = saved_model(tmp_path / "c.pth")
+    checkpoint.export(tmp_path / "w.safetensors", checkpoint.load(tmp_path / "c.pth"), torch.float32)
+    (tmp_path / "c.pth").unlink()
+    rebuilt, options = models.restore_model(checkpoint.load(tmp_path / "w.safetensors"), "w")
+    assert vars(options) == vars(args)
+    assert all(torch.equal(v, rebuilt.state_dict()[k]) for k, v in model.state_dict().items())
+
+
+def test_exported_halves_are_read_as_full_floats(tmp_path):
+    model, _ = saved_model(tmp_path / "c.pth")
+    checkpoint.export(tmp_path / "w.safetensors", checkpoint.load(tmp_path / "c.pth"), torch.float16)
+    read = checkpoint.load(tmp_path / "w.safetensors")["model"]
+    for name, value in model.state_dict().items():
+        assert read[name].dtype == value.dtype
+        torch.testing.assert_close(read[name], value, atol=1e-3, rtol=1e-3)
+
+
+def test_exported_weights_name_what_is_missing_or_damaged(tmp_path):
+    saved_model(tmp_path / "c.pth")
+    path = tmp_path / "w.safetensors"
+    checkpoint.export(path, checkpoint.load(tmp_path / "c.pth"), torch.float32)
+    described = (tmp_path / "w.json").read_text()
+    path.write_bytes(path.read_bytes()[:-8])
+    with pytest.raises(ValueError, match=r"w\.safetensors and w\.json cannot be read"):
+        checkpoint.load(path)
+    for content in ("[]", "{}", "no json", described[:-9]):
+        (tmp_path / "w.json").write_text(content)
+        with pytest.raises(ValueError, match=r"w\.safetensors"):
+            checkpoint.load(path)
+    (tmp_path / "w.json").unlink()
+    with pytest.raises(FileNotFoundError, match=r"w\.json does not exist"):
+        checkpoint.load(path)
+    with pytest.raises(ValueError, match="end in .safetensors"):
+        checkpoint.export(tmp_path / "w.pth", {}, torch.float32)
+
+
 def test_weights_of_another_architecture_are_named(tmp_path):
     saved_model(tmp_path / "c.pth")
     content = checkpoint.load(tmp_path / "c.pth")

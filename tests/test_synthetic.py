@@ -18,8 +18,8 @@ from PIL import Image
 from tests.helpers import ROOT
 from tools.data import make_synthetic
 from tools.data.make_synthetic import generate, make_scene
-from tools.data.synthetic_scene import COLOURS, RADII, SHAPES, VISIBLE_SHARE, Scene, Thing
-from tools.data.synthetic_text import KINDS, MARGIN, Query, Words, only, truth
+from tools.data.synthetic_scene import COLOURS, MARGIN, RADII, SHAPES, VISIBLE_SHARE, Scene, Thing
+from tools.data.synthetic_text import KINDS, Query, Words, only, truth
 
 SMALL = dict(train_videos=20, valid_videos=5, seed=3)
 HEIGHT, WIDTH, FRAMES = 96, 160, 8
@@ -324,6 +324,13 @@ def test_other_sizes_and_lengths(tmp_path):
     generate(tmp_path / "set", train_videos=1, valid_videos=1, frames=13, size=(64, 80), workers=1)
     frames = sorted((tmp_path / "set/train/JPEGImages/train_00000").iterdir())
     assert len(frames) == 13 and Image.open(frames[0]).size == (80, 64)
+
+
+def test_still_images_have_no_motion_and_expressions_true_of_one_object():
+    for number in range(30):
+        scene, expressions, _ = make_scene(3, "train", number, 1, (HEIGHT, WIDTH))
+        assert [e.kind for e in expressions] == ["appearance"] * 3 + ["relation"] * 3
+        assert all(only(scene, understood(e.text)) == e.target for e in expressions)
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +27,7 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, IterableDataset
 from transformers import AutoTokenizer
 
 from datasets.transforms import swap_sides
@@ -54,7 +54,7 @@ class Clips:
     """Some clips with all that is known of them. Shapes: v clips, t frames, b expressions; objects are numbered.
 
     Attributes:
-        frames: uint8 ``[v, t, 3, H, W]``; labels: long ``[v, t, H, W]``, the object of each pixel, 0 for none;
+        frames: uint8 ``[v, t, 3, H, W]``; labels: uint8 ``[v, t, H, W]``, the object of each pixel, 0 for none;
         classes: the same with categories from 1; texts: b expressions; clip, target: long ``[b]``, the clip that an
         expression is asked of and the object that it means.
     """
@@ -92,7 +92,7 @@ class Videos:
         self.objects = max(max(objects) for objects in category.values())
         self._class_of = {}
         for name, objects in category.items():
-            table = torch.zeros(256, dtype=torch.long)
+            table = torch.zeros(256, dtype=torch.uint8)
             for number, c in objects.items():
                 table[number] = self.categories.index(c) + 1
             self._class_of[name] = table
@@ -113,13 +113,13 @@ class Videos:
             chosen = entry["frames"][start : start + self.num_frames]
             images = read_frames([frames_root(self.root, "train") / name / f"{f}.jpg" for f in chosen])
             masks = [annotations_root(self.root, "train") / name / f"{f}.png" for f in chosen]
-            label = read_label_maps(masks, tuple(images.shape[-2:]))[:, 0].long()
+            label = read_label_maps(masks, tuple(images.shape[-2:]))[:, 0]
             mirrored = bool(torch.rand((), generator=generator) < 0.5)
             if mirrored:
                 images, label = images.flip(-1), label.flip(-1)
             frames.append(images)
             labels.append(label)
-            classes.append(self._class_of[name][label])
+            classes.append(self._class_of[name][label.long()])
             for asked in entry["expressions"].values():
                 texts.append(swap_sides(asked["exp"]) if mirrored else asked["exp"])
                 clip.append(number)
@@ -135,15 +135,17 @@ class Videos:
             torch.tensor(target),
         )
 
-    def stream(self, count: int, steps: int, generator: torch.Generator) -> Iterator[Clips]:
-        """``steps`` draws, each made while the one before is worked on."""
-        with ThreadPoolExecutor(1) as pool:
-            coming = pool.submit(self.draw, count, generator)
-            for step in range(steps):
-                clips = coming.result()
-                if step < steps - 1:
-                    coming = pool.submit(self.draw, count, generator)
-                yield clips
+
+class ClipStream(IterableDataset):
+    """``steps`` draws of ``count`` clips."""
+
+    def __init__(self, videos: Videos, *, count: int, steps: int, seed: int) -> None:
+        self.videos, self.count, self.steps, self.seed = videos, count, steps, seed
+
+    def __iter__(self) -> Iterator[Clips]:
+        generator = torch.Generator().manual_seed(self.seed)
+        for _ in range(self.steps):
+            yield self.videos.draw(self.count, generator)
 
 
 class Aligner(nn.Module):
@@ -227,10 +229,10 @@ def directions_of(regions: Tensor) -> Tensor:
 def per_pixel(values: Tensor, labels: Tensor, background: int) -> Tensor:
     """The value of the object that each pixel shows: ``[v, t, o]`` and labels ``[v, t, H, W]`` to ``[v, t, H, W]``."""
     table = F.pad(values, (1, 0), value=background)
-    return table.gather(2, labels.flatten(2)).view(labels.shape)
+    return table.gather(2, labels.long().flatten(2)).view(labels.shape)
 
 
-def pretrain(aligner: Aligner, stream: Iterator[Clips], *, steps: int, lr: float) -> float:
+def pretrain(aligner: Aligner, stream: Iterable[Clips], *, steps: int, lr: float) -> float:
     """Trains in place; returns the share of expressions of the last tenth of steps whose object was found."""
     aligner.train()
     weight = torch.ones(aligner.pixel_classes[0].out_channels)
@@ -251,7 +253,7 @@ def pretrain(aligner: Aligner, stream: Iterator[Clips], *, steps: int, lr: float
         fit = fit[torch.arange(len(fit)), clips.clip].masked_fill(~shown[clips.clip], -1e4)
         asked = shown[clips.clip, clips.target - 1]  # the object may be out of sight in these frames
         loss = F.cross_entropy(
-            classes.float(), subsample(clips.classes.flatten(0, 1), classes.shape[-2:]), weight=weight
+            classes.float(), subsample(clips.classes.flatten(0, 1), classes.shape[-2:]).long(), weight=weight
         )
         moving = subsample(
             per_pixel(directions_of(regions), clips.labels, UNKNOWN).flatten(0, 1), directions.shape[-2:]
@@ -297,8 +299,8 @@ def main() -> None:
             layer.p = 0.0
     videos = Videos(args.ytvos_path, args.num_frames)
     aligner = Aligner(backbone, text_encoder, classes=len(videos.categories) + 1, objects=videos.objects)
-    stream = videos.stream(args.batch_size, args.steps, torch.Generator().manual_seed(args.seed))
-    found = pretrain(aligner, stream, steps=args.steps, lr=args.lr)
+    stream = ClipStream(videos, count=args.batch_size, steps=args.steps, seed=args.seed)
+    found = pretrain(aligner, DataLoader(stream, batch_size=None, num_workers=1), steps=args.steps, lr=args.lr)
     with new_folder(args.output_dir) as folder:
         torch.save(getattr(backbone, "net", backbone).state_dict(), folder / "backbone.pth")
         AutoTokenizer.from_pretrained(args.text_encoder).save_pretrained(folder / "text_encoder")

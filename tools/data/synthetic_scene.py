@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import cv2
 import numpy as np
@@ -61,6 +62,7 @@ _REACH = 1.5  # the farthest vertex of any shape
 
 VISIBLE_SHARE = 0.3  # an object counts as seen in a frame with this share of its area inside and in front
 KNOWN_SHARE = 0.8  # and its size and shape can be told from a frame with this share; every object has two such frames
+MARGIN = 0.12  # of the frame's width or height: how clearly a relation has to hold, or to fail
 _SUPERSAMPLE = 4
 _SHIFT = 4  # fractional bits of cv2.fillPoly
 
@@ -107,6 +109,28 @@ class Scene:
     labels: np.ndarray
     shares: np.ndarray
     centroids: np.ndarray
+
+    @cached_property
+    def _leads(self) -> tuple[np.ndarray, np.ndarray]:
+        """Least and greatest lead of each object over each other ``[n, n, 2]`` along x and y, as a share of the frame,
+        over the frames that show both; infinite, the least above the greatest, where none does."""
+        size = np.array(self.labels.shape[:0:-1])
+        leads = (self.centroids[:, None] - self.centroids[None]) / size
+        least = np.where(np.isnan(leads), np.inf, leads).min(axis=2)
+        greatest = np.where(np.isnan(leads), -np.inf, leads).max(axis=2)
+        return least, greatest
+
+    def ahead(self, axis: int, sign: int, first: int, second: int) -> bool | None:
+        """Whether object ``first`` is on the ``sign`` side of ``second`` along ``axis`` (0: x, 1: y) in all frames that
+        show both; None if unclear."""
+        least, greatest = (float(lead[first, second, axis]) for lead in self._leads)
+        if least > greatest:  # no frame shows both
+            return None
+        if sign < 0:
+            least, greatest = -greatest, -least
+        if least >= MARGIN:
+            return True
+        return False if greatest <= -MARGIN else None
 
 
 @dataclass(frozen=True)

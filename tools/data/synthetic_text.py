@@ -37,7 +37,6 @@ EXTREME: dict[str, str] = {
 APPEARANCE = ("the {0}", "the {0}", "{1} {0}")
 MOTION = ("the {0} {1}", "the {0} {1}", "the {0} that is {1}", "{2} {0} {1}")
 EXTREME_SHARE = 0.2  # of the relations: they name no second object
-MARGIN = 0.12  # of the frame's width or height: how clearly a relation has to hold, or to fail
 MOTION_SEEN = 0.75  # share of the frames in which an object must be well seen for its motion to be spoken of
 WELL_SEEN_SHARE = 0.5
 
@@ -83,16 +82,6 @@ def _all_words(thing: Thing) -> list[Words]:
     return [Words(*choice) for choice in product(*choices)]
 
 
-def _ahead(scene: Scene, relation: str, first: int, second: int) -> bool | None:
-    """Whether ``first`` is on the ``relation`` side of ``second`` in all frames that show both; None if unclear."""
-    axis, sign = RELATIONS[relation]
-    lead = sign * (scene.centroids[first, :, axis] - scene.centroids[second, :, axis])
-    lead = lead[~np.isnan(lead)] / scene.labels.shape[2 - axis]
-    if len(lead) and (lead >= MARGIN).all():
-        return True
-    return False if len(lead) and (lead <= -MARGIN).all() else None
-
-
 def truth(scene: Scene, query: Query) -> list[bool | None]:
     """Whether ``query`` holds for each object of the scene; None where a person could not be sure.
 
@@ -107,10 +96,13 @@ def truth(scene: Scene, query: Query) -> list[bool | None]:
         anchors = [i for i, thing in enumerate(scene.things) if query.anchor.fit(thing)]
         if len(anchors) != 1:
             return [None] * len(fits)
-        return [fit and i != anchors[0] and _ahead(scene, query.relation, i, anchors[0]) for i, fit in enumerate(fits)]
+        return [
+            fit and i != anchors[0] and scene.ahead(*RELATIONS[query.relation], i, anchors[0])
+            for i, fit in enumerate(fits)
+        ]
     answers: list[bool | None] = []
     for i, fit in enumerate(fits):
-        leads = [_ahead(scene, query.relation, i, j) for j, other in enumerate(fits) if other and j != i]
+        leads = [scene.ahead(*RELATIONS[query.relation], i, j) for j, other in enumerate(fits) if other and j != i]
         beaten = not fit or any(lead is False for lead in leads)
         answers.append(False if beaten else None if None in leads else True)
     return answers
@@ -153,7 +145,7 @@ def _queries(scene: Scene, target: int, names: list[list[Words]]) -> dict[str, l
             add("relation", Query(words, relation=relation))
             for anchor in (i for i in others if names[i] and seen[i] == 1):
                 # Only a rival that is not the anchor itself makes the relation necessary.
-                if set(rivals) - {anchor} and _ahead(scene, relation, target, anchor):
+                if set(rivals) - {anchor} and scene.ahead(*RELATIONS[relation], target, anchor):
                     add("relation", *(Query(words, relation=relation, anchor=name) for name in names[anchor]))
     return found
 
