@@ -67,7 +67,7 @@ class Recipe:
     video_epochs: int
 
 
-SHORT = Recipe(images=4000, videos=1200, alignment_steps=1000, image_epochs=3, video_epochs=2)
+SHORT = Recipe(images=11000, videos=2200, alignment_steps=1000, image_epochs=1, video_epochs=1)
 LONG = Recipe(images=12000, videos=6000, alignment_steps=6000, image_epochs=4, video_epochs=2)
 
 
