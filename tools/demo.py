@@ -48,12 +48,12 @@ PRETRAINED = ROOT / "pretrained_weights" / "demo.safetensors"
 NETWORK = """
     --binary --backbone tsm_resnet10_half --token_stride 16 --hidden_dim 96 --nheads 4 --mask_dim 32 --enc_layers 2
     --num_queries 1 --dropout 0 --train_sizes 96 --eval_size 96 --max_size 160 --no-random_crop --no-photometric
-    --expressions_per_clip 6 --lr_schedule cosine --warmup_steps 50 --amp bf16 --num_workers 1 --lr 5e-4
+    --expressions_per_clip 6 --lr_schedule cosine --warmup_steps 50 --amp bf16 --num_workers 1
     --lr_text_encoder 5e-4
 """
 # as the paper pretrains on the images of RefCOCO, T = 1, before it trains on videos
-IMAGES = "--num_frames 1 --batch_size 8 --lr_backbone 5e-5"
-VIDEOS = "--num_frames 4 --batch_size 8 --lr_backbone 1e-4"
+IMAGES = "--num_frames 1 --batch_size 8 --lr 1e-3 --lr_backbone 5e-5"
+VIDEOS = "--num_frames 4 --batch_size 8 --lr 5e-4 --lr_backbone 1e-4"
 
 
 @dataclass(frozen=True)
@@ -67,8 +67,8 @@ class Recipe:
     video_epochs: int
 
 
-SHORT = Recipe(images=11000, videos=2200, alignment_steps=1000, image_epochs=1, video_epochs=1)
-LONG = Recipe(images=12000, videos=6000, alignment_steps=6000, image_epochs=4, video_epochs=2)
+SHORT = Recipe(images=9000, videos=2200, alignment_steps=1000, image_epochs=2, video_epochs=1)
+LONG = Recipe(images=16000, videos=8000, alignment_steps=5000, image_epochs=2, video_epochs=3)
 
 
 def parse_args() -> argparse.Namespace:
@@ -141,7 +141,7 @@ def train(recipe: Recipe, out: Path, data: Path, seed: int) -> Path:
     """Generates the data and trains from random weights; returns the checkpoint."""
     step(1, f"generating {recipe.images} images, {recipe.videos} training and {VALID_VIDEOS} held-out videos")
     stills = out / "images"
-    generate(stills, videos=recipe.images, frames=1, seed=seed)
+    generate(stills, videos=recipe.images, frames=1, seed=seed + 1)  # other scenes than those of the videos
     generate(data, videos=recipe.videos, frames=8, seed=seed)
     texts = [root / "meta_expressions" / "train" / "meta_expressions.json" for root in (stills, data)]
     command("tools/make_tiny_text_encoder.py", *texts, "--output_dir", out / "text_encoder")
