@@ -31,7 +31,7 @@ OVERLAY_FPS = 6
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser("inference_ytvos.py", description=__doc__.splitlines()[0], allow_abbrev=False)
-    parser.add_argument("--resume", required=True, metavar="CKPT", help="checkpoint of main.py")
+    parser.add_argument("--resume", required=True, metavar="CKPT", help="checkpoint of main.py, or exported weights")
     parser.add_argument("--split", choices=SPLITS, default="valid")
     parser.add_argument("--output_dir", default="output/ytvos", help="takes Annotations/ and submission.zip")
     parser.add_argument("--ytvos_path", help="default: where it was in training")

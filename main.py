@@ -70,6 +70,11 @@ def train(args: argparse.Namespace, saved: dict | None, device: torch.device) ->
     """Trains from the start, or from the end of the epoch in ``saved``."""
     output_dir = Path(args.output_dir)
     if saved:
+        if "optimizer" not in saved:
+            raise ValueError(
+                f"--resume {args.resume} holds exported weights, from which training cannot go on; start a new run "
+                "from them with --pretrained_weights"
+            )
         refuse_other_run(args, saved["options"])
     elif (output_dir / "checkpoint.pth").exists():
         raise ValueError(

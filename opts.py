@@ -61,7 +61,8 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--backbone",
         default="video_swin_t",
-        help="resnet18/34/50/101, video_swin_t/s/b, swin_t/s/b/l_p4w7, or timm:NAME for any timm feature pyramid",
+        help="resnet18/34/50/101, video_swin_t/s/b, swin_t/s/b/l_p4w7, tsm_resnet10, tsm_resnet10_half, or timm:NAME "
+        "for any timm feature pyramid",
     )
     group.add_argument("--backbone_pretrained", metavar="FILE", help="torchvision, timm or Video-Swin weights")
     group.add_argument("--text_encoder", default="roberta-base", help="hub name or local directory of a RoBERTa")

@@ -56,13 +56,13 @@ def refuse_trained(split: str, holdout: int, trained_holdout: int) -> None:
         )
 
 
-def _single_threaded(_worker: int) -> None:
+def single_threaded(_worker: int) -> None:
     # The workers are the parallelism; threads within them would only compete with the training process.
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
 
 
-class _TrainLoader(DataLoader):
+class TrainLoader(DataLoader):
     """A DataLoader whose workers' errors about the data read as those of the main process: one line, with the mend."""
 
     def __iter__(self) -> Iterator[Batch]:
@@ -97,12 +97,12 @@ def build_train_loader(args: argparse.Namespace, rank: int = 0, world_size: int 
         transform=transform,
         seed=args.seed,
     )
-    return _TrainLoader(
+    return TrainLoader(
         dataset,
         batch_sampler=ShapeBatchSampler(dataset.sizes(), args.batch_size, args.seed, rank, world_size),
         collate_fn=collate,
         num_workers=args.num_workers,
         persistent_workers=args.num_workers > 0,
         pin_memory=torch.cuda.is_available(),
-        worker_init_fn=_single_threaded,
+        worker_init_fn=single_threaded,
     )

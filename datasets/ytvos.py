@@ -55,7 +55,7 @@ def annotations_root(root: Path, split: str) -> Path:
     return root / _folder_split(split) / "Annotations"
 
 
-def _read_videos(path: Path) -> dict[str, dict]:
+def read_videos(path: Path) -> dict[str, dict]:
     """The ``videos`` of a meta_expressions or meta file."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: this file does not exist; {_SEE}")
@@ -88,11 +88,11 @@ def _check_video(path: Path, video_id: str, entry: object, with_objects: bool) -
             raise _bad(path, f'{here} must hold its text as "exp"')
         if not expression["exp"].strip():
             raise _bad(path, f"{here} is empty; write its text or delete the entry")
-        if with_objects and not _is_object_id(expression.get("obj_id")):
+        if with_objects and not is_object_id(expression.get("obj_id")):
             raise _bad(path, f'{here} must name its object as "obj_id", a number from 1 to 255')
 
 
-def _is_object_id(value: object) -> bool:
+def is_object_id(value: object) -> bool:
     return isinstance(value, str | int) and str(value).isdecimal() and 1 <= int(value) <= 255
 
 
@@ -113,7 +113,7 @@ def _training_part(path: Path, videos: dict[str, dict], split: str, holdout: int
 def _valid_part(root: Path, videos: dict[str, dict]) -> set[str]:
     test_path = _meta_path(root, "test")
     if test_path.is_file():
-        return videos.keys() - _read_videos(test_path).keys()
+        return videos.keys() - read_videos(test_path).keys()
     return {name for name in videos if (frames_root(root, "valid") / name).is_dir()}
 
 
@@ -132,7 +132,7 @@ def split_videos(root: Path, split: str, holdout: int = 0) -> dict[str, dict]:
     """
     folder = _folder_split(split)
     path = _meta_path(root, folder)
-    videos = _read_videos(path)
+    videos = read_videos(path)
     if folder == "train":
         names = _training_part(path, videos, split, holdout)
     else:
@@ -168,7 +168,7 @@ def train_videos(root: Path, holdout: int, binary: bool) -> list[TrainVideo]:
     path = root / "train" / "meta.json"
     if not binary and not path.is_file():
         raise FileNotFoundError(f"{path}: the categories' file does not exist; add --binary to train without; {_SEE}")
-    objects = {} if binary else _read_videos(path)
+    objects = {} if binary else read_videos(path)
     return [
         TrainVideo(
             video_id=name,

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
 
+from datasets.transforms import swap_sides
+from datasets.video_io import read_frames, read_label_maps
+from datasets.ytvos import annotations_root, frames_root, train_videos
 from models.backbone import build_backbone
-from tests.tiny_model import tiny_text_encoder
+from tests.tiny_model import FakeBackbone, tiny_text_encoder
 from tools.data.make_synthetic import generate
 from tools.pretrain_alignment import UNKNOWN, Aligner, ClipStream, Videos, directions_of, per_pixel, pretrain
 
@@ -48,15 +52,39 @@ def test_per_pixel_takes_the_value_of_the_object_shown():
 
 
 def test_drawn_clips_show_what_they_say(data):
-    videos = Videos(data, num_frames=3)
-    clips = videos.draw(8, torch.Generator().manual_seed(0))
-    asked = json.loads((data / "meta_expressions" / "train" / "meta_expressions.json").read_text())["videos"]
-    known = {e["exp"] for video in asked.values() for e in video["expressions"].values()}
-    assert clips.frames.shape == (8, 3, 3, 96, 160) and clips.labels.shape == clips.classes.shape == (8, 3, 96, 160)
-    assert any(text in known for text in clips.texts) and len(clips.texts) == len(clips.clip) == len(clips.target)
-    assert ((clips.labels > 0) == (clips.classes > 0)).all() and clips.classes.max() <= len(videos.categories)
-    again = videos.draw(8, torch.Generator().manual_seed(0))
+    videos = Videos(data, num_frames=8)
+    videos.names = videos.names[:1]
+    clips = videos.draw(6, torch.Generator().manual_seed(0))
+    name = videos.names[0]
+    frames = read_frames(sorted((frames_root(data, "train") / name).iterdir()))
+    labels = read_label_maps(sorted((annotations_root(data, "train") / name).iterdir()), (96, 160))[:, 0]
+    asked = list(videos.videos[name]["expressions"].values())
+    known = json.loads((data / "train" / "meta.json").read_text())["videos"][name]["objects"]
+    mirrored = [not torch.equal(f, frames) for f in clips.frames]
+    assert 0 < sum(mirrored) < 6
+    for i, flip in enumerate(mirrored):
+        assert torch.equal(clips.frames[i], frames.flip(-1) if flip else frames)
+        assert torch.equal(clips.labels[i], labels.flip(-1) if flip else labels)
+        mine = (clips.clip == i).nonzero().flatten().tolist()
+        assert [clips.texts[j] for j in mine] == [swap_sides(e["exp"]) if flip else e["exp"] for e in asked]
+        assert clips.target[mine].tolist() == [int(e["obj_id"]) for e in asked]
+        for number, entry in known.items():
+            there = clips.classes[i][clips.labels[i] == int(number)]
+            assert (there == videos.categories.index(entry["category"]) + 1).all()
+    again = videos.draw(6, torch.Generator().manual_seed(0))
     assert again.texts == clips.texts and torch.equal(again.frames, clips.frames)
+
+
+def test_the_holdout_of_main_is_left_alone(data):
+    kept = {video.video_id for video in train_videos(data, holdout=2, binary=True)}
+    assert set(Videos(data, num_frames=2, holdout=2).names) == kept and len(kept) == 4
+
+
+@pytest.mark.parametrize("steps", [2, 10, 11])
+def test_few_steps_are_trained_too(data, steps):
+    videos = Videos(data, num_frames=2)
+    aligner = Aligner(FakeBackbone(), tiny_text_encoder(), classes=len(videos.categories) + 1, objects=videos.objects)
+    assert 0 <= pretrain(aligner, ClipStream(videos, count=1, steps=steps, seed=0), steps=steps, lr=1e-3) <= 1
 
 
 def test_a_few_videos_are_learned_by_heart(data):
@@ -69,24 +97,49 @@ def test_a_few_videos_are_learned_by_heart(data):
     assert found > 0.45  # a guess finds about one of four
 
 
-@pytest.mark.parametrize(
-    ("content", "error", "message"),
-    [
-        (None, FileNotFoundError, "meta.json does not exist"),
-        ("{}", ValueError, "meta.json is not a meta.json with a category"),
-        ("no json", ValueError, "meta.json is not a meta.json with a category"),
-    ],
-)
-def test_categories_that_cannot_be_read_are_named(data, tmp_path, content, error, message):
+def broken(data, tmp_path, change) -> Path:
+    """A copy of the set in which ``change`` has been at the ``videos`` of meta.json."""
     root = tmp_path / "set"
     (root / "train").mkdir(parents=True)
     (root / "meta_expressions").symlink_to(data / "meta_expressions")
-    if content is not None:
-        (root / "train" / "meta.json").write_text(content)
-    with pytest.raises(error, match=message):
+    for part in ("JPEGImages", "Annotations"):
+        (root / "train" / part).symlink_to(data / "train" / part)
+    content = json.loads((data / "train" / "meta.json").read_text())
+    change(content["videos"])
+    (root / "train" / "meta.json").write_text(json.dumps(content))
+    return root
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda v: v.pop("train_00001"), "video train_00001 must list its"),
+        (lambda v: v["train_00001"].update(objects={}), "video train_00001 must list its"),
+        (lambda v: v["train_00001"]["objects"].update({"300": {"category": "star"}}), "object 300 must be a number"),
+        (lambda v: v["train_00001"]["objects"].update({"2": {"category": None}}), "object 2 must be a number"),
+        (lambda v: v["train_00001"].update(objects={"9": {"category": "star"}}), "lacks object ., which an expression"),
+    ],
+)
+def test_objects_that_are_not_described_are_named(data, tmp_path, change, message):
+    with pytest.raises(ValueError, match=rf"meta\.json: .*{message}"):
+        Videos(broken(data, tmp_path, change), num_frames=2)
+
+
+def test_a_video_without_categories_is_named(data, tmp_path):
+    root = broken(data, tmp_path, dict)
+    (root / "train" / "meta.json").unlink()
+    with pytest.raises(FileNotFoundError, match=r"meta\.json"):
         Videos(root, num_frames=2)
 
 
+def test_void_pixels_belong_to_no_object(data):
+    videos = Videos(data, num_frames=8)
+    videos.names, name = videos.names[:1], videos.names[0]
+    videos._class_of[name][1] = 0  # as if meta.json did not list it
+    clips = videos.draw(1, torch.Generator().manual_seed(0))
+    assert (clips.labels > 1).any() and not (clips.labels == 1).any()
+
+
 def test_a_window_longer_than_a_video_is_refused(data):
-    with pytest.raises(ValueError, match="--num_frames 9: video train_00000 has 8 frames"):
+    with pytest.raises(ValueError, match="--num_frames 9: video train_00000 has 8 frames; give at most as many"):
         Videos(data, num_frames=9)

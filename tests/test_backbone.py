@@ -63,10 +63,19 @@ def shifted() -> nn.Module:
 
 
 def test_a_shifted_resnet_sees_a_still_image_as_the_plain_one_does(shifted):
+    plain = timm.create_model("resnet10t", features_only=True, channels=(32, 64, 128, 256)).eval()
+    plain.load_state_dict(shifted.net.state_dict())
     still = clip(frames=1, size=(64, 64))
-    plain = shifted.net(still[0])[-1]
-    assert torch.allclose(shifted(still)[-1][0], plain, atol=1e-5)
-    assert torch.allclose(shifted(still.expand(-1, 5, -1, -1, -1))[-1][0, 3], plain[0], atol=1e-4)
+    wanted = plain(still[0])[-1]
+    assert torch.allclose(shifted(still)[-1][0], wanted, atol=1e-5)
+    assert torch.allclose(shifted(still.expand(-1, 5, -1, -1, -1))[-1][0, 3], wanted[0], atol=1e-4)
+
+
+def test_the_shift_takes_an_eighth_from_each_neighbour(shifted):
+    shifted(clip(frames=3, size=(64, 64)))
+    numbered = torch.arange(3.0)[:, None, None, None].expand(3, 16, 1, 1)
+    (x,) = shifted._shift(None, (numbered,))
+    assert x[..., 0, 0].tolist() == [[n, n, p, p] + [t] * 12 for t, n, p in ((0, 1, 0), (1, 2, 0), (2, 2, 1))]
 
 
 def test_a_shifted_resnet_tells_a_movement_from_its_reverse(shifted):

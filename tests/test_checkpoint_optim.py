@@ -9,6 +9,7 @@ import random
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 from torchvision.ops import FrozenBatchNorm2d
 
@@ -164,23 +165,29 @@ def test_exported_halves_are_read_as_full_floats(tmp_path):
         torch.testing.assert_close(read[name], value, atol=1e-3, rtol=1e-3)
 
 
-def test_exported_weights_name_what_is_missing_or_damaged(tmp_path):
+def test_exported_files_that_are_damaged_or_of_others_are_named(tmp_path):
     saved_model(tmp_path / "c.pth")
-    path = tmp_path / "w.safetensors"
-    checkpoint.export(path, checkpoint.load(tmp_path / "c.pth"), torch.float32)
-    described = (tmp_path / "w.json").read_text()
+    content, path = checkpoint.load(tmp_path / "c.pth"), tmp_path / "w.safetensors"
+    checkpoint.export(path, content, torch.float32)
+    assert path.stat().st_mode & 0o044
     path.write_bytes(path.read_bytes()[:-8])
-    with pytest.raises(ValueError, match=r"w\.safetensors and w\.json cannot be read"):
+    with pytest.raises(ValueError, match=r"w\.safetensors cannot be read"):
         checkpoint.load(path)
-    for content in ("[]", "{}", "no json", described[:-9]):
-        (tmp_path / "w.json").write_text(content)
-        with pytest.raises(ValueError, match=r"w\.safetensors"):
+    for header in (None, {"proxyformer": "[]"}, {"proxyformer": '{"format": 1}'}):
+        save_file({"a": torch.zeros(1)}, path, metadata=header)
+        with pytest.raises(ValueError, match=r"w\.safetensors is not a checkpoint of this program"):
             checkpoint.load(path)
-    (tmp_path / "w.json").unlink()
-    with pytest.raises(FileNotFoundError, match=r"w\.json does not exist"):
-        checkpoint.load(path)
-    with pytest.raises(ValueError, match="end in .safetensors"):
-        checkpoint.export(tmp_path / "w.pth", {}, torch.float32)
+
+
+def test_a_failed_export_leaves_nothing(tmp_path):
+    saved_model(tmp_path / "c.pth")
+    content = checkpoint.load(tmp_path / "c.pth")
+    with pytest.raises(ValueError, match=r"w\.pth: exported weights end in \.safetensors"):
+        checkpoint.export(tmp_path / "w.pth", content, torch.float32)
+    next(iter(content["model"].values())).fill_(1e5)
+    with pytest.raises(ValueError, match="cannot hold"):
+        checkpoint.export(tmp_path / "w.safetensors", content, torch.float16)
+    assert [p.name for p in tmp_path.iterdir()] == ["c.pth"]
 
 
 def test_weights_of_another_architecture_are_named(tmp_path):

@@ -152,5 +152,5 @@ def test_script_ends_without_traceback_and_keeps_existing_folders(tmp_path, fold
     meta, kept = meta_file(tmp_path / "meta.json", TEXTS), sorted(folder.iterdir())
     result = script(meta, "--output_dir", folder)
     assert result.returncode == 2
-    assert "already exists" in result.stderr and "Traceback" not in result.stderr
+    assert "already holds something" in result.stderr and "Traceback" not in result.stderr
     assert sorted(folder.iterdir()) == kept

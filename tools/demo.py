@@ -31,6 +31,7 @@ from davis2017.ytvos_protocol import score_results
 from engine import predict_split
 from models.predictor import Predictor
 from models.text_encoder import TextEncoder
+from tools.folders import require_new
 from util import cli
 from util.memory import keep_large_buffers
 from util.visualize import PALETTE, SheetRow, contact_sheet, overlay, titled, write_video
@@ -87,8 +88,9 @@ def main() -> None:
     keep_large_buffers()
     out, data = asked.output_dir, asked.output_dir / "data"
     results = out / "valid"
-    if out.exists() and any(out.iterdir()):
-        raise ValueError(f"--output_dir {out} already holds something; remove it, or choose another folder")
+    require_new(out)
+    if asked.quick and not PRETRAINED.is_file():
+        raise FileNotFoundError(f"--quick: {PRETRAINED} is not in this copy of the repository; run without --quick")
 
     if asked.quick:
         step(1, f"generating {VALID_VIDEOS} videos")
@@ -99,10 +101,8 @@ def main() -> None:
         trained = train(LONG if asked.long else SHORT, out, data, asked.seed)
 
     step(3, "inference on the held-out videos, submission zip, scores")
-    command(
-        "inference_ytvos.py",
-        *("--resume", trained, "--split", "valid", "--ytvos_path", data, "--output_dir", results, "--visualize"),
-    )
+    words = ["--resume", trained, "--split", "valid", "--ytvos_path", data, "--output_dir", results]
+    command("inference_ytvos.py", *words, "--visualize")
     scores = score(results, data)
 
     step(4, "the same videos without language, without time, without training")
@@ -128,7 +128,8 @@ def main() -> None:
     write_json(out / "metrics.json", metrics)
     print(table(metrics))
     print(f"\n{metrics['seconds']:.0f} seconds. Look at {sheet} and {film}; the numbers are in {out / 'metrics.json'},")
-    print(f"the submission is {results / 'submission.zip'}, the checkpoint {trained}.")
+    print(f"the submission is {results / 'submission.zip'}, a film of each expression is in {results / 'overlays'},")
+    print(f"the checkpoint is {trained}.")
 
 
 def generate(folder: Path, *, videos: int, frames: int, seed: int) -> None:

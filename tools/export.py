@@ -1,4 +1,4 @@
-"""Writes the weights of a checkpoint for sharing: safetensors, and a JSON file that says how to build the model.
+"""Writes the weights of a checkpoint for sharing: one safetensors file, whose header says how to build the model.
 
     python tools/export.py output/run/checkpoint.pth pretrained_weights/mine.safetensors --dtype float16
 
@@ -23,18 +23,23 @@ from util.cli import run
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 # where things lay on the machine of the training is nobody else's business
-PLACES = ("output_dir", "ytvos_path", "text_encoder", "backbone_pretrained", "pretrained_weights", "resume")
+PLACES = ("output_dir", "ytvos_path", "text_encoder", "resume")
+# of these it matters that there were some: a ResNet's batch norm is then frozen
+ORIGINS = ("backbone_pretrained", "pretrained_weights")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser("export.py", description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("checkpoint", type=Path)
-    parser.add_argument("output_file", type=Path, help="ends in .safetensors; a .json of the same name goes beside it")
+    parser.add_argument("output_file", type=Path, help="ends in .safetensors")
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of the stored weights")
     args = parser.parse_args()
     content = checkpoint.load(args.checkpoint)
     usual = vars(parse_train_args([]))
-    content["options"] = {**content["options"], **{name: usual[name] for name in PLACES}}
+    options = content["options"] | {name: usual[name] for name in PLACES}
+    for name in ORIGINS:
+        options[name] = options[name] and Path(options[name]).name
+    content["options"] = options
     checkpoint.export(args.output_file, content, DTYPES[args.dtype])
     size = args.output_file.stat().st_size
     print(f"{args.output_file}: {len(content['model'])} tensors as {args.dtype}, {size / 2**20:.1f} MiB")

@@ -9,6 +9,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 
+def require_new(path: Path, flag: str = "--output_dir") -> None:
+    """Raises ValueError, naming ``flag``, unless ``path`` is free or an empty folder."""
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise ValueError(f"{flag} {path} already holds something: give another folder, or remove it")
+
+
 @contextmanager
 def new_folder(path: str | os.PathLike) -> Iterator[Path]:
     """Yields an empty folder beside ``path``, which takes its name when the block ends well and is removed otherwise.

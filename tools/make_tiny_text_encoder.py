@@ -20,7 +20,7 @@ from transformers import RobertaConfig, RobertaModel, RobertaTokenizer
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from tools.folders import new_folder  # noqa: E402
+from tools.folders import new_folder, require_new  # noqa: E402
 from util.cli import run  # noqa: E402
 
 SPECIAL_TOKENS = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]  # ids 0 to 4, the first four as in roberta-base
@@ -109,8 +109,7 @@ def main() -> None:
     args = parser.parse_args()
 
     output = Path(args.output_dir)
-    if output.exists() and not (output.is_dir() and not any(output.iterdir())):
-        raise FileExistsError(f"--output_dir {output} already exists: give another, or remove it")
+    require_new(output)
     expressions = [text for path in args.meta_expressions for text in read_expressions(path)]
     tokenizer = train_tokenizer(expressions, args.vocab_size)
     model = make_encoder(tokenizer, hidden_size=args.hidden_size, layers=args.layers, heads=args.heads, seed=args.seed)

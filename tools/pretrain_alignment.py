@@ -5,16 +5,16 @@
 
 ImageNet, Kinetics and RoBERTa's corpus do this for real videos; here the training videos do. Everything is shown what
 segmentation has to find out: the masks of all objects are given, their backbone features are averaged within, and the
-text has to pick one. That is learned many times faster than to cut the object out as well, and what the features then
-tell carries over. Two more losses say what features should tell: each pixel's category, and which way it is moving.
+text has to pick one. That takes far fewer steps than to cut the object out as well, and what the features then tell
+carries over. Two more losses say what features should tell: each pixel's category, and which way it is moving.
 
 The results are for main.py: ``--backbone_pretrained OUTPUT_DIR/backbone.pth --text_encoder OUTPUT_DIR/text_encoder``.
+It runs on the CPU, and is for small networks and sets of one frame size.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -27,16 +27,17 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import IterableDataset
 from transformers import AutoTokenizer
 
+from datasets import TrainLoader, single_threaded
 from datasets.transforms import swap_sides
-from datasets.video_io import read_frames, read_label_maps
-from datasets.ytvos import annotations_root, frames_root, split_videos
+from datasets.video_io import image_size, read_frames, read_label_maps
+from datasets.ytvos import annotations_root, frames_root, is_object_id, read_videos, split_videos
 from models.backbone import build_backbone
 from models.criterion import subsample
 from models.text_encoder import TextEncoder
-from tools.folders import new_folder
+from tools.folders import new_folder, require_new
 from util.cli import run
 from util.frames import normalise
 from util.log import progress_bar
@@ -44,7 +45,7 @@ from util.memory import keep_large_buffers
 
 BACKGROUND_WEIGHT = 0.1  # most pixels are background, which has little to teach
 DIRECTIONS = 5  # none, left, right, up, down
-STILL = 1.2  # pixels a frame: what moves less has no direction
+STILL = 1.2  # pixels a frame: what moves less has no direction; fits the generator's usual size and length
 UNKNOWN = -100  # a class that no loss counts
 WHOLE_SHARE = 0.7  # of an object's largest area in the clip: with less in view its centre does not tell its motion
 
@@ -70,25 +71,27 @@ class Clips:
 class Videos:
     """Training videos with expressions, masks and categories, in the layout of Ref-YouTube-VOS.
 
+    Args:
+        root: folder of the data set; num_frames: of a clip; holdout: training videos to leave alone, as in main.py.
+
+    Attributes:
+        names: of the videos; categories: of their objects, sorted; objects: the largest number of an object.
+
     Raises:
-        FileNotFoundError, ValueError: ``train/meta.json`` or the expressions are missing or not of the right form.
+        FileNotFoundError, ValueError: a file is missing or not of the documented form, a video is too short, or the
+            frames have several sizes.
     """
 
-    def __init__(self, root: Path, num_frames: int) -> None:
-        path = root / "train" / "meta.json"
-        if not path.is_file():
-            raise FileNotFoundError(f"{path} does not exist; the categories come from it")
+    def __init__(self, root: Path, num_frames: int, holdout: int = 0) -> None:
         self.root, self.num_frames = root, num_frames
-        self.asked = split_videos(root, "train")
-        try:
-            known = json.loads(path.read_text(encoding="utf-8"))["videos"]
-            category = {
-                name: {int(o): entry["category"] for o, entry in known[name]["objects"].items()} for name in self.asked
-            }
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{path} is not a meta.json with a category for every object: {error}") from error
+        self.videos = split_videos(root, "train", holdout)
+        self.names = list(self.videos)
+        path = root / "train" / "meta.json"
+        known = read_videos(path)
+        category = {name: _categories(path, known, name, self.videos[name]) for name in self.names}
         self.categories = sorted({c for objects in category.values() for c in objects.values()})
-        self.names = sorted(self.asked)
+        if len(self.categories) > 255:
+            raise ValueError(f"{path} has {len(self.categories)} categories; this tool is for at most 255")
         self.objects = max(max(objects) for objects in category.values())
         self._class_of = {}
         for name, objects in category.items():
@@ -96,9 +99,21 @@ class Videos:
             for number, c in objects.items():
                 table[number] = self.categories.index(c) + 1
             self._class_of[name] = table
-        short = next((n for n in self.names if len(self.asked[n]["frames"]) < num_frames), None)
-        if short is not None:
-            raise ValueError(f"--num_frames {num_frames}: video {short} has {len(self.asked[short]['frames'])} frames")
+        shortest = min(self.names, key=lambda name: len(self.videos[name]["frames"]))
+        if len(self.videos[shortest]["frames"]) < num_frames:
+            raise ValueError(
+                f"--num_frames {num_frames}: video {shortest} has {len(self.videos[shortest]['frames'])} frames; "
+                "give at most as many"
+            )
+        first = {
+            n: image_size(frames_root(root, "train") / n / f"{v['frames'][0]}.jpg") for n, v in self.videos.items()
+        }
+        other = next((name for name in self.names if first[name] != first[self.names[0]]), None)
+        if other is not None:
+            raise ValueError(
+                f"{root}: video {other} is {first[other]} pixels, {self.names[0]} {first[self.names[0]]}; this tool is "
+                "for sets of one size"
+            )
 
     def draw(self, count: int, generator: torch.Generator) -> Clips:
         """Random clips of consecutive frames, half of them mirrored, with all expressions of their videos."""
@@ -108,7 +123,7 @@ class Videos:
         clip: list[int] = []
         target: list[int] = []
         for number, name in enumerate(self.names[i] for i in picks):
-            entry = self.asked[name]
+            entry = self.videos[name]
             start = int(torch.randint(len(entry["frames"]) - self.num_frames + 1, (), generator=generator))
             chosen = entry["frames"][start : start + self.num_frames]
             images = read_frames([frames_root(self.root, "train") / name / f"{f}.jpg" for f in chosen])
@@ -117,15 +132,14 @@ class Videos:
             mirrored = bool(torch.rand((), generator=generator) < 0.5)
             if mirrored:
                 images, label = images.flip(-1), label.flip(-1)
+            category = self._class_of[name][label.long()]
             frames.append(images)
-            labels.append(label)
-            classes.append(self._class_of[name][label.long()])
-            for asked in entry["expressions"].values():
-                texts.append(swap_sides(asked["exp"]) if mirrored else asked["exp"])
+            labels.append(label * (category > 0))  # meta.json does not list what is void
+            classes.append(category)
+            for expression in entry["expressions"].values():
+                texts.append(swap_sides(expression["exp"]) if mirrored else expression["exp"])
                 clip.append(number)
-                target.append(int(asked["obj_id"]))
-        if len({f.shape for f in frames}) > 1:
-            raise ValueError(f"{self.root}: the frames have several sizes; this tool is for sets of one size")
+                target.append(int(expression["obj_id"]))
         return Clips(
             torch.stack(frames),
             torch.stack(labels),
@@ -136,8 +150,27 @@ class Videos:
         )
 
 
+def _categories(path: Path, known: dict, name: str, video: dict) -> dict[int, str]:
+    """Category of each object of a video, by number. Raises ValueError where meta.json does not tell all of them."""
+    entry = known.get(name)
+    objects = entry.get("objects") if isinstance(entry, dict) else None
+    if not isinstance(objects, dict) or not objects:
+        raise ValueError(f'{path}: video {name} must list its "objects"')
+    for number, described in objects.items():
+        if (
+            not is_object_id(number)
+            or not isinstance(described, dict)
+            or not isinstance(described.get("category"), str)
+        ):
+            raise ValueError(f'{path}: video {name}, object {number} must be a number from 1 to 255 with a "category"')
+    missing = {str(e["obj_id"]) for e in video["expressions"].values()} - {str(int(number)) for number in objects}
+    if missing:
+        raise ValueError(f"{path}: video {name} lacks object {min(missing)}, which an expression means")
+    return {int(number): described["category"] for number, described in objects.items()}
+
+
 class ClipStream(IterableDataset):
-    """``steps`` draws of ``count`` clips."""
+    """``steps`` draws of ``count`` clips each, the same whenever ``seed`` is."""
 
     def __init__(self, videos: Videos, *, count: int, steps: int, seed: int) -> None:
         self.videos, self.count, self.steps, self.seed = videos, count, steps, seed
@@ -167,11 +200,12 @@ class Aligner(nn.Module):
         self.text_embedding = nn.Linear(text_encoder.width, width)
         self.scale = width**-0.5
 
-    def forward(self, frames: Tensor, regions: Tensor, texts: list[str]) -> tuple[Tensor, Tensor, Tensor]:
-        """``frames [v, t, 3, H, W]``, ``regions [v, t, o, H, W]`` (the masks of o objects) and b expressions.
+    def forward(self, frames: Tensor, regions: Tensor, texts: list[str], clip: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """``frames [v, t, 3, H, W]``, ``regions [v, t, o, H, W]`` (the masks of o objects) and b expressions, each
+        about one of the clips (``clip [b]``).
 
         Returns:
-            How well each expression fits each object ``[b, v, o]``; scores of the pixels' classes
+            How well each expression fits each object of its clip, ``[b, o]``; scores of the pixels' classes
             ``[(v t), classes, H/4, W/4]`` and of their directions ``[(v t), DIRECTIONS, H/8, W/8]``.
         """
         maps = [rearrange(x, "v t c h w -> (v t) c h w") for x in self.backbone(frames)]
@@ -191,7 +225,7 @@ class Aligner(nn.Module):
         objects = self.object_embedding(torch.cat(halves, -1))
         words, valid = self.text_encoder(texts)
         text = self.text_embedding((words * valid[..., None]).sum(1) / valid.sum(1, keepdim=True))
-        fit = torch.einsum("bc,voc->bvo", text.float(), objects.float()) * self.scale
+        fit = torch.einsum("bc,boc->bo", text.float(), objects[clip].float()) * self.scale
         return fit, classes, directions
 
 
@@ -233,24 +267,30 @@ def per_pixel(values: Tensor, labels: Tensor, background: int) -> Tensor:
 
 
 def pretrain(aligner: Aligner, stream: Iterable[Clips], *, steps: int, lr: float) -> float:
-    """Trains in place; returns the share of expressions of the last tenth of steps whose object was found."""
+    """Trains in place on the ``steps`` draws of ``stream``; ``lr`` is the highest rate of a one-cycle schedule.
+
+    Returns:
+        Share of the expressions of the last tenth of steps whose object was found; 0 where none was asked.
+    """
     aligner.train()
     weight = torch.ones(aligner.pixel_classes[0].out_channels)
     weight[0] = BACKGROUND_WEIGHT
     text = list(aligner.text_encoder.parameters())
-    own = {id(p) for p in text}
+    text_ids = {id(p) for p in text}
     # the text encoder is the part that a high rate upsets
-    groups = [{"params": [p for p in aligner.parameters() if id(p) not in own]}, {"params": text}]
+    groups = [{"params": [p for p in aligner.parameters() if id(p) not in text_ids]}, {"params": text}]
     optimizer = torch.optim.AdamW(groups, lr=lr, weight_decay=0.01, fused=True)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, [lr, lr / 2], total_steps=steps, pct_start=0.1)
-    found: list[float] = []
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, [lr, lr / 2], total_steps=steps, pct_start=max(0.1, 2 / steps)
+    )
+    found: list[Tensor] = []
     for clips in (bar := progress_bar(stream, desc="alignment", unit="step", total=steps)):
         regions = clips.labels[:, :, None] == torch.arange(1, aligner.objects + 1)[:, None, None]
         frames = normalise(clips.frames.flatten(0, 1)).unflatten(0, clips.labels.shape[:2])
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            fit, classes, directions = aligner(frames, regions, clips.texts)
+            fit, classes, directions = aligner(frames, regions, clips.texts, clips.clip)
         shown = regions.flatten(3).any(-1).any(1)
-        fit = fit[torch.arange(len(fit)), clips.clip].masked_fill(~shown[clips.clip], -1e4)
+        fit = fit.masked_fill(~shown[clips.clip], -1e4)
         asked = shown[clips.clip, clips.target - 1]  # the object may be out of sight in these frames
         loss = F.cross_entropy(
             classes.float(), subsample(clips.classes.flatten(0, 1), classes.shape[-2:]).long(), weight=weight
@@ -266,10 +306,10 @@ def pretrain(aligner: Aligner, stream: Iterable[Clips], *, steps: int, lr: float
         loss.backward()
         optimizer.step()
         schedule.step()
-        found.append((fit[asked].argmax(1) + 1 == clips.target[asked]).float().mean().item() if asked.any() else 1.0)
-        bar.set_postfix(found=f"{found[-1]:.2f}", refresh=False)
-    last = found[-max(1, steps // 10) :]
-    return sum(last) / len(last)
+        found.append(fit[asked].argmax(1) + 1 == clips.target[asked])
+        bar.set_postfix(found=f"{torch.cat(found[-10:]).float().mean():.2f}", refresh=False)
+    last = torch.cat(found[-max(1, steps // 10) :]).float()
+    return last.mean().item() if len(last) else 0.0
 
 
 def main() -> None:
@@ -282,28 +322,30 @@ def main() -> None:
     parser.add_argument("--batch_size", type=int, default=6, help="clips")
     parser.add_argument("--num_frames", type=int, default=3, help="frames of a clip")
     parser.add_argument("--lr", type=float, default=2e-3)
+    parser.add_argument("--holdout", type=int, default=0, metavar="N", help="as main.py will be given")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     if args.steps < 2 or args.batch_size < 1 or args.num_frames < 1 or args.seed < 0 or not args.lr > 0:
         parser.error(
             "--steps must be at least 2, --batch_size and --num_frames at least 1, --seed at least 0, --lr above 0"
         )
-    if args.output_dir.exists() and any(args.output_dir.iterdir()):
-        raise ValueError(f"--output_dir {args.output_dir} already holds something; remove it, or choose another folder")
+    require_new(args.output_dir)
     keep_large_buffers()
     torch.manual_seed(args.seed)
     backbone = build_backbone(args.backbone, pretrained=False)
     text_encoder = TextEncoder.from_pretrained(args.text_encoder, frozen=False)
-    for layer in text_encoder.modules():
+    tokenizer = AutoTokenizer.from_pretrained(args.text_encoder)
+    for layer in text_encoder.modules():  # the expressions of a generated set are too few words to lose any
         if isinstance(layer, nn.Dropout):
             layer.p = 0.0
-    videos = Videos(args.ytvos_path, args.num_frames)
+    videos = Videos(args.ytvos_path, args.num_frames, args.holdout)
     aligner = Aligner(backbone, text_encoder, classes=len(videos.categories) + 1, objects=videos.objects)
     stream = ClipStream(videos, count=args.batch_size, steps=args.steps, seed=args.seed)
-    found = pretrain(aligner, DataLoader(stream, batch_size=None, num_workers=1), steps=args.steps, lr=args.lr)
+    loader = TrainLoader(stream, batch_size=None, num_workers=1, worker_init_fn=single_threaded)
+    found = pretrain(aligner, loader, steps=args.steps, lr=args.lr)
     with new_folder(args.output_dir) as folder:
         torch.save(getattr(backbone, "net", backbone).state_dict(), folder / "backbone.pth")
-        AutoTokenizer.from_pretrained(args.text_encoder).save_pretrained(folder / "text_encoder")
+        tokenizer.save_pretrained(folder / "text_encoder")
         text_encoder.model.save_pretrained(folder / "text_encoder")
     print(f"{args.output_dir}: {found:.1%} of the last expressions had their object found")
 

@@ -9,14 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_bytes
 from torch import nn
 
-from util.writers import atomic_path, write_json
+from util.writers import atomic_path
 
 FORMAT = 1
 EXPORTED = ".safetensors"
+DESCRIPTION = ("options", "num_classes", "text_encoder")  # what builds the model that the weights fit
+_HEADER = "proxyformer"
 
 
 def save(path: str | Path, content: dict[str, Any]) -> None:
@@ -43,48 +45,46 @@ def load(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"the checkpoint {path} does not exist")
-    if path.suffix == EXPORTED:
-        content = _read_exported(path)
-    else:
-        content = read_plain(path, f"the checkpoint {path}")
+    content = _read_exported(path) if path.suffix == EXPORTED else read_plain(path, f"the checkpoint {path}")
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise ValueError(f"{path} is not a checkpoint of this program (no format number {FORMAT} in it)")
     return content
 
 
 def export(path: str | Path, content: dict[str, Any], dtype: torch.dtype) -> None:
-    """Writes what inference needs of a checkpoint as ``NAME.safetensors``, and beside it ``NAME.json``.
+    """Writes what inference needs of a checkpoint as one safetensors file; its header says how to build the model.
 
     Args:
-        path: of the weights, ending in ``.safetensors``.
+        path: ends in ``.safetensors``.
         content: of a checkpoint.
         dtype: that floating-point weights are stored in.
 
     Raises:
-        ValueError: the path has another ending, or cannot be written.
+        ValueError: the path has another ending, or a weight is too large for ``dtype``.
+        OSError: the file cannot be written; names it and the mend.
     """
     path = Path(path)
     if path.suffix != EXPORTED:
         raise ValueError(f"{path}: exported weights end in {EXPORTED}")
     state = {k: (v.to(dtype) if v.is_floating_point() else v).contiguous() for k, v in content["model"].items()}
-    described = {"format": FORMAT, **{k: content[k] for k in ("options", "num_classes", "text_encoder")}}
-    # the description first: weights without it would look complete
-    write_json(path.with_suffix(".json"), described)
+    for name, value in state.items():
+        if not value.isfinite().all():
+            raise ValueError(f"{name} has values that {dtype} cannot hold; choose another type")
+    described = {key: content[key] for key in ("format", *DESCRIPTION)}
     with atomic_path(path) as temporary:
-        save_file(state, temporary)
+        temporary.write_bytes(to_bytes(state, metadata={_HEADER: json.dumps(described)}))
 
 
-def _read_exported(path: Path) -> dict[str, Any]:
-    described = path.with_suffix(".json")
-    if not described.is_file():
-        raise FileNotFoundError(f"{described} does not exist; the weights in {path} need it, put both in one folder")
+def _read_exported(path: Path) -> Any:
     try:
-        content = json.loads(described.read_text(encoding="utf-8"))
-        state = load_file(path)
+        with safe_open(path, "pt") as file:
+            described = json.loads((file.metadata() or {}).get(_HEADER, "null"))
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dictionary)
     except (ValueError, OSError, SafetensorError) as error:
-        raise ValueError(f"{path} and {described.name} cannot be read; fetch both again: {error}") from error
-    state = {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
-    return {**content, "model": state} if isinstance(content, dict) else {}
+        raise ValueError(f"the weights {path} cannot be read; the file is cut short or damaged: {error}") from error
+    if not isinstance(described, dict) or not described.keys() >= set(DESCRIPTION):
+        return None
+    return described | {"model": {k: v.float() if v.is_floating_point() else v for k, v in state.items()}}
 
 
 def read_plain(path: Path, what: str) -> Any:
