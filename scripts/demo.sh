@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The main job in small: generates videos, trains, infers, scores and draws, in up to 15 minutes on 2 CPU cores.
-#   scripts/demo.sh [--output_dir DIR] [--seed N] [--quick | --long]
+#   scripts/demo.sh [--output_dir DIR] [--seed N] [--long]
 source "$(dirname "${BASH_SOURCE[0]}")/_common.sh"
 
 "$ROOT/scripts/setup.sh"

@@ -46,6 +46,7 @@ from util.memory import keep_large_buffers
 BACKGROUND_WEIGHT = 0.1  # most pixels are background, which has little to teach
 DIRECTIONS = 5  # none, left, right, up, down
 STILL = 1.2  # pixels a frame: what moves less has no direction; fits the generator's usual size and length
+MIN_STEPS = 20  # the one-cycle schedule needs two for its rise, a tenth
 UNKNOWN = -100  # a class that no loss counts
 WHOLE_SHARE = 0.7  # of an object's largest area in the clip: with less in view its centre does not tell its motion
 
@@ -325,9 +326,10 @@ def main() -> None:
     parser.add_argument("--holdout", type=int, default=0, metavar="N", help="as main.py will be given")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    if args.steps < 2 or args.batch_size < 1 or args.num_frames < 1 or args.seed < 0 or not args.lr > 0:
+    if args.steps < MIN_STEPS or args.batch_size < 1 or args.num_frames < 1 or args.seed < 0 or not args.lr > 0:
         parser.error(
-            "--steps must be at least 2, --batch_size and --num_frames at least 1, --seed at least 0, --lr above 0"
+            f"--steps must be at least {MIN_STEPS}, --batch_size and --num_frames at least 1, --seed at least 0, --lr "
+            "above 0"
         )
     require_new(args.output_dir)
     keep_large_buffers()
