@@ -281,9 +281,7 @@ def pretrain(aligner: Aligner, stream: Iterable[Clips], *, steps: int, lr: float
     # the text encoder is the part that a high rate upsets
     groups = [{"params": [p for p in aligner.parameters() if id(p) not in text_ids]}, {"params": text}]
     optimizer = torch.optim.AdamW(groups, lr=lr, weight_decay=0.01, fused=True)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, [lr, lr / 2], total_steps=steps, pct_start=max(0.1, 2 / steps)
-    )
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, [lr, lr / 2], total_steps=steps, pct_start=0.1)
     found: list[Tensor] = []
     for clips in (bar := progress_bar(stream, desc="alignment", unit="step", total=steps)):
         regions = clips.labels[:, :, None] == torch.arange(1, aligner.objects + 1)[:, None, None]
