@@ -83,7 +83,9 @@ class TextEncoder(nn.Module):
 
     def description(self) -> dict:
         """All that is needed to build this encoder again, but for its weights; plain data for a checkpoint."""
-        return {"config": self.model.config.to_dict(), "tokenizer": self.tokenizer.to_str()}
+        config = self.model.config.to_dict()
+        config.pop("_name_or_path", None)  # where it lay is of no use elsewhere
+        return {"config": config, "tokenizer": self.tokenizer.to_str()}
 
     @classmethod
     def from_description(cls, description: dict, *, frozen: bool) -> TextEncoder:

@@ -140,6 +140,20 @@ def test_pretrained_weights_start_a_new_run_and_must_fit(data, options, trained)
     assert done.returncode == 2 and "of another shape" in done.stderr
 
 
+def test_exported_weights_predict_alike_and_are_no_run_to_go_on_with(data, options, trained):
+    exported = data.parent / "shared.safetensors"
+    run("tools/export.py", trained / "checkpoint.pth", exported)
+    assert str(data).encode() not in exported.read_bytes()
+    zips = []
+    for weights in (trained / "checkpoint.pth", exported):
+        out = data.parent / f"from_{weights.suffix[1:]}"
+        run("inference_ytvos.py", "--resume", weights, "--ytvos_path", data, "--output_dir", out)
+        zips.append((out / "submission.zip").read_bytes())
+    assert zips[0] == zips[1]
+    done = run("main.py", "--resume", exported, "--output_dir", data.parent / "gone_on", ok=False)
+    assert done.returncode == 2 and "--pretrained_weights" in done.stderr and "Traceback" not in done.stderr
+
+
 def test_aligned_encoders_are_taken_as_pretrained(data, options):
     encoder = options[options.index("--text_encoder") + 1]
     aligned, given = data.parent / "aligned", data.parent / "with_aligned"

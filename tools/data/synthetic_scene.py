@@ -61,9 +61,8 @@ SHAPES: dict[str, np.ndarray] = {
 _REACH = 1.5  # the farthest vertex of any shape
 
 VISIBLE_SHARE = 0.3  # an object counts as seen in a frame with this share of its area inside and in front
-KNOWN_SHARE = (
-    0.8  # and its size and shape can be told from a frame with this share; every object of a video has two such frames
-)
+# and its size and shape can be told from a frame with this share; every object of a video has two such frames
+KNOWN_SHARE = 0.8
 MARGIN = 0.12  # of the frame's width or height: how clearly a relation has to hold, or to fail
 _SUPERSAMPLE = 4
 _SHIFT = 4  # fractional bits of cv2.fillPoly
