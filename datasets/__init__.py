@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -11,28 +12,55 @@ import torch
 from torch.utils.data import DataLoader
 
 from datasets import ytvos
-from datasets.base import ClipDataset, TrainVideo, VideoSet
+from datasets.base import ClipDataset, EvalClip, TrainVideo, VideoSet
 from datasets.collate import collate
 from datasets.samplers import ShapeBatchSampler
 from datasets.transforms import TrainTransform
 from util.structures import Batch
 
 
-def _train_videos(args: argparse.Namespace) -> list[TrainVideo]:
-    return {"ytvos": lambda: ytvos.train_videos(Path(args.ytvos_path), args.holdout, args.binary)}[args.dataset_file]()
+@dataclass(frozen=True)
+class DataSet:
+    """What the project does with one data set; all but ``classes`` take the options first.
+
+    Attributes:
+        classes: how many its categories are; 1 where it is always binary.
+        train: the training videos; None for a set that is only evaluated.
+        videos: of a split, to be segmented whole; None where single frames are scored.
+        clips: of a split, of which one frame each is scored; None where whole videos are.
+    """
+
+    classes: int
+    train: Callable[[argparse.Namespace], list[TrainVideo]] | None = None
+    videos: Callable[[argparse.Namespace, str], VideoSet] | None = None
+    clips: Callable[[argparse.Namespace, str], list[EvalClip]] | None = None
+
+
+DATA_SETS = {
+    "ytvos": DataSet(
+        classes=len(ytvos.CATEGORIES),
+        train=lambda args: ytvos.train_videos(Path(args.ytvos_path), args.holdout, args.binary),
+        videos=lambda args, split: ytvos.eval_videos(Path(args.ytvos_path), split, args.holdout),
+    ),
+}
 
 
 def num_classes(args: argparse.Namespace) -> int:
     """Classes that the model tells apart: one with ``--binary``, else the data set's categories."""
-    return 1 if args.binary else {"ytvos": len(ytvos.CATEGORIES)}[args.dataset_file]
+    return 1 if args.binary else DATA_SETS[args.dataset_file].classes
 
 
 def build_eval_videos(args: argparse.Namespace, split: str) -> VideoSet:
-    """The videos of a split for inference: ``train``, ``holdout``, ``valid`` or ``test``.
+    """The videos of a split for inference; Ref-YouTube-VOS has ``train``, ``holdout``, ``valid`` and ``test``.
 
     Raises FileNotFoundError or ValueError, naming the file or flag and the mend, where the data is not as documented.
     """
-    return {"ytvos": lambda: ytvos.eval_videos(Path(args.ytvos_path), split, args.holdout)}[args.dataset_file]()
+    return DATA_SETS[args.dataset_file].videos(args, split)
+
+
+def build_eval_clips(args: argparse.Namespace, split: str) -> list[EvalClip]:
+    """The clips of a split of a data set whose single frames are scored. Raises as :func:`build_eval_videos`."""
+    return DATA_SETS[args.dataset_file].clips(args, split)
 
 
 def refuse_trained(split: str, holdout: int, trained_holdout: int) -> None:
@@ -91,7 +119,7 @@ def build_train_loader(args: argparse.Namespace, rank: int = 0, world_size: int 
         photometric=args.photometric,
     )
     dataset = ClipDataset(
-        _train_videos(args),
+        DATA_SETS[args.dataset_file].train(args),
         num_frames=args.num_frames,
         expressions_per_clip=args.expressions_per_clip,
         transform=transform,

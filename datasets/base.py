@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from tqdm import tqdm
 from datasets.samplers import ClipRequest
 from datasets.sampling import draw_group, draw_window, group_count, stream, window_starts
 from datasets.transforms import TrainTransform
-from datasets.video_io import image_size, read_frames, read_label_maps, read_labels
+from datasets.video_io import image_size, read_frames, read_label_maps
 from util.box_ops import masks_to_boxes
 from util.structures import Clip, Target
 
@@ -27,37 +28,101 @@ _OWN, _SHARED, _GROUPING = range(3)
 
 @dataclass(frozen=True)
 class Expression:
-    """One expression about one object of a training video.
+    """One expression of a training video.
 
     Attributes:
         exp_id: key of the expression in its video.
         text: the expression.
-        object_id: pixel value of the object in the masks.
-        label: class index of the object.
+        objects: what it means, by the numbers that the video's masks have for them; MeViS means several at once.
+        label: class index.
     """
 
     exp_id: str
     text: str
-    object_id: int
+    objects: tuple[int, ...]
     label: int
 
 
 @dataclass(frozen=True)
-class TrainVideo:
-    """A video with masks and expressions.
+class TrainVideo(ABC):
+    """A video with masks and expressions. A data set supplies where its frames and masks are; all else is shared.
 
     Attributes:
         video_id: its name.
-        frame_ids: names of its annotated frames, in order.
-        frame_dir, mask_dir: folders that hold ``<frame_id>.jpg`` and ``<frame_id>.png``.
+        frame_ids: names of the frames that clips are made of, in order.
         expressions: at least one.
     """
 
     video_id: str
     frame_ids: tuple[str, ...]
+    expressions: tuple[Expression, ...]
+
+    @abstractmethod
+    def size(self) -> tuple[int, int]:
+        """Height and width of the frames on disk, without decoding them."""
+
+    @abstractmethod
+    def frames(self, positions: Sequence[int]) -> Tensor:
+        """uint8 RGB ``[T, 3, H, W]`` at these positions in ``frame_ids``."""
+
+    @abstractmethod
+    def masks(self, positions: Sequence[int], objects: Sequence[tuple[int, ...]], size: tuple[int, int]) -> Tensor:
+        """uint8 ``[T, E, H, W]``, 1 where any of ``objects[e]`` is.
+
+        Raises ValueError for masks that have not the ``size`` (height, width) of their frames.
+        """
+
+    @abstractmethod
+    def where(self) -> str:
+        """The file or folder of the masks, for messages."""
+
+    def window_starts(self, num_frames: int) -> Sequence[int]:
+        """Where the clips of an epoch begin, before :meth:`draw_positions` moves them."""
+        return window_starts(num_frames, len(self.frame_ids))
+
+    def draw_positions(self, start: int, num_frames: int, rng: np.random.Generator) -> list[int]:
+        """Positions of the frames of a clip."""
+        return draw_window(start, num_frames, len(self.frame_ids), rng)
+
+    def annotated(self, positions: Sequence[int]) -> Tensor:
+        """bool ``[T]``, which frames have ground truth at all."""
+        return torch.ones(len(positions), dtype=torch.bool)
+
+    def clip(
+        self, positions: Sequence[int], objects: Sequence[tuple[int, ...]], rng: np.random.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """Frames and masks at these positions, as :meth:`frames` and :meth:`masks`."""
+        frames = self.frames(positions)
+        return frames, self.masks(positions, objects, (frames.shape[-2], frames.shape[-1]))
+
+    def shows(self, objects: tuple[int, ...]) -> bool:
+        """Whether any mask of the whole video has any of the objects."""
+        return any(self.masks([t], [objects], self.size()).any() for t in range(len(self.frame_ids)))
+
+
+@dataclass(frozen=True)
+class LabelMapVideo(TrainVideo):
+    """A video on disk as YouTube-VOS and DAVIS have it: JPEGs, and PNGs whose pixel value is the object's number.
+
+    Attributes:
+        frame_dir, mask_dir: folders that hold ``<frame_id>.jpg`` and ``<frame_id>.png``.
+    """
+
     frame_dir: Path
     mask_dir: Path
-    expressions: tuple[Expression, ...]
+
+    def size(self) -> tuple[int, int]:
+        return image_size(self.frame_dir / f"{self.frame_ids[0]}.jpg")
+
+    def frames(self, positions: Sequence[int]) -> Tensor:
+        return read_frames([self.frame_dir / f"{self.frame_ids[p]}.jpg" for p in positions])
+
+    def masks(self, positions: Sequence[int], objects: Sequence[tuple[int, ...]], size: tuple[int, int]) -> Tensor:
+        labels = read_label_maps([self.mask_dir / f"{self.frame_ids[p]}.png" for p in positions], size)
+        return torch.cat([torch.isin(labels, torch.tensor(o, dtype=torch.uint8)) for o in objects], dim=1).byte()
+
+    def where(self) -> str:
+        return str(self.mask_dir)
 
 
 @dataclass(frozen=True)
@@ -88,6 +153,25 @@ class VideoEntry:
 
 
 VideoSet = list[VideoEntry]
+
+
+@dataclass(frozen=True)
+class EvalClip(ABC):
+    """A clip of which one frame has ground truth and is scored: A2D, JHMDB, and images.
+
+    Attributes:
+        clip_id: names it in messages and results.
+        expressions: text of each sample; the key is the sample's image id in the COCO-format ground truth.
+        scored: position in the clip of the frame that is scored.
+    """
+
+    clip_id: str
+    expressions: dict[str | int, str]
+    scored: int
+
+    @abstractmethod
+    def read(self) -> Tensor:
+        """Decodes the frames: uint8 RGB ``[T, 3, H, W]``. A missing or damaged file is named in the error."""
 
 
 class ClipDataset(Dataset):
@@ -124,42 +208,34 @@ class ClipDataset(Dataset):
             [
                 (number, start, group)
                 for number, video in enumerate(self.videos)
-                for start in window_starts(num_frames, len(video.frame_ids))
+                for start in video.window_starts(num_frames)
                 for group in range(group_count(len(video.expressions), expressions_per_clip))
             ]
         )
-        self._found_objects: set[tuple[int, int]] = set()
+        self._found_objects: set[tuple[int, tuple[int, ...]]] = set()
 
     def __len__(self) -> int:
         return len(self.entries)
 
     def sizes(self) -> list[tuple[int, int]]:
         """Height and width of each entry's frames on disk, from the header of its video's first frame."""
-        first = [video.frame_dir / f"{video.frame_ids[0]}.jpg" for video in self.videos]
         with ThreadPoolExecutor(8) as pool:
-            found = pool.map(image_size, first)
-            sizes = list(tqdm(found, "frame sizes", len(first), unit="video", disable=None, delay=1))
+            found = pool.map(lambda video: video.size(), self.videos)
+            sizes = list(tqdm(found, "frame sizes", len(self.videos), unit="video", disable=None, delay=1))
         return [sizes[number] for number in self.entries[:, 0]]
-
-    def decode(self, video: TrainVideo, positions: list[int]) -> tuple[Tensor, Tensor]:
-        """uint8 frames ``[T, 3, H, W]`` and object ids ``[T, 1, H, W]`` at these positions of the video."""
-        names = [video.frame_ids[p] for p in positions]
-        frames = read_frames([video.frame_dir / f"{name}.jpg" for name in names])
-        size = (frames.shape[-2], frames.shape[-1])
-        return frames, read_label_maps([video.mask_dir / f"{name}.png" for name in names], size)
 
     def _require_object(self, number: int, expression: Expression) -> None:
         """Raises ValueError where no mask of the whole video holds the object; absence from a clip is ordinary."""
-        if (number, expression.object_id) in self._found_objects:
+        if (number, expression.objects) in self._found_objects:
             return
         video = self.videos[number]
-        masks = (read_labels(video.mask_dir / f"{name}.png") for name in video.frame_ids)
-        if not any((mask == expression.object_id).any() for mask in masks):
+        if not video.shows(expression.objects):
+            names = ", ".join(map(str, expression.objects))
             raise ValueError(
-                f"{video.mask_dir}: no mask of this video has a pixel of value {expression.object_id}, the object of "
-                f"expression {expression.exp_id} ({expression.text!r}); correct its obj_id or restore the masks"
+                f"{video.where()}: no mask of this video shows object {names}, which expression "
+                f"{expression.exp_id} ({expression.text!r}) means; correct the expression or restore the masks"
             )
-        self._found_objects.add((number, expression.object_id))
+        self._found_objects.add((number, expression.objects))
 
     def __getitem__(self, request: ClipRequest) -> Clip:
         number, start, group = (int(value) for value in self.entries[request.index])
@@ -168,13 +244,17 @@ class ClipDataset(Dataset):
         shared = stream(self.seed, request.epoch, _SHARED, request.step)
         grouping = stream(self.seed, request.epoch, _GROUPING, number, start)
 
-        positions = draw_window(start, self.num_frames, len(video.frame_ids), own)
+        positions = video.draw_positions(start, self.num_frames, own)
         chosen = draw_group(len(video.expressions), self.expressions_per_clip, group, grouping)
         expressions = [video.expressions[i] for i in chosen]
-        frames, labels = self.decode(video, positions)
+        frames, masks = video.clip(positions, [e.objects for e in expressions], own)
         original_size = (frames.shape[-2], frames.shape[-1])
-        frames, labels, texts = self.transform(frames, labels, [e.text for e in expressions], shared, own)
-        targets = [make_target(labels, expression, video.video_id) for expression in expressions]
+        frames, masks, texts = self.transform(frames, masks, [e.text for e in expressions], shared, own)
+        annotated = video.annotated(positions)
+        targets = [
+            make_target(masks[:, e, None], expression, video.video_id, annotated)
+            for e, expression in enumerate(expressions)
+        ]
         for expression, target in zip(expressions, targets, strict=True):
             if not target.present.any():
                 self._require_object(number, expression)
@@ -188,14 +268,14 @@ class ClipDataset(Dataset):
         )
 
 
-def make_target(labels: Tensor, expression: Expression, video_id: str) -> Target:
-    """Ground truth of an expression from object ids ``[T, 1, H, W]`` of a clip whose frames are all annotated."""
-    masks = labels == expression.object_id
+def make_target(masks: Tensor, expression: Expression, video_id: str, annotated: Tensor) -> Target:
+    """Ground truth of an expression from its masks, uint8 ``[T, 1, H, W]``; ``annotated`` bool ``[T]``."""
+    masks = masks.bool() & annotated[:, None, None, None]
     return Target(
         masks=masks,
         boxes=masks_to_boxes(masks),
         labels=torch.tensor([expression.label]),
         present=masks.flatten(2).any(-1),
-        annotated=torch.ones(len(masks), dtype=torch.bool),
-        identity=f"{video_id}/{expression.object_id}",
+        annotated=annotated,
+        identity="/".join((video_id, *map(str, expression.objects))),
     )

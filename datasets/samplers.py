@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,34 +29,54 @@ class ClipRequest:
 class ShapeBatchSampler:
     """Yields lists of ``batch_size`` :class:`ClipRequest` whose frames have about the same aspect ratio.
 
-    Every rank gets the same number of batches and every sample occurs at least once an epoch over all ranks: the last
-    incomplete batch is filled up, and the batches are made a multiple of ``world_size``, by repeating samples.
+    Every rank gets the same number of batches, and where all ``shares`` are 1 every sample occurs at least once an
+    epoch over all ranks: the last incomplete batch is filled up, and the batches are made a multiple of
+    ``world_size``, by repeating samples.
 
     Args:
         sizes: height and width of each entry's frames.
         batch_size: clips per rank.
         seed: of the run.
         rank, world_size: place among the processes of a distributed run.
+        shares: how often each entry occurs in an epoch, on average; 1 for all when None. Of entries with 0.3, three
+            tenths are drawn anew in every epoch; with 2.3, all occur twice and three tenths a third time.
     """
 
     def __init__(
-        self, sizes: list[tuple[int, int]], batch_size: int, seed: int, rank: int = 0, world_size: int = 1
+        self,
+        sizes: list[tuple[int, int]],
+        batch_size: int,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+        shares: Sequence[float] | None = None,
     ) -> None:
         self.log_aspects = np.log2([width / height for height, width in sizes])
         # A quarter of an octave: 16:9 with 854x480, apart from 4:3, square and portrait.
         self.groups = np.round(self.log_aspects * 4).astype(int)
         self.batch_size = batch_size
         self.seed, self.rank, self.world_size = seed, rank, world_size
+        self.shares = np.ones(len(sizes)) if shares is None else np.asarray(shares, dtype=float)
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
         """Selects the order of ``epoch`` (from 0) for the next iteration."""
         self.epoch = epoch
 
+    def _draw(self, rng: np.random.Generator) -> np.ndarray:
+        """The entries of an epoch, as often as each occurs; of each shape the same number in every epoch."""
+        if (self.shares == 1).all():
+            return np.arange(len(self.shares))
+        drawn = []
+        for group, share in sorted(set(zip(self.groups.tolist(), self.shares.tolist(), strict=True))):
+            members = np.flatnonzero((self.groups == group) & (self.shares == share))
+            drawn.append(np.resize(rng.permutation(members), round(share * len(members))))
+        return np.concatenate(drawn)
+
     def _batches(self, rng: np.random.Generator) -> list[np.ndarray]:
-        order = rng.permutation(len(self.groups))
+        order = rng.permutation(self._draw(rng))
         batches, rest = [], []
-        for group in np.unique(self.groups):
+        for group in np.unique(self.groups[order]):
             members = order[self.groups[order] == group]
             whole = len(members) - len(members) % self.batch_size
             batches += np.split(members[:whole], whole // self.batch_size) if whole else []
@@ -70,7 +90,8 @@ class ShapeBatchSampler:
 
     def __len__(self) -> int:
         """Steps per epoch, the same in every epoch and on every rank."""
-        counts = np.unique(self.groups, return_counts=True)[1]
+        drawn = self.groups[self._draw(stream(self.seed))]  # which entries differs between epochs, how many does not
+        counts = np.unique(drawn, return_counts=True)[1]
         batches = int((counts // self.batch_size).sum()) + math.ceil((counts % self.batch_size).sum() / self.batch_size)
         return math.ceil(batches / self.world_size)
 

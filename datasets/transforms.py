@@ -110,7 +110,7 @@ class TrainTransform:
     def __call__(
         self,
         frames: Tensor,
-        labels: Tensor,
+        masks: Tensor,
         texts: list[str],
         shared: np.random.Generator,
         own: np.random.Generator,
@@ -119,13 +119,13 @@ class TrainTransform:
 
         Args:
             frames: uint8 ``[T, 3, H, W]``.
-            labels: uint8 object ids ``[T, 1, H, W]``.
+            masks: uint8 ``[T, E, H, W]``, of any number of objects.
             texts: its expressions.
             shared: generator of the choices that the clips of a batch share.
             own: generator of this clip's choices.
 
         Returns:
-            float32 ``[T, 3, h, w]`` normalised frames, uint8 ``[T, 1, h, w]`` ids and the expressions.
+            float32 ``[T, 3, h, w]`` normalised frames, uint8 ``[T, E, h, w]`` masks and the expressions.
         """
         short = int(shared.choice(self.sizes))
         if self.random_crop and shared.random() < 0.5:
@@ -133,13 +133,13 @@ class TrainTransform:
             top, left = (
                 int(own.integers(0, s - c + 1)) for s, c in zip(frames.shape[-2:], (height, width), strict=True)
             )
-            frames, labels = (x[..., top : top + height, left : left + width] for x in (frames, labels))
+            frames, masks = (x[..., top : top + height, left : left + width] for x in (frames, masks))
         size = fitted_size(*frames.shape[-2:], short, self.max_size)
         frames = resize_frames(frames, size)
-        labels = F.resize(labels, list(size), interpolation=InterpolationMode.NEAREST_EXACT)
+        masks = F.resize(masks, list(size), interpolation=InterpolationMode.NEAREST_EXACT)
         if self.flip and own.random() < 0.5:
-            frames, labels = F.horizontal_flip(frames), F.horizontal_flip(labels)
+            frames, masks = F.horizontal_flip(frames), F.horizontal_flip(masks)
             texts = [swap_sides(text) for text in texts]
         if self.photometric:
             frames = distort_colours(frames, own)
-        return normalise(frames), labels, texts
+        return normalise(frames), masks, texts

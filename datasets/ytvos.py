@@ -6,7 +6,7 @@ import hashlib
 import json
 from pathlib import Path
 
-from datasets.base import Expression, TrainVideo, VideoEntry, VideoSet
+from datasets.base import Expression, LabelMapVideo, VideoEntry, VideoSet
 
 SPLITS = ("train", "holdout", "valid", "test")
 
@@ -160,7 +160,7 @@ def _class_index(path: Path, objects: dict[str, dict], video_id: str, object_id:
     return _CLASS[category]
 
 
-def train_videos(root: Path, holdout: int, binary: bool) -> list[TrainVideo]:
+def train_videos(root: Path, holdout: int, binary: bool) -> list[LabelMapVideo]:
     """Index of the training videos; with ``binary`` every label is 0 and meta.json is not needed.
 
     Raises as :func:`split_videos`, also for an expression whose object or category meta.json does not know.
@@ -170,7 +170,7 @@ def train_videos(root: Path, holdout: int, binary: bool) -> list[TrainVideo]:
         raise FileNotFoundError(f"{path}: the categories' file does not exist; add --binary to train without; {_SEE}")
     objects = {} if binary else read_videos(path)
     return [
-        TrainVideo(
+        LabelMapVideo(
             video_id=name,
             frame_ids=tuple(entry["frames"]),
             frame_dir=frames_root(root, "train") / name,
@@ -179,7 +179,7 @@ def train_videos(root: Path, holdout: int, binary: bool) -> list[TrainVideo]:
                 Expression(
                     exp_id=exp_id,
                     text=expression["exp"],
-                    object_id=int(expression["obj_id"]),
+                    objects=(int(expression["obj_id"]),),
                     label=0 if binary else _class_index(path, objects, name, str(expression["obj_id"])),
                 )
                 for exp_id, expression in entry["expressions"].items()

@@ -11,9 +11,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from models.postprocess import best_masks, resize_logits
+from models.postprocess import best_masks, query_scores, resize_logits
 from models.proxyformer import ProxyFormer, VideoFeatures
+from util.box_ops import cxcywh_to_xyxy
 from util.frames import prepare_frames
+from util.structures import Prediction
 
 
 @dataclass
@@ -24,11 +26,17 @@ class EncodedVideo:
         features: of all frames, on the predictor's device.
         input_size: height and width that the network saw.
         original_size: height and width of the frames given.
+        length: number of frames.
     """
 
     features: VideoFeatures
     input_size: tuple[int, int]
     original_size: tuple[int, int]
+    length: int
+
+    def __len__(self) -> int:
+        """Frames."""
+        return self.length
 
 
 @dataclass
@@ -42,6 +50,21 @@ class Answer:
 
     masks: Tensor
     score: float
+
+
+@dataclass
+class FrameAnswer:
+    """What every query makes of one expression in one frame.
+
+    Attributes:
+        masks: bool ``[N, H, W]``, on the CPU, in the size of the frame.
+        scores: float ``[N]``, class probability of each query in this frame.
+        boxes: float ``[N, 4]``, xyxy in pixels of the frame.
+    """
+
+    masks: Tensor
+    scores: Tensor
+    boxes: Tensor
 
 
 class Predictor:
@@ -77,21 +100,51 @@ class Predictor:
         video = prepare_frames(frames.to(self.device), self.eval_size, self.max_size)
         with self._autocast():
             features = self.model.encode_video(video[None])
-        return EncodedVideo(features, tuple(video.shape[-2:]), tuple(frames.shape[-2:]))
+        return EncodedVideo(features, tuple(video.shape[-2:]), tuple(frames.shape[-2:]), len(frames))
 
-    @torch.inference_mode()
-    def answer(self, encoded: EncodedVideo, expressions: list[str], batch: int = 8) -> Iterator[Answer]:
-        """Answers the expressions in their order, ``batch`` at a time (which bounds memory, not the result)."""
+    def _predictions(self, encoded: EncodedVideo, expressions: list[str], batch: int) -> Iterator[Prediction]:
+        """What the last stage says of each ``batch`` of expressions."""
         for start in range(0, len(expressions), batch):
             asked = expressions[start : start + batch]
             with self._autocast():
                 words, text_valid = self.model.encode_text(asked)
                 same_clip = torch.zeros(len(asked), dtype=torch.long, device=self.device)
-                output = self.model.decode(encoded.features.of(same_clip), words, text_valid)
-            logits, scores = best_masks(output.final)
+                prediction = self.model.decode(encoded.features.of(same_clip), words, text_valid).final
+            yield prediction
+
+    def _full_size(self, logits: Tensor, encoded: EncodedVideo) -> Tensor:
+        """Mask logits ``[n, h, w]`` of the network to ``[n, H, W]`` of the frames."""
+        return resize_logits(logits[None], encoded.input_size, encoded.original_size, self.model.mask_stride)[0]
+
+    @torch.inference_mode()
+    def soft_answer(
+        self, encoded: EncodedVideo, expressions: list[str], batch: int = 8
+    ) -> Iterator[tuple[Tensor, float]]:
+        """Mask logits ``[T, H, W]``, on the predictor's device, and score of each expression, in their order."""
+        for prediction in self._predictions(encoded, expressions, batch):
+            logits, scores = best_masks(prediction)
             for sample, score in zip(logits, scores.tolist(), strict=True):
-                full = resize_logits(sample[None], encoded.input_size, encoded.original_size, self.model.mask_stride)
-                yield Answer((full[0] > self.threshold).cpu(), score)
+                yield self._full_size(sample, encoded), score
+
+    def answer(self, encoded: EncodedVideo, expressions: list[str], batch: int = 8) -> Iterator[Answer]:
+        """Answers the expressions in their order, ``batch`` at a time (which bounds memory, not the result)."""
+        for logits, score in self.soft_answer(encoded, expressions, batch):
+            yield Answer((logits > self.threshold).cpu(), score)
+
+    @torch.inference_mode()
+    def answer_frame(
+        self, encoded: EncodedVideo, expressions: list[str], frame: int, batch: int = 8
+    ) -> Iterator[FrameAnswer]:
+        """Every query's answer in one frame of the clip, for each expression in their order."""
+        chosen = torch.zeros(len(encoded), dtype=torch.bool, device=self.device)
+        chosen[frame] = True
+        height, width = encoded.original_size
+        pixels = torch.tensor([width, height, width, height])
+        for prediction in self._predictions(encoded, expressions, batch):
+            scores = query_scores(prediction.logits, chosen.expand(len(prediction.logits), -1)).cpu()
+            boxes = cxcywh_to_xyxy(prediction.boxes[:, frame]).cpu() * pixels
+            for i, logits in enumerate(prediction.masks[:, frame]):
+                yield FrameAnswer((self._full_size(logits, encoded) > self.threshold).cpu(), scores[i], boxes[i])
 
     def __call__(self, frames: Tensor, expressions: list[str]) -> list[Answer]:
         """Encodes the frames once and answers all expressions."""

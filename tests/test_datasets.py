@@ -403,7 +403,7 @@ def test_first_frame_that_cannot_be_measured(fresh):
 def test_object_that_no_mask_holds(fresh):
     for mask in (fresh / "train/Annotations/bb_absent").iterdir():
         Image.new("L", (80, 48)).save(mask)
-    with pytest.raises(ValueError, match="no mask of this video has a pixel of value .*obj_id"):
+    with pytest.raises(ValueError, match="no mask of this video shows object 2, .*correct the expression"):
         list(build_train_loader(mini_args(fresh)))
 
 

@@ -65,6 +65,27 @@ def test_the_masks_are_those_of_the_networks_best_query(predictor):
     assert torch.equal(strict.masks, full.sigmoid() > 0.9) and strict.masks.sum() < answer.masks.sum()
 
 
+def test_a_frames_answer_has_every_query(predictor):
+    """Masks and boxes of one frame, scored by that frame alone; of the best query the mask that `answer` gives."""
+    encoded = predictor.encode(frames())
+    answers = list(predictor.answer_frame(encoded, list(EXPRESSIONS), frame=1, batch=3))
+    whole = list(predictor.answer(encoded, list(EXPRESSIONS)))
+    out = predictor.model(prepare_frames(frames(), 40, 96)[None], [EXPRESSIONS[2]]).final
+    assert torch.allclose(answers[2].scores, out.logits[0, 1].sigmoid().amax(-1), atol=1e-6)
+    centre, extent = out.boxes[0, 1].split(2, -1)
+    box = torch.cat((centre - extent / 2, centre + extent / 2), -1) * torch.tensor([83.0, 61, 83, 61])
+    assert torch.allclose(answers[2].boxes, box, atol=1e-3)
+    query = int(query_scores(out.logits)[0].argmax())
+    assert torch.equal(answers[2].masks[query], whole[2].masks[1])
+    assert all(a.masks.shape == (4, 61, 83) and a.masks.dtype == torch.bool for a in answers)
+
+
+def test_autocast_ends_between_answers(predictor):
+    half = Predictor(predictor.model, eval_size=40, max_size=96, bf16=True)
+    for _ in half.answer(half.encode(frames()), list(EXPRESSIONS), batch=1):
+        assert not torch.is_autocast_enabled("cpu") and not torch.is_inference_mode_enabled()
+
+
 @pytest.mark.parametrize("size", [(61, 83), (33, 200), (97, 41), (32, 64), (1, 1)])
 def test_masks_have_the_size_of_the_frames(predictor, size):
     for length in (1, 3):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 
 from hypothesis import given, settings
@@ -83,3 +84,34 @@ def test_epochs_and_seeds_differ():
 
     assert order(0, 0) == order(0, 0)
     assert len({tuple(order(seed, epoch)) for seed in (0, 1) for epoch in (0, 1)}) == 4
+
+
+@quick
+@given(
+    shares=st.lists(st.sampled_from([0.0, 0.25, 1.0, 2.5]), min_size=1, max_size=60).filter(lambda s: sum(s) >= 4),
+    batch=st.integers(1, 4),
+)
+def test_shares_say_how_often_an_entry_occurs(shares, batch):
+    sizes = [(720, 1280) if i % 3 else (64, 64) for i in range(len(shares))]
+    sampler = ShapeBatchSampler(sizes, batch, 0, shares=shares)
+    for epoch in range(3):
+        sampler.set_epoch(epoch)
+        batches = list(sampler)
+        assert len(batches) == len(sampler)
+        seen = Counter(request.index for requests in batches for request in requests)
+        for portrait in (False, True):
+            for share in set(shares):
+                members = [i for i, s in enumerate(shares) if s == share and (i % 3 == 0) == portrait]
+                times = [seen[i] for i in members]
+                # filling the last batch may add to any of them
+                assert round(share * len(members)) <= sum(times) <= round(share * len(members)) + batch
+                assert all(math.floor(share) <= t <= math.ceil(share) + batch for t in times)
+
+
+def test_entries_with_a_small_share_take_turns():
+    sampler = ShapeBatchSampler([(64, 64)] * 40, 4, 0, shares=[0.25] * 40)
+    seen = set()
+    for epoch in range(20):
+        sampler.set_epoch(epoch)
+        seen |= {request.index for requests in sampler for request in requests}
+    assert len(sampler) == 3 and seen == set(range(40))

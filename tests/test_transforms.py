@@ -90,7 +90,7 @@ def test_frames_masks_and_boxes_stay_together(height, width, sizes, max_size, se
     mask = labels[:, 0] == 1
     assert mask[inside].all() and not mask[outside].any()
 
-    target = make_target(labels, Expression("0", "x", 1, 0), "video")
+    target = make_target(labels, Expression("0", "x", (1,), 0), "video", torch.ones(3, dtype=torch.bool))
     assert torch.equal(target.present, mask.flatten(1).any(1)[:, None])
     for t in range(3):
         rows, columns = mask[t].any(1).nonzero(), mask[t].any(0).nonzero()
