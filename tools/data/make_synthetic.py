@@ -1,6 +1,7 @@
-"""Generates a referring video segmentation data set in the layout of Ref-YouTube-VOS.
+"""Generates a referring video segmentation data set in the layout of Ref-YouTube-VOS, or with --format of another.
 
     python tools/data/make_synthetic.py data/synthetic --train_videos 600 --valid_videos 40
+    python tools/data/make_synthetic.py data/a2d_sentences --format a2d
 
 Every video is drawn from its own random stream, seeded by (seed, split, number of the video) with 0 for train and 1 for
 valid. So no stream is shared by the splits, the files do not depend on the number of workers, and a larger set begins
@@ -13,6 +14,7 @@ import argparse
 import json
 import multiprocessing
 import os
+import shutil
 import sys
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
@@ -28,12 +30,14 @@ from tqdm import tqdm
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from tools.data.synthetic_formats import FORMATS  # noqa: E402
 from tools.data.synthetic_scene import Scene, cover, draw_scene, frame_scale  # noqa: E402
 from tools.data.synthetic_text import KINDS, Expression, draw_expressions  # noqa: E402
 from tools.folders import new_folder  # noqa: E402
 from util.cli import run  # noqa: E402
 
 SPLITS = ("train", "valid")
+YTVOS = "ytvos"
 ARGUMENTS_FILE = "synthetic.json"
 GENERATOR = 1  # raised whenever the same arguments come to mean other files
 MIN_FRAMES = 6
@@ -167,6 +171,8 @@ def _check(arguments: dict, workers: int) -> None:
     height, width = arguments["size"]
     if frame_scale((height, width)) < MIN_SCALE:
         raise ValueError(f"--size {height} {width}: objects become too small to tell apart; give at least 48 80")
+    if arguments["format"] != YTVOS and arguments["frames"] == 1:
+        raise ValueError(f"--format {arguments['format']}: needs videos; leave out --frames 1")
     if arguments["seed"] < 0:
         raise ValueError(f"--seed {arguments['seed']}: must not be negative")
     if workers < 1:
@@ -197,8 +203,8 @@ def _already_there(output: Path, arguments: dict, overwrite: bool) -> bool:
     )
 
 
-def _write_set(root: Path, arguments: dict, workers: int) -> None:
-    """Writes the whole set under ``root``."""
+def _write_set(root: Path, arguments: dict, workers: int) -> dict[str, dict]:
+    """Writes the whole set under ``root`` in the layout of Ref-YouTube-VOS; returns what is in each split."""
     jobs = [(split, number) for split in SPLITS for number in range(arguments[f"{split}_videos"])]
     write = partial(
         _write_video,
@@ -224,7 +230,7 @@ def _write_set(root: Path, arguments: dict, workers: int) -> None:
         (root / split / "meta.json").write_text(json.dumps({"videos": meta[split]}))
         kinds = Counter(entry["kind"] for video in asked[split].values() for entry in video["expressions"].values())
         counts[split] = {"videos": len(asked[split]), **{kind: kinds[kind] for kind in KINDS}}
-    (root / ARGUMENTS_FILE).write_text(json.dumps({"arguments": arguments, "counts": counts}, indent=2) + "\n")
+    return counts
 
 
 def generate(
@@ -235,6 +241,7 @@ def generate(
     frames: int = 8,
     size: tuple[int, int] = (96, 160),
     seed: int = 0,
+    format: str = YTVOS,
     workers: int | None = None,
     overwrite: bool = False,
 ) -> bool:
@@ -243,6 +250,7 @@ def generate(
     Args:
         frames: frames of each video, named 00000, 00005, ...; 1 makes still images, and no expression of motion.
         size: height and width in pixels.
+        format: the data set whose layout is written.
         workers: processes; all cores when None. The files do not depend on it.
         overwrite: replace a data set made by this tool with other arguments.
 
@@ -262,12 +270,21 @@ def generate(
         frames=frames,
         size=list(size),
         seed=seed,
+        format=format,
     )
     _check(arguments, workers)
     if _already_there(output, arguments, overwrite):
         return False
     with new_folder(output) as folder:
-        _write_set(folder, arguments, workers)
+        if format == YTVOS:
+            counts = _write_set(folder, arguments, workers)
+        else:
+            first = folder / YTVOS
+            counts = _write_set(first, arguments, workers)
+            FORMATS[format](first, folder)
+            shutil.rmtree(first)
+        record = {"arguments": arguments, "counts": counts}
+        (folder / ARGUMENTS_FILE).write_text(json.dumps(record, indent=2) + "\n")
     return True
 
 
@@ -279,6 +296,7 @@ def main() -> int:
     parser.add_argument("--frames", type=int, default=8, help="frames of a video; 1: still images")
     parser.add_argument("--size", type=int, nargs=2, default=[96, 160], metavar=("HEIGHT", "WIDTH"))
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--format", choices=(YTVOS, *FORMATS), default=YTVOS, help="data set whose layout is written")
     parser.add_argument("--workers", type=int, help="processes; default: one per core")
     parser.add_argument("--overwrite", action="store_true", help="replace a set made with other arguments")
     arguments = vars(parser.parse_args())
