@@ -21,13 +21,12 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np
 from tqdm import tqdm
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from datasets.video_io import read_labels  # noqa: E402
+from davis2017.label_maps import ids_in, read_labels  # noqa: E402
 from tools.folders import new_parts  # noqa: E402
 from util.cli import run  # noqa: E402
 from util.writers import summarise  # noqa: E402
@@ -170,10 +169,8 @@ def scan_video(source: Path, video: str) -> tuple[list[str], set[int]]:
             f"{have / video} and {lack / video} must hold the same frames, but {len(odd)} are only in one of them; the "
             f"first, {odd[0]}, is not in {lack / video}; unpack it again ({SEE})"
         )
-    seen = np.zeros(256, bool)
-    for mask in masks:
-        seen |= np.bincount(read_labels(source / MASKS / video / f"{mask}.png").ravel(), minlength=256) > 0
-    return frames, set(np.flatnonzero(seen).tolist()) - {0, VOID}
+    seen = set().union(*(ids_in(read_labels(source / MASKS / video / f"{mask}.png")) for mask in masks))
+    return frames, seen - {VOID}
 
 
 def scan_videos(source: Path, videos: list[str], workers: int) -> dict[str, tuple[list[str], set[int]]]:
