@@ -73,7 +73,8 @@ def write_masks(folder: Path, maps: dict[str, np.ndarray]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name, labels in maps.items():
         image = Image.fromarray(labels)
-        image.putpalette([0, 0, 0, *(value for colour in COLOURS.values() for value in colour)])
+        # All 256 colours: Pillow packs an image with fewer into fewer bits and so loses 255.
+        image.putpalette([0, 0, 0, *(value for colour in COLOURS.values() for value in colour)] + [200] * 252 * 3)
         image.save(folder / f"{name}.png")
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import eval_davis
-from davis2017.davis_protocol import score_results, score_video, semi_supervised, unsupervised
+from davis2017.davis_protocol import count_objects, score_results, score_video, semi_supervised, unsupervised
 from davis2017.metrics import db_eval_boundary, db_eval_iou
 from tests.helpers import ROOT, SHARED, needs_shared
 from tests.mini_davis import write_masks
@@ -77,7 +77,9 @@ def test_void_pixels_are_left_out_of_one_protocol_and_background_in_the_other():
 
 
 def test_void_is_no_object():
-    assert unsupervised(pairs([labels(void=np.s_[:5, :5])], [BOTH]))[0].shape == (0, 1, 2)
+    frames = pairs([labels({1: 1}, void=np.s_[20:25, 5:9])], [BOTH])
+    assert jaccard(unsupervised(frames)) == [[1]]
+    assert count_objects(labels(void=np.s_[:5, :5])) == 0
 
 
 def test_missing_proposals_are_empty_masks():

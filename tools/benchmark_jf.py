@@ -89,12 +89,11 @@ def reference_protocol(truth: np.ndarray, predicted: np.ndarray) -> np.ndarray:
 
 def prepared_jf(truth: np.ndarray, predicted: np.ndarray, void: np.ndarray) -> np.ndarray:
     """As :func:`reference_jf`, by this project's measures."""
-    return np.array(
-        [
-            PreparedMask(a, v if v.any() else None).jf(PreparedMask(b, v if v.any() else None))
-            for a, b, v in zip(truth, predicted, void, strict=True)
-        ]
-    )
+    out = []
+    for a, b, v in zip(truth, predicted, void, strict=True):
+        v = v if v.any() else None
+        out.append(PreparedMask(a, v).jf(PreparedMask(b, v)))
+    return np.array(out)
 
 
 def draw_scene(frames: int, objects: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
