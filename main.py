@@ -184,7 +184,9 @@ def describe(args: argparse.Namespace, model: nn.Module, loader: DataLoader, dev
 
 def evaluate(args: argparse.Namespace, saved: dict, device: torch.device) -> None:
     """Prints J, F and J&F of the checkpoint on a split with masks; the masks stay in the output folder."""
-    split = args.eval_split or ("holdout" if args.holdout else "valid")
+    # a hold-out of another data set's videos says nothing about this one's
+    holdout = args.holdout and args.dataset_file == saved["options"]["dataset_file"]
+    split = args.eval_split or ("holdout" if holdout else "valid")
     if not args.allow_trained:
         datasets.refuse_trained(split, args.holdout, saved["options"]["holdout"])
     model, _ = models.restore_model(saved, args.resume)
