@@ -19,19 +19,20 @@ from torch.utils.data import DataLoader
 
 import datasets
 import models
-from datasets.ytvos import annotations_root, split_videos
-from davis2017.ytvos_protocol import score_results
-from engine import predict_split, train_one_epoch
+from datasets import davis, ytvos
+from davis2017 import davis_protocol, ytvos_protocol
+from engine import predict_annotators, predict_split, train_one_epoch
 from opts import parse_train_args
 from util import checkpoint, cli, dist, optim
 from util.log import RunLog
 from util.memory import keep_large_buffers
-from util.writers import claim_results, write_json
+from util.writers import ANNOTATOR_ROOTS, RESULTS_ROOT, claim_results, write_json
 
 # what may differ from the checkpoint's options without making it another run
 FREE_TO_CHANGE = {
     "output_dir",
     "ytvos_path",
+    "davis_path",
     "device",
     "num_workers",
     "epochs",
@@ -183,21 +184,43 @@ def describe(args: argparse.Namespace, model: nn.Module, loader: DataLoader, dev
 
 def evaluate(args: argparse.Namespace, saved: dict, device: torch.device) -> None:
     """Prints J, F and J&F of the checkpoint on a split with masks; the masks stay in the output folder."""
-    split = args.eval_split or ("holdout" if args.holdout else "valid")
+    # a hold-out of another data set's videos says nothing about this one's
+    holdout = args.holdout and args.dataset_file == saved["options"]["dataset_file"]
+    split = args.eval_split or ("holdout" if holdout else "valid")
     if not args.allow_trained:
         datasets.refuse_trained(split, args.holdout, saved["options"]["holdout"])
     model, _ = models.restore_model(saved, args.resume)
     predictor = models.build_predictor(model.to(device), args)
     results = Path(args.output_dir) / f"eval_{split}"
+    predict, score, roots = {
+        "ytvos": (predict_split, score_ytvos, [RESULTS_ROOT]),
+        "davis": (predict_annotators, score_davis, ANNOTATOR_ROOTS),
+    }[args.dataset_file]
     if dist.is_main():
-        claim_results(results, {"checkpoint": checkpoint.fingerprint(args.resume), "split": split}, replace=True)
+        run = {"checkpoint": checkpoint.fingerprint(args.resume), "split": split}
+        claim_results(results, run, replace=True, roots=roots)
     dist.barrier()
-    predict_split(predictor, datasets.build_eval_videos(args, split), results)
+    predict(predictor, datasets.build_eval_videos(args, split), results)
     if dist.is_main():
-        root = Path(args.ytvos_path)
-        scores = score_results(results, annotations_root(root, split), split_videos(root, split, args.holdout))
+        scores, headline = score(args, split, results)
         write_json(results / "scores.json", scores)
-        print(f"{split}: " + ", ".join(f"{name} {scores[name]:.4f}" for name in ("J&F", "J", "F")))
+        print(f"{split}: " + ", ".join(f"{name} {value:.4f}" for name, value in headline.items()))
+
+
+def score_ytvos(args: argparse.Namespace, split: str, results: Path) -> tuple[dict, dict[str, float]]:
+    """All scores of a split of Ref-YouTube-VOS, and those to print."""
+    root = Path(args.ytvos_path)
+    videos = ytvos.split_videos(root, split, args.holdout)
+    scores = ytvos_protocol.score_results(results, ytvos.annotations_root(root, split), videos)
+    return scores, {name: scores[name] for name in ("J&F", "J", "F")}
+
+
+def score_davis(args: argparse.Namespace, split: str, results: Path) -> tuple[dict, dict[str, float]]:
+    """All scores of a split of Ref-DAVIS17 by the unsupervised protocol, and those to print."""
+    root = Path(args.davis_path)
+    videos = {vid: video["frames"] for vid, video in davis.split_videos(root, split, args.holdout).items()}
+    scores = davis_protocol.score_results(results, davis.annotations_root(root, split), videos)
+    return scores, {"J&F": scores["J&F"], "J": scores["J"]["mean"], "F": scores["F"]["mean"]}
 
 
 if __name__ == "__main__":

@@ -126,8 +126,9 @@ def add_train_options(parser: argparse.ArgumentParser) -> None:
 
 def add_data_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("data")
-    group.add_argument("--dataset_file", choices=("ytvos",), default="ytvos")
+    group.add_argument("--dataset_file", choices=("ytvos", "davis"), default="ytvos")
     group.add_argument("--ytvos_path", default="data/ref-youtube-vos")
+    group.add_argument("--davis_path", default="data/ref-davis")
     group.add_argument(
         "--holdout", type=_non_negative_int, default=0, help="training videos kept out for local scoring"
     )
@@ -147,6 +148,30 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--flip", action=argparse.BooleanOptionalAction, default=True)
     group.add_argument("--random_crop", action=argparse.BooleanOptionalAction, default=True)
     group.add_argument("--photometric", action=argparse.BooleanOptionalAction, default=True)
+
+
+def inference_parser(program: str, description: str, output: str) -> argparse.ArgumentParser:
+    """A parser with what the inference scripts of all data sets share; they add the rest.
+
+    Args:
+        output: default of ``--output_dir``.
+    """
+    parser = argparse.ArgumentParser(program, description=description, allow_abbrev=False)
+    parser.add_argument("--resume", required=True, metavar="CKPT", help="checkpoint of main.py, or exported weights")
+    parser.add_argument("--output_dir", default=output, help="folder for the masks")
+    parser.add_argument(
+        "--holdout", type=_non_negative_int, metavar="N", help="hold-out videos; default: as in training"
+    )
+    parser.add_argument("--eval_size", type=_positive_int, help="short side of the input; default: as in training")
+    parser.add_argument("--max_size", type=_positive_int, help="limit of its long side; default: as in training")
+    parser.add_argument("--amp", choices=("off", "bf16"), help="default: as in training")
+    parser.add_argument("--device", help="cuda, cuda:1, cpu; default: a GPU when there is one")
+    parser.add_argument("--visualize", action="store_true", help="also write videos with the masks painted over")
+    parser.add_argument("--allow_trained", action="store_true", help="take also videos that were trained on")
+    parser.add_argument("--overwrite", action="store_true", help="delete masks that another run left in --output_dir")
+    # torch.distributed.launch passes it; the environment says the same
+    parser.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)
+    return parser
 
 
 def train_parser() -> argparse.ArgumentParser:

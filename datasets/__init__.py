@@ -11,7 +11,7 @@ import cv2
 import torch
 from torch.utils.data import DataLoader
 
-from datasets import ytvos
+from datasets import davis, ytvos
 from datasets.base import ClipDataset, EvalClip, TrainVideo, VideoSet
 from datasets.collate import collate
 from datasets.samplers import ShapeBatchSampler
@@ -42,6 +42,11 @@ DATA_SETS = {
         train=lambda args: ytvos.train_videos(Path(args.ytvos_path), args.holdout, args.binary),
         videos=lambda args, split: ytvos.eval_videos(Path(args.ytvos_path), split, args.holdout),
     ),
+    "davis": DataSet(
+        classes=len(davis.CATEGORIES),
+        train=lambda args: davis.train_videos(Path(args.davis_path), args.holdout, args.binary),
+        videos=lambda args, split: davis.eval_videos(Path(args.davis_path), split, args.holdout),
+    ),
 }
 
 
@@ -51,7 +56,7 @@ def num_classes(args: argparse.Namespace) -> int:
 
 
 def build_eval_videos(args: argparse.Namespace, split: str) -> VideoSet:
-    """The videos of a split for inference; Ref-YouTube-VOS has ``train``, ``holdout``, ``valid`` and ``test``.
+    """The videos of a split for inference: ``train``, ``holdout``, ``valid`` and, in Ref-YouTube-VOS, ``test``.
 
     Raises FileNotFoundError or ValueError, naming the file or flag and the mend, where the data is not as documented.
     """

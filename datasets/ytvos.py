@@ -1,9 +1,13 @@
-"""Ref-YouTube-VOS: where things lie on disk, what belongs to which split. Decoding and sampling are in base.py."""
+"""Ref-YouTube-VOS and what is laid out like it: where things lie on disk, what belongs to which split.
+
+Decoding and sampling are in base.py.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 from datasets.base import Expression, LabelMapVideo, VideoEntry, VideoSet
@@ -21,75 +25,96 @@ CATEGORIES = (
     "toilet", "tortoise", "train", "truck", "turtle", "umbrella", "whale", "zebra",
 )
 # fmt: on
-_CLASS = {name: index for index, name in enumerate(CATEGORIES)}
 
-_SEE = "see docs/data.md, Ref-YouTube-VOS"
+
+@dataclass(frozen=True)
+class Layout:
+    """How a data set in this layout differs from another.
+
+    Attributes:
+        name: its chapter in docs/data.md.
+        splits: their names.
+        categories: the position is the class index.
+        with_objects: folders of ``meta_expressions`` whose file names the object of each expression.
+    """
+
+    name: str
+    splits: tuple[str, ...]
+    categories: tuple[str, ...]
+    with_objects: tuple[str, ...]
+
+    @property
+    def see(self) -> str:
+        return f"see docs/data.md, {self.name}"
+
+    def bad(self, path: Path, problem: str) -> ValueError:
+        return ValueError(f"{path}: {problem}; {self.see}")
+
+    def folder(self, split: str) -> str:
+        """The folder of a split: the hold-out lies among the training videos."""
+        if split not in self.splits:
+            raise ValueError(f"--split {split} does not exist for {self.name}; choose one of {', '.join(self.splits)}")
+        return "train" if split == "holdout" else split
+
+
+REF_YOUTUBE_VOS = Layout("Ref-YouTube-VOS", SPLITS, CATEGORIES, with_objects=("train",))
+
 # Part of what decides the hold-out: another value is another hold-out, and no score stays comparable.
 _HOLDOUT_KEY = "proxyformer hold-out 1"
-
-
-def _bad(path: Path, problem: str) -> ValueError:
-    return ValueError(f"{path}: {problem}; {_SEE}")
 
 
 def _meta_path(root: Path, split: str) -> Path:
     return root / "meta_expressions" / split / "meta_expressions.json"
 
 
-def _folder_split(split: str) -> str:
-    if split not in SPLITS:
-        raise ValueError(f"--split {split} does not exist for Ref-YouTube-VOS; choose one of {', '.join(SPLITS)}")
-    return "train" if split == "holdout" else split
-
-
-def frames_root(root: Path, split: str) -> Path:
+def frames_root(root: Path, split: str, layout: Layout = REF_YOUTUBE_VOS) -> Path:
     """Folder that holds a folder of JPEGs for each video of the split."""
-    folder = _folder_split(split)
+    folder = layout.folder(split)
     if folder == "test" and not (root / "test" / "JPEGImages").is_dir():
         folder = "valid"
     return root / folder / "JPEGImages"
 
 
-def annotations_root(root: Path, split: str) -> Path:
+def annotations_root(root: Path, split: str, layout: Layout = REF_YOUTUBE_VOS) -> Path:
     """Folder that holds a folder of palette PNGs for each video of the split, where the split has masks."""
-    return root / _folder_split(split) / "Annotations"
+    return root / layout.folder(split) / "Annotations"
 
 
-def read_videos(path: Path) -> dict[str, dict]:
+def read_videos(path: Path, layout: Layout = REF_YOUTUBE_VOS) -> dict[str, dict]:
     """The ``videos`` of a meta_expressions or meta file."""
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: this file does not exist; {_SEE}")
+        raise FileNotFoundError(f"{path}: this file does not exist; {layout.see}")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise _bad(path, f"is not a JSON file ({error})") from error
+        raise layout.bad(path, f"is not a JSON file ({error})") from error
     videos = content.get("videos") if isinstance(content, dict) else None
     if not isinstance(videos, dict):
-        raise _bad(path, 'must hold {"videos": {name: …}}')
+        raise layout.bad(path, 'must hold {"videos": {name: …}}')
     return videos
 
 
-def _check_video(path: Path, video_id: str, entry: object, with_objects: bool) -> None:
+def _check_video(path: Path, video_id: str, entry: object, with_objects: bool, layout: Layout) -> None:
     """Raises ValueError unless the entry has frames and expressions of the documented form."""
     where = f"video {video_id}"
     if not isinstance(entry, dict) or not {"expressions", "frames"} <= entry.keys():
-        raise _bad(path, f'{where} must hold "expressions" and "frames"')
+        raise layout.bad(path, f'{where} must hold "expressions" and "frames"')
     frames, expressions = entry["frames"], entry["expressions"]
     if not isinstance(frames, list) or not frames or not all(isinstance(name, str) and name for name in frames):
-        raise _bad(path, f"{where} must list at least one frame, by name")
+        raise layout.bad(path, f"{where} must list at least one frame, by name")
     if len(set(frames)) < len(frames):
         twice = next(name for name in frames if frames.count(name) > 1)
-        raise _bad(path, f"{where} lists frame {twice} twice")
+        raise layout.bad(path, f"{where} lists frame {twice} twice")
     if not isinstance(expressions, dict) or not expressions:
-        raise _bad(path, f"{where} must have at least one expression")
+        raise layout.bad(path, f"{where} must have at least one expression")
     for exp_id, expression in expressions.items():
         here = f"{where}, expression {exp_id}"
         if not isinstance(expression, dict) or not isinstance(expression.get("exp"), str):
-            raise _bad(path, f'{here} must hold its text as "exp"')
+            raise layout.bad(path, f'{here} must hold its text as "exp"')
         if not expression["exp"].strip():
-            raise _bad(path, f"{here} is empty; write its text or delete the entry")
+            raise layout.bad(path, f"{here} is empty; write its text or delete the entry")
         if with_objects and not is_object_id(expression.get("obj_id")):
-            raise _bad(path, f'{here} must name its object as "obj_id", a number from 1 to 255')
+            raise layout.bad(path, f'{here} must name its object as "obj_id", a number from 1 to 255')
 
 
 def is_object_id(value: object) -> bool:
@@ -110,14 +135,16 @@ def _training_part(path: Path, videos: dict[str, dict], split: str, holdout: int
     return held_out if split == "holdout" else videos.keys() - held_out
 
 
-def _valid_part(root: Path, videos: dict[str, dict]) -> set[str]:
+def _valid_part(root: Path, videos: dict[str, dict], layout: Layout) -> set[str]:
+    if "test" not in layout.splits:
+        return set(videos)
     test_path = _meta_path(root, "test")
     if test_path.is_file():
         return videos.keys() - read_videos(test_path).keys()
     return {name for name in videos if (frames_root(root, "valid") / name).is_dir()}
 
 
-def split_videos(root: Path, split: str, holdout: int = 0) -> dict[str, dict]:
+def split_videos(root: Path, split: str, holdout: int = 0, layout: Layout = REF_YOUTUBE_VOS) -> dict[str, dict]:
     """The meta_expressions entries of a split, by video name in sorted order.
 
     Args:
@@ -126,72 +153,76 @@ def split_videos(root: Path, split: str, holdout: int = 0) -> dict[str, dict]:
             videos, always the same ones, a larger hold-out containing the smaller), ``valid`` (the valid file without
             the videos of the test file, or, where there is no test file, those that have frames) or ``test``.
         holdout: number of training videos kept out of training.
+        layout: of the data set; one without a test split has all videos of the valid file in ``valid``.
 
     Raises:
         FileNotFoundError, ValueError: naming the file, what was expected and the chapter of docs/data.md.
     """
-    folder = _folder_split(split)
+    folder = layout.folder(split)
     path = _meta_path(root, folder)
-    videos = read_videos(path)
+    videos = read_videos(path, layout)
     if folder == "train":
         names = _training_part(path, videos, split, holdout)
     else:
-        names = _valid_part(root, videos) if split == "valid" else videos.keys()
+        names = _valid_part(root, videos, layout) if split == "valid" else videos.keys()
     if not names:
-        raise _bad(path, f"no video of it belongs to the split {split} and has a folder in {frames_root(root, split)}")
+        frames = frames_root(root, split, layout)
+        raise layout.bad(path, f"no video of it belongs to the split {split} and has a folder in {frames}")
     for name in names:
-        _check_video(path, name, videos[name], with_objects=folder == "train")
+        _check_video(path, name, videos[name], folder in layout.with_objects, layout)
     return {name: videos[name] for name in sorted(names)}
 
 
-def _class_index(path: Path, objects: dict[str, dict], video_id: str, object_id: str) -> int:
+def _class_index(path: Path, objects: dict[str, dict], video_id: str, object_id: str, layout: Layout) -> int:
     try:
         category = objects[video_id]["objects"][object_id]["category"]
     except (KeyError, TypeError) as error:
-        raise _bad(
+        raise layout.bad(
             path, f'video {video_id} has no object {object_id} with a "category"; mend it or add --binary'
         ) from error
-    if category not in _CLASS:
-        raise _bad(
+    if category not in layout.categories:
+        raise layout.bad(
             path,
-            f"video {video_id}, object {object_id}: {category!r} is none of YouTube-VOS's 65 categories; mend it, or "
-            "add --binary to train without categories",
+            f"video {video_id}, object {object_id}: {category!r} is none of the {len(layout.categories)} categories "
+            f"of {layout.name}; mend it, or add --binary to train without categories",
         )
-    return _CLASS[category]
+    return layout.categories.index(category)
 
 
-def train_videos(root: Path, holdout: int, binary: bool) -> list[LabelMapVideo]:
+def train_videos(root: Path, holdout: int, binary: bool, layout: Layout = REF_YOUTUBE_VOS) -> list[LabelMapVideo]:
     """Index of the training videos; with ``binary`` every label is 0 and meta.json is not needed.
 
     Raises as :func:`split_videos`, also for an expression whose object or category meta.json does not know.
     """
     path = root / "train" / "meta.json"
     if not binary and not path.is_file():
-        raise FileNotFoundError(f"{path}: the categories' file does not exist; add --binary to train without; {_SEE}")
-    objects = {} if binary else read_videos(path)
+        raise FileNotFoundError(
+            f"{path}: the categories' file does not exist; add --binary to train without; {layout.see}"
+        )
+    objects = {} if binary else read_videos(path, layout)
     return [
         LabelMapVideo(
             video_id=name,
             frame_ids=tuple(entry["frames"]),
-            frame_dir=frames_root(root, "train") / name,
-            mask_dir=annotations_root(root, "train") / name,
+            frame_dir=frames_root(root, "train", layout) / name,
+            mask_dir=annotations_root(root, "train", layout) / name,
             expressions=tuple(
                 Expression(
                     exp_id=exp_id,
                     text=expression["exp"],
                     objects=(int(expression["obj_id"]),),
-                    label=0 if binary else _class_index(path, objects, name, str(expression["obj_id"])),
+                    label=0 if binary else _class_index(path, objects, name, str(expression["obj_id"]), layout),
                 )
                 for exp_id, expression in entry["expressions"].items()
             ),
         )
-        for name, entry in split_videos(root, "train", holdout).items()
+        for name, entry in split_videos(root, "train", holdout, layout).items()
     ]
 
 
-def eval_videos(root: Path, split: str, holdout: int) -> VideoSet:
+def eval_videos(root: Path, split: str, holdout: int, layout: Layout = REF_YOUTUBE_VOS) -> VideoSet:
     """The videos of a split for inference. Raises as :func:`split_videos`, also for a listed frame that is missing."""
-    frames = frames_root(root, split)
+    frames = frames_root(root, split, layout)
     videos = [
         VideoEntry(
             video_id=name,
@@ -199,12 +230,13 @@ def eval_videos(root: Path, split: str, holdout: int) -> VideoSet:
             frame_paths=tuple(frames / name / f"{frame}.jpg" for frame in entry["frames"]),
             expressions={exp_id: expression["exp"] for exp_id, expression in entry["expressions"].items()},
         )
-        for name, entry in split_videos(root, split, holdout).items()
+        for name, entry in split_videos(root, split, holdout, layout).items()
     ]
     # Now rather than hours into the inference of a split.
     for path in (path for video in videos for path in video.frame_paths):
         if not path.is_file():
             raise FileNotFoundError(
-                f"{path}: the frame is listed in {_meta_path(root, _folder_split(split))}, but does not exist; {_SEE}"
+                f"{path}: the frame is listed in {_meta_path(root, layout.folder(split))}, but does not exist; "
+                f"{layout.see}"
             )
     return videos

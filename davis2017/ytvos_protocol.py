@@ -6,44 +6,21 @@ over frames, then over expressions.
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from functools import partial
 from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image
-from tqdm import tqdm
 
+from davis2017.label_maps import LABELS, ids_in, read_labels
 from davis2017.metrics import PreparedMask
+from util.parallel import run_jobs
 from util.writers import Results, mask_name, missing_masks, root_problem, summarise
 
-# Label maps hold ids in 8 bits; 0 is the background.
-LABELS = 256
-
 _results: Results | None = None
-
-
-def read_labels(path: str | os.PathLike) -> np.ndarray:
-    """A mask PNG as uint8 ``[H, W]``: the pixel value is the object's id.
-
-    Raises:
-        FileNotFoundError, ValueError: missing, damaged, or neither palette nor grey.
-    """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"{path}: no such mask; every listed frame of a scored video needs one")
-    try:
-        with Image.open(path) as image:
-            labels = np.asarray(image) if image.mode in ("P", "L") else None
-    # Damaged bytes make decoders raise far more than OSError.
-    except Exception as error:
-        raise ValueError(f"{path}: this mask cannot be decoded ({error}); copy it again") from error
-    if labels is None:
-        raise ValueError(f"{path}: a mask is a palette PNG whose pixel values are object ids")
-    return labels
 
 
 def _target_of(vid: str, eid: str, expression: Mapping) -> int:
@@ -94,7 +71,7 @@ def score_video(results: Results, annotations: Path, vid: str, video: Mapping, o
     seen: set[int] = set()
     for frame in frames:
         labels = read_labels(annotations / f"{frame}.png")
-        ids = set(np.flatnonzero(np.bincount(labels.ravel(), minlength=LABELS)).tolist()) - {0}
+        ids = ids_in(labels)
         seen |= ids
         objects = {i: PreparedMask(labels == i) for i in (ids if other_objects else ids & wanted)}
         absent = PreparedMask(np.zeros_like(labels))
@@ -194,17 +171,12 @@ def score_results(
         if missing:
             raise ValueError(f"{results}: masks are missing: {summarise(missing)}. Run inference again to fill them")
         jobs = {vid: (annotations_root / vid, vid, video, other_objects) for vid, video in videos.items()}
-        progress = tqdm(total=len(jobs), desc="score", unit="video", disable=None)
-        scored: dict[str, dict] = {}
-        with progress:
-            if min(workers, len(jobs)) == 1:
-                for vid, job in jobs.items():
-                    scored[vid] = score_video(opened, *job)
-                    progress.update()
-            else:
-                scored = _score_in_pool(opened.path, jobs, workers, progress)
+        workers = min(workers, len(jobs))
+        work = partial(score_video, opened) if workers == 1 else _score_in_worker
+        by_video = run_jobs(
+            work, jobs, workers, desc="score", unit="video", prepare=_open_results, prepare_with=(opened.path,)
+        )
 
-    by_video = {vid: scored[vid] for vid in videos}
     every = [expression for video in by_video.values() for expression in video.values()]
     out = average(every, other_objects)
     if all("kind" in expression for expression in every):
@@ -213,19 +185,3 @@ def score_results(
             kinds[expression["kind"]].append(expression)
         out["by_kind"] = {kind: average(kinds[kind], other_objects) for kind in sorted(kinds)}
     return out | {"videos": by_video}
-
-
-def _score_in_pool(path: Path, jobs: Mapping[str, tuple], workers: int, progress: tqdm) -> dict[str, dict]:
-    # Forking a process that runs threads (torch, OpenCV) can leave the child with their locks held for good.
-    context = multiprocessing.get_context("spawn")
-    scored = {}
-    with ProcessPoolExecutor(min(workers, len(jobs)), context, _open_results, (path,)) as pool:
-        pending = {pool.submit(_score_in_worker, *job): vid for vid, job in jobs.items()}
-        try:
-            for future in as_completed(pending):
-                scored[pending[future]] = future.result()
-                progress.update()
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-    return scored

@@ -5,6 +5,8 @@ Shapes: b samples, t frames, n proxies, h w mask size, H W frame size.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -34,6 +36,37 @@ def best_masks(prediction: Prediction) -> tuple[Tensor, Tensor]:
     score, query = query_scores(prediction.logits).max(1)
     samples = torch.arange(len(query), device=query.device)
     return prediction.masks[samples, :, query], score
+
+
+@torch.inference_mode()
+def fuse_objects(answers: Iterable[tuple[int, Tensor]], background: float = 0.1, threshold: float = 0.5) -> Tensor:
+    """One label map from the masks of several objects: in each pixel the best score wins, as Ref-DAVIS17 has it.
+
+    Objects come one by one, so that memory does not grow with their number.
+
+    Args:
+        answers: number (1 to 255) and mask logits ``[T, H, W]`` of each object; of equal scores the earlier wins.
+        background: score of no object.
+        threshold: probabilities below it count as 0.
+
+    Returns:
+        uint8 ``[T, H, W]``, the number of the object, 0 for the background.
+
+    Raises:
+        ValueError: there is no object.
+    """
+    labels = best = None
+    for number, logits in answers:
+        if best is None:
+            best = torch.full_like(logits, background)
+            labels = torch.zeros_like(logits, dtype=torch.uint8)
+        score = logits.sigmoid()
+        wins = (score >= threshold) & (score > best)
+        best = torch.where(wins, score, best)
+        labels[wins] = number
+    if labels is None:
+        raise ValueError("there is no object to make a label map of")
+    return labels
 
 
 def resize_logits(logits: Tensor, input_size: tuple[int, int], output_size: tuple[int, int], stride: int) -> Tensor:

@@ -1,7 +1,8 @@
 """What inference writes: mask PNGs, the Ref-YouTube-VOS submission, and the checks that it is complete.
 
 Layout of a results folder and of the zip: ``Annotations/<video>/<expression id>/<frame>.png``, mode L, 0 or 255, the
-frame's original size, every listed frame. Nothing here leaves a half-written file behind.
+frame's original size, every listed frame. Ref-DAVIS17 has ``anno_<annotator>/<video>/<frame>.png``, palette PNGs whose
+pixel value is the object's number. Nothing here leaves a half-written file behind.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import shutil
 import zipfile
 import zlib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from io import BytesIO
 from pathlib import Path
@@ -22,7 +23,15 @@ from PIL import Image
 from tqdm import tqdm
 
 RESULTS_ROOT = "Annotations"
+# First frame and full video of Ref-DAVIS17's first annotator, then of its second.
+ANNOTATOR_ROOTS = ("anno_0", "anno_1", "anno_2", "anno_3")
 LISTED_PROBLEMS = 5
+# The 256 colours of PASCAL VOC and DAVIS: the bits of the index are dealt out to red, green and blue in turn.
+LABEL_PALETTE = bytes(
+    sum((index >> (3 * place + channel) & 1) << (7 - place) for place in range(3))
+    for index in range(256)
+    for channel in range(3)
+)
 Size = tuple[int, int]
 
 
@@ -64,6 +73,17 @@ def write_mask_png(path: str | os.PathLike, mask: np.ndarray) -> None:
         raise ValueError(f"{path}: a mask is bool [H, W], not {mask.dtype} {list(mask.shape)}")
     with atomic_path(path) as temporary:
         Image.fromarray(mask.astype(np.uint8) * 255).save(temporary, format="PNG")
+
+
+def write_label_png(path: str | os.PathLike, labels: np.ndarray) -> None:
+    """Writes object numbers, uint8 ``[H, W]``, as a PNG with DAVIS's palette, atomically; makes the folder."""
+    labels = np.asarray(labels)
+    if labels.dtype != np.uint8 or labels.ndim != 2 or labels.size == 0:
+        raise ValueError(f"{path}: object numbers are uint8 [H, W], not {labels.dtype} {list(labels.shape)}")
+    image = Image.fromarray(labels)
+    image.putpalette(LABEL_PALETTE)
+    with atomic_path(path) as temporary:
+        image.save(temporary, format="PNG")
 
 
 def mask_name(vid: str, eid: str, frame: str) -> str:
@@ -134,43 +154,53 @@ class Results:
         self.close()
 
 
-def claim_results(results_dir: str | os.PathLike, run: Mapping[str, object], replace: bool) -> None:
+def claim_results(
+    results_dir: str | os.PathLike, run: Mapping[str, object], replace: bool, roots: Sequence[str] = (RESULTS_ROOT,)
+) -> None:
     """Makes ``results_dir`` the folder of this run's masks; masks that the same run left there stay.
 
     Args:
         results_dir: is made where it does not exist.
         run: all that the masks depend on, plain data; kept in ``inference.json``.
         replace: delete the masks of another run instead of refusing; never those of unknown origin.
+        roots: its folders that hold masks.
 
     Raises:
         ValueError: it holds masks of another run, or masks of unknown origin.
     """
-    record, masks = Path(results_dir, "inference.json"), Path(results_dir, RESULTS_ROOT)
+    record = Path(results_dir, "inference.json")
+    masks = [folder for root in roots if (folder := Path(results_dir, root)).is_dir()]
     made_by = None
     if record.is_file():
         try:
             made_by = json.loads(record.read_text(encoding="utf-8"))
         except ValueError:
             made_by = None
-    if masks.is_dir() and made_by is None:
+    if masks and made_by is None:
         raise ValueError(f"--output_dir {results_dir} holds masks of unknown origin; choose another folder")
-    if masks.is_dir() and made_by != dict(run):
+    if masks and made_by != dict(run):
         if not replace:
             differs = [f"{k} {made_by.get(k)} there, {v} now" for k, v in run.items() if made_by.get(k) != v]
             raise ValueError(
                 f"--output_dir {results_dir} holds the masks of another run ({'; '.join(differs)}): choose another "
                 "folder, or add --overwrite"
             )
-        shutil.rmtree(masks)
+        for folder in masks:
+            shutil.rmtree(folder)
     write_json(record, dict(run))
 
 
 def is_complete(results_dir: str | os.PathLike, vid: str, eid: str, frames: Iterable[str]) -> bool:
     """Whether every frame of one expression is on disk and can be decoded, so that it need not be made again."""
+    return holds_frames(Path(results_dir, RESULTS_ROOT, vid, eid), frames)
+
+
+def holds_frames(folder: Path, frames: Iterable[str]) -> bool:
+    """Whether the folder has a mask of every frame and all can be decoded."""
     try:
         for frame in frames:
-            name = mask_name(vid, eid, frame)
-            _decoded(Path(results_dir, name).read_bytes(), name)
+            name = f"{frame}.png"
+            _decoded((folder / name).read_bytes(), name)
     except (OSError, ValueError):
         return False
     return True

@@ -1,0 +1,118 @@
+"""Scores Ref-DAVIS17 results, always from the masks: J&F of each annotator and their mean, by both protocols.
+
+python eval_davis.py output/davis/valid --davis_path data/ref-davis
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+from davis2017.davis_protocol import PROTOCOLS, STATISTICS, average, score_results
+from util.cli import run
+from util.writers import write_json
+
+UNSUPERVISED, SEMI_SUPERVISED = PROTOCOLS
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser("eval_davis.py", description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.add_argument("results", help="folder that holds anno_0 to anno_3, or one folder of <video>/<frame>.png")
+    parser.add_argument("--davis_path", default="data/ref-davis")
+    parser.add_argument("--split", choices=("train", "valid", "holdout"), default="valid")
+    parser.add_argument("--holdout", type=int, default=0, metavar="N", help="training videos in the hold-out")
+    parser.add_argument(
+        "--protocol",
+        choices=(*PROTOCOLS, "both"),
+        default="both",
+        help=f"{UNSUPERVISED} is what the papers report; both leaves the other out where there is no ground truth",
+    )
+    parser.add_argument(
+        "--semi_annotations",
+        metavar="DIR",
+        help=f"ground truth of the {SEMI_SUPERVISED} protocol; default: DAVIS/Annotations/480p in --davis_path",
+    )
+    parser.add_argument("--json", metavar="FILE", help="write all scores here")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes")
+    args = parser.parse_args(argv)
+    if args.workers < 1 or args.holdout < 0:
+        parser.error("--workers must be at least 1, --holdout at least 0")
+    if args.split == "holdout" and not args.holdout:
+        parser.error("--split holdout needs --holdout N, the number that training kept out")
+    if args.semi_annotations and args.protocol == UNSUPERVISED:
+        parser.error(f"--semi_annotations is for the {SEMI_SUPERVISED} protocol, which --protocol leaves out")
+    return args
+
+
+def ground_truths(args: argparse.Namespace) -> tuple[dict[str, Path], dict[str, list[str]], str | None]:
+    """Folder of the masks of each protocol to score by, frames of each video, and why a protocol is left out.
+
+    Raises:
+        FileNotFoundError, ValueError: there is no such data, or no ground truth of a protocol that was asked for.
+    """
+    root = Path(args.davis_path)
+    if not root.is_dir():
+        raise FileNotFoundError(f"{root}: no such folder; give the data set with --davis_path")
+    # Worker processes import this script again; at the top this would cost each of them an import of torch.
+    from datasets.davis import annotations_root, split_videos
+
+    videos = {vid: video["frames"] for vid, video in split_videos(root, args.split, args.holdout).items()}
+    semi = Path(args.semi_annotations) if args.semi_annotations else root / "DAVIS" / "Annotations" / "480p"
+    truths = {UNSUPERVISED: annotations_root(root, args.split), SEMI_SUPERVISED: semi}
+    if args.protocol != "both":
+        truths = {args.protocol: truths[args.protocol]}
+    left_out = None
+    for protocol, folder in list(truths.items()):
+        if folder.is_dir():
+            continue
+        reason = f"there is no folder {folder}"
+        if protocol == UNSUPERVISED or args.semi_annotations or args.protocol != "both":
+            raise FileNotFoundError(
+                f"the {protocol} protocol cannot be scored: {reason}; see docs/data.md, Ref-DAVIS17"
+            )
+        del truths[protocol]
+        left_out = f"the {protocol} protocol is left out: {reason} (its masks come with DAVIS-2017-trainval-480p)"
+    return truths, videos, left_out
+
+
+def table(scores: dict) -> str:
+    """The scores of one protocol as text: each sequence, each annotator, their mean last."""
+    annotators = scores["annotators"]
+    names = [*annotators, *(vid for each in annotators.values() for vid in each["sequences"]), "sequence", "mean"]
+    width = max(map(len, names))
+
+    lines = [f"{'sequence':<{width}}  " + "  ".join(f"{name:>8}" for name in ("J&F", "J", "F", *annotators))]
+    for vid in next(iter(annotators.values()))["sequences"]:
+        each = [annotator["sequences"][vid] for annotator in annotators.values()]
+        mean = average(each)
+        values = (mean["J&F"], mean["J"]["mean"], mean["F"]["mean"], *(e["J&F"] for e in each))
+        lines.append(f"{vid:<{width}}  " + "  ".join(f"{value:8.4f}" for value in values))
+
+    columns = [(measure, statistic) for measure in "JF" for statistic in STATISTICS]
+    header = ("J&F", *(f"{measure}-{statistic}" for measure, statistic in columns))
+    lines += ["", f"{'':<{width}}  " + "  ".join(f"{name:>8}" for name in header)]
+    for name, each in [*annotators.items(), ("mean", scores)]:
+        values = (each["J&F"], *(each[measure][statistic] for measure, statistic in columns))
+        lines.append(f"{name:<{width}}  " + "  ".join(f"{value:8.4f}" for value in values))
+    return "\n".join(lines)
+
+
+def main() -> None:
+    args = parse_args()
+    truths, videos, left_out = ground_truths(args)
+    scores = {p: score_results(args.results, folder, videos, p, args.workers) for p, folder in truths.items()}
+    for protocol, of_protocol in scores.items():
+        note = ", what the papers report" if protocol == UNSUPERVISED else ""
+        print(f"{protocol} protocol{note}: {len(videos)} videos, {of_protocol['objects']} objects, {truths[protocol]}")
+        print(table(of_protocol) + "\n")
+    if left_out:
+        print(left_out)
+    for protocol, mean in scores.items():
+        print(f"{protocol}: J&F {mean['J&F']:.4f}   J {mean['J']['mean']:.4f}   F {mean['F']['mean']:.4f}")
+    if args.json:
+        write_json(args.json, scores)
+
+
+if __name__ == "__main__":
+    run(main)

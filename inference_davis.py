@@ -1,0 +1,77 @@
+"""Segments all objects of Ref-DAVIS17's videos at once, as each of its four annotators describes them.
+
+    python inference_davis.py --resume output/run/checkpoint.pth --davis_path data/ref-davis --output_dir output/davis
+    python eval_davis.py output/davis/valid
+
+writes ``valid/anno_<0 to 3>/<video>/<frame>.png``, palette PNGs whose pixel value is the object's number. Papers score
+a checkpoint of Ref-YouTube-VOS, without fine-tuning. An interrupted run goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+import datasets
+import models
+from datasets.davis import SPLITS, AnnotatedVideo
+from engine import claim, predict_annotators, restore, run_inference, write_overlay
+from opts import inference_parser
+from util import cli, dist
+from util.log import progress_bar
+from util.writers import ANNOTATOR_ROOTS
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = inference_parser("inference_davis.py", __doc__.splitlines()[0], output="output/davis")
+    parser.add_argument("--split", choices=SPLITS, default="valid")
+    parser.add_argument("--davis_path", default="data/ref-davis")
+    return parser.parse_args(argv)
+
+
+def infer(asked: argparse.Namespace, device: torch.device) -> None:
+    """Predicts one split for all annotators."""
+    model, args, trained = restore(asked, "davis_path")
+    args.dataset_file = "davis"
+    if trained.dataset_file == "davis":
+        if not asked.allow_trained:
+            datasets.refuse_trained(asked.split, args.holdout, trained.holdout)
+    elif asked.holdout is None:
+        # that of the training is of other videos
+        args.holdout = 0
+    videos = datasets.build_eval_videos(args, asked.split)
+    results_dir = Path(asked.output_dir) / asked.split
+    claim(asked, args, results_dir, ANNOTATOR_ROOTS)
+    predict_annotators(models.build_predictor(model.to(device), args), videos, results_dir)
+    if not dist.is_main():
+        return
+    objects = sum(len(video.annotators[0]) for video in videos)
+    print(
+        f"{len(videos)} videos, {objects} objects, {len(ANNOTATOR_ROOTS)} annotators: {results_dir} is complete; "
+        f"score it with eval_davis.py {results_dir} --davis_path {args.davis_path}"
+    )
+    if asked.visualize:
+        write_overlays(videos, results_dir)
+        print(f"overlays: {results_dir / 'overlays'}")
+
+
+def write_overlays(videos: Sequence[AnnotatedVideo], results_dir: Path) -> None:
+    """An mp4 for each annotator, ``overlays/<video>/anno_<k>.mp4``, from the label maps in ``results_dir``."""
+    for video in progress_bar(videos, desc="overlays", unit="video"):
+        for root, texts in zip(ANNOTATOR_ROOTS, video.annotators, strict=True):
+            folder, numbers = results_dir / root / video.video_id, np.array(list(texts))
+
+            def masks(frame: str, folder: Path = folder, numbers: np.ndarray = numbers) -> np.ndarray:
+                with Image.open(folder / f"{frame}.png") as image:
+                    return np.asarray(image) == numbers[:, None, None]
+
+            write_overlay(results_dir / "overlays" / video.video_id / f"{root}.mp4", video, masks)
+
+
+if __name__ == "__main__":
+    cli.run(lambda: run_inference(parse_args(), infer))
