@@ -178,6 +178,9 @@ def decode_mask(segmentation: list | dict, size: tuple[int, int]) -> np.ndarray:
         if isinstance(counts, list) and (min(counts, default=0) < 0 or sum(counts) != size[0] * size[1]):
             raise ValueError(f"the run lengths add up to {sum(counts)} pixels, the image has {size[0] * size[1]}")
         code = rle.frPyObjects(segmentation, *size) if isinstance(counts, list) else segmentation
+        # where compressed run lengths end early, pycocotools leaves whatever the memory held
+        if isinstance(counts, str) and rle.encode(np.asfortranarray(rle.decode(code)))["counts"] != counts.encode():
+            raise ValueError("the compressed run lengths do not fill the image")
     return rle.decode(code)
 
 

@@ -54,6 +54,7 @@ def originals(tmp_path) -> Path:
         python2_pickle(PLAIN, 2),
         *(pickle.dumps(PLAIN, protocol) for protocol in range(pickle.HIGHEST_PROTOCOL + 1)),
     ],
+    ids=["python 2, 0", "python 2, 2", *(f"python 3, {p}" for p in range(pickle.HIGHEST_PROTOCOL + 1))],
 )
 def test_pickles_of_plain_data_are_read(tmp_path, pickled):
     path = tmp_path / "refs(unc).p"
@@ -105,6 +106,7 @@ def test_pickles_that_name_code_are_refused_before_it_runs(tmp_path):
         (pickle.dumps({"refs": []}), "must hold a list of references"),
         (pickle.dumps([1j]), "it names builtins.complex"),
     ],
+    ids=["nothing", "text", "cut short", "dict", "complex"],
 )
 def test_bad_pickles_are_named(tmp_path, pickled, message):
     path = tmp_path / "refs(unc).p"
