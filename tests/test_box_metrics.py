@@ -45,16 +45,15 @@ def test_of_equal_scores_the_first_query_counts():
     assert score_boxes({1: TRUTH[1]}, boxes[::-1])["mean_iou"] == 0
 
 
-def test_generalised_iou_counts_the_gap():
-    """IoU is 16/30 for a box beside and beyond the truth; the hull of 36 takes 6/36 off: 0.367."""
+def test_generalised_iou_is_stricter_than_iou():
+    # moved down by 1: 16 of 24 are shared, and the hull has nothing besides
     scores = score_boxes({1: [0, 0, 4, 5]}, [query(1, [0, 1, 4, 5], 1.0)])
-    assert scores["precision_at"]["0.5"] == 1.0 and scores["referformer_precision_at"]["1"] == 1.0
-    # 20 and 25 share 16, union 29: IoU 0.552; the hull 6x5=30 takes 1/30 off, 0.518
-    scores = score_boxes({1: [0, 0, 5, 4]}, [query(1, [1, 0, 5, 5], 1.0)])
-    assert scores["mean_iou"] == pytest.approx(16 / 29) and scores["referformer_precision_at"]["1"] == 1.0
-    # a corner shifted: share 36 of 64, IoU 0.5625; hull 100 takes 36/100 off
-    scores = score_boxes({1: [0, 0, 8, 8]}, [query(1, [2, 2, 8, 8], 1.0)])
-    assert scores["mean_iou"] == pytest.approx(36 / 92) and scores["referformer_precision_at"]["1"] == 0.0
+    assert scores["mean_iou"] == pytest.approx(16 / 24)
+    assert scores["precision_at"]["0.5"] == scores["referformer_precision_at"]["1"] == 1.0
+    # moved by 1.7 both ways: 8.3² of 131.11 are shared, 0.525; of the hull, 11.7², 5.78 are in neither: 0.483
+    scores = score_boxes({1: [0, 0, 10, 10]}, [query(1, [1.7, 1.7, 10, 10], 1.0)])
+    assert scores["mean_iou"] == pytest.approx(68.89 / 131.11)
+    assert scores["precision_at"]["0.5"] == 1.0 and scores["referformer_precision_at"]["1"] == 0.0
 
 
 @pytest.mark.parametrize(
