@@ -15,7 +15,6 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from torch.utils.data import DataLoader
 
 import datasets
 import models
@@ -33,6 +32,7 @@ FREE_TO_CHANGE = {
     "output_dir",
     "ytvos_path",
     "davis_path",
+    "coco_path",
     "device",
     "num_workers",
     "epochs",
@@ -165,7 +165,7 @@ def refuse_other_run(args: argparse.Namespace, saved: dict) -> None:
         )
 
 
-def describe(args: argparse.Namespace, model: nn.Module, loader: DataLoader, device: torch.device) -> None:
+def describe(args: argparse.Namespace, model: nn.Module, loader: datasets.TrainLoader, device: torch.device) -> None:
     """Prints what is about to be trained, and on what."""
     if not dist.is_main():
         return
@@ -178,6 +178,7 @@ def describe(args: argparse.Namespace, model: nn.Module, loader: DataLoader, dev
         f"({args.batch_size} on each of {dist.world_size()} ranks), up to {args.expressions_per_clip} expressions each",
         flush=True,
     )
+    print("clips of an epoch: " + ", ".join(f"{name} {count}" for name, count in loader.clips.items()), flush=True)
     if args.jsc_target != "none" and global_batch * args.expressions_per_clip == 1:
         print("the global batch is one sample: the JSC loss has no negatives and is 0", flush=True)
 

@@ -9,6 +9,10 @@ PRESETS: dict[str, dict] = {
     "finetune": dict(epochs=6, lr_drop=[3, 5], freeze_text_encoder=True),
     "scratch": dict(epochs=10, lr_drop=[6, 8], freeze_text_encoder=True),
     "paper": dict(epochs=30, lr_drop=[20, 26], freeze_text_encoder=True),
+    "pretrain": dict(
+        dataset_file="all", epochs=12, lr_drop=[8, 10], batch_size=2, num_frames=1, freeze_text_encoder=False
+    ),
+    "joint": dict(dataset_file="joint", binary=True, epochs=12, lr_drop=[8, 10], freeze_text_encoder=True),
 }
 
 
@@ -45,6 +49,13 @@ def _below_one(text: str) -> float:
     if value >= 1:
         raise argparse.ArgumentTypeError(f"{text} is not below 1")
     return value
+
+
+def _mixing_weight(text: str) -> tuple[str, float]:
+    name, found, weight = text.rpartition("=")
+    if not name or not found:
+        raise argparse.ArgumentTypeError(f"{text} is not of the form NAME=WEIGHT")
+    return name, _non_negative_float(weight)
 
 
 def add_run_options(parser: argparse.ArgumentParser) -> None:
@@ -126,9 +137,22 @@ def add_train_options(parser: argparse.ArgumentParser) -> None:
 
 def add_data_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("data")
-    group.add_argument("--dataset_file", choices=("ytvos", "davis"), default="ytvos")
+    group.add_argument(
+        "--dataset_file",
+        choices=("ytvos", "davis", "refcoco", "refcoco+", "refcocog", "all", "joint"),
+        default="ytvos",
+        help="all: the three of RefCOCO; joint: these and ytvos",
+    )
     group.add_argument("--ytvos_path", default="data/ref-youtube-vos")
     group.add_argument("--davis_path", default="data/ref-davis")
+    group.add_argument("--coco_path", default="data/coco", help="train2014/ and the converted sets of RefCOCO")
+    group.add_argument(
+        "--mix",
+        type=_mixing_weight,
+        nargs="+",
+        metavar="NAME=WEIGHT",
+        help="how often the clips of a part of all or joint occur in an epoch: 0.5 half of them, 2 twice; default: 1",
+    )
     group.add_argument(
         "--holdout", type=_non_negative_int, default=0, help="training videos kept out for local scoring"
     )
@@ -208,6 +232,8 @@ def parse_train_args(argv: list[str] | None = None, defaults: dict | None = None
         parser.error("--eval needs the checkpoint to score: add --resume CKPT")
     if (args.eval_split or args.allow_trained) and not args.eval:
         parser.error("--eval_split and --allow_trained are for scoring: add --eval, or leave them out")
+    if len(dict(args.mix or ())) < len(args.mix or ()):
+        parser.error("--mix names a data set twice")
     if args.lr_drop != sorted(set(args.lr_drop)):
         parser.error(f"--lr_drop {' '.join(map(str, args.lr_drop))}: the epochs must rise")
     if given.lr_drop and args.lr_schedule == "cosine":

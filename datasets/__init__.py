@@ -5,13 +5,15 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import cv2
+import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from datasets import davis, ytvos
+from datasets import davis, refcoco, ytvos
 from datasets.base import ClipDataset, EvalClip, TrainVideo, VideoSet
 from datasets.collate import collate
 from datasets.samplers import ShapeBatchSampler
@@ -28,12 +30,22 @@ class DataSet:
         train: the training videos; None for a set that is only evaluated.
         videos: of a split, to be segmented whole; None where single frames are scored.
         clips: of a split, of which one frame each is scored; None where whole videos are.
+        parts: the data sets that it is a mixture of; it then has no ``train`` of its own.
     """
 
     classes: int
     train: Callable[[argparse.Namespace], list[TrainVideo]] | None = None
     videos: Callable[[argparse.Namespace, str], VideoSet] | None = None
     clips: Callable[[argparse.Namespace, str], list[EvalClip]] | None = None
+    parts: tuple[str, ...] = ()
+
+
+def _refcoco(name: str) -> DataSet:
+    return DataSet(
+        classes=refcoco.CLASSES,
+        train=lambda args: refcoco.train_videos(Path(args.coco_path), name, args.binary),
+        clips=lambda args, split: refcoco.eval_clips(Path(args.coco_path), name, split),
+    )
 
 
 DATA_SETS = {
@@ -47,12 +59,56 @@ DATA_SETS = {
         train=lambda args: davis.train_videos(Path(args.davis_path), args.holdout, args.binary),
         videos=lambda args, split: davis.eval_videos(Path(args.davis_path), split, args.holdout),
     ),
+    **{name: _refcoco(name) for name in refcoco.SETS},
+    "all": DataSet(classes=refcoco.CLASSES, parts=refcoco.SETS),
+    "joint": DataSet(
+        classes=1,
+        parts=("ytvos", *refcoco.SETS),
+        videos=lambda args, split: ytvos.eval_videos(Path(args.ytvos_path), split, args.holdout),
+    ),
 }
 
 
 def num_classes(args: argparse.Namespace) -> int:
-    """Classes that the model tells apart: one with ``--binary``, else the data set's categories."""
-    return 1 if args.binary else DATA_SETS[args.dataset_file].classes
+    """Classes that the model tells apart: one with ``--binary``, else the data set's categories.
+
+    Raises ValueError for a mixture of data sets with different categories, unless ``--binary`` is given.
+    """
+    data_set = DATA_SETS[args.dataset_file]
+    if args.binary:
+        return 1
+    counts = {name: DATA_SETS[name].classes for name in data_set.parts}
+    if set(counts.values()) - {data_set.classes}:
+        told = ", ".join(f"{name} has {count}" for name, count in counts.items())
+        raise ValueError(
+            f"--dataset_file {args.dataset_file} mixes data sets with different categories ({told}); add --binary to "
+            "train without categories"
+        )
+    return data_set.classes
+
+
+def mixing_weights(args: argparse.Namespace) -> dict[str, float]:
+    """How often the clips of each data set of ``--dataset_file`` occur in an epoch: 1, or what ``--mix`` says.
+
+    Raises ValueError for a name that is no part of the mixture.
+    """
+    names = DATA_SETS[args.dataset_file].parts or (args.dataset_file,)
+    given = dict(args.mix or ())
+    for name in given.keys() - set(names):
+        raise ValueError(
+            f"--mix {name}={given[name]:g}: {name} is no part of --dataset_file {args.dataset_file}, which is made of "
+            f"{', '.join(names)}"
+        )
+    return {name: given.get(name, 1.0) for name in names}
+
+
+def _evaluated(args: argparse.Namespace, as_what: str) -> Callable:
+    """What makes the ``videos`` or ``clips`` of the data set; ValueError where it has none."""
+    build = getattr(DATA_SETS[args.dataset_file], as_what)
+    if build is None:
+        able = ", ".join(name for name, data_set in DATA_SETS.items() if getattr(data_set, as_what))
+        raise ValueError(f"--dataset_file {args.dataset_file} has no {as_what} to evaluate; choose one of {able}")
+    return build
 
 
 def build_eval_videos(args: argparse.Namespace, split: str) -> VideoSet:
@@ -60,12 +116,12 @@ def build_eval_videos(args: argparse.Namespace, split: str) -> VideoSet:
 
     Raises FileNotFoundError or ValueError, naming the file or flag and the mend, where the data is not as documented.
     """
-    return DATA_SETS[args.dataset_file].videos(args, split)
+    return _evaluated(args, "videos")(args, split)
 
 
 def build_eval_clips(args: argparse.Namespace, split: str) -> list[EvalClip]:
     """The clips of a split of a data set whose single frames are scored. Raises as :func:`build_eval_videos`."""
-    return DATA_SETS[args.dataset_file].clips(args, split)
+    return _evaluated(args, "clips")(args, split)
 
 
 def refuse_trained(split: str, holdout: int, trained_holdout: int) -> None:
@@ -96,7 +152,14 @@ def single_threaded(_worker: int) -> None:
 
 
 class TrainLoader(DataLoader):
-    """A DataLoader whose workers' errors about the data read as those of the main process: one line, with the mend."""
+    """A DataLoader whose workers' errors about the data read as those of the main process: one line, with the mend.
+
+    Attributes:
+        clips: how many clips of each data set an epoch has over all ranks. Batches are filled up beyond that; and of
+            sets with one weight that is no whole number, the numbers vary around these, their sum does not.
+    """
+
+    clips: dict[str, int]
 
     def __iter__(self) -> Iterator[Batch]:
         try:
@@ -109,13 +172,18 @@ class TrainLoader(DataLoader):
             raise type(error)(message) from error
 
 
-def build_train_loader(args: argparse.Namespace, rank: int = 0, world_size: int = 1) -> DataLoader:
+def build_train_loader(args: argparse.Namespace, rank: int = 0, world_size: int = 1) -> TrainLoader:
     """Batches of training clips for one of ``world_size`` processes.
 
     ``loader.batch_sampler.set_epoch(e)`` selects the order and augmentation of an epoch, ``len(loader)`` is its number
     of steps. What a batch holds depends on the options and the epoch, never on the number of workers.
     Raises as :func:`build_eval_videos`.
     """
+    num_classes(args)  # which refuses a mixture without common categories, before anything is read
+    weights = {name: weight for name, weight in mixing_weights(args).items() if weight}
+    if not weights:
+        raise ValueError("--mix: every weight is 0; at least one data set must be trained on")
+    sets = {name: DATA_SETS[name].train(args) for name in weights}
     transform = TrainTransform(
         args.train_sizes,
         args.max_size,
@@ -124,18 +192,25 @@ def build_train_loader(args: argparse.Namespace, rank: int = 0, world_size: int 
         photometric=args.photometric,
     )
     dataset = ClipDataset(
-        DATA_SETS[args.dataset_file].train(args),
+        list(chain.from_iterable(sets.values())),
         num_frames=args.num_frames,
         expressions_per_clip=args.expressions_per_clip,
         transform=transform,
         seed=args.seed,
     )
-    return TrainLoader(
+    owners = np.repeat(list(sets), [len(videos) for videos in sets.values()])[dataset.entries[:, 0]]
+    shares = np.array([weights[name] for name in owners])
+    sampler = ShapeBatchSampler(dataset.sizes(), args.batch_size, args.seed, rank, world_size, shares)
+    if not len(sampler):
+        raise ValueError("--mix: the weights are so small that an epoch has no clip; give larger ones")
+    loader = TrainLoader(
         dataset,
-        batch_sampler=ShapeBatchSampler(dataset.sizes(), args.batch_size, args.seed, rank, world_size),
+        batch_sampler=sampler,
         collate_fn=collate,
         num_workers=args.num_workers,
         persistent_workers=args.num_workers > 0,
         pin_memory=torch.cuda.is_available(),
         worker_init_fn=single_threaded,
     )
+    loader.clips = {name: round(shares[owners == name].sum()) for name in sets}
+    return loader

@@ -75,16 +75,16 @@ def distort_colours(frames: Tensor, rng: np.random.Generator) -> Tensor:
 
     # One tall image, so that each step is a single call; HSV_FULL spreads the hue over all 256 levels.
     image = frames.permute(0, 2, 3, 1).contiguous().numpy()
-    pixels = _look_up(image.reshape(-1, image.shape[2], 3), first)
+    pixels = look_up(image.reshape(-1, image.shape[2], 3), first)
     if changes[2:].any():
         hues = (levels + round(hue / 360 * 256) * changes[3]) % 256
         saturations = levels * (saturation if changes[2] else 1)
         hsv = cv2.cvtColor(pixels, cv2.COLOR_RGB2HSV_FULL)
-        pixels = cv2.cvtColor(_look_up(hsv, hues, saturations, levels), cv2.COLOR_HSV2RGB_FULL)
-    return torch.from_numpy(_look_up(pixels, last).reshape(image.shape)).permute(0, 3, 1, 2)
+        pixels = cv2.cvtColor(look_up(hsv, hues, saturations, levels), cv2.COLOR_HSV2RGB_FULL)
+    return torch.from_numpy(look_up(pixels, last).reshape(image.shape)).permute(0, 3, 1, 2)
 
 
-def _look_up(pixels: np.ndarray, *tables: np.ndarray) -> np.ndarray:
+def look_up(pixels: np.ndarray, *tables: np.ndarray) -> np.ndarray:
     """Replaces the values of uint8 ``[H, W, 3]`` by one table of 256 numbers, or by one for each channel."""
     table = np.stack(tables, axis=-1).clip(0, 255).round().astype(np.uint8)
     return cv2.LUT(pixels, table[None])

@@ -87,7 +87,9 @@ def test_presets_are_recipes_of_existing_options():
     assert all(set(preset) <= set(DESTINATIONS) for preset in PRESETS.values())
     recipes = {name: (preset["epochs"], preset["lr_drop"]) for name, preset in PRESETS.items()}
     assert recipes.items() >= {"finetune": (6, [3, 5]), "scratch": (10, [6, 8]), "paper": (30, [20, 26])}.items()
-    assert all(preset["freeze_text_encoder"] for preset in PRESETS.values())
+    assert recipes["pretrain"] == recipes["joint"] == (12, [8, 10])
+    assert (PRESETS["pretrain"]["batch_size"], PRESETS["pretrain"]["num_frames"]) == (2, 1)
+    assert {name for name, preset in PRESETS.items() if not preset["freeze_text_encoder"]} == {"pretrain"}
 
 
 @pytest.mark.parametrize("name", sorted(PRESETS))

@@ -51,6 +51,21 @@ def _areas(boxes: Tensor) -> Tensor:
     return (boxes[..., 2:] - boxes[..., :2]).clamp(min=0).prod(-1)
 
 
+def _intersection_union(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    inner = torch.cat([torch.maximum(a[..., :2], b[..., :2]), torch.minimum(a[..., 2:], b[..., 2:])], dim=-1)
+    intersection = _areas(inner)
+    return intersection, _areas(a) + _areas(b) - intersection
+
+
+def box_iou(a: Tensor, b: Tensor) -> Tensor:
+    """IoU of boxes in xyxy, element by element: ``a`` and ``b`` ``[..., 4]`` are broadcast, float32 ``[...]`` returns.
+
+    Two boxes without area have 0.
+    """
+    intersection, union = _intersection_union(a.float(), b.float())
+    return intersection / union.clamp(min=_TINY)
+
+
 def generalised_iou(a: Tensor, b: Tensor) -> Tensor:
     """Generalised IoU (Rezatofighi et al., CVPR 2019) of boxes in xyxy, element by element.
 
@@ -58,10 +73,9 @@ def generalised_iou(a: Tensor, b: Tensor) -> Tensor:
     without area are legal: nothing divides by zero.
     """
     a, b = a.float(), b.float()
-    inner = torch.cat([torch.maximum(a[..., :2], b[..., :2]), torch.minimum(a[..., 2:], b[..., 2:])], dim=-1)
     hull = torch.cat([torch.minimum(a[..., :2], b[..., :2]), torch.maximum(a[..., 2:], b[..., 2:])], dim=-1)
-    intersection, enclosing = _areas(inner), _areas(hull)
-    union = _areas(a) + _areas(b) - intersection
+    enclosing = _areas(hull)
+    intersection, union = _intersection_union(a, b)
     return intersection / union.clamp(min=_TINY) - (enclosing - union) / enclosing.clamp(min=_TINY)
 
 

@@ -1,0 +1,80 @@
+"""RefCOCO as a user has it: convert the originals, train on one set, on all three, on these and videos together."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.helpers import ROOT
+from tests.mini_refcoco import write_mini_refcoco
+from tests.mini_ytvos import write_mini_ytvos
+
+NETWORK = """
+    --backbone resnet18 --hidden_dim 16 --nheads 2 --mask_dim 8 --enc_layers 1 --num_queries 2 --dropout 0
+    --train_sizes 48 --max_size 80 --batch_size 2 --expressions_per_clip 2 --num_workers 0 --device cpu --epochs 1
+"""
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+
+
+def run(*words, ok: bool = True) -> str:
+    """Runs a script of the repository; what it printed."""
+    done = subprocess.run(
+        [sys.executable, *map(str, words)], cwd=ROOT, capture_output=True, text=True, env=os.environ | ENVIRONMENT
+    )
+    assert (done.returncode == 0) == ok, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr, done.stderr
+    return done.stdout if ok else done.stderr
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("refcoco_end_to_end")
+    write_mini_ytvos(root / "ytvos")
+    write_mini_refcoco(root / "coco", converted=False)
+    run("tools/data/convert_refcoco.py", root / "coco")
+    expressions = root / "ytvos" / "meta_expressions" / "train" / "meta_expressions.json"
+    run("tools/make_tiny_text_encoder.py", expressions, "--output_dir", root / "text", "--hidden_size", 16)
+    return root
+
+
+@pytest.mark.parametrize(
+    ("flags", "classes", "steps", "clips"),
+    [
+        # two groups of two sentences of each image; the one video left has three windows of two frames
+        ("--dataset_file refcoco --num_frames 1", 91, 3, "refcoco 6"),
+        ("--preset pretrain --mix refcoco=0.5", 91, 8, "refcoco 3, refcoco+ 6, refcocog 6"),
+        (
+            "--preset joint --num_frames 2 --holdout 3 --mix ytvos=0.5 refcoco+=0 refcocog=0",
+            1,
+            5,
+            "ytvos 3, refcoco 6",
+        ),
+    ],
+)
+def test_converted_sets_train(data, flags, classes, steps, clips):
+    out = data / f"run_{classes}_{steps}"
+    paths = ("--ytvos_path", data / "ytvos", "--coco_path", data / "coco", "--text_encoder", data / "text")
+    printed = run("main.py", *shlex.split(NETWORK), *paths, *flags.split(), "--output_dir", out)
+    assert f"1 epochs of {steps} steps" in printed and f"clips of an epoch: {clips}\n" in printed
+    saved = torch.load(out / "checkpoint.pth", weights_only=True)
+    assert saved["num_classes"] == classes
+    assert json.loads((out / "log.jsonl").read_text())["loss"] > 0
+    if "pretrain" in flags:  # the checkpoint holds it, and a run goes on with it
+        assert "0.5" in str(saved["options"]["mix"])
+        run("main.py", "--resume", out / "checkpoint.pth", "--epochs", 2, "--device", "cpu")
+        other = run("main.py", "--resume", out / "checkpoint.pth", "--mix", "refcoco=2", "--epochs", 3, ok=False)
+        assert "--mix is" in other
+
+
+def test_mistakes_end_in_one_line(data):
+    words = ("main.py", *shlex.split(NETWORK), "--coco_path", data / "nowhere", "--output_dir", data / "none")
+    assert "convert_refcoco.py" in run(*words, "--dataset_file", "all", ok=False)
+    assert "add --binary" in run(*words, "--dataset_file", "joint", ok=False)
+    assert "this file does not exist" in run("tools/data/convert_refcoco.py", data / "nowhere", ok=False)

@@ -1,0 +1,201 @@
+"""Converts RefCOCO, RefCOCO+ and RefCOCOg to a COCO file for each split, with an image entry for each sentence.
+
+    python tools/data/convert_refcoco.py data/coco
+
+reads data/coco/refcoco/{instances.json,refs(unc).p}, refcoco+/{instances.json,refs(unc).p} and
+refcocog/{instances.json,refs(umd).p}, and writes instances_<set>_<split>.json beside them. The originals stay as they
+are; running it again makes the same files.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import pickle
+import sys
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tqdm import tqdm
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from datasets.refcoco import DIVISIONS, SETS, SPLITS, annotations_path  # noqa: E402
+from util.cli import run  # noqa: E402
+from util.writers import atomic_path, summarise  # noqa: E402
+
+_SEE = "see docs/data.md, RefCOCO"
+_MEND = f"unpack the set's archive again; {_SEE}"
+
+
+def _bad(path: Path, problem: str) -> ValueError:
+    return ValueError(f"{path}: {problem}; {_MEND}")
+
+
+class PlainUnpickler(pickle.Unpickler):
+    """Reads numbers, texts, lists and dicts. A pickle that names any class or function is refused before it is run."""
+
+    def find_class(self, module: str, name: str) -> None:
+        raise pickle.UnpicklingError(f"it names {module}.{name}, and the references need no code")
+
+
+def read_references(path: Path) -> list:
+    """The content of a ``refs(….p)``, as Python 2 wrote it; text that is not UTF-8 is taken for Latin-1.
+
+    Raises FileNotFoundError, and ValueError where it is damaged or holds anything but plain data.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: this file does not exist; {_MEND}")
+    try:
+        with path.open("rb") as file:
+            # Python 2's texts are bytes. The odd ones survive as surrogates, which :func:`_text` mends.
+            references = PlainUnpickler(file, encoding="utf-8", errors="surrogateescape").load()
+    # a damaged or hostile pickle fails in every possible way
+    except Exception as error:
+        raise _bad(path, f"is not a pickle of plain data ({error})") from error
+    if type(references) is not list:
+        raise _bad(path, "must hold a list of references")
+    return references
+
+
+def _text(text: str) -> str:
+    """Bytes that were no UTF-8 (:func:`read_references`), taken for Latin-1."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "surrogateescape").decode("latin-1")
+    return text
+
+
+def read_instances(path: Path) -> tuple[dict, dict[int, dict], dict[int, dict]]:
+    """The content of an ``instances.json``, its images by id and its annotations by id."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: this file does not exist; {_MEND}")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise _bad(path, f"is not a JSON file ({error})") from error
+    found = []
+    for kind in ("images", "annotations"):
+        entries = content.get(kind) if isinstance(content, dict) else None
+        if not isinstance(entries, list) or not all(isinstance(entry, dict) and "id" in entry for entry in entries):
+            raise _bad(path, f'must hold the list "{kind}", each with an "id"')
+        found.append({entry["id"]: entry for entry in entries})
+    return content, *found
+
+
+IMAGE_KEYS = {"file_name": str, "height": int, "width": int}
+ANNOTATION_KEYS = {"image_id": int, "category_id": int, "bbox": list, "segmentation": (list, dict)}
+REFERENCE_KEYS = {"ref_id": int, "ann_id": int, "image_id": int, "split": str, "sentences": list}
+SENTENCE_KEYS = {"sent_id": int, "sent": str}
+
+
+def _require(path: Path, what: str, entry: object, keys: dict) -> None:
+    """Raises ValueError unless ``entry`` is a dict whose ``keys`` have values of these types."""
+    for key, kind in keys.items():
+        if not isinstance(entry, dict) or not isinstance(entry.get(key), kind):
+            raise _bad(path, f'{what} must hold a proper "{key}"')
+
+
+@dataclass
+class Converted:
+    """What becomes of a split.
+
+    Attributes:
+        images, annotations: an entry for each sentence, in the order of the references.
+    """
+
+    images: list[dict] = field(default_factory=list)
+    annotations: list[dict] = field(default_factory=list)
+
+    def add(self, image: dict, annotation: dict, caption: str, name: str) -> None:
+        number = len(self.images) + 1
+        kept = {key: image[key] for key in IMAGE_KEYS}
+        self.images.append({"id": number, "original_id": image["id"], **kept, "caption": caption, "dataset_name": name})
+        kept = {key: annotation[key] for key in (*ANNOTATION_KEYS, "area", "iscrowd") if key in annotation}
+        self.annotations.append({**kept, "id": number, "image_id": number, "original_id": annotation["id"]})
+
+    def describe(self) -> str:
+        objects = len({annotation["original_id"] for annotation in self.annotations})
+        images = len({image["original_id"] for image in self.images})
+        return f"{len(self.images)} sentences about {objects} objects in {images} images"
+
+
+def convert(root: Path, name: str) -> tuple[dict[str, Converted], dict, list[str]]:
+    """Puts references and instances of a set together.
+
+    Returns:
+        Each split; what every file holds besides (``info``, ``licenses``, ``categories``); and what was left out, a
+        line each.
+
+    Raises:
+        FileNotFoundError, ValueError: naming the file and the entry.
+    """
+    refs_path = root / name / f"refs({DIVISIONS[name]}).p"
+    instances_path = root / name / "instances.json"
+    splits = {split: Converted() for split in SPLITS[DIVISIONS[name]]}
+    references = read_references(refs_path)
+    content, images, annotations = read_instances(instances_path)
+    left_out = []
+    for number, reference in enumerate(tqdm(references, name, unit="object", disable=None)):
+        _require(refs_path, f"reference {number} of the list", reference, REFERENCE_KEYS)
+        what = f"reference {reference['ref_id']}"
+        if reference["split"] not in splits:
+            raise _bad(refs_path, f"{what} is of the split {reference['split']!r}, not one of {', '.join(splits)}")
+        annotation, image = annotations.get(reference["ann_id"]), images.get(reference["image_id"])
+        for entry, kind, key, keys in (
+            (annotation, "annotation", "ann_id", ANNOTATION_KEYS),
+            (image, "image", "image_id", IMAGE_KEYS),
+        ):
+            if entry is None:
+                raise _bad(instances_path, f"has no {kind} {reference[key]}, which {what} of {refs_path.name} means")
+            _require(instances_path, f"{kind} {reference[key]}", entry, keys)
+        if annotation["image_id"] != image["id"]:
+            raise _bad(
+                instances_path,
+                f"annotation {annotation['id']} is of image {annotation['image_id']}, but {what} of {refs_path.name} "
+                f"is about image {image['id']}",
+            )
+        if not reference["sentences"]:
+            left_out.append(f"{what} has no sentence")
+        for i, sentence in enumerate(reference["sentences"]):
+            _require(refs_path, f"{what}, sentence {i} of its list", sentence, SENTENCE_KEYS)
+            caption = _text(sentence["sent"])
+            if caption.strip():
+                splits[reference["split"]].add(image, annotation, caption, name)
+            else:
+                left_out.append(f"sentence {sentence['sent_id']} of {what} is empty")
+    shared = {key: content[key] for key in ("info", "licenses", "categories") if key in content}
+    return splits, shared, left_out
+
+
+def write(root: Path, name: str, splits: dict[str, Converted], shared: dict) -> None:
+    """Writes the files of a set; either all of them take their names or none."""
+    with ExitStack() as stack:
+        paths = {split: stack.enter_context(atomic_path(annotations_path(root, name, split))) for split in splits}
+        for split, converted in splits.items():
+            content = {**shared, "images": converted.images, "annotations": converted.annotations}
+            with paths[split].open("w", encoding="utf-8") as file:
+                json.dump(content, file)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser("convert_refcoco.py", description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.add_argument("coco_path", type=Path, help="folder with refcoco/, refcoco+/ and refcocog/")
+    parser.add_argument("--sets", nargs="+", choices=SETS, default=SETS, help="default: all three")
+    args = parser.parse_args()
+    for name in args.sets:
+        splits, shared, left_out = convert(args.coco_path, name)
+        write(args.coco_path, name, splits, shared)
+        for split, converted in splits.items():
+            print(f"{annotations_path(args.coco_path, name, split)}: {converted.describe()}")
+            if not converted.images:
+                print(f"warning: no reference of {name} belongs to its split {split}")
+        if left_out:
+            print(f"warning: left out of {name}: {summarise(left_out)}")
+
+
+if __name__ == "__main__":
+    run(main)
