@@ -19,8 +19,9 @@ from torch.utils.data import DataLoader
 
 import datasets
 import models
-from datasets import davis, ytvos
+from datasets import davis, mevis, ytvos
 from davis2017 import davis_protocol, ytvos_protocol
+from davis2017.truth import RleMasks
 from engine import predict_annotators, predict_split, train_one_epoch
 from opts import parse_train_args
 from util import checkpoint, cli, dist, optim
@@ -33,6 +34,7 @@ FREE_TO_CHANGE = {
     "output_dir",
     "ytvos_path",
     "davis_path",
+    "mevis_path",
     "device",
     "num_workers",
     "epochs",
@@ -184,7 +186,7 @@ def describe(args: argparse.Namespace, model: nn.Module, loader: DataLoader, dev
 
 def evaluate(args: argparse.Namespace, saved: dict, device: torch.device) -> None:
     """Prints J, F and J&F of the checkpoint on a split with masks; the masks stay in the output folder."""
-    split = args.eval_split or ("holdout" if args.holdout else "valid")
+    split = datasets.eval_split(args)
     if not args.allow_trained:
         datasets.refuse_trained(split, args.holdout, saved["options"]["holdout"])
     model, _ = models.restore_model(saved, args.resume)
@@ -193,6 +195,7 @@ def evaluate(args: argparse.Namespace, saved: dict, device: torch.device) -> Non
     predict, score, roots = {
         "ytvos": (predict_split, score_ytvos, [RESULTS_ROOT]),
         "davis": (predict_annotators, score_davis, ANNOTATOR_ROOTS),
+        "mevis": (predict_split, score_mevis, [RESULTS_ROOT]),
     }[args.dataset_file]
     if dist.is_main():
         run = {"checkpoint": checkpoint.fingerprint(args.resume), "split": split}
@@ -210,6 +213,15 @@ def score_ytvos(args: argparse.Namespace, split: str, results: Path) -> tuple[di
     root = Path(args.ytvos_path)
     videos = ytvos.split_videos(root, split, args.holdout)
     scores = ytvos_protocol.score_results(results, ytvos.annotations_root(root, split), videos)
+    return scores, {name: scores[name] for name in ("J&F", "J", "F")}
+
+
+def score_mevis(args: argparse.Namespace, split: str, results: Path) -> tuple[dict, dict[str, float]]:
+    """All scores of a split of MeViS, and those to print."""
+    root = Path(args.mevis_path)
+    videos = mevis.split_videos(root, split, args.holdout)
+    truth = RleMasks(mevis.masks_path(root, split), mevis.read_masks(root, split, videos))
+    scores = ytvos_protocol.score_results(results, truth, videos)
     return scores, {name: scores[name] for name in ("J&F", "J", "F")}
 
 
