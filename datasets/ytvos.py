@@ -183,7 +183,7 @@ def split_videos(root: Path, split: str, holdout: int = 0, layout: Layout = REF_
     return {name: videos[name] for name in sorted(names)}
 
 
-def _class_index(path: Path, objects: dict[str, dict], video_id: str, object_id: str, layout: Layout) -> int:
+def class_index(path: Path, objects: dict[str, dict], video_id: str, object_id: str, layout: Layout) -> int:
     try:
         category = objects[video_id]["objects"][object_id]["category"]
     except (KeyError, TypeError) as error:
@@ -221,7 +221,7 @@ def train_videos(root: Path, holdout: int, binary: bool, layout: Layout = REF_YO
                     exp_id=exp_id,
                     text=expression["exp"],
                     objects=(int(expression["obj_id"]),),
-                    label=0 if binary else _class_index(path, objects, name, str(expression["obj_id"]), layout),
+                    label=0 if binary else class_index(path, objects, name, str(expression["obj_id"]), layout),
                 )
                 for exp_id, expression in entry["expressions"].items()
             ),

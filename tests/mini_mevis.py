@@ -95,7 +95,7 @@ TRAIN = (
 )
 VALID_U = (
     MiniVideo("dd_local", first=0, length=4, hidden={0: (2,)}),
-    MiniVideo("ee_local", first=7, length=3, hidden={2: (0, 1, 2)}),
+    MiniVideo("ee_local", first=7, length=3, hidden={2: (0, 1)}),
 )
 VALID = (MiniVideo("ff_server", first=0, length=3),)
 
