@@ -51,12 +51,12 @@ def ground_truths(args: argparse.Namespace) -> tuple[dict[str, Path], dict[str, 
     Raises:
         FileNotFoundError, ValueError: there is no such data, or no ground truth of a protocol that was asked for.
     """
-    # Worker processes import this script again; at the top this would cost each of them an import of torch.
-    from datasets.davis import annotations_root, split_videos
-
     root = Path(args.davis_path)
     if not root.is_dir():
         raise FileNotFoundError(f"{root}: no such folder; give the data set with --davis_path")
+    # Worker processes import this script again; at the top this would cost each of them an import of torch.
+    from datasets.davis import annotations_root, split_videos
+
     videos = {vid: video["frames"] for vid, video in split_videos(root, args.split, args.holdout).items()}
     semi = Path(args.semi_annotations) if args.semi_annotations else root / "DAVIS" / "Annotations" / "480p"
     truths = {UNSUPERVISED: annotations_root(root, args.split), SEMI_SUPERVISED: semi}

@@ -112,7 +112,7 @@ def _read(truth: Path, results: Sequence[Path], frames: Iterable[str], most: int
                     f"{path} is {list(predicted.shape)}, but the ground truth {truth / path.name} is "
                     f"{list(labels.shape)} (height, width); results are written in the frames' original size"
                 )
-            highest = max(ids_in(predicted), default=0)
+            highest = int(predicted.max())
             if highest > most:
                 raise ValueError(f"{path} holds object {highest}, but {why}")
             predictions.append(predicted)

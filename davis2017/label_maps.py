@@ -33,4 +33,9 @@ def read_labels(path: str | os.PathLike) -> np.ndarray:
 
 def ids_in(labels: np.ndarray) -> set[int]:
     """The object ids of a label map, uint8 ``[H, W]``; 255 among them where there are such pixels."""
-    return set(np.flatnonzero(np.bincount(labels.ravel(), minlength=LABELS)).tolist()) - {0}
+    ids = set()
+    # A few passes of comparisons: several times as fast as counting every value.
+    while highest := int(labels.max()):
+        ids.add(highest)
+        labels = labels * (labels != highest)
+    return ids

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -38,4 +38,34 @@ def new_folder(path: str | os.PathLike) -> Iterator[Path]:
     except OSError as error:
         raise ValueError(
             f"cannot write {path}: {error.strerror or error}; choose a folder that is writable and has space"
+        ) from error
+
+
+@contextmanager
+def new_parts(parent: str | os.PathLike, names: Sequence[str]) -> Iterator[Path]:
+    """Yields an empty folder to make ``names`` in; they move into ``parent``, beside what else it holds, at the end.
+
+    Parts of the same name are replaced: whether that is allowed is for the caller to check. The last of the names is
+    the first to go and the last to come, so where it stands, all of them belong together. Nothing changes if the block
+    fails.
+
+    Raises:
+        ValueError: it cannot be written; names ``parent`` and the mend.
+    """
+    parent = Path(parent)
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".converting.", dir=parent) as beside:
+            made, old = Path(beside) / "made", Path(beside) / "old"
+            made.mkdir()
+            old.mkdir()
+            yield made
+            for name in reversed(names):
+                if (parent / name).exists():
+                    os.replace(parent / name, old / name)
+            for name in names:
+                os.replace(made / name, parent / name)
+    except OSError as error:
+        raise ValueError(
+            f"cannot write {parent}: {error.strerror or error}; choose a folder that is writable and has space"
         ) from error
