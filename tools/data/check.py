@@ -18,17 +18,17 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from tools.data import check_videos
-from tools.data.report import Report
+from tools.data.checks import video_sets
+from tools.data.checks.report import Report
 from util.cli import run
 from util.writers import atomic_path, write_json
 
 # Each takes the folder of the data set and a number of processes. Raises FileNotFoundError or ValueError only where
 # nothing of the data set is there.
 CHECKS: dict[str, Callable[[Path, int], Report]] = {
-    "ytvos": check_videos.check_ytvos,
-    "davis": check_videos.check_davis,
-    "mevis": check_videos.check_mevis,
+    "ytvos": video_sets.check_ytvos,
+    "davis": video_sets.check_davis,
+    "mevis": video_sets.check_mevis,
 }
 
 

@@ -1,21 +1,20 @@
 """Checks of the data sets that are videos with lists of expressions: Ref-YouTube-VOS, Ref-DAVIS17 and MeViS.
 
-Files are read by the loaders' own functions, so that what is found here is what training and inference would meet.
+Each ``check_…`` reads the lists of its data set, then every video of all splits in parallel.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from datasets import davis, mevis, single_threaded, ytvos
-from datasets.video_io import read_frame, read_labels
 from datasets.ytvos import Layout
-from tools.data.report import Fault, Report
+from tools.data.checks.one_video import LabelMaps, RleMasks, Video, check_video, said
+from tools.data.checks.report import Fault, Report
 from util.parallel import run_jobs
-from util.rle import Rle, is_blank
 
 PUBLISHED = {
     "ytvos": {
@@ -30,142 +29,6 @@ PUBLISHED = {
         "valid": {"videos": 140, "expressions": 2236},
     },
 }
-VOID = 255
-Size = tuple[int, int]
-
-
-@dataclass(frozen=True)
-class LabelMaps:
-    """Masks of a video in a folder of PNGs, relative to the data set."""
-
-    folder: str
-
-
-@dataclass(frozen=True)
-class RleMasks:
-    """Masks of a video in MeViS's file, relative to the data set, by annotation."""
-
-    path: str
-    masks: Mapping[int, list[Rle | None]]
-
-
-@dataclass(frozen=True)
-class Video:
-    """What there should be of a video: ``objects`` are those that its expressions mean. Paths are in the data set."""
-
-    split: str
-    name: str
-    folder: str
-    frames: tuple[str, ...]
-    objects: frozenset[int] = frozenset()
-    masks: LabelMaps | RleMasks | None = None
-
-
-@dataclass
-class Found:
-    """What was found of a video: faults, and objects that have pixels and no expression."""
-
-    faults: list[Fault] = field(default_factory=list)
-    unnamed: int = 0
-
-    def add(self, kind: str, path: str, what: str = "", again: Iterable[str] | None = None) -> None:
-        self.faults.append(Fault(kind, path, what, (path,) if again is None else tuple(again)))
-
-
-def said(error: Exception, path: Path) -> str:
-    """A loader's message without the path and the mend."""
-    return str(error).removeprefix(f"{path}: ").partition("; ")[0]
-
-
-def pixels(size: Size) -> str:
-    return f"{size[1]}x{size[0]}"
-
-
-# ------------------------------------------------------------------------------------------------------------ a video
-
-
-def check_video(root: Path, video: Video) -> Found:
-    """Reads every frame and mask of a video."""
-    found = Found()
-    sizes = _read_all(found, root, video.folder, [f"{name}.jpg" for name in video.frames], _frame_size)
-    usual = Counter(sizes.values()).most_common(1)[0][0] if sizes else None
-    for path, size in sizes.items():
-        if size != usual:
-            found.add("size", path, f"is {pixels(size)}, other frames of the video are {pixels(usual)}")
-    if isinstance(video.masks, LabelMaps):
-        _check_label_maps(found, root, video, video.masks, usual)
-    elif video.masks is not None:
-        _check_rles(found, video, video.masks, usual)
-    return found
-
-
-def _frame_size(path: Path) -> Size:
-    height, width = read_frame(path).shape[1:]
-    return height, width
-
-
-def _read_all(found: Found, root: Path, folder: str, names: list[str], read: Callable[[Path], object]) -> dict:
-    """What ``read`` makes of each file of a folder that can be read, by its path in the data set."""
-    if not (root / folder).is_dir():
-        found.add("missing", f"{folder}/", f"the folder of {len(names)} files")
-        return {}
-    content = {}
-    for name in names:
-        path = root / folder / name
-        try:
-            content[f"{folder}/{name}"] = read(path)
-        except FileNotFoundError:
-            found.add("missing", f"{folder}/{name}")
-        except ValueError as error:
-            found.add("damaged", f"{folder}/{name}", said(error, path))
-    listed = set(names)
-    for path in sorted((root / folder).iterdir()):
-        if path.name not in listed and not path.name.startswith("."):
-            found.add("unknown", f"{folder}/{path.name}" + "/" * path.is_dir(), again=())
-    return content
-
-
-def _label_map(path: Path) -> tuple[Size, set[int]]:
-    labels = read_labels(path)
-    return labels.shape, set(labels.ravel().tolist()) - {0}
-
-
-def _check_label_maps(found: Found, root: Path, video: Video, masks: LabelMaps, frame_size: Size | None) -> None:
-    names = [f"{name}.png" for name in video.frames]
-    maps = _read_all(found, root, masks.folder, names, _label_map)
-    for path, (size, _) in maps.items():
-        if frame_size and size != frame_size:
-            frame = f"{video.folder}/{Path(path).stem}.jpg"
-            found.add("size", path, f"is {pixels(size)}, its frame {pixels(frame_size)}", (path, frame))
-    shown = set().union(*(ids for _, ids in maps.values()))
-    # What is missing may show what else would be without pixels.
-    if len(maps) == len(names):
-        for number in sorted(video.objects - shown):
-            found.add("no_pixels", f"{masks.folder}/", f"object {number} is in none of the masks", ())
-    found.unnamed = len(shown - video.objects - {VOID})
-
-
-def _check_rles(found: Found, video: Video, masks: RleMasks, frame_size: Size | None) -> None:
-    again = (masks.path,)
-    for annotation, frames in masks.masks.items():
-        readable, shown = True, False
-        for t, rle in enumerate(frames[: len(video.frames)]):
-            if rle is None:
-                continue
-            where = f"annotation {annotation}, frame {video.frames[t]} of {video.name}"
-            try:
-                shown |= not is_blank(rle)
-            except ValueError as error:
-                readable = False
-                found.add("damaged", masks.path, f"{where}: {error}", again)
-            if frame_size and rle.size != frame_size:
-                text = f"{where} is {pixels(rle.size)}, its frame {pixels(frame_size)}"
-                found.add("size", masks.path, text, (*again, f"{video.folder}/{video.frames[t]}.jpg"))
-        if readable and not shown:
-            found.add("no_pixels", masks.path, f"annotation {annotation} of {video.name} has no pixels", ())
-
-
-# ------------------------------------------------------------------------------------------------------------ a split
 
 
 @dataclass
@@ -177,12 +40,14 @@ class Split:
         layout: of the data set.
         name: ``train``, ``valid`` …
         report: of the whole data set.
+        listed: videos of its list, set by :meth:`entries`.
     """
 
     root: Path
     layout: Layout
     name: str
     report: Report
+    listed: set[str] = field(default_factory=set)
 
     @property
     def meta(self) -> str:
@@ -214,6 +79,7 @@ class Split:
         except ValueError as error:
             self.fault("damaged", self.meta, said(error, path))
             return {}
+        self.listed = set(listed)
         entries = {}
         for vid, entry in sorted(listed.items()):
             try:
@@ -241,16 +107,16 @@ class Split:
         objects = sum(len(video.objects) for video in videos)
         self.report.counts[self.name] = counts | ({"objects": objects} if objects else {})
 
-    def unknown_videos(self, folder: str, known: Iterable[str]) -> None:
-        """Whatever lies among the folders of the videos and is none of them."""
-        known = set(known)
-        if (self.root / folder).is_dir():
+    def check_folders(self, folder: str, listed_elsewhere: Iterable[str] = ()) -> None:
+        """Whatever lies among the folders of the videos must be one of them, if there is a list at all."""
+        known = self.listed.union(listed_elsewhere)
+        if self.listed and (self.root / folder).is_dir():
             for path in sorted((self.root / folder).iterdir()):
                 if path.name not in known and not path.name.startswith("."):
                     self.fault("unknown", f"{folder}/{path.name}" + "/" * path.is_dir(), again=())
 
 
-def _run(root: Path, videos: list[Video], report: Report, workers: int) -> Report:
+def _finish(root: Path, videos: list[Video], report: Report, workers: int) -> Report:
     """Checks the videos of all splits, in parallel, and completes the report."""
     if not report.counts:
         wrong = "".join(f"; {fault}" for fault in report.faults[:1])
@@ -267,21 +133,18 @@ def _run(root: Path, videos: list[Video], report: Report, workers: int) -> Repor
     return report
 
 
-# ---------------------------------------------------------------------------------------------------------- data sets
-
-
 def check_ytvos(root: Path, workers: int) -> Report:
     """Checks Ref-YouTube-VOS."""
     report, videos = Report(PUBLISHED["ytvos"]), []
     train, valid, test = (Split(root, ytvos.REF_YOUTUBE_VOS, name, report) for name in ("train", "valid", "test"))
     entries = train.entries()
     videos += _label_map_videos(train, entries)
-    train.unknown_videos(train.frames, entries)
-    train.unknown_videos("train/Annotations", entries)
+    train.check_folders(train.frames)
+    train.check_folders("train/Annotations")
 
     listed, tested = valid.entries(), test.entries()
-    entries = {vid: entry for vid, entry in listed.items() if vid not in tested}
-    if listed and not tested:
+    entries = {vid: entry for vid, entry in listed.items() if vid not in test.listed}
+    if listed and not test.listed:
         entries = {vid: entry for vid, entry in entries.items() if (root / valid.frames / vid).is_dir()}
         if len(entries) < len(listed):
             valid.note(
@@ -293,8 +156,8 @@ def check_ytvos(root: Path, workers: int) -> Report:
         videos += _label_map_videos(test, tested)
     elif tested:
         test.note(f"listed, but none of its frames are in {test.frames}")
-    valid.unknown_videos(valid.frames, [*listed, *tested])
-    return _run(root, videos, report, workers)
+    valid.check_folders(valid.frames, test.listed)
+    return _finish(root, videos, report, workers)
 
 
 def check_davis(root: Path, workers: int) -> Report:
@@ -305,7 +168,7 @@ def check_davis(root: Path, workers: int) -> Report:
         entries = split.entries()
         videos += _label_map_videos(split, entries)
         for folder in (split.frames, f"{name}/Annotations"):
-            split.unknown_videos(folder, entries)
+            split.check_folders(folder)
         for vid, entry in entries.items() if name == "valid" else ():
             try:
                 davis.by_annotator(vid, entry["expressions"])
@@ -313,7 +176,7 @@ def check_davis(root: Path, workers: int) -> Report:
                 split.fault("list", split.meta, said(error, root))
             except (KeyError, TypeError):
                 continue  # an expression without an object, which check_objects has found
-    return _run(root, videos, report, workers)
+    return _finish(root, videos, report, workers)
 
 
 def _label_map_videos(split: Split, entries: Mapping[str, dict]) -> list[Video]:
@@ -371,7 +234,7 @@ def check_mevis(root: Path, workers: int) -> Report:
     for name in ("train", "valid_u", "valid"):
         split = Split(root, mevis.MEVIS, name, report)
         entries = split.entries()
-        split.unknown_videos(split.frames, entries)
+        split.check_folders(split.frames)
         if not entries:
             continue
         store = None
@@ -384,7 +247,7 @@ def check_mevis(root: Path, workers: int) -> Report:
         unnamed = set(store or ()) - {number for video in of_split for number in video.objects}
         if unnamed:
             split.note(f"{len(unnamed):,} annotations are named by no expression")
-    return _run(root, videos, report, workers)
+    return _finish(root, videos, report, workers)
 
 
 def _read_store(split: Split) -> mevis.MaskStore | None:

@@ -119,7 +119,7 @@ class Report:
 def _counted(split: str, counts: Mapping[str, int], published: Mapping[str, int]) -> str:
     def of_all(name: str, count: int) -> str:
         known = published.get(name)
-        return f"{count:,} {name}" + (f" (published: {known:,})" if known not in (None, count) else "")
+        return f"{name} {count:,}" + (f" of {known:,} published" if known is not None else "")
 
     part = ", a part of the published set" if counts.get("videos", 0) < published.get("videos", 0) else ""
     return f"{split}: " + ", ".join(of_all(name, count) for name, count in counts.items()) + part
