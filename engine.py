@@ -1,43 +1,25 @@
-"""One epoch of training, and predictions for the videos of a split: what the entry scripts share."""
+"""One epoch of training, and predictions for the videos of a split."""
 
 from __future__ import annotations
 
-import argparse
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import islice
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import nn
 
-import models
 from datasets import VideoSet
-from datasets.base import VideoEntry
 from datasets.davis import AnnotatedVideo
 from models.criterion import Criterion
 from models.postprocess import fuse_objects
 from models.predictor import Predictor
-from models.proxyformer import ProxyFormer
-from util import checkpoint, dist
+from util import dist
 from util.log import RunLog, progress_bar
-from util.memory import keep_large_buffers
 from util.structures import Batch
-from util.visualize import PALETTE, overlay, write_video
-from util.writers import (
-    ANNOTATOR_ROOTS,
-    RESULTS_ROOT,
-    claim_results,
-    holds_frames,
-    is_complete,
-    mask_name,
-    write_label_png,
-    write_mask_png,
-)
-
-OVERLAY_FPS = 6
+from util.writers import ANNOTATOR_ROOTS, holds_frames, is_complete, mask_name, write_label_png, write_mask_png
 
 
 def train_one_epoch(
@@ -145,48 +127,3 @@ def predict_annotators(
                     write_label_png(folder / f"{name}.png", frame)
                 progress.update()
     dist.barrier()
-
-
-def run_inference(asked: argparse.Namespace, infer: Callable[[argparse.Namespace, torch.device], None]) -> None:
-    """Calls ``infer`` on the device that ``opts.inference_parser`` was given, in every process of the launch."""
-    keep_large_buffers()
-    device = dist.init(asked.device)
-    try:
-        infer(asked, device)
-    finally:
-        dist.shut_down()
-
-
-def restore(asked: argparse.Namespace, *flags: str) -> tuple[ProxyFormer, argparse.Namespace, argparse.Namespace]:
-    """The model of an inference script's checkpoint, the options to use it with, and those of its training.
-
-    Args:
-        asked: what ``opts.inference_parser`` read; what is set there wins over the options of the training.
-        flags: names of further options that do so.
-    """
-    saved = checkpoint.load(asked.resume)
-    model, args = models.restore_model(saved, asked.resume)
-    for name in ("holdout", "eval_size", "max_size", "amp", *flags):
-        if getattr(asked, name) is not None:
-            setattr(args, name, getattr(asked, name))
-    return model, args, argparse.Namespace(**saved["options"])
-
-
-def claim(
-    asked: argparse.Namespace, args: argparse.Namespace, results_dir: Path, roots: Sequence[str] = (RESULTS_ROOT,)
-) -> None:
-    """Makes ``results_dir`` the folder of the masks of an inference script, for all processes; see claim_results."""
-    if dist.is_main():
-        run = {name: getattr(args, name) for name in ("eval_size", "max_size", "amp")}
-        claim_results(results_dir, {"checkpoint": checkpoint.fingerprint(asked.resume), **run}, asked.overwrite, roots)
-    dist.barrier()
-
-
-def write_overlay(path: Path, video: VideoEntry, masks: Callable[[str], np.ndarray]) -> None:
-    """Writes an mp4 of a video with masks painted over: ``masks`` gives bool ``[n, H, W]`` for the name of a frame."""
-
-    def frames() -> Iterator[np.ndarray]:
-        for i, name in enumerate(video.frame_names):
-            yield overlay(video.read([i])[0].permute(1, 2, 0).numpy(), masks(name), PALETTE)
-
-    write_video(path, frames(), OVERLAY_FPS)

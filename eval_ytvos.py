@@ -3,37 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 
-from davis2017.ytvos_protocol import average, score_results
+from davis2017.ytvos_protocol import score_results, table
+from opts import parse_scoring_args, scoring_parser
 from util.cli import run
 from util.writers import write_json
 
-OTHER = "J&F_other_object"
-
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser("eval_ytvos.py", description=__doc__, allow_abbrev=False)
-    parser.add_argument("results", help="folder that holds Annotations/, or submission.zip")
+    parser = scoring_parser("eval_ytvos.py", __doc__, "other object of the video")
     parser.add_argument("--ytvos_path", default="data/ref-youtube-vos")
     parser.add_argument("--split", choices=("train", "valid", "holdout"), default="valid")
-    parser.add_argument("--holdout", type=int, default=0, metavar="N", help="training videos in the hold-out")
-    parser.add_argument(
-        "--against",
-        choices=("target", "other"),
-        default="target",
-        help="other: also score against the hardest other object of the video, which should be low",
-    )
-    parser.add_argument("--json", metavar="FILE", help="write all scores here")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes")
-    parser.add_argument("--worst", type=int, default=10, metavar="N", help="expressions to list, worst first")
-    args = parser.parse_args(argv)
-    if args.workers < 1 or args.worst < 0 or args.holdout < 0:
-        parser.error("--workers must be at least 1, --worst and --holdout at least 0")
-    if args.split == "holdout" and not args.holdout:
-        parser.error("--split holdout needs --holdout N, the number that training kept out")
-    return args
+    return parse_scoring_args(parser, argv)
 
 
 def _why_not(annotations: Path, videos: dict[str, dict]) -> str | None:
@@ -69,36 +51,6 @@ def load_split(root: Path, split: str, holdout: int) -> tuple[Path, dict[str, di
         scorable = False
     hint = f"--split {other} can be" if scorable else f"nor can --split {other}"
     raise ValueError(f"--split {split} of {root} cannot be scored: {reason}; {hint}")
-
-
-def table(scores: dict, worst: int) -> str:
-    """The scores as text: each video, the worst expressions, each kind, and the headline last."""
-    other = OTHER in scores
-    width = max(len(name) for name in ("video", "mean", *scores["videos"], *scores.get("by_kind", {})))
-
-    def line(name: str, mean: dict) -> str:
-        cells = [f"{name:<{width}}", f"{mean['expressions']:>5}"]
-        cells += [f"{mean[key]:6.4f}" for key in ("J", "F", "J&F")]
-        if other:
-            cells.append("     -" if mean[OTHER] is None else f"{mean[OTHER]:6.4f}")
-        return "  ".join(cells)
-
-    header = f"{'video':<{width}}  expr.  J       F       J&F   " + ("  other" if other else "")
-    lines = [header.rstrip(), *(line(vid, average(video.values(), other)) for vid, video in scores["videos"].items())]
-    lines += [line("mean", scores)]
-    every = [(vid, eid, e) for vid, video in scores["videos"].items() for eid, e in video.items()]
-    every.sort(key=lambda case: case[2]["J&F"])
-    if worst:
-        lines += ["", "worst expressions (J&F, video, expression)"]
-        lines += [f"{e['J&F']:6.4f}  {vid}  {eid}: {e.get('exp', '')}" for vid, eid, e in every[:worst]]
-    if "by_kind" in scores:
-        lines += ["", header.replace("video", "kind ", 1).rstrip()]
-        lines += [line(kind, mean) for kind, mean in scores["by_kind"].items()]
-    lines += ["", f"J&F {scores['J&F']:.4f}   J {scores['J']:.4f}   F {scores['F']:.4f}"]
-    if other:
-        value = "no video has another object" if scores[OTHER] is None else f"{scores[OTHER]:.4f}"
-        lines += [f"J&F against the hardest other object: {value}"]
-    return "\n".join(lines)
 
 
 def main() -> None:

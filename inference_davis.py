@@ -20,7 +20,8 @@ from PIL import Image
 import datasets
 import models
 from datasets.davis import SPLITS, AnnotatedVideo
-from engine import claim, predict_annotators, restore, run_inference, write_overlay
+from engine import predict_annotators
+from inference import claim, restore, run_inference, write_overlay
 from opts import inference_parser
 from util import cli, dist
 from util.log import progress_bar

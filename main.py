@@ -18,8 +18,9 @@ from torch import nn
 
 import datasets
 import models
-from datasets import davis, ytvos
+from datasets import davis, mevis, ytvos
 from davis2017 import davis_protocol, ytvos_protocol
+from davis2017.truth import RleMasks
 from engine import predict_annotators, predict_split, train_one_epoch
 from opts import parse_train_args
 from util import checkpoint, cli, dist, optim
@@ -33,6 +34,7 @@ FREE_TO_CHANGE = {
     "ytvos_path",
     "davis_path",
     "coco_path",
+    "mevis_path",
     "device",
     "num_workers",
     "epochs",
@@ -187,7 +189,7 @@ def evaluate(args: argparse.Namespace, saved: dict, device: torch.device) -> Non
     """Prints J, F and J&F of the checkpoint on a split with masks; the masks stay in the output folder."""
     # a hold-out of another data set's videos says nothing about this one's
     holdout = args.holdout and args.dataset_file == saved["options"]["dataset_file"]
-    split = args.eval_split or ("holdout" if holdout else "valid")
+    split = datasets.eval_split(args)
     if not args.allow_trained:
         datasets.refuse_trained(split, args.holdout, saved["options"]["holdout"])
     model, _ = models.restore_model(saved, args.resume)
@@ -196,6 +198,7 @@ def evaluate(args: argparse.Namespace, saved: dict, device: torch.device) -> Non
     predict, score, roots = {
         "ytvos": (predict_split, score_ytvos, [RESULTS_ROOT]),
         "davis": (predict_annotators, score_davis, ANNOTATOR_ROOTS),
+        "mevis": (predict_split, score_mevis, [RESULTS_ROOT]),
     }[args.dataset_file]
     if dist.is_main():
         run = {"checkpoint": checkpoint.fingerprint(args.resume), "split": split}
@@ -213,6 +216,15 @@ def score_ytvos(args: argparse.Namespace, split: str, results: Path) -> tuple[di
     root = Path(args.ytvos_path)
     videos = ytvos.split_videos(root, split, args.holdout)
     scores = ytvos_protocol.score_results(results, ytvos.annotations_root(root, split), videos)
+    return scores, {name: scores[name] for name in ("J&F", "J", "F")}
+
+
+def score_mevis(args: argparse.Namespace, split: str, results: Path) -> tuple[dict, dict[str, float]]:
+    """All scores of a split of MeViS, and those to print."""
+    root = Path(args.mevis_path)
+    videos = mevis.split_videos(root, split, args.holdout)
+    truth = RleMasks(mevis.masks_path(root, split), mevis.read_masks(root, split, videos))
+    scores = ytvos_protocol.score_results(results, truth, videos)
     return scores, {name: scores[name] for name in ("J&F", "J", "F")}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 
 # The recipes of the paper and of ReferFormer, as defaults that explicit flags still override.
 PRESETS: dict[str, dict] = {
@@ -130,7 +131,11 @@ def add_train_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--pretrained_weights", metavar="CKPT", help="start from the weights of this checkpoint")
     group.add_argument("--resume", metavar="CKPT", help="go on from this checkpoint, with its options")
     group.add_argument("--eval", action="store_true", help="only score the checkpoint of --resume")
-    group.add_argument("--eval_split", choices=("valid", "holdout"), help="default: holdout where there is one")
+    group.add_argument(
+        "--eval_split",
+        metavar="SPLIT",
+        help="ytvos and davis: valid, mevis: valid_u; or holdout (the default where there is one)",
+    )
     group.add_argument("--allow_trained", action="store_true", help="score also videos that were trained on")
     group.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)
 
@@ -139,12 +144,13 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("data")
     group.add_argument(
         "--dataset_file",
-        choices=("ytvos", "davis", "refcoco", "refcoco+", "refcocog", "all", "joint"),
+        choices=("ytvos", "davis", "refcoco", "refcoco+", "refcocog", "all", "joint", "mevis"),
         default="ytvos",
         help="all: the three of RefCOCO; joint: these and ytvos",
     )
     group.add_argument("--ytvos_path", default="data/ref-youtube-vos")
     group.add_argument("--davis_path", default="data/ref-davis")
+    group.add_argument("--mevis_path", default="data/mevis")
     group.add_argument("--coco_path", default="data/coco", help="train2014/ and the converted sets of RefCOCO")
     group.add_argument(
         "--mix",
@@ -196,6 +202,37 @@ def inference_parser(program: str, description: str, output: str) -> argparse.Ar
     # torch.distributed.launch passes it; the environment says the same
     parser.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)
     return parser
+
+
+def scoring_parser(program: str, description: str, other: str) -> argparse.ArgumentParser:
+    """A parser with what the scripts that score masks of expressions share; they add the rest.
+
+    Args:
+        other: what ``--against other`` compares with.
+    """
+    parser = argparse.ArgumentParser(program, description=description, allow_abbrev=False)
+    parser.add_argument("results", help="folder that inference wrote, or submission.zip")
+    parser.add_argument("--holdout", type=int, default=0, metavar="N", help="training videos in the hold-out")
+    parser.add_argument(
+        "--against",
+        choices=("target", "other"),
+        default="target",
+        help=f"other: also score against the hardest {other}, which should be low",
+    )
+    parser.add_argument("--json", metavar="FILE", help="write all scores here")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes")
+    parser.add_argument("--worst", type=int, default=10, metavar="N", help="expressions to list, worst first")
+    return parser
+
+
+def parse_scoring_args(parser: argparse.ArgumentParser, argv: list[str] | None = None) -> argparse.Namespace:
+    """Parses what a script has made of :func:`scoring_parser`, which adds ``--split``. Exits on contradictions."""
+    args = parser.parse_args(argv)
+    if args.workers < 1 or args.worst < 0 or args.holdout < 0:
+        parser.error("--workers must be at least 1, --worst and --holdout at least 0")
+    if args.split == "holdout" and not args.holdout:
+        parser.error("--split holdout needs --holdout N, the number that training kept out")
+    return args
 
 
 def train_parser() -> argparse.ArgumentParser:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from datasets import davis, refcoco, ytvos
+from datasets import davis, mevis, refcoco, ytvos
 from datasets.base import ClipDataset, EvalClip, TrainVideo, VideoSet
 from datasets.collate import collate
 from datasets.samplers import ShapeBatchSampler
@@ -31,9 +31,11 @@ class DataSet:
         videos: of a split, to be segmented whole; None where single frames are scored.
         clips: of a split, of which one frame each is scored; None where whole videos are.
         parts: the data sets that it is a mixture of; it then has no ``train`` of its own.
+        eval_splits: those that ``main.py --eval`` scores, the default first.
     """
 
     classes: int
+    eval_splits: tuple[str, ...]
     train: Callable[[argparse.Namespace], list[TrainVideo]] | None = None
     videos: Callable[[argparse.Namespace, str], VideoSet] | None = None
     clips: Callable[[argparse.Namespace, str], list[EvalClip]] | None = None
@@ -43,6 +45,7 @@ class DataSet:
 def _refcoco(name: str) -> DataSet:
     return DataSet(
         classes=refcoco.CLASSES,
+        eval_splits=refcoco.SPLITS[refcoco.DIVISIONS[name]][1:],
         train=lambda args: refcoco.train_videos(Path(args.coco_path), name, args.binary),
         clips=lambda args, split: refcoco.eval_clips(Path(args.coco_path), name, split),
     )
@@ -51,18 +54,27 @@ def _refcoco(name: str) -> DataSet:
 DATA_SETS = {
     "ytvos": DataSet(
         classes=len(ytvos.CATEGORIES),
+        eval_splits=("valid", "holdout"),
         train=lambda args: ytvos.train_videos(Path(args.ytvos_path), args.holdout, args.binary),
         videos=lambda args, split: ytvos.eval_videos(Path(args.ytvos_path), split, args.holdout),
     ),
     "davis": DataSet(
         classes=len(davis.CATEGORIES),
+        eval_splits=("valid", "holdout"),
         train=lambda args: davis.train_videos(Path(args.davis_path), args.holdout, args.binary),
         videos=lambda args, split: davis.eval_videos(Path(args.davis_path), split, args.holdout),
     ),
+    "mevis": DataSet(
+        classes=1,
+        eval_splits=("valid_u", "holdout"),
+        train=lambda args: mevis.train_videos(Path(args.mevis_path), args.holdout),
+        videos=lambda args, split: mevis.eval_videos(Path(args.mevis_path), split, args.holdout),
+    ),
     **{name: _refcoco(name) for name in refcoco.SETS},
-    "all": DataSet(classes=refcoco.CLASSES, parts=refcoco.SETS),
+    "all": DataSet(classes=refcoco.CLASSES, eval_splits=(), parts=refcoco.SETS),
     "joint": DataSet(
         classes=1,
+        eval_splits=("valid", "holdout"),
         parts=("ytvos", *refcoco.SETS),
         videos=lambda args, split: ytvos.eval_videos(Path(args.ytvos_path), split, args.holdout),
     ),
@@ -112,7 +124,8 @@ def _evaluated(args: argparse.Namespace, as_what: str) -> Callable:
 
 
 def build_eval_videos(args: argparse.Namespace, split: str) -> VideoSet:
-    """The videos of a split for inference: ``train``, ``holdout``, ``valid`` and, in Ref-YouTube-VOS, ``test``.
+    """The videos of a split for inference: ``train``, ``holdout``, ``valid`` and, in Ref-YouTube-VOS, ``test``,
+    in MeViS ``valid_u``.
 
     Raises FileNotFoundError or ValueError, naming the file or flag and the mend, where the data is not as documented.
     """
@@ -122,6 +135,31 @@ def build_eval_videos(args: argparse.Namespace, split: str) -> VideoSet:
 def build_eval_clips(args: argparse.Namespace, split: str) -> list[EvalClip]:
     """The clips of a split of a data set whose single frames are scored. Raises as :func:`build_eval_videos`."""
     return _evaluated(args, "clips")(args, split)
+
+
+def eval_split(args: argparse.Namespace) -> str:
+    """The split that ``main.py --eval`` scores: that of ``--eval_split``, else the hold-out or the data set's default.
+
+    Raises ValueError for a split that the data set has not.
+    """
+    splits = DATA_SETS[args.dataset_file].eval_splits
+    default = "holdout" if args.holdout and "holdout" in splits else splits[0]
+    split = args.eval_split or default
+    if split not in splits:
+        raise ValueError(
+            f"--eval_split {split} does not exist for --dataset_file {args.dataset_file}; choose one of "
+            f"{', '.join(splits)}"
+        )
+    return split
+
+
+def may_be_trained_on(dataset_file: str, trained: str) -> bool:
+    """Whether training with ``--dataset_file trained`` may have seen the training videos of ``dataset_file``.
+
+    The three sets of RefCOCO have images in common.
+    """
+    seen = set(DATA_SETS[trained].parts or [trained])
+    return dataset_file in seen or (dataset_file in refcoco.SETS and bool(seen & set(refcoco.SETS)))
 
 
 def refuse_trained(split: str, holdout: int, trained_holdout: int) -> None:

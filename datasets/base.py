@@ -101,21 +101,31 @@ class TrainVideo(ABC):
 
 
 @dataclass(frozen=True)
-class LabelMapVideo(TrainVideo):
-    """A video on disk as YouTube-VOS and DAVIS have it: JPEGs, and PNGs whose pixel value is the object's number.
+class JpegVideo(TrainVideo):
+    """A video whose frames are JPEGs.
 
     Attributes:
-        frame_dir, mask_dir: folders that hold ``<frame_id>.jpg`` and ``<frame_id>.png``.
+        frame_dir: folder that holds ``<frame_id>.jpg``.
     """
 
     frame_dir: Path
-    mask_dir: Path
 
     def size(self) -> tuple[int, int]:
         return image_size(self.frame_dir / f"{self.frame_ids[0]}.jpg")
 
     def frames(self, positions: Sequence[int]) -> Tensor:
         return read_frames([self.frame_dir / f"{self.frame_ids[p]}.jpg" for p in positions])
+
+
+@dataclass(frozen=True)
+class LabelMapVideo(JpegVideo):
+    """A video on disk as YouTube-VOS and DAVIS have it: its masks are PNGs whose pixel value is the object's number.
+
+    Attributes:
+        mask_dir: folder that holds ``<frame_id>.png``.
+    """
+
+    mask_dir: Path
 
     def masks(self, positions: Sequence[int], objects: Sequence[tuple[int, ...]], size: tuple[int, int]) -> Tensor:
         labels = read_label_maps([self.mask_dir / f"{self.frame_ids[p]}.png" for p in positions], size)

@@ -57,7 +57,7 @@ def train_videos(root: Path, holdout: int, binary: bool) -> list[LabelMapVideo]:
     return ytvos.train_videos(root, holdout, binary, REF_DAVIS)
 
 
-def _by_annotator(video_id: str, expressions: dict[str, dict]) -> tuple[dict[int, str], ...]:
+def by_annotator(video_id: str, expressions: dict[str, dict]) -> tuple[dict[int, str], ...]:
     """Text of each object, for each annotator: expression ids are 4 * (object's place) + annotator.
 
     Raises ValueError where an id is no number or the annotators do not name the same objects.
@@ -95,7 +95,7 @@ def eval_videos(root: Path, split: str, holdout: int) -> list[AnnotatedVideo]:
             frame_names=video.frame_names,
             frame_paths=video.frame_paths,
             expressions=video.expressions,
-            annotators=_by_annotator(video.video_id, entries[video.video_id]["expressions"]),
+            annotators=by_annotator(video.video_id, entries[video.video_id]["expressions"]),
         )
         for video in ytvos.eval_videos(root, split, holdout, REF_DAVIS)
     ]

@@ -59,7 +59,8 @@ def image_size(path: Path) -> tuple[int, int]:
         raise ValueError(f"{path}: the frame is damaged or not an image; {_MEND}") from error
 
 
-def _check_size(path: Path, size: Sequence[int], expected: Sequence[int], of: str) -> None:
+def check_size(path: Path | str, size: Sequence[int], expected: Sequence[int], of: str) -> None:
+    """Raises ValueError, naming ``path``, unless a height and width are those ``of`` something else."""
     if tuple(size) != tuple(expected):
         raise ValueError(
             f"{path}: is {size[1]}x{size[0]} pixels, but {of} is {expected[1]}x{expected[0]}; restore whichever is "
@@ -81,7 +82,7 @@ def read_frames(paths: Sequence[Path]) -> Tensor:
             frames[t] = frames[t - 1]
             continue
         frame = read_frame(paths[t])
-        _check_size(paths[t], frame.shape[1:], first.shape[1:], f"the frame {paths[0].name} of the same video")
+        check_size(paths[t], frame.shape[1:], first.shape[1:], f"the frame {paths[0].name} of the same video")
         frames[t] = frame.permute(1, 2, 0)
     return frames.permute(0, 3, 1, 2)
 
@@ -97,6 +98,6 @@ def read_label_maps(paths: Sequence[Path], size: tuple[int, int]) -> Tensor:
             labels[t] = labels[t - 1]
             continue
         ids = read_labels(path)
-        _check_size(path, ids.shape, size, "its frame")
+        check_size(path, ids.shape, size, "its frame")
         labels[t, 0] = torch.from_numpy(ids)
     return labels

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +28,15 @@ CATEGORIES = (
 # fmt: on
 
 
+def is_object_id(value: object) -> bool:
+    return isinstance(value, str | int) and str(value).isdecimal() and 1 <= int(value) <= 255
+
+
+def _object_problem(expression: Mapping) -> str | None:
+    """What is wrong with the object that an entry of meta_expressions names, if anything."""
+    return None if is_object_id(expression.get("obj_id")) else 'its object as "obj_id", a number from 1 to 255'
+
+
 @dataclass(frozen=True)
 class Layout:
     """How a data set in this layout differs from another.
@@ -35,13 +45,17 @@ class Layout:
         name: its chapter in docs/data.md.
         splits: their names.
         categories: the position is the class index.
-        with_objects: folders of ``meta_expressions`` whose file names the object of each expression.
+        with_objects: folders whose meta_expressions file names the object of each expression.
+        meta: that file in the data set, of a folder.
+        object_problem: what an expression fails to name, if anything, where it should name what it means.
     """
 
     name: str
     splits: tuple[str, ...]
     categories: tuple[str, ...]
     with_objects: tuple[str, ...]
+    meta: str = "meta_expressions/{}/meta_expressions.json"
+    object_problem: Callable[[Mapping], str | None] = _object_problem
 
     @property
     def see(self) -> str:
@@ -56,15 +70,14 @@ class Layout:
             raise ValueError(f"--split {split} does not exist for {self.name}; choose one of {', '.join(self.splits)}")
         return "train" if split == "holdout" else split
 
+    def meta_path(self, root: Path, folder: str) -> Path:
+        return root / self.meta.format(folder)
+
 
 REF_YOUTUBE_VOS = Layout("Ref-YouTube-VOS", SPLITS, CATEGORIES, with_objects=("train",))
 
 # Part of what decides the hold-out: another value is another hold-out, and no score stays comparable.
 _HOLDOUT_KEY = "proxyformer hold-out 1"
-
-
-def _meta_path(root: Path, split: str) -> Path:
-    return root / "meta_expressions" / split / "meta_expressions.json"
 
 
 def frames_root(root: Path, split: str, layout: Layout = REF_YOUTUBE_VOS) -> Path:
@@ -94,7 +107,7 @@ def read_videos(path: Path, layout: Layout = REF_YOUTUBE_VOS) -> dict[str, dict]
     return videos
 
 
-def _check_video(path: Path, video_id: str, entry: object, with_objects: bool, layout: Layout) -> None:
+def check_video(path: Path, video_id: str, entry: object, with_objects: bool, layout: Layout) -> None:
     """Raises ValueError unless the entry has frames and expressions of the documented form."""
     where = f"video {video_id}"
     if not isinstance(entry, dict) or not {"expressions", "frames"} <= entry.keys():
@@ -113,12 +126,9 @@ def _check_video(path: Path, video_id: str, entry: object, with_objects: bool, l
             raise layout.bad(path, f'{here} must hold its text as "exp"')
         if not expression["exp"].strip():
             raise layout.bad(path, f"{here} is empty; write its text or delete the entry")
-        if with_objects and not is_object_id(expression.get("obj_id")):
-            raise layout.bad(path, f'{here} must name its object as "obj_id", a number from 1 to 255')
-
-
-def is_object_id(value: object) -> bool:
-    return isinstance(value, str | int) and str(value).isdecimal() and 1 <= int(value) <= 255
+        problem = layout.object_problem(expression) if with_objects else None
+        if problem:
+            raise layout.bad(path, f"{here} must name {problem}")
 
 
 def _holdout_order(name: str) -> bytes:
@@ -138,7 +148,7 @@ def _training_part(path: Path, videos: dict[str, dict], split: str, holdout: int
 def _valid_part(root: Path, videos: dict[str, dict], layout: Layout) -> set[str]:
     if "test" not in layout.splits:
         return set(videos)
-    test_path = _meta_path(root, "test")
+    test_path = layout.meta_path(root, "test")
     if test_path.is_file():
         return videos.keys() - read_videos(test_path).keys()
     return {name for name in videos if (frames_root(root, "valid") / name).is_dir()}
@@ -159,7 +169,7 @@ def split_videos(root: Path, split: str, holdout: int = 0, layout: Layout = REF_
         FileNotFoundError, ValueError: naming the file, what was expected and the chapter of docs/data.md.
     """
     folder = layout.folder(split)
-    path = _meta_path(root, folder)
+    path = layout.meta_path(root, folder)
     videos = read_videos(path, layout)
     if folder == "train":
         names = _training_part(path, videos, split, holdout)
@@ -169,11 +179,11 @@ def split_videos(root: Path, split: str, holdout: int = 0, layout: Layout = REF_
         frames = frames_root(root, split, layout)
         raise layout.bad(path, f"no video of it belongs to the split {split} and has a folder in {frames}")
     for name in names:
-        _check_video(path, name, videos[name], folder in layout.with_objects, layout)
+        check_video(path, name, videos[name], folder in layout.with_objects, layout)
     return {name: videos[name] for name in sorted(names)}
 
 
-def _class_index(path: Path, objects: dict[str, dict], video_id: str, object_id: str, layout: Layout) -> int:
+def class_index(path: Path, objects: dict[str, dict], video_id: str, object_id: str, layout: Layout) -> int:
     try:
         category = objects[video_id]["objects"][object_id]["category"]
     except (KeyError, TypeError) as error:
@@ -211,7 +221,7 @@ def train_videos(root: Path, holdout: int, binary: bool, layout: Layout = REF_YO
                     exp_id=exp_id,
                     text=expression["exp"],
                     objects=(int(expression["obj_id"]),),
-                    label=0 if binary else _class_index(path, objects, name, str(expression["obj_id"]), layout),
+                    label=0 if binary else class_index(path, objects, name, str(expression["obj_id"]), layout),
                 )
                 for exp_id, expression in entry["expressions"].items()
             ),
@@ -236,7 +246,7 @@ def eval_videos(root: Path, split: str, holdout: int, layout: Layout = REF_YOUTU
     for path in (path for video in videos for path in video.frame_paths):
         if not path.is_file():
             raise FileNotFoundError(
-                f"{path}: the frame is listed in {_meta_path(root, layout.folder(split))}, but does not exist; "
+                f"{path}: the frame is listed in {layout.meta_path(root, layout.folder(split))}, but does not exist; "
                 f"{layout.see}"
             )
     return videos

@@ -1,7 +1,7 @@
-"""J&F of Ref-YouTube-VOS results on a split that has masks.
+"""J&F of Ref-YouTube-VOS and MeViS results on a split that has masks.
 
-For each (video, expression): J and F over the frames listed for the video against that object's binary mask, averaged
-over frames, then over expressions.
+For each (video, expression): J and F over the frames listed for the video against the binary mask of what is meant, in
+MeViS the union of some objects, averaged over frames, then over expressions.
 """
 
 from __future__ import annotations
@@ -15,30 +15,19 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from davis2017.label_maps import LABELS, ids_in, read_labels
 from davis2017.metrics import PreparedMask
+from davis2017.truth import LabelMaps, Target, Truth, VideoTruth
 from util.parallel import run_jobs
-from util.writers import Results, mask_name, missing_masks, root_problem, summarise
+from util.writers import RESULTS_ROOT, Results, mask_name, missing_masks, root_problem, summarise
+
+# What the scores of an expression repeat of its entry in meta_expressions.
+KEPT = ("exp", "obj_id", "anno_id", "kind")
+OTHER = "J&F_other_object"
 
 _results: Results | None = None
 
 
-def _target_of(vid: str, eid: str, expression: Mapping) -> int:
-    try:
-        target = int(expression["obj_id"])
-    except KeyError:
-        raise ValueError(
-            f"video {vid}, expression {eid} has no obj_id: a split without them cannot be scored"
-        ) from None
-    except (TypeError, ValueError):
-        target = 0
-    if not 0 < target < LABELS:
-        raise ValueError(f"video {vid}, expression {eid}: obj_id {expression['obj_id']!r} is no object id (1 to 255)")
-    return target
-
-
-def _predicted(results: Results, vid: str, eid: str, frame: str, shape: tuple[int, ...]) -> PreparedMask:
-    name = mask_name(vid, eid, frame)
+def _predicted(results: Results, name: str, shape: tuple[int, ...]) -> PreparedMask:
     mask = np.asarray(results.image(name))
     if mask.shape != shape:
         raise ValueError(
@@ -48,54 +37,58 @@ def _predicted(results: Results, vid: str, eid: str, frame: str, shape: tuple[in
     return PreparedMask(mask)
 
 
-def score_video(results: Results, annotations: Path, vid: str, video: Mapping, other_objects: bool) -> dict[str, dict]:
-    """Scores every expression of one video; each label map is read once.
+def score_video(
+    results: Results, root: str, truth: VideoTruth, targets: Mapping[str, Target], video: Mapping, other_objects: bool
+) -> dict[str, dict]:
+    """Scores every expression of one video; its ground truth is read once.
 
     Args:
         results: the predictions.
-        annotations: folder of the video's mask PNGs.
-        vid: name of the video.
-        video: its ``expressions`` and ``frames``.
-        other_objects: also compare with the other objects of the video.
+        root: folder in them that holds the videos' folders.
+        truth: the masks of the video.
+        targets: what each expression means.
+        video: its ``id``, ``expressions`` and ``frames``.
+        other_objects: also compare with what each expression may be mistaken for.
 
     Returns:
-        ``{expression id: {"exp", "obj_id", "kind"?, "frames", "J", "F", "J&F", "other"?}}``. ``other`` is the
-        ``obj_id``, ``J``, ``F`` and ``J&F`` of the other object that the predictions fit best, None in a video
-        without one.
+        ``{expression id: {"exp", "obj_id", "anno_id"?, "kind"?, "frames", "J", "F", "J&F", "other"?}}``. ``other`` is
+        the ``obj_id`` or ``anno_id``, ``J``, ``F`` and ``J&F`` of the target without any of the expression's objects
+        that the predictions fit best, None in a video without one.
     """
-    expressions = video["expressions"]
-    frames = video["frames"]
-    targets = {eid: _target_of(vid, eid, expression) for eid, expression in expressions.items()}
+    expressions, frames = video["expressions"], video["frames"]
     wanted = set(targets.values())
-    totals = {eid: np.zeros((LABELS, 2)) for eid in targets}
-    seen: set[int] = set()
-    for frame in frames:
-        labels = read_labels(annotations / f"{frame}.png")
-        ids = ids_in(labels)
-        seen |= ids
-        objects = {i: PreparedMask(labels == i) for i in (ids if other_objects else ids & wanted)}
-        absent = PreparedMask(np.zeros_like(labels))
-        for eid in targets:
-            predicted = _predicted(results, vid, eid, frame, labels.shape)
-            # Which objects come later is not known yet: every id that is not here counts as an empty mask.
-            scores = np.full((LABELS, 2), predicted.jf(absent))
-            for i, mask in objects.items():
-                scores[i] = predicted.jf(mask)
-            totals[eid] += scores
+    totals: dict[str, dict[Target, np.ndarray]] = {eid: {} for eid in targets}
+    # Which objects come later is not known yet: until then each would have been scored against an empty mask.
+    blank = {eid: np.zeros(2) for eid in targets}
+    for t, frame in enumerate(frames):
+        size, masks = truth.frame(t, frame, wanted, other_objects)
+        shown = {target: PreparedMask(mask) for target, mask in masks.items()}
+        absent = PreparedMask(np.zeros(size, bool))
+        for eid, target in targets.items():
+            predicted = _predicted(results, mask_name(video["id"], eid, frame, root), size)
+            against_blank = np.array(predicted.jf(absent))
+            sums = totals[eid]
+            for new in shown.keys() - sums.keys():
+                if new == target or (other_objects and not set(new) & set(target)):
+                    sums[new] = blank[eid].copy()
+            for candidate in sums:
+                sums[candidate] += predicted.jf(shown[candidate]) if candidate in shown else against_blank
+            blank[eid] += against_blank
 
     out = {}
     for eid, target in targets.items():
-        if target not in seen:
+        if target not in totals[eid]:
+            which = f"object {target[0]} is" if len(target) == 1 else f"objects {', '.join(map(str, target))} are"
             raise ValueError(
-                f"video {vid}, expression {eid}: object {target} is in none of the masks in {annotations}, "
-                f"which hold {sorted(seen)}; correct its obj_id"
+                f"video {video['id']}, expression {eid}: {which} in none of the masks in {truth.where}, "
+                f"which hold {sorted(truth.objects)}; correct its {next(iter(truth.named(target)))}"
             )
-        means = totals[eid] / len(frames)
-        out[eid] = {key: expressions[eid][key] for key in ("exp", "obj_id", "kind") if key in expressions[eid]}
+        means = {candidate: total / len(frames) for candidate, total in totals[eid].items()}
+        out[eid] = {key: expressions[eid][key] for key in KEPT if key in expressions[eid]}
         out[eid] |= {"frames": len(frames), **_named(means[target])}
         if other_objects:
-            others = sorted(seen - {target}, key=lambda i: -means[i].mean())
-            out[eid]["other"] = {"obj_id": str(others[0]), **_named(means[others[0]])} if others else None
+            others = sorted(means.keys() - {target}, key=lambda other: (-means[other].mean(), other))
+            out[eid]["other"] = {**truth.named(others[0]), **_named(means[others[0]])} if others else None
     return out
 
 
@@ -113,7 +106,7 @@ def average(expressions: Iterable[Mapping], other_objects: bool) -> dict[str, fl
     out["expressions"] = len(expressions)
     if other_objects:
         others = [e["other"]["J&F"] for e in expressions if e["other"]]
-        out["J&F_other_object"] = float(np.mean(others)) if others else None
+        out[OTHER] = float(np.mean(others)) if others else None
     return out
 
 
@@ -129,21 +122,24 @@ def _score_in_worker(*args) -> dict[str, dict]:
 
 def score_results(
     results: str | os.PathLike,
-    annotations_root: str | os.PathLike,
+    truth: str | os.PathLike | Truth,
     videos: Mapping[str, dict],
     workers: int = 1,
     other_objects: bool = False,
+    root: str = RESULTS_ROOT,
 ) -> dict:
     """Scores a results folder or zip; the zip is not unpacked.
 
     Args:
-        results: the predictions, ``Annotations/<video>/<expression id>/<frame>.png``.
-        annotations_root: folder of ``<video>/<frame>.png``, pixel values being object ids.
+        results: the predictions, ``<root>/<video>/<expression id>/<frame>.png``.
+        truth: the ground truth; a path is a folder of ``<video>/<frame>.png``, pixel values being object ids.
         videos: ``{video: {"expressions": {id: {"exp", "obj_id", "kind"?}}, "frames": […]}}``; results of other videos
             are not looked at.
         workers: processes; each holds one video at a time. Above 1, a script needs its ``__main__`` guard.
         other_objects: also score the same masks against the *hardest other object*: for each expression, the other
-            object of the video with the highest J&F. Videos with a single object stay out of this mean.
+            object of the video with the highest J&F; in MeViS, where expressions share objects, the target of another
+            expression that has none of the same objects. Expressions without such a thing stay out of this mean.
+        root: folder in the results that holds the videos' folders; empty where they lie at its root.
 
     Returns:
         ``{"J", "F", "J&F", "expressions", "J&F_other_object"?, "by_kind"?, "videos"}``: means over the expressions,
@@ -158,19 +154,23 @@ def score_results(
     empty = [vid for vid, video in videos.items() if not video["frames"]]
     if empty:
         raise ValueError(f"video {empty[0]} lists no frames; mend its entry in meta_expressions.json")
-    for vid, video in videos.items():
-        for eid, expression in video["expressions"].items():
-            _target_of(vid, eid, expression)
+    truth = truth if isinstance(truth, Truth) else LabelMaps(Path(truth))
+    targets = {
+        vid: {eid: truth.target(vid, eid, expression) for eid, expression in video["expressions"].items()}
+        for vid, video in videos.items()
+    }
 
-    annotations_root = Path(annotations_root)
     with Results(results) as opened:
-        wrong_root = root_problem(opened)
+        wrong_root = root_problem(opened, root)
         if wrong_root:
             raise ValueError(wrong_root)
-        missing = missing_masks(opened.names, videos)
+        missing = missing_masks(opened.names, videos, root)
         if missing:
             raise ValueError(f"{results}: masks are missing: {summarise(missing)}. Run inference again to fill them")
-        jobs = {vid: (annotations_root / vid, vid, video, other_objects) for vid, video in videos.items()}
+        jobs = {
+            vid: (root, truth.video(vid, targets[vid].values()), targets[vid], {**video, "id": vid}, other_objects)
+            for vid, video in videos.items()
+        }
         workers = min(workers, len(jobs))
         work = partial(score_video, opened) if workers == 1 else _score_in_worker
         by_video = run_jobs(
@@ -185,3 +185,33 @@ def score_results(
             kinds[expression["kind"]].append(expression)
         out["by_kind"] = {kind: average(kinds[kind], other_objects) for kind in sorted(kinds)}
     return out | {"videos": by_video}
+
+
+def table(scores: dict, worst: int) -> str:
+    """What :func:`score_results` returns as text: each video, the worst expressions, each kind, the headline last."""
+    other = OTHER in scores
+    width = max(len(name) for name in ("video", "mean", *scores["videos"], *scores.get("by_kind", {})))
+
+    def line(name: str, mean: dict) -> str:
+        cells = [f"{name:<{width}}", f"{mean['expressions']:>5}"]
+        cells += [f"{mean[key]:6.4f}" for key in ("J", "F", "J&F")]
+        if other:
+            cells.append("     -" if mean[OTHER] is None else f"{mean[OTHER]:6.4f}")
+        return "  ".join(cells)
+
+    header = f"{'video':<{width}}  expr.  J       F       J&F   " + ("  other" if other else "")
+    lines = [header.rstrip(), *(line(vid, average(video.values(), other)) for vid, video in scores["videos"].items())]
+    lines += [line("mean", scores)]
+    every = [(vid, eid, e) for vid, video in scores["videos"].items() for eid, e in video.items()]
+    every.sort(key=lambda case: case[2]["J&F"])
+    if worst:
+        lines += ["", "worst expressions (J&F, video, expression)"]
+        lines += [f"{e['J&F']:6.4f}  {vid}  {eid}: {e.get('exp', '')}" for vid, eid, e in every[:worst]]
+    if "by_kind" in scores:
+        lines += ["", header.replace("video", "kind ", 1).rstrip()]
+        lines += [line(kind, mean) for kind, mean in scores["by_kind"].items()]
+    lines += ["", f"J&F {scores['J&F']:.4f}   J {scores['J']:.4f}   F {scores['F']:.4f}"]
+    if other:
+        value = "no video has another object" if scores[OTHER] is None else f"{scores[OTHER]:.4f}"
+        lines += [f"J&F against the hardest other object: {value}"]
+    return "\n".join(lines)

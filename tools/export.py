@@ -23,7 +23,7 @@ from util.cli import run
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 # where things lay on the machine of the training is nobody else's business
-PLACES = ("output_dir", "ytvos_path", "text_encoder", "resume")
+PLACES = ("output_dir", "ytvos_path", "davis_path", "mevis_path", "text_encoder", "resume")
 # of these it matters that there were some: a ResNet's batch norm is then frozen
 ORIGINS = ("backbone_pretrained", "pretrained_weights")
 

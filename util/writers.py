@@ -1,8 +1,9 @@
-"""What inference writes: mask PNGs, the Ref-YouTube-VOS submission, and the checks that it is complete.
+"""What inference writes: mask PNGs, the submission of Ref-YouTube-VOS or MeViS, and the checks that it is complete.
 
 Layout of a results folder and of the zip: ``Annotations/<video>/<expression id>/<frame>.png``, mode L, 0 or 255, the
-frame's original size, every listed frame. Ref-DAVIS17 has ``anno_<annotator>/<video>/<frame>.png``, palette PNGs whose
-pixel value is the object's number. Nothing here leaves a half-written file behind.
+frame's original size, every listed frame; in a zip for MeViS without ``Annotations/`` (``root`` is empty). Ref-DAVIS17
+has ``anno_<annotator>/<video>/<frame>.png``, palette PNGs whose pixel value is the object's number. Nothing here leaves
+a half-written file behind.
 """
 
 from __future__ import annotations
@@ -86,9 +87,13 @@ def write_label_png(path: str | os.PathLike, labels: np.ndarray) -> None:
         image.save(temporary, format="PNG")
 
 
-def mask_name(vid: str, eid: str, frame: str) -> str:
+def mask_name(vid: str, eid: str, frame: str, root: str = RESULTS_ROOT) -> str:
     """Name of a mask, relative to the results folder or inside the zip."""
-    return f"{RESULTS_ROOT}/{vid}/{eid}/{frame}.png"
+    return _under(root, f"{vid}/{eid}/{frame}.png")
+
+
+def _under(root: str, name: str) -> str:
+    return f"{root}/{name}" if root else name
 
 
 def _decoded(content: bytes, name: str) -> Image.Image:
@@ -206,21 +211,21 @@ def holds_frames(folder: Path, frames: Iterable[str]) -> bool:
     return True
 
 
-def expected_names(videos: Mapping[str, dict]) -> dict[str, tuple[str, str]]:
+def expected_names(videos: Mapping[str, dict], root: str = RESULTS_ROOT) -> dict[str, tuple[str, str]]:
     """Every mask that the videos ask for, by name, with its video and expression id."""
     return {
-        mask_name(vid, eid, frame): (vid, eid)
+        mask_name(vid, eid, frame, root): (vid, eid)
         for vid, video in videos.items()
         for eid in video["expressions"]
         for frame in video["frames"]
     }
 
 
-def missing_masks(names: Iterable[str], videos: Mapping[str, dict]) -> list[str]:
+def missing_masks(names: Iterable[str], videos: Mapping[str, dict], root: str = RESULTS_ROOT) -> list[str]:
     """What of the videos is not among ``names``: one line for each expression with missing frames."""
     names = set(names)
     missing = defaultdict(list)
-    for name, key in expected_names(videos).items():
+    for name, key in expected_names(videos, root).items():
         if name not in names:
             missing[key].append(name)
     return [
@@ -230,12 +235,16 @@ def missing_masks(names: Iterable[str], videos: Mapping[str, dict]) -> list[str]
     ]
 
 
-def root_problem(results: Results) -> str | None:
-    """What is wrong when no file lies under ``Annotations/``."""
-    if any(name.startswith(f"{RESULTS_ROOT}/") for name in results.names):
-        return None
-    found = f"the first file is {results.names[0]}" if results.names else "it is empty"
-    return f"{results.path} has no folder {RESULTS_ROOT}/ at its root: {found}"
+def root_problem(results: Results, root: str = RESULTS_ROOT) -> str | None:
+    """What is wrong when no file lies under ``root``, or, where that is empty, all files under ``Annotations/``."""
+    if not results.names:
+        return f"{results.path} has no folder {root}/ at its root: it is empty" if root else f"{results.path} is empty"
+    within = any(name.startswith(f"{root or RESULTS_ROOT}/") for name in results.names)
+    if root and not within:
+        return f"{results.path} has no folder {root}/ at its root: the first file is {results.names[0]}"
+    if not root and within:
+        return f"{results.path} has a folder {RESULTS_ROOT}/ at its root, where the videos' folders should be"
+    return None
 
 
 def summarise(problems: list[str]) -> str:
@@ -264,6 +273,7 @@ def validate_submission(
     zip_or_folder: str | os.PathLike,
     meta_videos: Mapping[str, dict],
     sizes: Callable[[str], Size] | Mapping[str, Size] | None,
+    root: str = RESULTS_ROOT,
 ) -> list[str]:
     """Checks results against the list of videos: structure, completeness and every image.
 
@@ -271,6 +281,7 @@ def validate_submission(
         zip_or_folder: the submission.
         meta_videos: ``{video: {"expressions": {id: …}, "frames": […]}}``, as in meta_expressions.json.
         sizes: height and width of a video's frames, as a function or a mapping; None leaves sizes unchecked.
+        root: folder in it that holds the videos' folders; empty where they lie at its root.
 
     Returns:
         The problems, one line each; empty when all is well.
@@ -279,11 +290,11 @@ def validate_submission(
         FileNotFoundError, ValueError: there is no readable zip or folder at all.
     """
     with Results(zip_or_folder) as results:
-        wrong_root = root_problem(results)
+        wrong_root = root_problem(results, root)
         if wrong_root:
             return [wrong_root]
-        expected = expected_names(meta_videos)
-        problems = missing_masks(results.names, meta_videos)
+        expected = expected_names(meta_videos, root)
+        problems = missing_masks(results.names, meta_videos, root)
         problems += [f"{name} is in it {n} times" for name, n in Counter(results.names).items() if n > 1]
         present = sorted(set(results.names))
         problems += [f"{name} is not asked for" for name in present if name not in expected]
@@ -299,18 +310,21 @@ def validate_submission(
     return problems
 
 
-def write_submission_zip(results_dir: str | os.PathLike, zip_path: str | os.PathLike) -> None:
-    """Packs ``results_dir/Annotations`` into a zip, atomically; equal results make equal bytes.
+def write_submission_zip(results_dir: str | os.PathLike, zip_path: str | os.PathLike, root: str = RESULTS_ROOT) -> None:
+    """Packs the masks of ``results_dir/Annotations`` into a zip, atomically; equal results make equal bytes.
+
+    Args:
+        root: folder in the zip that takes them.
 
     Raises:
         FileNotFoundError: there is no such folder.
     """
-    root = Path(results_dir, RESULTS_ROOT)
-    if not root.is_dir():
-        raise FileNotFoundError(f"{root}: no such folder; inference writes it")
-    with Results(root) as results, atomic_path(zip_path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+    masks = Path(results_dir, RESULTS_ROOT)
+    if not masks.is_dir():
+        raise FileNotFoundError(f"{masks}: no such folder; inference writes it")
+    with Results(masks) as results, atomic_path(zip_path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
         for name in results.names:
-            entry = zipfile.ZipInfo(f"{RESULTS_ROOT}/{name}")
+            entry = zipfile.ZipInfo(_under(root, name))
             entry.external_attr = 0o644 << 16
             archive.writestr(entry, results.read(name))
 
@@ -320,6 +334,7 @@ def build_submission(
     zip_path: str | os.PathLike,
     meta_videos: Mapping[str, dict],
     sizes: Callable[[str], Size] | Mapping[str, Size] | None,
+    root: str = RESULTS_ROOT,
 ) -> None:
     """Packs the results and checks the packed zip; only one without problems gets its name.
 
@@ -327,8 +342,8 @@ def build_submission(
         ValueError: the first problems and their number. No zip is written then.
     """
     with atomic_path(zip_path) as temporary:
-        write_submission_zip(results_dir, temporary)
-        problems = validate_submission(temporary, meta_videos, sizes)
+        write_submission_zip(results_dir, temporary, root)
+        problems = validate_submission(temporary, meta_videos, sizes, root)
         if problems:
             count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
             raise ValueError(

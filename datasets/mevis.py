@@ -1,0 +1,236 @@
+"""MeViS: an expression may mean several objects; masks are run-length encoded in one large file for each split.
+
+The splits that have masks are ``train`` and ``valid_u``; those of ``valid`` are with the challenge's server.
+"""
+
+from __future__ import annotations
+
+import json
+from array import array
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from datasets import ytvos
+from datasets.base import Expression, JpegVideo, VideoSet
+from datasets.video_io import check_size
+from util.rle import Rle, decode
+
+SPLITS = ("train", "holdout", "valid_u", "valid")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _object_problem(expression: Mapping) -> str | None:
+    annotations = expression.get("anno_id")
+    if isinstance(annotations, list) and annotations and all(map(_is_number, annotations)):
+        return None
+    return 'its objects as "anno_id", a list of at least one number, which mask_dict.json has as keys'
+
+
+MEVIS = ytvos.Layout(
+    "MeViS",
+    SPLITS,
+    categories=(),
+    with_objects=("train", "valid_u"),
+    meta="{}/meta_expressions.json",
+    object_problem=_object_problem,
+)
+
+
+def masks_path(root: Path, split: str) -> Path:
+    """The file with the masks of a split."""
+    return root / MEVIS.folder(split) / "mask_dict.json"
+
+
+class _Place(int):
+    """Where a mask of the file is kept; no number of the file itself is of this type."""
+
+
+class MaskStore:
+    """The masks of a ``mask_dict.json``: for each annotation one of every frame, None where there is nothing.
+
+    The file is parsed once, into a few tensors. Data loading processes, whether forked or spawned, share their memory,
+    where Python objects would be copied: a forked process copies what it counts references to.
+
+    Raises:
+        FileNotFoundError, ValueError: naming the file and the annotation.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        if not path.is_file():
+            raise FileNotFoundError(f"{path}: the masks' file does not exist; {MEVIS.see}")
+        counts, ends, sizes = bytearray(), array("q", [0]), array("i")
+
+        def keep(content: dict) -> dict | _Place:
+            size, code = content.get("size"), content.get("counts")
+            if not isinstance(code, str) or not code.isascii() or not _is_size(size):
+                return content
+            counts.extend(code.encode("ascii"))
+            ends.append(len(counts))
+            sizes.extend(size)
+            return _Place(len(ends) - 2)
+
+        try:
+            with path.open(encoding="utf-8") as file:
+                content = json.load(file, object_hook=keep)
+        except ValueError as error:
+            raise MEVIS.bad(path, f"is not a JSON file ({error}); download it again") from error
+        if not isinstance(content, dict):
+            raise MEVIS.bad(path, "must hold {annotation: [mask of each frame, or null]}")
+        places = array("q")
+        self._spans: dict[int, tuple[int, int]] = {}
+        for name, masks in content.items():
+            wrong = self._problem(name, masks)
+            if wrong:
+                raise MEVIS.bad(path, f"annotation {name} {wrong}")
+            self._spans[int(name)] = (len(places), len(masks))
+            places.extend(-1 if mask is None else mask for mask in masks)
+        self._counts = torch.from_numpy(np.frombuffer(counts, np.uint8))
+        self._ends, self._places = (torch.from_numpy(np.frombuffer(a, np.int64)) for a in (ends, places))
+        self._sizes = torch.from_numpy(np.frombuffer(sizes, np.int32)).view(-1, 2)
+
+    @staticmethod
+    def _problem(name: str, masks: object) -> str | None:
+        if not (name.isascii() and name.isdecimal()):
+            return "is not a number"
+        if not isinstance(masks, list):
+            return "must be a list with a mask of each frame"
+        for t, mask in enumerate(masks):
+            if mask is not None and not isinstance(mask, _Place):
+                return f'must have, as the mask of frame {t}, null or {{"size": [height, width], "counts": text}}'
+        return None
+
+    def __iter__(self) -> Iterator[int]:
+        """The annotations."""
+        return iter(self._spans)
+
+    def __contains__(self, annotation: object) -> bool:
+        return annotation in self._spans
+
+    def frames(self, annotation: int) -> int:
+        """For how many frames an annotation has a mask or null."""
+        return self._spans[annotation][1]
+
+    def mask(self, annotation: int, t: int) -> Rle | None:
+        """The mask of an annotation in a frame."""
+        start, _ = self._spans[annotation]
+        place = int(self._places[start + t])
+        if place < 0:
+            return None
+        begin, end = self._ends[place : place + 2].tolist()
+        height, width = self._sizes[place].tolist()
+        return Rle((height, width), self._counts[begin:end].numpy().tobytes())
+
+    def __getitem__(self, annotation: int) -> list[Rle | None]:
+        """The masks of an annotation in all frames."""
+        return [self.mask(annotation, t) for t in range(self.frames(annotation))]
+
+
+def _is_size(size: object) -> bool:
+    return (
+        isinstance(size, list) and len(size) == 2 and all(map(_is_number, size)) and 0 < min(size) <= max(size) < 2**16
+    )
+
+
+@dataclass(frozen=True)
+class RleVideo(JpegVideo):
+    """A video on disk as MeViS has it: JPEGs, and the masks of its annotations in the file of its split.
+
+    Attributes:
+        store: that file; ``Expression.objects`` are its annotations.
+    """
+
+    store: MaskStore = field(repr=False, compare=False)
+
+    def masks(self, positions: Sequence[int], objects: Sequence[tuple[int, ...]], size: tuple[int, int]) -> Tensor:
+        masks = np.zeros((len(positions), len(objects), *size), np.uint8)
+        decoded: dict[tuple[int, int], np.ndarray | None] = {}
+        for t, position in enumerate(positions):
+            for e, numbers in enumerate(objects):
+                for annotation in numbers:
+                    key = (annotation, position)
+                    if key not in decoded:
+                        decoded[key] = self._mask(annotation, position, size)
+                    if decoded[key] is not None:
+                        masks[t, e] |= decoded[key]
+        return torch.from_numpy(masks)
+
+    def _mask(self, annotation: int, position: int, size: tuple[int, int]) -> np.ndarray | None:
+        rle = self.store.mask(annotation, position)
+        if rle is None:
+            return None
+        where = f"{self.store.path}: annotation {annotation}, frame {self.frame_ids[position]} of {self.video_id}"
+        check_size(where, rle.size, size, "its frame")
+        return decode(rle, where)
+
+    def where(self) -> str:
+        return f"{self.store.path}, video {self.video_id}"
+
+
+def split_videos(root: Path, split: str, holdout: int = 0) -> dict[str, dict]:
+    """The meta_expressions entries of a split; see :func:`ytvos.split_videos`."""
+    return ytvos.split_videos(root, split, holdout, MEVIS)
+
+
+def annotations_of(expression: Mapping) -> tuple[int, ...]:
+    """What an expression of meta_expressions means, as keys of the masks."""
+    return tuple(sorted(set(expression["anno_id"])))
+
+
+def check_annotations(store: MaskStore, vid: str, exp_id: str, annotations: Iterable[int], frames: int) -> None:
+    """Raises ValueError unless the store has every annotation that an expression names, for every frame."""
+    for annotation in annotations:
+        if annotation not in store:
+            problem = f"there is no annotation {annotation}, which expression {exp_id} of video {vid} means"
+        elif store.frames(annotation) < frames:
+            problem = (
+                f"annotation {annotation} has masks for {store.frames(annotation)} frames, but video {vid}, of which "
+                f"it is, has {frames}"
+            )
+        else:
+            continue
+        raise MEVIS.bad(store.path, f"{problem}; download this file and meta_expressions.json again")
+
+
+def read_masks(root: Path, split: str, videos: Mapping[str, dict]) -> MaskStore:
+    """The masks of a split, checked to have all that these videos' expressions mean.
+
+    Raises FileNotFoundError or ValueError, naming the file, the annotation and the mend.
+    """
+    store = MaskStore(masks_path(root, split))
+    for vid, video in videos.items():
+        for exp_id, expression in video["expressions"].items():
+            check_annotations(store, vid, exp_id, annotations_of(expression), len(video["frames"]))
+    return store
+
+
+def train_videos(root: Path, holdout: int) -> list[RleVideo]:
+    """Index of the training videos; every label is 0. Raises as :func:`split_videos` and :func:`read_masks`."""
+    videos = split_videos(root, "train", holdout)
+    store = read_masks(root, "train", videos)
+    return [
+        RleVideo(
+            video_id=name,
+            frame_ids=tuple(entry["frames"]),
+            frame_dir=ytvos.frames_root(root, "train", MEVIS) / name,
+            expressions=tuple(
+                Expression(exp_id, expression["exp"], annotations_of(expression), label=0)
+                for exp_id, expression in entry["expressions"].items()
+            ),
+            store=store,
+        )
+        for name, entry in videos.items()
+    ]
+
+
+def eval_videos(root: Path, split: str, holdout: int) -> VideoSet:
+    """The videos of a split for inference. Raises as :func:`ytvos.eval_videos`."""
+    return ytvos.eval_videos(root, split, holdout, MEVIS)

@@ -1,0 +1,58 @@
+"""Scores MeViS results, a folder or a submission zip, against a split that has masks: J, F and J&F.
+
+    python eval_mevis.py output/run/valid_u
+
+The target of an expression is the union of the objects that it means. Of the official splits, train and valid_u have
+masks.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from davis2017.truth import RleMasks
+from davis2017.ytvos_protocol import score_results, table
+from opts import parse_scoring_args, scoring_parser
+from util.cli import run
+from util.writers import RESULTS_ROOT, write_json
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    other = "target of another expression of the video that means none of the same objects"
+    parser = scoring_parser("eval_mevis.py", __doc__.splitlines()[0], other)
+    parser.add_argument("--mevis_path", default="data/mevis")
+    parser.add_argument(
+        "--split", choices=("valid_u", "train", "holdout"), default="valid_u", help="the masks of valid are not public"
+    )
+    return parse_scoring_args(parser, argv)
+
+
+def load_split(root: Path, split: str, holdout: int) -> tuple[RleMasks, dict[str, dict]]:
+    """The masks of a split and its videos.
+
+    Raises:
+        FileNotFoundError, ValueError: there is no such data, or it is not as documented.
+    """
+    # Worker processes import this script again; at the top this would cost each of them an import of torch.
+    from datasets.mevis import masks_path, read_masks, split_videos
+
+    if not root.is_dir():
+        raise FileNotFoundError(f"{root}: no such folder; give the data set with --mevis_path")
+    videos = split_videos(root, split, holdout)
+    return RleMasks(masks_path(root, split), read_masks(root, split, videos)), videos
+
+
+def main() -> None:
+    args = parse_args()
+    truth, videos = load_split(Path(args.mevis_path), args.split, args.holdout)
+    # A submission has the videos at its root, the folder that it was packed from has not.
+    root = RESULTS_ROOT if Path(args.results, RESULTS_ROOT).is_dir() else ""
+    scores = score_results(args.results, truth, videos, args.workers, args.against == "other", root)
+    print(table(scores, args.worst))
+    if args.json:
+        write_json(args.json, scores)
+
+
+if __name__ == "__main__":
+    run(main)

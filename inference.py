@@ -1,0 +1,112 @@
+"""What the inference scripts of the data sets share."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import datasets
+import models
+from datasets import VideoSet
+from datasets.base import VideoEntry
+from engine import predict_split
+from models.proxyformer import ProxyFormer
+from opts import parse_train_args
+from util import checkpoint, dist
+from util.log import progress_bar
+from util.memory import keep_large_buffers
+from util.visualize import PALETTE, overlay, write_video
+from util.writers import RESULTS_ROOT, Results, build_submission, claim_results, mask_name
+
+OVERLAY_FPS = 6
+
+
+def run_inference(asked: argparse.Namespace, infer: Callable[[argparse.Namespace, torch.device], None]) -> None:
+    """Calls ``infer`` on the device that ``opts.inference_parser`` was given, in every process of the launch."""
+    keep_large_buffers()
+    device = dist.init(asked.device)
+    try:
+        infer(asked, device)
+    finally:
+        dist.shut_down()
+
+
+def restore(asked: argparse.Namespace, *flags: str) -> tuple[ProxyFormer, argparse.Namespace, argparse.Namespace]:
+    """The model of an inference script's checkpoint, the options to use it with, and those of its training.
+
+    Args:
+        asked: what ``opts.inference_parser`` read; what is set there wins over the options of the training.
+        flags: names of further options that do so.
+    """
+    saved = checkpoint.load(asked.resume)
+    model, trained = models.restore_model(saved, asked.resume)
+    # A checkpoint may be older than some options.
+    args = argparse.Namespace(**vars(parse_train_args([])) | vars(trained))
+    for name in ("holdout", "eval_size", "max_size", "amp", *flags):
+        if getattr(asked, name) is not None:
+            setattr(args, name, getattr(asked, name))
+    return model, args, trained
+
+
+def claim(
+    asked: argparse.Namespace, args: argparse.Namespace, results_dir: Path, roots: Sequence[str] = (RESULTS_ROOT,)
+) -> None:
+    """Makes ``results_dir`` the folder of the masks of an inference script, for all processes; see claim_results."""
+    if dist.is_main():
+        run = {name: getattr(args, name) for name in ("eval_size", "max_size", "amp")}
+        claim_results(results_dir, {"checkpoint": checkpoint.fingerprint(asked.resume), **run}, asked.overwrite, roots)
+    dist.barrier()
+
+
+def segment_split(asked: argparse.Namespace, device: torch.device, dataset_file: str, zip_root: str) -> None:
+    """Segments every expression of a split, packs the masks as ``submission.zip`` and checks it.
+
+    Args:
+        asked: what the data set's script read, with ``split`` and ``<dataset_file>_path`` besides the shared options.
+        dataset_file: name of the data set.
+        zip_root: folder in the submission that holds the videos' folders; empty where they lie at its root.
+    """
+    model, args, trained = restore(asked, f"{dataset_file}_path")
+    args.dataset_file = dataset_file
+    if not asked.allow_trained and datasets.may_be_trained_on(dataset_file, trained.dataset_file):
+        datasets.refuse_trained(asked.split, args.holdout, trained.holdout)
+    videos = datasets.build_eval_videos(args, asked.split)
+    output_dir = Path(asked.output_dir)
+    claim(asked, args, output_dir)
+    predict_split(models.build_predictor(model.to(device), args), videos, output_dir)
+    if not dist.is_main():
+        return
+    sizes = {video.video_id: video.original_size for video in videos}
+    listed = {video.video_id: {"expressions": video.expressions, "frames": video.frame_names} for video in videos}
+    build_submission(output_dir, output_dir / "submission.zip", listed, sizes, zip_root)
+    masks = sum(len(video.expressions) * len(video.frame_names) for video in videos)
+    print(f"{len(videos)} videos, {masks} masks: {output_dir / 'submission.zip'} is complete and in order")
+    if asked.visualize:
+        write_overlays(videos, output_dir)
+        print(f"overlays: {output_dir / 'overlays'}")
+
+
+def write_overlays(videos: VideoSet, output_dir: Path) -> None:
+    """An mp4 for each expression, ``overlays/<video>/<exp_id>.mp4``, from the masks in ``output_dir``."""
+    with Results(output_dir) as results:
+        for video in progress_bar(videos, desc="overlays", unit="video"):
+            for exp_id in video.expressions:
+
+                def mask(frame: str, vid: str = video.video_id, eid: str = exp_id) -> np.ndarray:
+                    return np.asarray(results.image(mask_name(vid, eid, frame)))[None] > 0
+
+                write_overlay(output_dir / "overlays" / video.video_id / f"{exp_id}.mp4", video, mask)
+
+
+def write_overlay(path: Path, video: VideoEntry, masks: Callable[[str], np.ndarray]) -> None:
+    """Writes an mp4 of a video with masks painted over: ``masks`` gives bool ``[n, H, W]`` for the name of a frame."""
+
+    def frames() -> Iterator[np.ndarray]:
+        for i, name in enumerate(video.frame_names):
+            yield overlay(video.read([i])[0].permute(1, 2, 0).numpy(), masks(name), PALETTE)
+
+    write_video(path, frames(), OVERLAY_FPS)

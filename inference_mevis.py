@@ -1,0 +1,35 @@
+"""Segments every expression of a MeViS split and packs the masks as a submission.
+
+    python inference_mevis.py --resume output/run/checkpoint.pth --split valid --output_dir output/run/valid
+    python inference_mevis.py --resume output/run/checkpoint.pth --split valid_u --output_dir output/run/valid_u
+    python eval_mevis.py output/run/valid_u
+
+The checkpoint knows how it was trained, so nothing else need be repeated. An interrupted run goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import torch
+
+from datasets.mevis import SPLITS
+from inference import run_inference, segment_split
+from opts import inference_parser
+from util import cli
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = inference_parser("inference_mevis.py", __doc__.splitlines()[0], output="output/mevis")
+    parser.add_argument("--split", choices=SPLITS, default="valid", help="valid is for the server, valid_u has masks")
+    parser.add_argument("--mevis_path", help="default: where it was in training")
+    return parser.parse_args(argv)
+
+
+def infer(asked: argparse.Namespace, device: torch.device) -> None:
+    """Predicts, packs and checks one split."""
+    segment_split(asked, device, "mevis", zip_root="")
+
+
+if __name__ == "__main__":
+    cli.run(lambda: run_inference(parse_args(), infer))

@@ -1,0 +1,70 @@
+"""Checks that a data set lies on disk as this project reads it: every list, frame and mask.
+
+    python tools/data/check.py ytvos data/ref-youtube-vos
+    python tools/data/check.py mevis data/mevis --json report.json --fix-list again.txt
+
+Prints what there is, beside what the authors of the data set count, and each kind of fault with what to do about it.
+Exit code 0: all is in order; 1: something is wrong; 2: there is nothing that can be checked.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from tools.data.checks import video_sets
+from tools.data.checks.report import Report
+from util.cli import run
+from util.writers import atomic_path, write_json
+
+# Each takes the folder of the data set and a number of processes. Raises FileNotFoundError or ValueError only where
+# nothing of the data set is there.
+CHECKS: dict[str, Callable[[Path, int], Report]] = {
+    "ytvos": video_sets.check_ytvos,
+    "davis": video_sets.check_davis,
+    "mevis": video_sets.check_mevis,
+}
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser("check.py", description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.add_argument("dataset", choices=CHECKS)
+    parser.add_argument("path", type=Path, help="its folder")
+    parser.add_argument("--json", metavar="FILE", help="write everything that was found here")
+    parser.add_argument("--fix-list", metavar="FILE", help="write here what to download again, as paths in the folder")
+    parser.add_argument("--examples", type=int, default=5, metavar="N", help="of each kind of fault, to print")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes")
+    args = parser.parse_args(argv)
+    if args.workers < 1 or args.examples < 0:
+        parser.error("--workers must be at least 1, --examples at least 0")
+    return args
+
+
+def main() -> int:
+    args = parse_args()
+    if not args.path.is_dir():
+        raise FileNotFoundError(f"{args.path}: no such folder; give the folder of the data set (docs/data.md)")
+    report = CHECKS[args.dataset](args.path, args.workers)
+    print(report.summary(args.examples))
+    if args.json:
+        write_json(args.json, {"dataset": args.dataset, "path": str(args.path), **report.content()})
+    if args.fix_list:
+        again = report.fix_list()
+        with atomic_path(args.fix_list) as temporary:
+            temporary.write_text("".join(f"{path}\n" for path in again), encoding="utf-8")
+        print(f"\n{args.fix_list}: {len(again):,} files or folders to download again")
+    if report.faults:
+        print(f"\n{args.dataset} in {args.path}: {len(report.faults):,} faults")
+        return 1
+    print(f"\n{args.dataset} in {args.path}: in order")
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,283 @@
+"""Checks of the data sets that are videos with lists of expressions: Ref-YouTube-VOS, Ref-DAVIS17 and MeViS.
+
+Each ``check_…`` reads the lists of its data set, then every video of all splits in parallel.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from datasets import davis, mevis, single_threaded, ytvos
+from datasets.ytvos import Layout
+from tools.data.checks.one_video import LabelMaps, RleMasks, Video, check_video, said
+from tools.data.checks.report import Fault, Report
+from util.parallel import run_jobs
+
+PUBLISHED = {
+    "ytvos": {
+        "train": {"videos": 3471},
+        "valid": {"videos": 202, "expressions": 834, "frames": 5486},
+        "test": {"videos": 305},
+    },
+    "davis": {"train": {"videos": 60}, "valid": {"videos": 30, "expressions": 244, "objects": 61}},
+    "mevis": {
+        "train": {"videos": 1662, "expressions": 23051},
+        "valid_u": {"videos": 50, "expressions": 793},
+        "valid": {"videos": 140, "expressions": 2236},
+    },
+}
+
+
+@dataclass
+class Split:
+    """A split while it is checked; what it has is added to the report.
+
+    Attributes:
+        root: folder of the data set.
+        layout: of the data set.
+        name: ``train``, ``valid`` …
+        report: of the whole data set.
+        listed: videos of its list, set by :meth:`entries`.
+    """
+
+    root: Path
+    layout: Layout
+    name: str
+    report: Report
+    listed: set[str] = field(default_factory=set)
+
+    @property
+    def meta(self) -> str:
+        """Its list of expressions, in the data set."""
+        return self.layout.meta.format(self.name)
+
+    @property
+    def frames(self) -> str:
+        """The folder of its videos' frames, in the data set."""
+        return ytvos.frames_root(self.root, self.name, self.layout).relative_to(self.root).as_posix()
+
+    def fault(self, kind: str, path: str, what: str = "", again: Iterable[str] | None = None) -> None:
+        self.report.faults.append(Fault(kind, path, what, (path,) if again is None else tuple(again)))
+
+    def note(self, text: str) -> None:
+        self.report.notes.append(f"{self.name}: {text}")
+
+    def entries(self) -> dict[str, dict]:
+        """The entries of its list that are as documented."""
+        path = self.root / self.meta
+        try:
+            listed = ytvos.read_videos(path, self.layout)
+        except FileNotFoundError:
+            if (self.root / self.name).is_dir():
+                self.fault("missing", self.meta, "the list of the split's expressions")
+            elif self.name != "test":
+                self.note("not there")
+            return {}
+        except ValueError as error:
+            self.fault("damaged", self.meta, said(error, path))
+            return {}
+        self.listed = set(listed)
+        entries = {}
+        for vid, entry in sorted(listed.items()):
+            try:
+                ytvos.check_video(path, vid, entry, False, self.layout)
+            except ValueError as error:
+                self.fault("list", self.meta, said(error, path))
+            else:
+                entries[vid] = entry
+        return entries
+
+    def check_objects(self, entries: Mapping[str, dict]) -> None:
+        """Every expression must name what it means."""
+        for vid, entry in entries.items():
+            for exp_id, expression in entry["expressions"].items():
+                problem = self.layout.object_problem(expression)
+                if problem:
+                    self.fault("no_objects", self.meta, f"video {vid}, expression {exp_id} must name {problem}")
+
+    def count(self, entries: Mapping[str, dict], videos: Iterable[Video]) -> None:
+        counts = {
+            "videos": len(entries),
+            "expressions": sum(len(entry["expressions"]) for entry in entries.values()),
+            "frames": sum(len(entry["frames"]) for entry in entries.values()),
+        }
+        objects = sum(len(video.objects) for video in videos)
+        self.report.counts[self.name] = counts | ({"objects": objects} if objects else {})
+
+    def check_folders(self, folder: str, listed_elsewhere: Iterable[str] = ()) -> None:
+        """Whatever lies among the folders of the videos must be one of them, if there is a list at all."""
+        known = self.listed.union(listed_elsewhere)
+        if self.listed and (self.root / folder).is_dir():
+            for path in sorted((self.root / folder).iterdir()):
+                if path.name not in known and not path.name.startswith("."):
+                    self.fault("unknown", f"{folder}/{path.name}" + "/" * path.is_dir(), again=())
+
+
+def _finish(root: Path, videos: list[Video], report: Report, workers: int) -> Report:
+    """Checks the videos of all splits, in parallel, and completes the report."""
+    if not report.counts:
+        wrong = "".join(f"; {fault}" for fault in report.faults[:1])
+        raise FileNotFoundError(f"{root}: there is no list of any split to check by{wrong}; see docs/data.md")
+    jobs = {(video.split, video.name): (root, video) for video in videos}
+    found = run_jobs(check_video, jobs, workers, desc="check", unit="video", prepare=single_threaded, prepare_with=(0,))
+    unnamed: Counter[str] = Counter()
+    for (split, _), of_video in found.items():
+        report.faults += of_video.faults
+        unnamed[split] += of_video.unnamed
+    report.notes += [
+        f"{split}: {n:,} objects of the masks are named by no expression" for split, n in unnamed.items() if n
+    ]
+    return report
+
+
+def check_ytvos(root: Path, workers: int) -> Report:
+    """Checks Ref-YouTube-VOS."""
+    report, videos = Report(PUBLISHED["ytvos"]), []
+    train, valid, test = (Split(root, ytvos.REF_YOUTUBE_VOS, name, report) for name in ("train", "valid", "test"))
+    entries = train.entries()
+    videos += _label_map_videos(train, entries)
+    train.check_folders(train.frames)
+    train.check_folders("train/Annotations")
+
+    listed, tested = valid.entries(), test.entries()
+    entries = {vid: entry for vid, entry in listed.items() if vid not in test.listed}
+    if listed and not test.listed:
+        entries = {vid: entry for vid, entry in entries.items() if (root / valid.frames / vid).is_dir()}
+        if len(entries) < len(listed):
+            valid.note(
+                f"without {test.meta}, the {len(listed) - len(entries):,} listed videos that have no folder in "
+                f"{valid.frames} count as those of the test split"
+            )
+    videos += _label_map_videos(valid, entries)
+    if any((root / test.frames / vid).is_dir() for vid in tested):
+        videos += _label_map_videos(test, tested)
+    elif tested:
+        test.note(f"listed, but none of its frames are in {test.frames}")
+    valid.check_folders(valid.frames, test.listed)
+    return _finish(root, videos, report, workers)
+
+
+def check_davis(root: Path, workers: int) -> Report:
+    """Checks Ref-DAVIS17 as its converter writes it."""
+    report, videos = Report(PUBLISHED["davis"]), []
+    for name in ("train", "valid"):
+        split = Split(root, davis.REF_DAVIS, name, report)
+        entries = split.entries()
+        videos += _label_map_videos(split, entries)
+        for folder in (split.frames, f"{name}/Annotations"):
+            split.check_folders(folder)
+        for vid, entry in entries.items() if name == "valid" else ():
+            try:
+                davis.by_annotator(vid, entry["expressions"])
+            except ValueError as error:
+                split.fault("list", split.meta, said(error, root))
+            except (KeyError, TypeError):
+                continue  # an expression without an object, which check_objects has found
+    return _finish(root, videos, report, workers)
+
+
+def _label_map_videos(split: Split, entries: Mapping[str, dict]) -> list[Video]:
+    """The videos of a split of Ref-YouTube-VOS or Ref-DAVIS17, after a check of its lists."""
+    if not entries:
+        return []
+    if split.name in split.layout.with_objects:
+        split.check_objects(entries)
+    objects = {
+        vid: {int(e["obj_id"]) for e in entry["expressions"].values() if ytvos.is_object_id(e.get("obj_id"))}
+        for vid, entry in entries.items()
+    }
+    if split.name == "train":
+        _check_categories(split, objects)
+    videos = [
+        Video(
+            split.name,
+            vid,
+            f"{split.frames}/{vid}",
+            tuple(entry["frames"]),
+            frozenset(objects[vid]),
+            # The masks of valid are with the server, unless the list says whose they are.
+            LabelMaps(f"{split.name}/Annotations/{vid}")
+            if objects[vid] or split.name in split.layout.with_objects
+            else None,
+        )
+        for vid, entry in entries.items()
+    ]
+    split.count(entries, videos)
+    return videos
+
+
+def _check_categories(split: Split, objects: Mapping[str, set[int]]) -> None:
+    """meta.json must have a known category of each object, if it is there at all."""
+    path = split.root / "train" / "meta.json"
+    if not path.is_file():
+        split.note("there is no train/meta.json with the categories; train with --binary")
+        return
+    try:
+        known = ytvos.read_videos(path, split.layout)
+    except ValueError as error:
+        split.fault("damaged", "train/meta.json", said(error, path))
+        return
+    for vid, numbers in objects.items():
+        for number in sorted(numbers):
+            try:
+                ytvos.class_index(path, known, vid, str(number), split.layout)
+            except ValueError as error:
+                split.fault("list", "train/meta.json", said(error, path))
+
+
+def check_mevis(root: Path, workers: int) -> Report:
+    """Checks MeViS."""
+    report, videos = Report(PUBLISHED["mevis"]), []
+    for name in ("train", "valid_u", "valid"):
+        split = Split(root, mevis.MEVIS, name, report)
+        entries = split.entries()
+        split.check_folders(split.frames)
+        if not entries:
+            continue
+        store = None
+        if name in split.layout.with_objects:
+            split.check_objects(entries)
+            store = _read_store(split)
+        of_split = [_rle_video(split, vid, entry, store) for vid, entry in entries.items()]
+        split.count(entries, of_split)
+        videos += of_split
+        unnamed = set(store or ()) - {number for video in of_split for number in video.objects}
+        if unnamed:
+            split.note(f"{len(unnamed):,} annotations are named by no expression")
+    return _finish(root, videos, report, workers)
+
+
+def _read_store(split: Split) -> mevis.MaskStore | None:
+    path = mevis.masks_path(split.root, split.name)
+    relative = path.relative_to(split.root).as_posix()
+    try:
+        return mevis.MaskStore(path)
+    except FileNotFoundError:
+        split.fault("missing", relative, "the masks of the split")
+    except ValueError as error:
+        split.fault("damaged", relative, said(error, path))
+    return None
+
+
+def _rle_video(split: Split, vid: str, entry: dict, store: mevis.MaskStore | None) -> Video:
+    """A video of MeViS, after a check that the file of the masks has its annotations."""
+    folder, frames = f"{split.frames}/{vid}", tuple(entry["frames"])
+    if store is None:
+        return Video(split.name, vid, folder, frames)
+    relative = store.path.relative_to(split.root).as_posix()
+    masks = {}
+    for exp_id, expression in entry["expressions"].items():
+        if split.layout.object_problem(expression):
+            continue
+        for number in mevis.annotations_of(expression):
+            try:
+                mevis.check_annotations(store, vid, exp_id, [number], len(frames))
+            except ValueError as error:
+                kind = "list" if number in store else "no_objects"
+                split.fault(kind, relative, said(error, store.path), (relative, split.meta))
+            else:
+                masks[number] = store[number]
+    return Video(split.name, vid, folder, frames, frozenset(masks), RleMasks(relative, masks))
