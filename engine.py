@@ -1,22 +1,25 @@
-"""One epoch of training, and predictions for the videos of a split."""
+"""One epoch of training; predictions and scores for the videos or the clips of a split."""
 
 from __future__ import annotations
 
 import math
-from collections import defaultdict
-from collections.abc import Iterable
+from collections import defaultdict, deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from datasets import VideoSet
+from datasets import EvalClip, VideoSet
 from models.criterion import Criterion
-from models.predictor import Predictor
+from models.predictor import FrameAnswer, Predictor
 from util import dist
+from util.coco import CATEGORY, Truth, encode_masks
 from util.log import RunLog, progress_bar
+from util.metrics import score_masks
 from util.structures import Batch
-from util.writers import is_complete, mask_name, write_mask_png
+from util.writers import is_complete, mask_name, write_json, write_mask_png
 
 
 def train_one_epoch(
@@ -94,3 +97,74 @@ def predict_split(predictor: Predictor, videos: VideoSet, results_dir: Path, des
                     write_mask_png(results_dir / mask_name(video.video_id, exp_id, name), mask)
                 progress.update()
     dist.barrier()
+
+
+def read_ahead(clips: Sequence[EvalClip], ahead: int = 2) -> Iterator[tuple[EvalClip, Tensor]]:
+    """Each clip with its frames; ``ahead`` clips are decoded while others are worked on."""
+    with ThreadPoolExecutor(ahead) as pool:
+        waiting: deque = deque()
+        try:
+            for clip in clips:
+                waiting.append((clip, pool.submit(clip.read)))
+                if len(waiting) > ahead:
+                    first, frames = waiting.popleft()
+                    yield first, frames.result()
+            for clip, frames in waiting:
+                yield clip, frames.result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def coco_results(image_id: str | int, answer: FrameAnswer) -> list[dict]:
+    """Every query's answer as COCO has results; boxes are xywh, as there."""
+    x1, y1, x2, y2 = answer.boxes.unbind(-1)
+    boxes = torch.stack((x1, y1, x2 - x1, y2 - y1), -1)
+    return [
+        {"image_id": image_id, "category_id": CATEGORY, "segmentation": code, "score": score, "bbox": box}
+        for code, score, box in zip(
+            encode_masks(answer.masks.numpy()), answer.scores.tolist(), boxes.tolist(), strict=True
+        )
+    ]
+
+
+def predict_clips(predictor: Predictor, clips: Sequence[EvalClip], desc: str = "inference") -> list[dict]:
+    """Every query's answer in the scored frame of each clip, for each of its expressions.
+
+    Ranks share the clips, each being one rank's.
+
+    Returns:
+        On rank 0 the results of all clips in their order, in COCO's form (:func:`coco_results`); elsewhere none.
+    """
+    numbers = range(dist.rank(), len(clips), dist.world_size())
+    found = []
+    clip_frames = read_ahead([clips[i] for i in numbers])
+    progress = progress_bar(clip_frames, desc=desc, unit="clip", total=len(numbers))
+    for number, (clip, frames) in zip(numbers, progress, strict=True):
+        encoded = predictor.encode(frames)
+        answers = predictor.answer_frame(encoded, list(clip.expressions.values()), clip.scored)
+        results = [coco_results(image_id, a) for image_id, a in zip(clip.expressions, answers, strict=True)]
+        found.append((number, [result for of_sample in results for result in of_sample]))
+    found = sorted(dist.gather_list(found), key=lambda of_clip: of_clip[0])
+    return [result for _, results in found for result in results]
+
+
+def score_clips(
+    predictor: Predictor, clips: Sequence[EvalClip], truth: Mapping[str | int, Truth], results_dir: Path, run: dict
+) -> dict | None:
+    """Predicts the clips and scores their samples, each once.
+
+    Args:
+        truth: ground truth of exactly the samples of the clips, by image id.
+        results_dir: takes ``predictions.json`` (COCO's form, every query) and ``scores.json``.
+        run: what made the results; written into ``scores.json``.
+
+    Returns:
+        On rank 0 the scores of :func:`util.metrics.score_masks`, elsewhere None.
+    """
+    predictions = predict_clips(predictor, clips)
+    if not dist.is_main():
+        return None
+    write_json(results_dir / "predictions.json", predictions, indent=None)
+    scores = score_masks(truth, predictions)
+    write_json(results_dir / "scores.json", {"run": run, **scores})
+    return scores

@@ -21,17 +21,20 @@ import datasets
 import models
 from datasets.ytvos import annotations_root, split_videos
 from davis2017.ytvos_protocol import score_results
-from engine import predict_split, train_one_epoch
+from engine import predict_split, score_clips, train_one_epoch
 from opts import parse_train_args
 from util import checkpoint, cli, dist, optim
 from util.log import RunLog
 from util.memory import keep_large_buffers
+from util.metrics import table
 from util.writers import claim_results, write_json
 
 # what may differ from the checkpoint's options without making it another run
 FREE_TO_CHANGE = {
     "output_dir",
     "ytvos_path",
+    "a2d_path",
+    "jhmdb_path",
     "device",
     "num_workers",
     "epochs",
@@ -182,13 +185,18 @@ def describe(args: argparse.Namespace, model: nn.Module, loader: DataLoader, dev
 
 
 def evaluate(args: argparse.Namespace, saved: dict, device: torch.device) -> None:
-    """Prints J, F and J&F of the checkpoint on a split with masks; the masks stay in the output folder."""
-    split = args.eval_split or ("holdout" if args.holdout else "valid")
+    """Prints the scores of the checkpoint on a split; what it predicted stays in the output folder."""
+    split = datasets.eval_split(args)
     if not args.allow_trained:
         datasets.refuse_trained(split, args.holdout, saved["options"]["holdout"])
+    score = evaluate_frames if datasets.scores_frames(args) else evaluate_videos
     model, _ = models.restore_model(saved, args.resume)
     predictor = models.build_predictor(model.to(device), args)
-    results = Path(args.output_dir) / f"eval_{split}"
+    score(args, split, predictor, Path(args.output_dir) / f"eval_{args.dataset_file}_{split}")
+
+
+def evaluate_videos(args: argparse.Namespace, split: str, predictor: models.Predictor, results: Path) -> None:
+    """J, F and J&F of whole videos."""
     if dist.is_main():
         claim_results(results, {"checkpoint": checkpoint.fingerprint(args.resume), "split": split}, replace=True)
     dist.barrier()
@@ -198,6 +206,18 @@ def evaluate(args: argparse.Namespace, saved: dict, device: torch.device) -> Non
         scores = score_results(results, annotations_root(root, split), split_videos(root, split, args.holdout))
         write_json(results / "scores.json", scores)
         print(f"{split}: " + ", ".join(f"{name} {scores[name]:.4f}" for name in ("J&F", "J", "F")))
+
+
+def evaluate_frames(args: argparse.Namespace, split: str, predictor: models.Predictor, results: Path) -> None:
+    """Precision, IoU and mAP of single frames."""
+    clips = datasets.build_eval_clips(args, split)
+    truth = datasets.build_truth(args, split, clips)
+    settings = {name: getattr(args, name) for name in ("dataset_file", "num_frames", "eval_size", "max_size", "amp")}
+    run = {"checkpoint": checkpoint.fingerprint(args.resume), "split": split, **settings}
+    scores = score_clips(predictor, clips, truth, results, run)
+    if scores:
+        print(f"{args.dataset_file} {split}, {scores['samples']} samples in {len(clips)} frames:\n{table(scores)}")
+        print(f"scores and predictions: {results}")
 
 
 if __name__ == "__main__":

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import argparse
 
+_A2D = dict(dataset_file="a2d", batch_size=2, eval_size=320, max_size=576, freeze_text_encoder=True)
+
 # The recipes of the paper and of ReferFormer, as defaults that explicit flags still override.
 PRESETS: dict[str, dict] = {
     "finetune": dict(epochs=6, lr_drop=[3, 5], freeze_text_encoder=True),
     "scratch": dict(epochs=10, lr_drop=[6, 8], freeze_text_encoder=True),
     "paper": dict(epochs=30, lr_drop=[20, 26], freeze_text_encoder=True),
+    "a2d_finetune": dict(**_A2D, epochs=6, lr_drop=[3, 5]),
+    "a2d_scratch": dict(**_A2D, epochs=12, lr_drop=[8, 10], num_frames=6, dropout=0.0, weight_decay=1e-4),
 }
 
 
@@ -119,15 +123,21 @@ def add_train_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--pretrained_weights", metavar="CKPT", help="start from the weights of this checkpoint")
     group.add_argument("--resume", metavar="CKPT", help="go on from this checkpoint, with its options")
     group.add_argument("--eval", action="store_true", help="only score the checkpoint of --resume")
-    group.add_argument("--eval_split", choices=("valid", "holdout"), help="default: holdout where there is one")
+    group.add_argument(
+        "--eval_split",
+        metavar="SPLIT",
+        help="ytvos: valid, or holdout (the default where there is one); a2d and jhmdb: test",
+    )
     group.add_argument("--allow_trained", action="store_true", help="score also videos that were trained on")
     group.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)
 
 
 def add_data_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("data")
-    group.add_argument("--dataset_file", choices=("ytvos",), default="ytvos")
+    group.add_argument("--dataset_file", choices=("ytvos", "a2d", "jhmdb"), default="ytvos")
     group.add_argument("--ytvos_path", default="data/ref-youtube-vos")
+    group.add_argument("--a2d_path", default="data/a2d_sentences")
+    group.add_argument("--jhmdb_path", default="data/jhmdb_sentences", help="only evaluated")
     group.add_argument(
         "--holdout", type=_non_negative_int, default=0, help="training videos kept out for local scoring"
     )

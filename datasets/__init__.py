@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,11 +11,12 @@ import cv2
 import torch
 from torch.utils.data import DataLoader
 
-from datasets import ytvos
+from datasets import a2d, jhmdb, ytvos
 from datasets.base import ClipDataset, EvalClip, TrainVideo, VideoSet
 from datasets.collate import collate
 from datasets.samplers import ShapeBatchSampler
 from datasets.transforms import TrainTransform
+from util.coco import Truth
 from util.structures import Batch
 
 
@@ -28,19 +29,37 @@ class DataSet:
         train: the training videos; None for a set that is only evaluated.
         videos: of a split, to be segmented whole; None where single frames are scored.
         clips: of a split, of which one frame each is scored; None where whole videos are.
+        truth: ground truth of the samples of those clips, by image id.
+        eval_splits: those that ``main.py --eval`` scores, the default first.
     """
 
     classes: int
+    eval_splits: tuple[str, ...]
     train: Callable[[argparse.Namespace], list[TrainVideo]] | None = None
     videos: Callable[[argparse.Namespace, str], VideoSet] | None = None
     clips: Callable[[argparse.Namespace, str], list[EvalClip]] | None = None
+    truth: Callable[[argparse.Namespace, str], dict[str | int, Truth]] | None = None
 
 
 DATA_SETS = {
     "ytvos": DataSet(
         classes=len(ytvos.CATEGORIES),
+        eval_splits=("valid", "holdout"),
         train=lambda args: ytvos.train_videos(Path(args.ytvos_path), args.holdout, args.binary),
         videos=lambda args, split: ytvos.eval_videos(Path(args.ytvos_path), split, args.holdout),
+    ),
+    "a2d": DataSet(
+        classes=1,
+        eval_splits=("test",),
+        train=lambda args: a2d.train_videos(Path(args.a2d_path), args.num_frames),
+        clips=lambda args, split: a2d.eval_clips(Path(args.a2d_path), args.num_frames),
+        truth=lambda args, split: a2d.truth(Path(args.a2d_path)),
+    ),
+    "jhmdb": DataSet(
+        classes=1,
+        eval_splits=("test",),
+        clips=lambda args, split: jhmdb.eval_clips(Path(args.jhmdb_path), args.num_frames),
+        truth=lambda args, split: jhmdb.truth(Path(args.jhmdb_path)),
     ),
 }
 
@@ -61,6 +80,45 @@ def build_eval_videos(args: argparse.Namespace, split: str) -> VideoSet:
 def build_eval_clips(args: argparse.Namespace, split: str) -> list[EvalClip]:
     """The clips of a split of a data set whose single frames are scored. Raises as :func:`build_eval_videos`."""
     return DATA_SETS[args.dataset_file].clips(args, split)
+
+
+def build_truth(args: argparse.Namespace, split: str, clips: Sequence[EvalClip]) -> dict[str | int, Truth]:
+    """Ground truth of every sample of the clips, by image id.
+
+    Raises as :func:`build_eval_videos`, and ValueError where it is not of exactly these samples.
+    """
+    truth = DATA_SETS[args.dataset_file].truth(args, split)
+    differing = truth.keys() ^ {image_id for clip in clips for image_id in clip.expressions}
+    if differing:
+        name = min(differing, key=str)
+        has, lacks = ("ground truth", "list") if name in truth else ("list", "ground truth")
+        raise ValueError(
+            f"--dataset_file {args.dataset_file}: the {has} of the split {split} has sample {name}, its {lacks} has "
+            f"not ({len(differing)} such samples): the two files are not of one data set; make them anew "
+            "(docs/data.md)"
+        )
+    return truth
+
+
+def eval_split(args: argparse.Namespace) -> str:
+    """The split that ``main.py --eval`` scores: that of ``--eval_split``, else the hold-out or the data set's default.
+
+    Raises ValueError for a split that the data set has not.
+    """
+    splits = DATA_SETS[args.dataset_file].eval_splits
+    default = "holdout" if args.holdout and "holdout" in splits else splits[0]
+    split = args.eval_split or default
+    if split not in splits:
+        raise ValueError(
+            f"--eval_split {split} does not exist for --dataset_file {args.dataset_file}; choose one of "
+            f"{', '.join(splits)}"
+        )
+    return split
+
+
+def scores_frames(args: argparse.Namespace) -> bool:
+    """Whether single frames of the data set are scored, rather than whole videos."""
+    return DATA_SETS[args.dataset_file].clips is not None
 
 
 def refuse_trained(split: str, holdout: int, trained_holdout: int) -> None:
@@ -109,8 +167,15 @@ def build_train_loader(args: argparse.Namespace, rank: int = 0, world_size: int 
 
     ``loader.batch_sampler.set_epoch(e)`` selects the order and augmentation of an epoch, ``len(loader)`` is its number
     of steps. What a batch holds depends on the options and the epoch, never on the number of workers.
-    Raises as :func:`build_eval_videos`.
+    Raises as :func:`build_eval_videos`, and ValueError for a data set that is only evaluated.
     """
+    train_videos = DATA_SETS[args.dataset_file].train
+    if train_videos is None:
+        trainable = ", ".join(name for name, data in DATA_SETS.items() if data.train)
+        raise ValueError(
+            f"--dataset_file {args.dataset_file} has nothing to train on: score a checkpoint on it with --eval, or "
+            f"train on one of {trainable}"
+        )
     transform = TrainTransform(
         args.train_sizes,
         args.max_size,
@@ -119,7 +184,7 @@ def build_train_loader(args: argparse.Namespace, rank: int = 0, world_size: int 
         photometric=args.photometric,
     )
     dataset = ClipDataset(
-        DATA_SETS[args.dataset_file].train(args),
+        train_videos(args),
         num_frames=args.num_frames,
         expressions_per_clip=args.expressions_per_clip,
         transform=transform,
