@@ -127,7 +127,7 @@ class VideoFile:
         # Workers are the parallelism, and threads that decode frames ahead would only decode more than is wanted.
         self._stream.codec_context.thread_count = 1
         self.size = (self._stream.codec_context.height, self._stream.codec_context.width)
-        self._index: tuple[list[int], list[tuple[int, int]]] | None = None
+        self._shown: list[int] | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -142,36 +142,33 @@ class VideoFile:
         except av.FFmpegError as error:
             raise ValueError(f"{self.path}: the video is damaged ({error.strerror}); {_MEND}") from error
 
-    def _times(self) -> tuple[list[int], list[tuple[int, int]]]:
-        """When each frame is shown, and of each key frame when it is shown and where to seek; decodes nothing."""
-        if self._index is None:
+    def _times(self) -> list[int]:
+        """When each frame is shown, in the container's unit of time; decodes nothing."""
+        if self._shown is None:
             with self._named_errors():
                 packets = [p for p in self._container.demux(self._stream) if p.size and not p.is_discard]
             times = sorted({p.pts for p in packets if p.pts is not None})
             if not times or len(times) < len(packets):
                 raise ValueError(f"{self.path}: the video is damaged (its frames have no times of their own); {_MEND}")
-            keys = sorted((p.pts, p.pts if p.dts is None else p.dts) for p in packets if p.is_keyframe)
-            self._index = times, keys
-        return self._index
+            self._shown = times
+        return self._shown
 
     def __len__(self) -> int:
         """Frames."""
-        return len(self._times()[0])
+        return len(self._times())
 
     def read(self, positions: Sequence[int]) -> Tensor:
         """Frames at these positions: uint8 RGB ``[T, 3, H, W]``, channels-last in memory as in :func:`read_frames`.
 
         Nothing is decoded but from the last key frame before the first of them to the last of them.
         """
-        times, keys = self._times()
+        times = self._times()
         wanted = {times[p] for p in positions}
-        seeks = [seek for shown, seek in keys if shown <= min(wanted)][-1:]
-        # Where a file's index points behind the key frame, decoding from the start still finds the frames.
-        for start in (*seeks, None):
-            found = self._decode(start, wanted)
-            if found.keys() == wanted:
-                break
-        else:
+        found = self._decode(min(wanted), wanted)
+        if found.keys() != wanted:
+            # A file's index may point behind the key frame that a frame needs.
+            found = self._decode(times[0], wanted)
+        if found.keys() != wanted:
             missing = times.index(min(wanted - found.keys()))
             raise ValueError(
                 f"{self.path}: the video is damaged (frame {missing + 1} of {len(times)} cannot be decoded); {_MEND}"
@@ -181,14 +178,11 @@ class VideoFile:
             frames[t] = torch.from_numpy(found[times[position]])
         return frames.permute(0, 3, 1, 2)
 
-    def _decode(self, start: int | None, wanted: set[int]) -> dict[int, np.ndarray]:
-        """The wanted frames, by the time they are shown, that come out of the decoder from ``start`` on."""
+    def _decode(self, start: int, wanted: set[int]) -> dict[int, np.ndarray]:
+        """The wanted frames, by the time they are shown, decoding from the last key frame until ``start``."""
         found = {}
         with self._named_errors():
-            if start is None:
-                self._container.seek(0)
-            else:
-                self._container.seek(start, stream=self._stream)
+            self._container.seek(start, stream=self._stream)
             for frame in self._container.decode(self._stream):
                 if frame.pts in wanted:
                     found[frame.pts] = frame.to_ndarray(format="rgb24")
