@@ -78,7 +78,7 @@ def mask_path(root: Path, video: str, frame: int) -> Path:
 
 def _read_h5(path: Path, with_masks: bool) -> tuple[list[int], np.ndarray | None]:
     """Instance numbers, and the array of their masks as the file has it."""
-    SET.require(path, "the masks of this frame")
+    SET.require(path, "the file of this frame's masks")
     try:
         with h5py.File(path, "r") as file:
             return [int(i) for i in np.ravel(file["instance"][()])], file["reMask"][()] if with_masks else None
@@ -318,7 +318,7 @@ def train_videos(root: Path, num_frames: int) -> list[AnnotatedFrame]:
     for video_path, samples in _by_frame(root, "train"):
         frame, video = samples[0].frame, samples[0].video
         masks = mask_path(root, video, frame)
-        SET.require(masks, "the masks of this frame")
+        SET.require(masks, "the file of this frame's masks")
         first = frame - num_frames // 2
         videos.append(
             AnnotatedFrame(

@@ -9,7 +9,6 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import av
 import h5py
 import numpy as np
 import pytest
@@ -17,14 +16,11 @@ import torch
 from pycocotools import mask as rle
 
 from datasets import a2d, build_eval_clips, build_train_loader, build_truth, num_classes
-from datasets.sampling import centred_window
-from datasets.video_io import VideoFile
 from tests.helpers import SHARED, needs_shared
 from tests.mini_a2d import (
     MISSED,
     QUERIES,
     VIDEOS,
-    MiniVideo,
     frame_number,
     mask,
     mini_args,
@@ -69,91 +65,6 @@ def use(monkeypatch, *words) -> None:
 
 def numbers(frames: torch.Tensor) -> list[int]:
     return [frame_number(frame) for frame in frames.permute(0, 2, 3, 1).numpy()]
-
-
-# ------------------------------------------------------------------------------------------------------------ videos
-
-
-@pytest.mark.parametrize(("centre", "window"), [(0, [0, 0, 0, 1]), (5, [3, 4, 5, 6]), (9, [7, 8, 9, 9])])
-def test_windows_repeat_the_ends(centre, window):
-    assert centred_window(centre, 4, 10) == window
-
-
-def test_the_centre_is_at_half_of_odd_and_even_windows():
-    assert all(centred_window(20, n, 100)[n // 2] == 20 for n in range(1, 9))
-    assert centred_window(1, 5, 2) == [0, 0, 1, 1, 1]
-
-
-def test_frames_are_those_of_decoding_everything(raw):
-    path = raw / "Release" / "clips320H" / "-aa_long.mp4"
-    with av.open(str(path)) as container:
-        everything = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
-    assert [frame_number(frame) for frame in everything] == list(range(1, 31))
-    with VideoFile(path) as video:
-        assert (len(video), video.size) == (30, (48, 80))
-        for positions in ([0], [29], [12, 13, 14], [3, 3, 20, 1], [16], [8], [7], list(range(30))):
-            frames = video.read(positions)
-            assert frames.dtype == torch.uint8 and frames.shape == (len(positions), 3, 48, 80)
-            for frame, position in zip(frames, positions, strict=True):
-                assert (frame.permute(1, 2, 0).numpy() == everything[position]).all()
-
-
-def test_only_what_a_clip_needs_is_decoded(raw, monkeypatch):
-    decoded = []
-    as_array = av.VideoFrame.to_ndarray
-    with VideoFile(raw / "Release" / "clips320H" / "-aa_long.mp4") as video:
-        container, video._container = video._container, None
-
-        class Counting:
-            def __getattr__(self, name):
-                return getattr(container, name)
-
-            def decode(self, stream):
-                for frame in container.decode(stream):
-                    decoded.append(frame_number(as_array(frame, format="rgb24")))
-                    yield frame
-
-        video._container = Counting()
-        video.read([25, 26])
-        assert decoded == [25, 26, 27]  # a key frame is the 25th, of number 24 from 0
-        video._container = container
-
-
-def test_a_video_without_key_frame_to_seek_is_read_from_its_start(tmp_path):
-    path = tmp_path / "one_key.mp4"
-    write_video(path, 20, (48, 80), gop=100)
-    with VideoFile(path) as video:
-        assert numbers(video.read([17, 18])) == [18, 19]
-
-
-def test_damaged_videos_are_named(tmp_path):
-    whole = tmp_path / "whole.mp4"
-    write_video(whole, 20, (48, 80), gop=100)
-    with pytest.raises(FileNotFoundError, match="gone.mp4: the video does not exist"):
-        VideoFile(tmp_path / "gone.mp4")
-    (tmp_path / "text.mp4").write_text("no video at all")
-    with pytest.raises(ValueError, match="text.mp4: the video is damaged .*docs/data.md"):
-        VideoFile(tmp_path / "text.mp4")
-
-    content = bytearray(whole.read_bytes())
-    start = content.index(b"mdat") + 1200
-    content[start : start + 1500] = bytes(1500)
-    (tmp_path / "holes.mp4").write_bytes(content)
-    with (
-        VideoFile(tmp_path / "holes.mp4") as video,
-        pytest.raises(ValueError, match=r"holes.mp4: the video is damaged"),
-    ):
-        video.read(range(20))
-
-    sound = tmp_path / "sound.mp4"
-    with av.open(str(sound), "w") as container:
-        stream = container.add_stream("aac", rate=16000)
-        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
-        frame.sample_rate = 16000
-        container.mux(stream.encode(frame))
-        container.mux(stream.encode())
-    with pytest.raises(ValueError, match="sound.mp4: holds no video"):
-        VideoFile(sound)
 
 
 # --------------------------------------------------------------------------------------------- lists and ground truth
@@ -458,7 +369,7 @@ def test_masks_that_do_not_fit_are_named_in_training(fresh):
     with pytest.raises(ValueError, match="00005.h5: its masks are 48x80 pixels, but the video is 80x48"):
         frame.masks([2], [(0,)], (48, 80))
     a2d.mask_path(fresh, "bb_tall", 5).unlink()
-    with pytest.raises(FileNotFoundError, match="00005.h5: the masks of this frame does not exist"):
+    with pytest.raises(FileNotFoundError, match="00005.h5: the file of this frame's masks does not exist"):
         a2d.train_videos(fresh, 3)
 
 
@@ -481,10 +392,3 @@ def test_ground_truth_of_other_samples_is_refused_before_inference(fresh):
     a2d.truth_path(fresh).write_text("{}")
     with pytest.raises(ValueError, match="coco_format.json: is not ground truth .*; delete it and make it anew; see"):
         build_truth(args, "test", clips)
-
-
-def test_a_video_of_the_mini_set_is_what_it_says():
-    """The writer's own promise, on which the other tests build."""
-    video = MiniVideo("x", "test", 3, {})
-    assert frame_number(np.full((8, 8, 3), 44)) == 1 and video.size == (48, 80)
-    assert mask(0, 3, video.size).sum() == 12 * 16 and mask(1, 3, video.size).sum() == 12 * 34
