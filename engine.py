@@ -1,22 +1,24 @@
-"""One epoch of training, and predictions for the videos of a split."""
+"""One epoch of training; predictions and scores for the videos or the clips of a split."""
 
 from __future__ import annotations
 
 import math
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections import defaultdict, deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from datasets import VideoSet
+from datasets import EvalClip, VideoSet
 from datasets.davis import AnnotatedVideo
 from models.criterion import Criterion
 from models.postprocess import fuse_objects
-from models.predictor import Predictor
+from models.predictor import FrameAnswer, Predictor
 from util import dist
+from util.coco import CATEGORY, encode_masks
 from util.log import RunLog, progress_bar
 from util.structures import Batch
 from util.writers import ANNOTATOR_ROOTS, holds_frames, is_complete, mask_name, write_label_png, write_mask_png
@@ -127,3 +129,52 @@ def predict_annotators(
                     write_label_png(folder / f"{name}.png", frame)
                 progress.update()
     dist.barrier()
+
+
+def read_ahead(clips: Sequence[EvalClip], ahead: int = 2) -> Iterator[tuple[EvalClip, Tensor]]:
+    """Each clip with its frames; ``ahead`` clips are decoded while others are worked on."""
+    with ThreadPoolExecutor(ahead) as pool:
+        waiting: deque = deque()
+        try:
+            for clip in clips:
+                waiting.append((clip, pool.submit(clip.read)))
+                if len(waiting) > ahead:
+                    first, frames = waiting.popleft()
+                    yield first, frames.result()
+            for clip, frames in waiting:
+                yield clip, frames.result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def coco_results(image_id: str | int, answer: FrameAnswer) -> list[dict]:
+    """Every query's answer as COCO has results; boxes are xywh, as there."""
+    x1, y1, x2, y2 = answer.boxes.unbind(-1)
+    boxes = torch.stack((x1, y1, x2 - x1, y2 - y1), -1)
+    return [
+        {"image_id": image_id, "category_id": CATEGORY, "segmentation": code, "score": score, "bbox": box}
+        for code, score, box in zip(
+            encode_masks(answer.masks.numpy()), answer.scores.tolist(), boxes.tolist(), strict=True
+        )
+    ]
+
+
+def predict_clips(predictor: Predictor, clips: Sequence[EvalClip], desc: str = "inference") -> list[dict]:
+    """Every query's answer in the scored frame of each clip, for each of its expressions.
+
+    Ranks share the clips, each being one rank's.
+
+    Returns:
+        On rank 0 the results of all clips in their order, in COCO's form (:func:`coco_results`); elsewhere none.
+    """
+    numbers = range(dist.rank(), len(clips), dist.world_size())
+    found = []
+    clip_frames = read_ahead([clips[i] for i in numbers])
+    progress = progress_bar(clip_frames, desc=desc, unit="clip", total=len(numbers))
+    for number, (clip, frames) in zip(numbers, progress, strict=True):
+        encoded = predictor.encode(frames)
+        answers = predictor.answer_frame(encoded, list(clip.expressions.values()), clip.scored)
+        results = [coco_results(image_id, a) for image_id, a in zip(clip.expressions, answers, strict=True)]
+        found.append((number, [result for of_sample in results for result in of_sample]))
+    found = sorted(dist.gather_list(found), key=lambda of_clip: of_clip[0])
+    return [result for _, results in found for result in results]

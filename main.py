@@ -18,15 +18,12 @@ from torch import nn
 
 import datasets
 import models
-from datasets import davis, mevis, ytvos
-from davis2017 import davis_protocol, ytvos_protocol
-from davis2017.truth import RleMasks
-from engine import predict_annotators, predict_split, train_one_epoch
+from engine import train_one_epoch
+from evaluation import evaluate
 from opts import parse_train_args
 from util import checkpoint, cli, dist, optim
 from util.log import RunLog
 from util.memory import keep_large_buffers
-from util.writers import ANNOTATOR_ROOTS, RESULTS_ROOT, claim_results, write_json
 
 # what may differ from the checkpoint's options without making it another run
 FREE_TO_CHANGE = {
@@ -35,6 +32,8 @@ FREE_TO_CHANGE = {
     "davis_path",
     "coco_path",
     "mevis_path",
+    "a2d_path",
+    "jhmdb_path",
     "device",
     "num_workers",
     "epochs",
@@ -183,57 +182,6 @@ def describe(args: argparse.Namespace, model: nn.Module, loader: datasets.TrainL
     print("clips of an epoch: " + ", ".join(f"{name} {count}" for name, count in loader.clips.items()), flush=True)
     if args.jsc_target != "none" and global_batch * args.expressions_per_clip == 1:
         print("the global batch is one sample: the JSC loss has no negatives and is 0", flush=True)
-
-
-def evaluate(args: argparse.Namespace, saved: dict, device: torch.device) -> None:
-    """Prints J, F and J&F of the checkpoint on a split with masks; the masks stay in the output folder."""
-    # a hold-out of another data set's videos says nothing about this one's
-    holdout = args.holdout and args.dataset_file == saved["options"]["dataset_file"]
-    split = datasets.eval_split(args)
-    if not args.allow_trained:
-        datasets.refuse_trained(split, args.holdout, saved["options"]["holdout"])
-    model, _ = models.restore_model(saved, args.resume)
-    predictor = models.build_predictor(model.to(device), args)
-    results = Path(args.output_dir) / f"eval_{split}"
-    predict, score, roots = {
-        "ytvos": (predict_split, score_ytvos, [RESULTS_ROOT]),
-        "davis": (predict_annotators, score_davis, ANNOTATOR_ROOTS),
-        "mevis": (predict_split, score_mevis, [RESULTS_ROOT]),
-    }[args.dataset_file]
-    if dist.is_main():
-        run = {"checkpoint": checkpoint.fingerprint(args.resume), "split": split}
-        claim_results(results, run, replace=True, roots=roots)
-    dist.barrier()
-    predict(predictor, datasets.build_eval_videos(args, split), results)
-    if dist.is_main():
-        scores, headline = score(args, split, results)
-        write_json(results / "scores.json", scores)
-        print(f"{split}: " + ", ".join(f"{name} {value:.4f}" for name, value in headline.items()))
-
-
-def score_ytvos(args: argparse.Namespace, split: str, results: Path) -> tuple[dict, dict[str, float]]:
-    """All scores of a split of Ref-YouTube-VOS, and those to print."""
-    root = Path(args.ytvos_path)
-    videos = ytvos.split_videos(root, split, args.holdout)
-    scores = ytvos_protocol.score_results(results, ytvos.annotations_root(root, split), videos)
-    return scores, {name: scores[name] for name in ("J&F", "J", "F")}
-
-
-def score_mevis(args: argparse.Namespace, split: str, results: Path) -> tuple[dict, dict[str, float]]:
-    """All scores of a split of MeViS, and those to print."""
-    root = Path(args.mevis_path)
-    videos = mevis.split_videos(root, split, args.holdout)
-    truth = RleMasks(mevis.masks_path(root, split), mevis.read_masks(root, split, videos))
-    scores = ytvos_protocol.score_results(results, truth, videos)
-    return scores, {name: scores[name] for name in ("J&F", "J", "F")}
-
-
-def score_davis(args: argparse.Namespace, split: str, results: Path) -> tuple[dict, dict[str, float]]:
-    """All scores of a split of Ref-DAVIS17 by the unsupervised protocol, and those to print."""
-    root = Path(args.davis_path)
-    videos = {vid: video["frames"] for vid, video in davis.split_videos(root, split, args.holdout).items()}
-    scores = davis_protocol.score_results(results, davis.annotations_root(root, split), videos)
-    return scores, {"J&F": scores["J&F"], "J": scores["J"]["mean"], "F": scores["F"]["mean"]}
 
 
 if __name__ == "__main__":

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import os
 
+_A2D = dict(dataset_file="a2d", batch_size=2, eval_size=320, max_size=576, freeze_text_encoder=True)
+
 # The recipes of the paper and of ReferFormer, as defaults that explicit flags still override.
 PRESETS: dict[str, dict] = {
     "finetune": dict(epochs=6, lr_drop=[3, 5], freeze_text_encoder=True),
@@ -14,6 +16,8 @@ PRESETS: dict[str, dict] = {
         dataset_file="all", epochs=12, lr_drop=[8, 10], batch_size=2, num_frames=1, freeze_text_encoder=False
     ),
     "joint": dict(dataset_file="joint", binary=True, epochs=12, lr_drop=[8, 10], freeze_text_encoder=True),
+    "a2d_finetune": dict(**_A2D, epochs=6, lr_drop=[3, 5]),
+    "a2d_scratch": dict(**_A2D, epochs=12, lr_drop=[8, 10], num_frames=6, dropout=0.0, weight_decay=1e-4),
 }
 
 
@@ -134,7 +138,8 @@ def add_train_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--eval_split",
         metavar="SPLIT",
-        help="ytvos and davis: valid, mevis: valid_u; or holdout (the default where there is one)",
+        help="ytvos, davis and joint: valid; mevis: valid_u; or holdout (the default where there is one). a2d and jhmdb: "
+        "test; refcoco: val, testA, testB; refcocog: val, test",
     )
     group.add_argument("--allow_trained", action="store_true", help="score also videos that were trained on")
     group.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)
@@ -144,12 +149,14 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("data")
     group.add_argument(
         "--dataset_file",
-        choices=("ytvos", "davis", "refcoco", "refcoco+", "refcocog", "all", "joint", "mevis"),
+        choices=("ytvos", "davis", "a2d", "jhmdb", "refcoco", "refcoco+", "refcocog", "all", "joint", "mevis"),
         default="ytvos",
         help="all: the three of RefCOCO; joint: these and ytvos",
     )
     group.add_argument("--ytvos_path", default="data/ref-youtube-vos")
     group.add_argument("--davis_path", default="data/ref-davis")
+    group.add_argument("--a2d_path", default="data/a2d_sentences")
+    group.add_argument("--jhmdb_path", default="data/jhmdb_sentences", help="only evaluated")
     group.add_argument("--mevis_path", default="data/mevis")
     group.add_argument("--coco_path", default="data/coco", help="train2014/ and the converted sets of RefCOCO")
     group.add_argument(

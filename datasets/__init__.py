@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -13,11 +13,12 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from datasets import davis, mevis, refcoco, ytvos
+from datasets import a2d, davis, jhmdb, mevis, refcoco, ytvos
 from datasets.base import ClipDataset, EvalClip, TrainVideo, VideoSet
 from datasets.collate import collate
 from datasets.samplers import ShapeBatchSampler
 from datasets.transforms import TrainTransform
+from util.coco import Truth, read_ground_truth
 from util.structures import Batch
 
 
@@ -30,6 +31,7 @@ class DataSet:
         train: the training videos; None for a set that is only evaluated.
         videos: of a split, to be segmented whole; None where single frames are scored.
         clips: of a split, of which one frame each is scored; None where whole videos are.
+        truth: ground truth of the samples of those clips, by image id.
         parts: the data sets that it is a mixture of; it then has no ``train`` of its own.
         eval_splits: those that ``main.py --eval`` scores, the default first.
     """
@@ -39,6 +41,7 @@ class DataSet:
     train: Callable[[argparse.Namespace], list[TrainVideo]] | None = None
     videos: Callable[[argparse.Namespace, str], VideoSet] | None = None
     clips: Callable[[argparse.Namespace, str], list[EvalClip]] | None = None
+    truth: Callable[[argparse.Namespace, str], dict[str | int, Truth]] | None = None
     parts: tuple[str, ...] = ()
 
 
@@ -48,6 +51,7 @@ def _refcoco(name: str) -> DataSet:
         eval_splits=refcoco.SPLITS[refcoco.DIVISIONS[name]][1:],
         train=lambda args: refcoco.train_videos(Path(args.coco_path), name, args.binary),
         clips=lambda args, split: refcoco.eval_clips(Path(args.coco_path), name, split),
+        truth=lambda args, split: read_ground_truth(refcoco.annotations_path(Path(args.coco_path), name, split)),
     )
 
 
@@ -57,6 +61,19 @@ DATA_SETS = {
         eval_splits=("valid", "holdout"),
         train=lambda args: ytvos.train_videos(Path(args.ytvos_path), args.holdout, args.binary),
         videos=lambda args, split: ytvos.eval_videos(Path(args.ytvos_path), split, args.holdout),
+    ),
+    "a2d": DataSet(
+        classes=1,
+        eval_splits=("test",),
+        train=lambda args: a2d.train_videos(Path(args.a2d_path), args.num_frames),
+        clips=lambda args, split: a2d.eval_clips(Path(args.a2d_path), args.num_frames),
+        truth=lambda args, split: a2d.truth(Path(args.a2d_path)),
+    ),
+    "jhmdb": DataSet(
+        classes=1,
+        eval_splits=("test",),
+        clips=lambda args, split: jhmdb.eval_clips(Path(args.jhmdb_path), args.num_frames),
+        truth=lambda args, split: jhmdb.truth(Path(args.jhmdb_path)),
     ),
     "davis": DataSet(
         classes=len(davis.CATEGORIES),
@@ -143,6 +160,9 @@ def eval_split(args: argparse.Namespace) -> str:
     Raises ValueError for a split that the data set has not.
     """
     splits = DATA_SETS[args.dataset_file].eval_splits
+    if not splits:
+        parts = ", ".join(DATA_SETS[args.dataset_file].parts)
+        raise ValueError(f"--dataset_file {args.dataset_file} is for training; to score, give one of {parts}")
     default = "holdout" if args.holdout and "holdout" in splits else splits[0]
     split = args.eval_split or default
     if split not in splits:
@@ -160,6 +180,48 @@ def may_be_trained_on(dataset_file: str, trained: str) -> bool:
     """
     seen = set(DATA_SETS[trained].parts or [trained])
     return dataset_file in seen or (dataset_file in refcoco.SETS and bool(seen & set(refcoco.SETS)))
+
+
+def build_truth(args: argparse.Namespace, split: str, clips: Sequence[EvalClip]) -> dict[str | int, Truth]:
+    """Ground truth of every sample of the clips, by image id.
+
+    Raises as :func:`build_eval_videos`, and ValueError where it is not of exactly these samples.
+    """
+    truth = DATA_SETS[args.dataset_file].truth(args, split)
+    differing = truth.keys() ^ {image_id for clip in clips for image_id in clip.expressions}
+    if differing:
+        name = min(differing, key=str)
+        has, lacks = ("ground truth", "list") if name in truth else ("list", "ground truth")
+        raise ValueError(
+            f"--dataset_file {args.dataset_file}: the {has} of the split {split} has sample {name}, its {lacks} has "
+            f"not ({len(differing)} such samples): the two files are not of one data set; make them anew "
+            "(docs/data.md)"
+        )
+    return truth
+
+
+def eval_split(args: argparse.Namespace) -> str:
+    """The split that ``main.py --eval`` scores: that of ``--eval_split``, else the hold-out or the data set's default.
+
+    Raises ValueError for a split that the data set has not.
+    """
+    splits = DATA_SETS[args.dataset_file].eval_splits
+    if not splits:
+        parts = ", ".join(DATA_SETS[args.dataset_file].parts)
+        raise ValueError(f"--dataset_file {args.dataset_file} is for training; to score, give one of {parts}")
+    default = "holdout" if args.holdout and "holdout" in splits else splits[0]
+    split = args.eval_split or default
+    if split not in splits:
+        raise ValueError(
+            f"--eval_split {split} does not exist for --dataset_file {args.dataset_file}; choose one of "
+            f"{', '.join(splits)}"
+        )
+    return split
+
+
+def scores_frames(args: argparse.Namespace) -> bool:
+    """Whether single frames of the data set are scored, rather than whole videos."""
+    return DATA_SETS[args.dataset_file].clips is not None
 
 
 def refuse_trained(split: str, holdout: int, trained_holdout: int) -> None:
@@ -215,12 +277,19 @@ def build_train_loader(args: argparse.Namespace, rank: int = 0, world_size: int 
 
     ``loader.batch_sampler.set_epoch(e)`` selects the order and augmentation of an epoch, ``len(loader)`` is its number
     of steps. What a batch holds depends on the options and the epoch, never on the number of workers.
-    Raises as :func:`build_eval_videos`.
+    Raises as :func:`build_eval_videos`, and ValueError for a data set that is only evaluated.
     """
-    num_classes(args)  # which refuses a mixture without common categories, before anything is read
     weights = {name: weight for name, weight in mixing_weights(args).items() if weight}
     if not weights:
         raise ValueError("--mix: every weight is 0; at least one data set must be trained on")
+    num_classes(args)  # which refuses a mixture without common categories, before anything is read
+    for name in weights:
+        if DATA_SETS[name].train is None:
+            trainable = ", ".join(name for name, data in DATA_SETS.items() if data.train or data.parts)
+            raise ValueError(
+                f"--dataset_file {name} has nothing to train on: score a checkpoint on it with --eval, or train on one "
+                f"of {trainable}"
+            )
     sets = {name: DATA_SETS[name].train(args) for name in weights}
     transform = TrainTransform(
         args.train_sizes,

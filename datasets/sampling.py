@@ -28,6 +28,12 @@ def draw_window(start: int, num_frames: int, length: int, rng: np.random.Generat
     return [min(first + t, length - 1) for t in range(num_frames)]
 
 
+def centred_window(centre: int, num_frames: int, length: int) -> list[int]:
+    """``num_frames`` positions around ``centre``, which is at index ``num_frames // 2``; the ends are repeated."""
+    first = centre - num_frames // 2
+    return [min(max(first + t, 0), length - 1) for t in range(num_frames)]
+
+
 def group_count(items: int, most: int) -> int:
     """How many groups of at most ``most`` hold ``items`` items."""
     return -(-items // most)

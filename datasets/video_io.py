@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Self
 
+import av
 import numpy as np
 import torch
 from PIL import Image
@@ -101,3 +104,89 @@ def read_label_maps(paths: Sequence[Path], size: tuple[int, int]) -> Tensor:
         check_size(path, ids.shape, size, "its frame")
         labels[t, 0] = torch.from_numpy(ids)
     return labels
+
+
+class VideoFile:
+    """A video file whose frames are read by position, from 0 in the order in which they are shown; use it in ``with``.
+
+    Attributes:
+        path: of the file.
+        size: height and width in pixels.
+
+    Raises FileNotFoundError where there is none, ValueError where it cannot be read.
+    """
+
+    def __init__(self, path: Path) -> None:
+        _check_exists(path, "video")
+        self.path = path
+        with self._named_errors():
+            self._container = av.open(str(path))
+        if not self._container.streams.video:
+            self._container.close()
+            raise ValueError(f"{path}: holds no video; {_MEND}")
+        self._stream = self._container.streams.video[0]
+        # Workers are the parallelism, and threads that decode frames ahead would only decode more than is wanted.
+        self._stream.codec_context.thread_count = 1
+        self.size = (self._stream.codec_context.height, self._stream.codec_context.width)
+        self._shown: list[int] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._container.close()
+
+    @contextmanager
+    def _named_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except av.FFmpegError as error:
+            raise ValueError(f"{self.path}: the video is damaged ({error.strerror}); {_MEND}") from error
+
+    def _times(self) -> list[int]:
+        """When each frame is shown, in the container's unit of time; decodes nothing."""
+        if self._shown is None:
+            with self._named_errors():
+                packets = [p for p in self._container.demux(self._stream) if p.size and not p.is_discard]
+            times = sorted({p.pts for p in packets if p.pts is not None})
+            if not times or len(times) < len(packets):
+                raise ValueError(f"{self.path}: the video is damaged (its frames have no times of their own); {_MEND}")
+            self._shown = times
+        return self._shown
+
+    def __len__(self) -> int:
+        """Frames."""
+        return len(self._times())
+
+    def read(self, positions: Sequence[int]) -> Tensor:
+        """Frames at these positions: uint8 RGB ``[T, 3, H, W]``, channels-last in memory as in :func:`read_frames`.
+
+        Nothing is decoded but from the last key frame before the first of them to the last of them.
+        """
+        times = self._times()
+        wanted = {times[p] for p in positions}
+        found = self._decode(min(wanted), wanted)
+        if found.keys() != wanted:
+            # A file's index may point behind the key frame that a frame needs.
+            found = self._decode(times[0], wanted)
+        if found.keys() != wanted:
+            missing = times.index(min(wanted - found.keys()))
+            raise ValueError(
+                f"{self.path}: the video is damaged (frame {missing + 1} of {len(times)} cannot be decoded); {_MEND}"
+            )
+        frames = torch.empty((len(positions), *self.size, 3), dtype=torch.uint8)
+        for t, position in enumerate(positions):
+            frames[t] = torch.from_numpy(found[times[position]])
+        return frames.permute(0, 3, 1, 2)
+
+    def _decode(self, start: int, wanted: set[int]) -> dict[int, np.ndarray]:
+        """The wanted frames, by the time they are shown, decoding from the last key frame until ``start``."""
+        found = {}
+        with self._named_errors():
+            self._container.seek(start, stream=self._stream)
+            for frame in self._container.decode(self._stream):
+                if frame.pts in wanted:
+                    found[frame.pts] = frame.to_ndarray(format="rgb24")
+                if frame.pts is not None and frame.pts >= max(wanted):
+                    break
+        return found

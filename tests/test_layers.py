@@ -21,6 +21,7 @@ LAYERS = {
     "models": {"util"},
     "datasets": {"util"},
     "engine": {"util", "davis2017", "models", "datasets"},
+    "evaluation": {"util", "davis2017", "models", "datasets", "engine"},
     "inference": {"opts", "util", "davis2017", "models", "datasets", "engine"},
 }
 # everything else at the top is an entry script, which none of these and no other entry script imports

@@ -92,6 +92,15 @@ def test_presets_are_recipes_of_existing_options():
     assert {name for name, preset in PRESETS.items() if not preset["freeze_text_encoder"]} == {"pretrain"}
 
 
+def test_recipes_of_a2d():
+    common = dict(dataset_file="a2d", batch_size=2, eval_size=320, max_size=576)
+    tuned, scratch = (vars(_parse(f"--preset a2d_{name}")) for name in ("finetune", "scratch"))
+    assert tuned.items() >= (common | {"epochs": 6, "num_frames": 5, "dropout": 0.1, "weight_decay": 5e-4}).items()
+    assert tuned["lr_drop"] == [3, 5]
+    assert scratch.items() >= (common | {"epochs": 12, "num_frames": 6, "dropout": 0, "weight_decay": 1e-4}).items()
+    assert scratch["lr_drop"] == [8, 10]
+
+
 @pytest.mark.parametrize("name", sorted(PRESETS))
 def test_a_preset_changes_defaults_and_nothing_else(name):
     assert vars(parse_train_args(["--preset", name])) == vars(parse_train_args([])) | PRESETS[name] | {"preset": name}

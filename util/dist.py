@@ -68,6 +68,15 @@ def total(value: Tensor) -> Tensor:
     return value
 
 
+def gather_list(items: list) -> list:
+    """The lists of all ranks, one after the other, on rank 0; elsewhere an empty list. Items are plain data."""
+    if world_size() == 1:
+        return items
+    parts = [None] * world_size() if is_main() else None
+    dist.gather_object(items, parts)
+    return [item for part in parts for item in part] if is_main() else []
+
+
 class _AllGather(torch.autograd.Function):
     """all_gather whose backward sums what every rank wants of this rank's rows."""
 

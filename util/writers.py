@@ -61,10 +61,10 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
             temporary.unlink()
 
 
-def write_json(path: str | os.PathLike, content) -> None:
-    """Writes ``content`` as indented JSON, atomically."""
+def write_json(path: str | os.PathLike, content, indent: int | None = 2) -> None:
+    """Writes ``content`` as JSON, indented unless ``indent`` is None, atomically."""
     with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        temporary.write_text(json.dumps(content, indent=indent) + "\n", encoding="utf-8")
 
 
 def write_mask_png(path: str | os.PathLike, mask: np.ndarray) -> None:

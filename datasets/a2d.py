@@ -1,0 +1,359 @@
+"""A2D-Sentences: where things lie on disk, what its lists say, the masks of a frame. Clips are made of mp4 files.
+
+Frames are numbered from 1 in the lists and in the names of the masks, from 0 in :class:`datasets.video_io.VideoFile`.
+Always binary.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import h5py
+import numpy as np
+import torch
+from torch import Tensor
+
+from datasets.base import EvalClip, Expression, TrainVideo
+from datasets.sampling import centred_window
+from datasets.sentences import Sentences, clean_query
+from datasets.video_io import VideoFile
+from util.coco import Truth
+
+SPLITS = ("train", "test")
+SET = Sentences(title="A2D-Sentences", flag="--a2d_path", name="a2d")
+# the one wrong row of a2d_annotation.txt, of video T6bNPuKV-wY
+_WRONG_INSTANCE = "1 (copy)"
+_FORM = "[query, video, frame, instance]"
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A sentence about an instance in one annotated frame, numbered from 1."""
+
+    query: str
+    video: str
+    frame: int
+    instance: int
+
+    @property
+    def image_id(self) -> str:
+        return f"v_{self.video}_f_{self.frame}_i_{self.instance}"
+
+
+def list_path(root: Path, split: str) -> Path:
+    """The samples of a split, as JSON rows ``[query, video, frame, instance]``."""
+    return root / f"a2d_sentences_single_frame_{split}_annotations.json"
+
+
+def truth_path(root: Path) -> Path:
+    """The ground truth of the split ``test``, in COCO's form."""
+    return root / "a2d_sentences_test_annotations_in_coco_format.json"
+
+
+def clips_root(root: Path) -> Path:
+    """Folder of the mp4 files, under either of the names in which copies of the data set have it."""
+    folders = [root / "Release" / name for name in ("clips320H", "CLIPS320")]
+    for folder in folders:
+        if folder.is_dir():
+            return folder
+    raise FileNotFoundError(f"{folders[0]}: there is neither this folder nor {folders[1].name} beside it; {SET.see}")
+
+
+def masks_root(root: Path) -> Path:
+    """Folder that holds a folder of h5 files for each video."""
+    return root / "text_annotations" / "a2d_annotation_with_instances"
+
+
+def mask_path(root: Path, video: str, frame: int) -> Path:
+    """The masks of a frame, numbered from 1."""
+    return masks_root(root) / video / f"{frame:05d}.h5"
+
+
+# ------------------------------------------------------------------------------------------------------------- masks
+
+
+def _read_h5(path: Path, with_masks: bool) -> tuple[list[int], np.ndarray | None]:
+    """Instance numbers, and the array of their masks as the file has it."""
+    SET.require(path, "the file of this frame's masks")
+    try:
+        with h5py.File(path, "r") as file:
+            return [int(i) for i in np.ravel(file["instance"][()])], file["reMask"][()] if with_masks else None
+    # h5py's errors on damaged files are of many kinds
+    except Exception as error:
+        raise SET.bad(path, f'cannot be read as h5 with "instance" and "reMask" ({error})') from error
+
+
+def read_instances(path: Path) -> list[int]:
+    """Numbers of the instances that the masks of a frame have. Raises FileNotFoundError or ValueError."""
+    return _read_h5(path, with_masks=False)[0]
+
+
+def read_masks(path: Path, instances: Sequence[int]) -> np.ndarray:
+    """uint8 ``[n, H, W]``, 1 where each of these instances is.
+
+    The file holds them transposed, as MATLAB writes arrays, and without the leading axis where it has one instance.
+    Raises FileNotFoundError or ValueError, also for an instance that the frame has not.
+    """
+    present, masks = _read_h5(path, with_masks=True)
+    if len(present) == 1 and masks.ndim == 2:
+        masks = masks[None]
+    if masks.ndim != 3 or len(masks) != len(present):
+        raise SET.bad(path, f"has {len(present)} instances, but masks of shape {list(masks.shape)}")
+    absent = [i for i in instances if i not in present]
+    if absent:
+        raise SET.bad(
+            path,
+            f"has no instance {absent[0]}, which the list of samples names; make the lists anew with "
+            "tools/data/make_sentences_annotations.py --overwrite",
+        )
+    chosen = masks[[present.index(i) for i in instances]]
+    return (chosen.transpose(0, 2, 1) > 0).astype(np.uint8)
+
+
+# ----------------------------------------------------------------------------------------------------------- samples
+
+
+def _number(value: object) -> int | None:
+    """A number that a list may hold as such or as text."""
+    return int(value) if isinstance(value, int | str) and str(value).isdecimal() else None
+
+
+def read_samples(root: Path, split: str) -> list[Sample]:
+    """The samples of ``train`` or ``test``, from the list that was downloaded or made.
+
+    Raises:
+        FileNotFoundError, ValueError: naming the file, the row and the mend.
+    """
+    path = list_path(root, split)
+    SET.require_made(root, path, "the list of samples")
+    samples = []
+    for number, (query, video, *numbers) in enumerate(SET.read_rows(path, 4, _FORM), 1):
+        frame, instance = map(_number, numbers)
+        if not isinstance(query, str) or not query.strip() or not isinstance(video, str) or not frame:
+            raise SET.bad(path, f"row {number} must be {_FORM}, with a sentence, a video and a frame from 1")
+        if instance is None:
+            raise SET.bad(path, f"row {number}: instance {numbers[1]!r} is not a number")
+        samples.append(Sample(query, video, frame, instance))
+    SET.require_new(path, (sample.image_id for sample in samples))
+    return samples
+
+
+def _read_subsets(root: Path) -> dict[str, str]:
+    """Split of each video, without those that have no annotation."""
+    missed_path = root / "text_annotations" / "a2d_missed_videos.txt"
+    path = root / "Release" / "videoset.csv"
+    SET.require(missed_path, "the list of videos without annotation")
+    SET.require(path, "the list of videos")
+    missed = {line.split(",")[0].strip() for line in missed_path.read_text(encoding="utf-8").splitlines()}
+    splits = {}
+    with path.open(newline="", encoding="utf-8") as file:
+        for number, row in enumerate(csv.reader(file), 1):
+            if not row:
+                continue
+            if len(row) < 2 or row[-1].strip() not in ("0", "1"):
+                raise SET.bad(path, f"row {number} must begin with a video and end in 0 (train) or 1 (test)")
+            splits[row[0].strip()] = SPLITS[int(row[-1])]
+    return {video: split for video, split in splits.items() if video not in missed}
+
+
+def _read_sentences(root: Path) -> dict[str, list[tuple[int, str]]]:
+    """Instance and sentence of each row of a2d_annotation.txt, by video."""
+    path = root / "text_annotations" / "a2d_annotation.txt"
+    SET.require(path, "the file of sentences")
+    sentences: dict[str, list[tuple[int, str]]] = {}
+    with path.open(newline="", encoding="utf-8") as file:
+        reader = csv.DictReader(file)
+        if not {"video_id", "instance_id", "query"} <= set(reader.fieldnames or ()):
+            raise SET.bad(path, "its first row must name the columns video_id,instance_id,query")
+        for number, row in enumerate(reader, 2):
+            if row["instance_id"] == _WRONG_INSTANCE:
+                continue
+            instance = _number((row["instance_id"] or "").strip())
+            if instance is None or not (row["query"] or "").strip():
+                raise SET.bad(path, f"row {number} must hold a video, the number of an instance and a sentence")
+            sentences.setdefault(row["video_id"], []).append((instance, row["query"]))
+    return sentences
+
+
+@dataclass(frozen=True)
+class RawVideo:
+    """A video of the original files: its sentences as (instance, text), and its split."""
+
+    video: str
+    split: str
+    sentences: tuple[tuple[int, str], ...]
+
+    def samples(self, root: Path) -> list[Sample]:
+        """A sample for each sentence and each annotated frame that has its instance; other frames are skipped."""
+        folder = masks_root(root) / self.video
+        SET.require(folder, "the folder of this video's masks")
+        found = []
+        for path in sorted(folder.glob("*.h5")):
+            if not _number(path.stem):
+                raise SET.bad(path, "the name must be the number of a frame, from 00001")
+            present = read_instances(path)
+            found += [Sample(text, self.video, int(path.stem), i) for i, text in self.sentences if i in present]
+        return sorted(found, key=lambda sample: (sample.instance, sample.frame))
+
+
+def read_raw(root: Path) -> list[RawVideo]:
+    """The videos of the original files, without missed ones and without the row of instance ``1 (copy)``.
+
+    Raises:
+        FileNotFoundError, ValueError: naming the file, the row and the mend.
+    """
+    splits = _read_subsets(root)
+    videos = []
+    for video, sentences in _read_sentences(root).items():
+        if video not in splits:
+            path = root / "text_annotations" / "a2d_annotation.txt"
+            raise SET.bad(path, f"has sentences about video {video}, which Release/videoset.csv does not list")
+        videos.append(RawVideo(video, splits[video], tuple(sentences)))
+    return videos
+
+
+# ------------------------------------------------------------------------------------------------------------- clips
+
+
+@cache
+def video_size(path: Path) -> tuple[int, int]:
+    """Height and width of a video's frames, from the file's header."""
+    with VideoFile(path) as video:
+        return video.size
+
+
+def _read_window(path: Path, frame: int, offsets: Sequence[int], num_frames: int) -> Tensor:
+    """Frames of the window of ``num_frames`` centred on ``frame`` (from 1), ``offsets`` into it."""
+    with VideoFile(path) as video:
+        if frame > len(video):
+            raise SET.bad(path, f"has {len(video)} frames, but frame {frame} is annotated; restore the video")
+        window = centred_window(frame - 1, num_frames, len(video))
+        return video.read([window[i] for i in offsets])
+
+
+@dataclass(frozen=True)
+class AnnotatedFrame(TrainVideo):
+    """The window around an annotated frame, as a training video of one clip; the other frames have no ground truth.
+
+    ``frame_ids`` has the numbers that the window asks for: below 1 and past the end of the video, its end is repeated.
+
+    Attributes:
+        video_path: the mp4.
+        mask_path: the masks of the frame.
+        frame: its number, from 1.
+    """
+
+    video_path: Path
+    mask_path: Path
+    frame: int
+
+    def size(self) -> tuple[int, int]:
+        return video_size(self.video_path)
+
+    def frames(self, positions: Sequence[int]) -> Tensor:
+        return _read_window(self.video_path, self.frame, positions, len(self.frame_ids))
+
+    def masks(self, positions: Sequence[int], objects: Sequence[tuple[int, ...]], size: tuple[int, int]) -> Tensor:
+        masks = torch.zeros((len(positions), len(objects), *size), dtype=torch.uint8)
+        read = read_masks(self.mask_path, [instance for (instance,) in objects])
+        if read.shape[1:] != size:
+            raise SET.bad(
+                self.mask_path,
+                f"its masks are {read.shape[2]}x{read.shape[1]} pixels, but the video is {size[1]}x{size[0]}",
+            )
+        masks[self.annotated(positions)] = torch.from_numpy(read)
+        return masks
+
+    def where(self) -> str:
+        return str(self.mask_path)
+
+    def window_starts(self, num_frames: int) -> Sequence[int]:
+        return (0,)
+
+    def draw_positions(self, start: int, num_frames: int, rng: np.random.Generator) -> list[int]:
+        return list(range(num_frames))
+
+    def annotated(self, positions: Sequence[int]) -> Tensor:
+        return torch.tensor([p == len(self.frame_ids) // 2 for p in positions])
+
+    def shows(self, objects: tuple[int, ...]) -> bool:
+        # read_masks has seen that the frame has the instance; one frame without its pixels says nothing of the video.
+        return True
+
+
+@dataclass(frozen=True)
+class WindowClip(EvalClip):
+    """A clip of ``num_frames`` frames of an mp4 around ``frame``, numbered from 1."""
+
+    video_path: Path
+    frame: int
+    num_frames: int
+
+    def read(self) -> Tensor:
+        return _read_window(self.video_path, self.frame, range(self.num_frames), self.num_frames)
+
+
+def _by_frame(root: Path, split: str) -> Iterator[tuple[Path, list[Sample]]]:
+    """The mp4 and the samples of each annotated frame of the split."""
+    clips = clips_root(root)
+    frames: dict[tuple[str, int], list[Sample]] = {}
+    for sample in read_samples(root, split):
+        frames.setdefault((sample.video, sample.frame), []).append(sample)
+    for (video, _), samples in frames.items():
+        path = clips / f"{video}.mp4"
+        SET.require(path, f"the video, which {list_path(root, split).name} names,")
+        yield path, samples
+
+
+def train_videos(root: Path, num_frames: int) -> list[AnnotatedFrame]:
+    """Index of the training split: an entry for each annotated frame, with clips of ``num_frames`` frames.
+
+    Raises as :func:`read_samples`, also for a video or a frame's masks that are missing.
+    """
+    videos = []
+    for video_path, samples in _by_frame(root, "train"):
+        frame, video = samples[0].frame, samples[0].video
+        masks = mask_path(root, video, frame)
+        SET.require(masks, "the file of this frame's masks")
+        first = frame - num_frames // 2
+        videos.append(
+            AnnotatedFrame(
+                video_id=video,
+                frame_ids=tuple(str(first + t) for t in range(num_frames)),
+                expressions=tuple(
+                    Expression(sample.image_id, clean_query(sample.query), (sample.instance,), label=0)
+                    for sample in samples
+                ),
+                video_path=video_path,
+                mask_path=masks,
+                frame=frame,
+            )
+        )
+    return videos
+
+
+def eval_clips(root: Path, num_frames: int) -> list[WindowClip]:
+    """A clip of ``num_frames`` frames for each annotated frame of the split ``test``, with its sentences.
+
+    Raises as :func:`read_samples`, also for a video that is missing.
+    """
+    return [
+        WindowClip(
+            clip_id=f"{samples[0].video}, frame {samples[0].frame}",
+            expressions={sample.image_id: clean_query(sample.query) for sample in samples},
+            scored=num_frames // 2,
+            video_path=video_path,
+            frame=samples[0].frame,
+            num_frames=num_frames,
+        )
+        for video_path, samples in _by_frame(root, "test")
+    ]
+
+
+def truth(root: Path) -> dict[str, Truth]:
+    """Ground truth of the split ``test``, by image id."""
+    return SET.read_truth(root, truth_path(root))

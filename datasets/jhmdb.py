@@ -1,0 +1,160 @@
+"""JHMDB-Sentences: where things lie on disk, what its list says, the masks of a video. It is only evaluated.
+
+Frames are numbered from 1; the masks of frame n are at index n - 1. Always binary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from scipy.io import loadmat
+from torch import Tensor
+
+from datasets.base import EvalClip
+from datasets.sampling import centred_window
+from datasets.sentences import Sentences, clean_query
+from datasets.video_io import read_frames
+from util import dist
+from util.coco import Truth
+
+SET = Sentences(title="JHMDB-Sentences", flag="--jhmdb_path", name="jhmdb")
+_FORM = "[video, frame path, mask path, number of frames, query]"
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A sentence about the person in one frame.
+
+    Attributes:
+        video: its name.
+        frame_path: the file of the frame, named by its number from 1.
+        mask_path: the puppet masks of the video.
+        length: frames of the video.
+        query: the sentence.
+    """
+
+    video: str
+    frame_path: Path
+    mask_path: Path
+    length: int
+    query: str
+
+    @property
+    def frame(self) -> int:
+        """Number of the frame, from 1."""
+        return int(self.frame_path.stem)
+
+    @property
+    def image_id(self) -> str:
+        return f"v_{self.video}_f_{self.frame}"
+
+
+def list_path(root: Path) -> Path:
+    """The samples, as JSON rows ``[video, frame path, mask path, number of frames, query]``."""
+    return root / "jhmdb_sentences_samples_metadata.json"
+
+
+def truth_path(root: Path) -> Path:
+    """The ground truth, in COCO's form."""
+    return root / "jhmdb_sentences_gt_annotations_in_coco_format.json"
+
+
+def _rerooted(root: Path, listed: object, folder: str) -> Path | None:
+    """A listed path, which begins in the folder of whoever made the list, under ``root``; None if it is no such."""
+    parts = PurePosixPath(listed).parts if isinstance(listed, str) else ()
+    return root.joinpath(*parts[parts.index(folder) :]) if folder in parts[:-1] else None
+
+
+def read_samples(root: Path) -> list[Sample]:
+    """The samples of the list.
+
+    Raises:
+        FileNotFoundError, ValueError: naming the file, the row and the mend.
+    """
+    path = list_path(root)
+    SET.require(path, "the list of samples")
+    samples = []
+    for number, (video, frame, mask, length, query) in enumerate(SET.read_rows(path, 5, _FORM), 1):
+        frame_path, mask_path = _rerooted(root, frame, "Rename_Images"), _rerooted(root, mask, "puppet_mask")
+        if frame_path is None or mask_path is None:
+            raise SET.bad(path, f"row {number} must name a frame in Rename_Images/ and a file in puppet_mask/")
+        if not isinstance(video, str) or not isinstance(query, str) or not query.strip():
+            raise SET.bad(path, f"row {number} must be {_FORM}, with a video and a sentence")
+        if not frame_path.stem.isdecimal() or not isinstance(length, int) or not 1 <= int(frame_path.stem) <= length:
+            raise SET.bad(path, f"row {number}: {frame_path.name} is not one of the {length} frames of the video")
+        samples.append(Sample(video, frame_path, mask_path, length, query))
+    SET.require_new(path, (sample.image_id for sample in samples))
+    return samples
+
+
+def read_puppet_masks(path: Path) -> np.ndarray:
+    """bool ``[T, H, W]``, where the person is; there may be fewer frames than the video has.
+
+    Raises FileNotFoundError or ValueError.
+    """
+    SET.require(path, "the file of masks")
+    try:
+        masks = loadmat(path, variable_names=["part_mask"])["part_mask"]
+    # scipy's errors on damaged files are of many kinds
+    except Exception as error:
+        raise SET.bad(path, f'cannot be read as a MATLAB file with "part_mask" ({error})') from error
+    if masks.ndim == 2:  # MATLAB drops the last axis where it has one entry
+        masks = masks[..., None]
+    if masks.ndim != 3:
+        raise SET.bad(path, f'"part_mask" must be height x width x frames, not {list(masks.shape)}')
+    return masks.transpose(2, 0, 1) > 0
+
+
+def sample_masks(samples: list[Sample]) -> Iterator[tuple[Sample, np.ndarray | None]]:
+    """The mask, bool ``[H, W]``, of each sample; None where the masks end before its frame."""
+    path, masks = None, None
+    for sample in samples:
+        if sample.mask_path != path:
+            path, masks = sample.mask_path, read_puppet_masks(sample.mask_path)
+        yield sample, masks[sample.frame - 1] if sample.frame <= len(masks) else None
+
+
+@dataclass(frozen=True)
+class WindowClip(EvalClip):
+    """A clip of some frames of a video; a frame may be repeated."""
+
+    frame_paths: tuple[Path, ...]
+
+    def read(self) -> Tensor:
+        return read_frames(self.frame_paths)
+
+
+def eval_clips(root: Path, num_frames: int) -> list[WindowClip]:
+    """A clip of ``num_frames`` frames for each sample that has ground truth.
+
+    Raises as :func:`read_samples`, also for a frame of a clip that is missing.
+    """
+    with_truth = truth(root).keys()
+    samples = read_samples(root)
+    scored = [sample for sample in samples if sample.image_id in with_truth]
+    if len(scored) < len(samples) and dist.is_main():
+        without = len(samples) - len(scored)
+        print(f"JHMDB-Sentences: {without} of {len(samples)} samples have no ground truth and are not scored")
+    clips = []
+    for sample in scored:
+        window = centred_window(sample.frame - 1, num_frames, sample.length)
+        paths = tuple(sample.frame_path.with_name(f"{i + 1:05d}{sample.frame_path.suffix}") for i in window)
+        for path in paths:
+            SET.require(path, f"the frame, of a video of {sample.length},")
+        clips.append(
+            WindowClip(
+                clip_id=f"{sample.video}, frame {sample.frame}",
+                expressions={sample.image_id: clean_query(sample.query)},
+                scored=num_frames // 2,
+                frame_paths=paths,
+            )
+        )
+    return clips
+
+
+def truth(root: Path) -> dict[str, Truth]:
+    """Ground truth of each sample whose frame has a mask, by image id."""
+    return SET.read_truth(root, truth_path(root))

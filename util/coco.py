@@ -1,0 +1,93 @@
+"""COCO's form of ground truth and results, where each image is one sample: an expression with one mask."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from pycocotools import mask as rle
+
+CATEGORY = 1
+Rle = dict  # {"size": [height, width], "counts": str}, COCO's compressed run lengths
+
+
+@dataclass(frozen=True)
+class Truth:
+    """Ground truth of one sample.
+
+    Attributes:
+        mask: run lengths.
+        box: xywh in pixels, as the file has it.
+    """
+
+    mask: Rle
+    box: tuple[float, ...]
+
+
+def encode_masks(masks: np.ndarray) -> list[Rle]:
+    """Run lengths of masks ``[n, H, W]``, anything but 0 being the object."""
+    columns = np.asfortranarray((np.asarray(masks) != 0).transpose(1, 2, 0).astype(np.uint8))
+    return [{"size": list(code["size"]), "counts": code["counts"].decode()} for code in rle.encode(columns)]
+
+
+def ground_truth(samples: Iterable[tuple[str, np.ndarray]]) -> dict:
+    """The content of a ground-truth file from image ids and masks ``[H, W]``."""
+    images, annotations = [], []
+    for number, (image_id, mask) in enumerate(samples, 1):
+        code = encode_masks(mask[None])[0]
+        height, width = code["size"]
+        images.append({"id": image_id, "height": height, "width": width})
+        annotations.append(
+            {
+                "id": number,
+                "image_id": image_id,
+                "category_id": CATEGORY,
+                "segmentation": code,
+                "area": int(rle.area(code)),
+                "bbox": rle.toBbox(code).tolist(),
+                "iscrowd": 0,
+            }
+        )
+    categories = [{"id": CATEGORY, "name": "referred"}]
+    return {"images": images, "annotations": annotations, "categories": categories}
+
+
+def _code(segmentation: object, size: tuple[int, int]) -> Rle:
+    """Run lengths from any of COCO's three forms: compressed, uncompressed, polygons."""
+    if isinstance(segmentation, list):
+        code = rle.merge(rle.frPyObjects(segmentation, *size))
+    elif isinstance(segmentation["counts"], list):
+        code = rle.frPyObjects(segmentation, *segmentation["size"])
+    else:
+        code = segmentation
+    if tuple(code["size"]) != size:
+        raise ValueError(f"mask of {code['size']} pixels, image of {list(size)}")
+    rle.area(code)
+    return code
+
+
+def read_ground_truth(path: Path) -> dict[str | int, Truth]:
+    """The ground truth of each image id of a file in COCO's form, in the file's order.
+
+    Raises:
+        ValueError: naming the file; it is no such file, or an image has not exactly one annotation.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        sizes = {image["id"]: (image["height"], image["width"]) for image in content["images"]}
+        twice = len(sizes) < len(content["images"])
+        annotated = [annotation["image_id"] for annotation in content["annotations"]]
+        if twice or len(set(annotated)) < len(annotated) or set(annotated) != sizes.keys():
+            raise ValueError("each image must be in it once, with one annotation")
+        truth = {
+            a["image_id"]: Truth(_code(a["segmentation"], sizes[a["image_id"]]), tuple(a["bbox"]))
+            for a in content["annotations"]
+        }
+    # A damaged file may fail at any level, down to pycocotools' own checks.
+    except Exception as error:
+        problem = str(error) if type(error) is ValueError else f"{type(error).__name__}: {error}"
+        raise ValueError(f"{path}: is not ground truth in COCO's form ({problem})") from error
+    return {image_id: truth[image_id] for image_id in sizes}
