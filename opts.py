@@ -138,8 +138,8 @@ def add_train_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--eval_split",
         metavar="SPLIT",
-        help="ytvos, davis and joint: valid; mevis: valid_u; or holdout (the default where there is one). a2d and jhmdb: "
-        "test; refcoco: val, testA, testB; refcocog: val, test",
+        help="ytvos, davis and joint: valid; mevis: valid_u; or holdout (the default where there is one). a2d and "
+        "jhmdb: test; refcoco and refcoco+: val, testA, testB; refcocog: val, test",
     )
     group.add_argument("--allow_trained", action="store_true", help="score also videos that were trained on")
     group.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)

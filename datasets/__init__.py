@@ -200,25 +200,6 @@ def build_truth(args: argparse.Namespace, split: str, clips: Sequence[EvalClip])
     return truth
 
 
-def eval_split(args: argparse.Namespace) -> str:
-    """The split that ``main.py --eval`` scores: that of ``--eval_split``, else the hold-out or the data set's default.
-
-    Raises ValueError for a split that the data set has not.
-    """
-    splits = DATA_SETS[args.dataset_file].eval_splits
-    if not splits:
-        parts = ", ".join(DATA_SETS[args.dataset_file].parts)
-        raise ValueError(f"--dataset_file {args.dataset_file} is for training; to score, give one of {parts}")
-    default = "holdout" if args.holdout and "holdout" in splits else splits[0]
-    split = args.eval_split or default
-    if split not in splits:
-        raise ValueError(
-            f"--eval_split {split} does not exist for --dataset_file {args.dataset_file}; choose one of "
-            f"{', '.join(splits)}"
-        )
-    return split
-
-
 def scores_frames(args: argparse.Namespace) -> bool:
     """Whether single frames of the data set are scored, rather than whole videos."""
     return DATA_SETS[args.dataset_file].clips is not None

@@ -11,7 +11,7 @@ from opts import PRESETS, parse_train_args, train_parser
 from tests.helpers import ROOT
 
 # The files that read main.py's options; entry scripts with parsers of their own do not count as readers.
-READERS = ("main.py", "models/__init__.py", "datasets/__init__.py")
+READERS = ("main.py", "evaluation.py", "models/__init__.py", "datasets/__init__.py")
 READ_BY_NOBODY = {
     "preset": "opts.py itself applies it",
     "local_rank": "torch.distributed.launch adds it; the environment says the same",
