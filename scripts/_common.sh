@@ -68,19 +68,53 @@ launch() {
     fi
 }
 
-# train_test_ytvos OUTPUT_DIR [options of main.py]: trains, then writes OUTPUT_DIR/valid/submission.zip.
-# The same command again goes on where an earlier one stopped; masks of an older checkpoint are made anew.
-train_test_ytvos() {
-    local output_dir="$1"
-    shift
+# arguments "NAME ..." "WHAT COMES AFTER" "$@": fails with the usage unless each NAME has its argument.
+arguments() {
+    local names="$1" rest="$2" name
+    shift 2
+    for name in $names; do
+        if (($# == 0)) || [[ "$1" == -* ]]; then
+            echo "usage: [GPUS=N] [PORT=N] $PROGRAM $names $rest" >&2
+            exit 2
+        fi
+        shift
+    done
+}
+
+# needs_file NAME FILE: fails where an argument names no file.
+needs_file() {
+    [[ -f "$2" ]] || fail "$1 $2: there is no such file; see pretrained_weights/README.md"
+}
+
+# prepare: set-up, and how many processes to start.
+prepare() {
     "$ROOT/scripts/setup.sh"
     count_processes
-    local checkpoint="$output_dir/checkpoint.pth"
-    if [[ -e "$checkpoint" ]]; then
-        echo "$PROGRAM: going on from $checkpoint"
-        set -- --resume "$checkpoint" "$@"
+}
+
+# train OUTPUT_DIR [options of main.py]: the same command again goes on where an earlier one stopped.
+train() {
+    local output_dir="$1"
+    shift
+    if [[ -e "$output_dir/checkpoint.pth" ]]; then
+        echo "$PROGRAM: going on from $output_dir/checkpoint.pth"
+        set -- --resume "$output_dir/checkpoint.pth" "$@"
     fi
     launch main.py "$@" --output_dir "$output_dir"
-    launch inference_ytvos.py --resume "$checkpoint" --split valid --output_dir "$output_dir/valid" --overwrite
-    echo "$PROGRAM: $output_dir/valid/submission.zip"
+}
+
+# score OUTPUT_DIR SPLIT ...: the scores of what train made, on each split of its data set.
+score() {
+    local output_dir="$1" split
+    shift
+    for split in "$@"; do
+        launch main.py --eval --eval_split "$split" --resume "$output_dir/checkpoint.pth" --output_dir "$output_dir"
+    done
+}
+
+# submit OUTPUT_DIR SCRIPT: OUTPUT_DIR/valid/submission.zip by an inference script; masks of an older checkpoint are
+# made anew.
+submit() {
+    launch "$2" --resume "$1/checkpoint.pth" --split valid --output_dir "$1/valid" --overwrite
+    echo "$PROGRAM: $1/valid/submission.zip"
 }

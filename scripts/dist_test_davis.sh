@@ -1,0 +1,22 @@
+#!/usr/bin/env bash
+# Segments the validation videos of Ref-DAVIS17 with a checkpoint of Ref-YouTube-VOS, for each of the four annotators,
+# and scores them; the scores are also in OUTPUT_DIR/valid/scores.json.
+# GPUS, GPUS_PER_NODE and PORT as in ReferFormer; all GPUs when unset. Over several nodes, also NNODES, NODE_RANK and
+# MASTER_ADDR.
+source "$(dirname "${BASH_SOURCE[0]}")/_common.sh"
+
+arguments "OUTPUT_DIR CHECKPOINT" "[options of inference_davis.py]" "$@"
+output_dir="$1" checkpoint="$2"
+shift 2
+needs_file CHECKPOINT "$checkpoint"
+davis_path=data/ref-davis
+words=("$@")
+for ((i = 0; i < $#; i++)); do
+    case "${words[i]}" in
+        --davis_path) davis_path="${words[i + 1]:-}" ;;
+        --davis_path=*) davis_path="${words[i]#*=}" ;;
+    esac
+done
+prepare
+launch inference_davis.py --resume "$checkpoint" "$@" --split valid --output_dir "$output_dir" --overwrite
+"$PYTHON" "$ROOT/eval_davis.py" "$output_dir/valid" --davis_path "$davis_path" --json "$output_dir/valid/scores.json"

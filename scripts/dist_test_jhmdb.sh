@@ -1,0 +1,12 @@
+#!/usr/bin/env bash
+# Scores a checkpoint of A2D-Sentences on JHMDB-Sentences, without fine-tuning.
+# GPUS, GPUS_PER_NODE and PORT as in ReferFormer; all GPUs when unset. Over several nodes, also NNODES, NODE_RANK and
+# MASTER_ADDR.
+source "$(dirname "${BASH_SOURCE[0]}")/_common.sh"
+
+arguments "OUTPUT_DIR CHECKPOINT" "[options of main.py]" "$@"
+output_dir="$1" checkpoint="$2"
+shift 2
+needs_file CHECKPOINT "$checkpoint"
+prepare
+launch main.py --eval --dataset_file jhmdb --resume "$checkpoint" "$@" --output_dir "$output_dir"

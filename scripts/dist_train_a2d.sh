@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# Fine-tunes on A2D-Sentences from pretrained weights (6 epochs, lr drops after 3 and 5), then scores the test split.
+# GPUS, GPUS_PER_NODE and PORT as in ReferFormer; all GPUs when unset. Over several nodes, also NNODES, NODE_RANK and
+# MASTER_ADDR. The same command again goes on where an earlier one stopped.
+source "$(dirname "${BASH_SOURCE[0]}")/_common.sh"
+
+arguments "OUTPUT_DIR PRETRAINED_WEIGHTS" "[options of main.py]" "$@"
+output_dir="$1" weights="$2"
+shift 2
+needs_file PRETRAINED_WEIGHTS "$weights"
+prepare
+train "$output_dir" --preset a2d_finetune --pretrained_weights "$weights" "$@"
+score "$output_dir" test

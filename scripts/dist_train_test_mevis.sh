@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+# Trains on MeViS (10 epochs, lr drops after 6 and 8, text encoder frozen), scores valid_u, then writes the submission of
+# the validation videos.
+# GPUS, GPUS_PER_NODE and PORT as in ReferFormer; all GPUs when unset. Over several nodes, also NNODES, NODE_RANK and
+# MASTER_ADDR. The same command again goes on where an earlier one stopped.
+source "$(dirname "${BASH_SOURCE[0]}")/_common.sh"
+
+arguments OUTPUT_DIR "[options of main.py]" "$@"
+output_dir="$1"
+shift
+prepare
+train "$output_dir" --preset scratch --dataset_file mevis "$@"
+score "$output_dir" valid_u
+submit "$output_dir" inference_mevis.py
