@@ -57,7 +57,7 @@ def train_videos(root: Path, holdout: int, binary: bool) -> list[LabelMapVideo]:
     return ytvos.train_videos(root, holdout, binary, REF_DAVIS)
 
 
-def by_annotator(video_id: str, expressions: dict[str, dict]) -> tuple[dict[int, str], ...]:
+def by_annotator(where: str, expressions: dict[str, dict]) -> tuple[dict[int, str], ...]:
     """Text of each object, for each annotator: expression ids are 4 * (object's place) + annotator.
 
     Raises ValueError where an id is no number or the annotators do not name the same objects.
@@ -66,18 +66,18 @@ def by_annotator(video_id: str, expressions: dict[str, dict]) -> tuple[dict[int,
     annotators: tuple[dict[int, str], ...] = tuple({} for _ in range(ANNOTATORS))
     for exp_id, expression in sorted(expressions.items(), key=lambda item: (len(item[0]), item[0])):
         if not exp_id.isdecimal():
-            raise ValueError(f"video {video_id}: expression id {exp_id!r} is not a number; {mend}")
+            raise ValueError(f"{where}: expression id {exp_id!r} is not a number; {mend}")
         texts, number = annotators[int(exp_id) % ANNOTATORS], int(expression["obj_id"])
         if number in texts:
             raise ValueError(
-                f"video {video_id}: annotator {int(exp_id) % ANNOTATORS} names object {number} twice, the second time "
+                f"{where}: annotator {int(exp_id) % ANNOTATORS} names object {number} twice, the second time "
                 f"as expression {exp_id}; {mend}"
             )
         texts[number] = expression["exp"]
     for k, texts in enumerate(annotators):
         if texts.keys() != annotators[0].keys():
             raise ValueError(
-                f"video {video_id}: by their expression ids annotator 0 names the objects {sorted(annotators[0])}, "
+                f"{where}: by their expression ids annotator 0 names the objects {sorted(annotators[0])}, "
                 f"annotator {k} the objects {sorted(texts)}; {mend}"
             )
     return tuple(dict(sorted(texts.items())) for texts in annotators)
@@ -89,13 +89,14 @@ def eval_videos(root: Path, split: str, holdout: int) -> list[AnnotatedVideo]:
     Raises as :func:`ytvos.eval_videos`, also where the four annotators of a video do not name the same objects.
     """
     entries = split_videos(root, split, holdout)
+    path = root / "meta_expressions" / REF_DAVIS.folder(split) / "meta_expressions.json"
     return [
         AnnotatedVideo(
             video_id=video.video_id,
             frame_names=video.frame_names,
             frame_paths=video.frame_paths,
             expressions=video.expressions,
-            annotators=by_annotator(video.video_id, entries[video.video_id]["expressions"]),
+            annotators=by_annotator(f"{path}: video {video.video_id}", entries[video.video_id]["expressions"]),
         )
         for video in ytvos.eval_videos(root, split, holdout, REF_DAVIS)
     ]

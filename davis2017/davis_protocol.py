@@ -5,8 +5,8 @@ not count; the proposals, 1 to the highest id in any frame, are assigned to the 
 highest; all frames. *Semi-supervised*: an id means the same object in both, 255 is background, the first and the last
 frame are left out.
 
-Each mask is prepared once and one frame is held at a time, so memory depends neither on the number nor on the length of
-the videos. Shapes: T frames, n objects, p proposals; the last axis of scores is J, F.
+Each mask is prepared once, and the masks of one frame are held at a time: memory depends neither on the number nor on
+the length of the videos. Shapes: T frames, n objects, p proposals; the last axis of scores is J, F.
 """
 
 from __future__ import annotations
