@@ -39,8 +39,12 @@ def infer(asked: argparse.Namespace, device: torch.device) -> None:
     """Predicts one split for all annotators."""
     model, args, trained = restore(asked, "davis_path")
     args.dataset_file = "davis"
-    if not asked.allow_trained and trained.dataset_file == "davis":
-        datasets.refuse_trained(asked.split, args.holdout, trained.holdout)
+    if trained.dataset_file == "davis":
+        if not asked.allow_trained:
+            datasets.refuse_trained(asked.split, args.holdout, trained.holdout)
+    elif asked.holdout is None:
+        # that of the training is of other videos
+        args.holdout = 0
     videos = datasets.build_eval_videos(args, asked.split)
     results_dir = Path(asked.output_dir) / asked.split
     claim(asked, args, results_dir, ANNOTATOR_ROOTS)

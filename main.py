@@ -186,8 +186,9 @@ def describe(args: argparse.Namespace, model: nn.Module, loader: DataLoader, dev
 
 def evaluate(args: argparse.Namespace, saved: dict, device: torch.device) -> None:
     """Prints J, F and J&F of the checkpoint on a split with masks; the masks stay in the output folder."""
-    split = datasets.eval_split(args)
-    if not args.allow_trained:
+    trained = saved["options"]["dataset_file"]
+    split = datasets.eval_split(args, trained)
+    if not args.allow_trained and datasets.may_be_trained_on(args.dataset_file, trained):
         datasets.refuse_trained(split, args.holdout, saved["options"]["holdout"])
     model, _ = models.restore_model(saved, args.resume)
     predictor = models.build_predictor(model.to(device), args)

@@ -83,13 +83,14 @@ def build_eval_clips(args: argparse.Namespace, split: str) -> list[EvalClip]:
     return DATA_SETS[args.dataset_file].clips(args, split)
 
 
-def eval_split(args: argparse.Namespace) -> str:
+def eval_split(args: argparse.Namespace, trained: str) -> str:
     """The split that ``main.py --eval`` scores: that of ``--eval_split``, else the hold-out or the data set's default.
 
-    Raises ValueError for a split that the data set has not.
+    A hold-out from training on another data set, ``trained``, is not meant. Raises ValueError for a split that the
+    data set has not.
     """
     splits = DATA_SETS[args.dataset_file].eval_splits
-    default = "holdout" if args.holdout and "holdout" in splits else splits[0]
+    default = "holdout" if args.holdout and trained == args.dataset_file and "holdout" in splits else splits[0]
     split = args.eval_split or default
     if split not in splits:
         raise ValueError(

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import ndimage
 
+from davis2017.label_maps import ids_in
 from davis2017.metrics import PreparedMask, db_eval_boundary, db_eval_iou, db_statistics, jf
 from tests.helpers import ROOT
 
@@ -113,6 +114,30 @@ def test_symmetric_bounded_and_one_for_equal_masks(scene):
     assert scores == pytest.approx(jf(predicted, truth, void), abs=1e-12)
     assert all(0 <= score <= 1 for score in scores)
     assert jf(truth, truth, void) == (1.0, 1.0)
+
+
+@pytest.mark.parametrize("radius", [1, 2, 3, 5, 8, 13, 21, 40])
+def test_near_is_all_within_the_radius_of_the_boundary(radius):
+    """Of a few pixels, some at the edges of the image, whose distances to all others are worked out one by one."""
+    mask = np.zeros((31, 43), bool)
+    mask[[0, 4, 30, 17], [0, 42, 21, 11]] = True
+    prepared = PreparedMask(mask, bound_th=radius)
+    height, width = prepared.mask.shape
+    window = np.s_[prepared.top : prepared.top + height, prepared.left : prepared.left + width]
+    boundary, near = np.zeros_like(mask), np.zeros_like(mask)
+    boundary[window], near[window] = prepared.boundary, prepared.near
+    y, x = np.nonzero(boundary)
+    rows, columns = np.mgrid[: mask.shape[0], : mask.shape[1]]
+    distances = (rows[..., None] - y) ** 2 + (columns[..., None] - x) ** 2
+    assert np.array_equal(near, (distances <= radius**2).any(-1))
+
+
+@settings(max_examples=50, deadline=None)
+@given(hnp.arrays(np.uint8, st.tuples(st.integers(1, 9), st.integers(1, 9))))
+def test_ids_of_a_label_map(labels):
+    before = labels.copy()
+    assert ids_in(labels) == set(labels.ravel().tolist()) - {0}
+    assert np.array_equal(labels, before)
 
 
 def test_void_pixels_do_not_count():

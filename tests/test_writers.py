@@ -18,10 +18,12 @@ from util.writers import (
     Results,
     atomic_path,
     build_submission,
+    claim_results,
     is_complete,
     mask_name,
     validate_submission,
     write_json,
+    write_label_png,
     write_mask_png,
     write_submission_zip,
 )
@@ -51,6 +53,40 @@ def results(tmp_path):
                 mask[3:9, 4:14] = eid == "0"
                 write_mask_png(folder / mask_name(vid, eid, frame), mask)
     return folder
+
+
+def test_label_png_keeps_every_number_and_has_the_palette_of_davis(tmp_path):
+    labels = np.arange(256, dtype=np.uint8).reshape(8, 32)
+    write_label_png(tmp_path / "new" / "0.png", labels)
+    with Image.open(tmp_path / "new" / "0.png") as image:
+        assert image.mode == "P" and np.array_equal(np.asarray(image), labels)
+        palette = image.getpalette()
+    # The first nine and the last colour of the PASCAL VOC colour map.
+    first = [(0, 0, 0), (128, 0, 0), (0, 128, 0), (128, 128, 0), (0, 0, 128), (128, 0, 128), (0, 128, 128)]
+    first += [(128, 128, 128), (64, 0, 0)]
+    assert [tuple(palette[3 * i : 3 * i + 3]) for i in range(9)] == first
+    assert palette[-3:] == [224, 224, 192]
+    for bad in (labels.astype(int), labels[0], labels[:0]):
+        with pytest.raises(ValueError, match=r"0\.png: object numbers are uint8 \[H, W\]"):
+            write_label_png(tmp_path / "0.png", bad)
+    assert _files(tmp_path) == ["new/0.png"]
+
+
+def test_masks_of_another_run_are_refused_or_replaced_in_every_root(tmp_path):
+    roots = ("anno_0", "anno_1")
+    claim_results(tmp_path, {"checkpoint": "a"}, replace=False, roots=roots)
+    write_label_png(tmp_path / "anno_1" / "v" / "0.png", np.ones((2, 2), np.uint8))
+    (tmp_path / "overlays").mkdir()
+    claim_results(tmp_path, {"checkpoint": "a"}, replace=False, roots=roots)
+    with pytest.raises(ValueError, match="another run .checkpoint a there, b now.: .*--overwrite"):
+        claim_results(tmp_path, {"checkpoint": "b"}, replace=False, roots=roots)
+    assert (tmp_path / "anno_1/v/0.png").is_file()
+    claim_results(tmp_path, {"checkpoint": "b"}, replace=True, roots=roots)
+    assert _files(tmp_path) == ["inference.json"] and (tmp_path / "overlays").is_dir()
+    write_label_png(tmp_path / "anno_0" / "v" / "0.png", np.ones((2, 2), np.uint8))
+    (tmp_path / "inference.json").unlink()
+    with pytest.raises(ValueError, match="masks of unknown origin"):
+        claim_results(tmp_path, {"checkpoint": "b"}, replace=True, roots=roots)
 
 
 def _files(folder) -> list[str]:

@@ -1,0 +1,50 @@
+"""The same work in one process and in several."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from util.parallel import run_jobs
+
+_prepared = None
+
+
+def prepare(value: int) -> None:
+    global _prepared
+    _prepared = value
+
+
+def divide(a: int, b: int) -> float:
+    return a / b
+
+
+def where_and_what() -> tuple[int, int | None]:
+    return os.getpid(), _prepared
+
+
+JOBS = {name: (number, 2) for number, name in enumerate("dbca")}
+
+
+@pytest.mark.parametrize("workers", [1, 2, 9])
+def test_results_are_in_the_order_of_the_jobs(workers):
+    done = run_jobs(divide, JOBS, workers, desc="halve", unit="number")
+    assert list(done.items()) == [("d", 0.0), ("b", 0.5), ("c", 1.0), ("a", 1.5)]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_the_first_error_ends_all(workers):
+    with pytest.raises(ZeroDivisionError):
+        run_jobs(divide, JOBS | {"e": (1, 0)}, workers, desc="halve", unit="number")
+
+
+def test_only_other_processes_are_prepared():
+    options = dict(desc="look", unit="process", prepare=prepare, prepare_with=(7,))
+    assert run_jobs(where_and_what, {0: ()}, 4, **options) == {0: (os.getpid(), None)}
+    apart = run_jobs(where_and_what, {0: (), 1: ()}, 2, **options)
+    assert all(pid != os.getpid() and value == 7 for pid, value in apart.values())
+
+
+def test_no_jobs():
+    assert run_jobs(divide, {}, 2, desc="halve", unit="number") == {}
