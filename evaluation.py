@@ -19,8 +19,9 @@ from util.writers import ANNOTATOR_ROOTS, RESULTS_ROOT, claim_results, write_jso
 
 def evaluate(args: argparse.Namespace, saved: dict, device: torch.device) -> None:
     """Prints the scores of the checkpoint on a split; what it predicted stays in the output folder."""
-    split = datasets.eval_split(args)
-    if not args.allow_trained and datasets.may_be_trained_on(args.dataset_file, saved["options"]["dataset_file"]):
+    trained = saved["options"]["dataset_file"]
+    split = datasets.eval_split(args, trained)
+    if not args.allow_trained and datasets.may_be_trained_on(args.dataset_file, trained):
         datasets.refuse_trained(split, args.holdout, saved["options"]["holdout"])
     score = score_frames if datasets.scores_frames(args) else score_videos
     model, _ = models.restore_model(saved, args.resume)

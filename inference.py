@@ -72,7 +72,10 @@ def segment_split(asked: argparse.Namespace, device: torch.device, dataset_file:
     """
     model, args, trained = restore(asked, f"{dataset_file}_path")
     args.dataset_file = dataset_file
-    if not asked.allow_trained and datasets.may_be_trained_on(dataset_file, trained.dataset_file):
+    if not datasets.may_be_trained_on(dataset_file, trained.dataset_file):
+        # a hold-out of another data set's videos says nothing about this one's
+        args.holdout = asked.holdout or 0
+    elif not asked.allow_trained:
         datasets.refuse_trained(asked.split, args.holdout, trained.holdout)
     videos = datasets.build_eval_videos(args, asked.split)
     output_dir = Path(asked.output_dir)

@@ -154,16 +154,18 @@ def build_eval_clips(args: argparse.Namespace, split: str) -> list[EvalClip]:
     return _evaluated(args, "clips")(args, split)
 
 
-def eval_split(args: argparse.Namespace) -> str:
+def eval_split(args: argparse.Namespace, trained: str) -> str:
     """The split that ``main.py --eval`` scores: that of ``--eval_split``, else the hold-out or the data set's default.
 
-    Raises ValueError for a split that the data set has not.
+    A hold-out from training on another data set, ``trained``, is not meant. Raises ValueError for a split that the
+    data set has not.
     """
     splits = DATA_SETS[args.dataset_file].eval_splits
     if not splits:
         parts = ", ".join(DATA_SETS[args.dataset_file].parts)
         raise ValueError(f"--dataset_file {args.dataset_file} is for training; to score, give one of {parts}")
-    default = "holdout" if args.holdout and "holdout" in splits else splits[0]
+    same = may_be_trained_on(args.dataset_file, trained)
+    default = "holdout" if args.holdout and same and "holdout" in splits else splits[0]
     split = args.eval_split or default
     if split not in splits:
         raise ValueError(

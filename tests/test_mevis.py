@@ -127,10 +127,11 @@ def test_splits(mini):
 
 
 def test_the_split_that_is_scored(mini):
-    assert eval_split(mini_args(mini)) == "valid_u"
-    assert eval_split(mini_args(mini, "--holdout", "1")) == "holdout"
+    assert eval_split(mini_args(mini), "mevis") == "valid_u"
+    assert eval_split(mini_args(mini, "--holdout", "1"), "mevis") == "holdout"
+    assert eval_split(mini_args(mini, "--holdout", "1"), "ytvos") == "valid_u"
     with pytest.raises(ValueError, match="--eval_split valid does not exist for --dataset_file mevis"):
-        eval_split(mini_args(mini, "--eval", "--resume", "x", "--eval_split", "valid"))
+        eval_split(mini_args(mini, "--eval", "--resume", "x", "--eval_split", "valid"), "mevis")
     assert may_be_trained_on("mevis", "mevis") and may_be_trained_on("mevis", "joint")
     assert not may_be_trained_on("mevis", "ytvos")
 

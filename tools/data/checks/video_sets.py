@@ -171,7 +171,7 @@ def check_davis(root: Path, workers: int) -> Report:
             split.check_folders(folder)
         for vid, entry in entries.items() if name == "valid" else ():
             try:
-                davis.by_annotator(vid, entry["expressions"])
+                davis.by_annotator(f"video {vid}", entry["expressions"])
             except ValueError as error:
                 split.fault("list", split.meta, said(error, root))
             except (KeyError, TypeError):
