@@ -85,7 +85,7 @@ def test_ground_truth_leaves_out_frames_past_the_last_mask_and_says_so(raw, monk
 
 def test_clips_are_centred_and_unscored_samples_are_counted(mini, capsys):
     args = args_of(mini, "--num_frames", "4")
-    clips = build_eval_clips(args, eval_split(args))
+    clips = build_eval_clips(args, eval_split(args, "a2d"))
     assert "1 of 6 samples have no ground truth and are not scored" in capsys.readouterr().out
     assert build_truth(args, "test", clips).keys() == {name for clip in clips for name in clip.expressions}
     by_id = {next(iter(clip.expressions)): clip for clip in clips}
@@ -107,21 +107,28 @@ def test_it_is_not_trained_on_and_has_one_split(mini):
     with pytest.raises(
         ValueError, match="--eval_split valid does not exist for --dataset_file jhmdb; choose one of test"
     ):
-        eval_split(args)
+        eval_split(args, "a2d")
 
 
 @pytest.mark.parametrize(
-    ("flags", "split"),
+    ("flags", "trained", "split"),
     [
-        ("--dataset_file jhmdb --holdout 3", "test"),
-        ("--dataset_file a2d --eval --resume x --eval_split test", "test"),
-        ("", "valid"),
-        ("--holdout 3", "holdout"),
-        ("--holdout 3 --eval --resume x --eval_split valid", "valid"),
+        ("--dataset_file jhmdb --holdout 3", "a2d", "test"),
+        ("--dataset_file a2d --eval --resume x --eval_split test", "a2d", "test"),
+        ("", "ytvos", "valid"),
+        ("--holdout 3", "ytvos", "holdout"),
+        ("--holdout 3", "joint", "holdout"),
+        ("--holdout 3", "mevis", "valid"),
+        ("--holdout 3 --eval --resume x --eval_split valid", "ytvos", "valid"),
     ],
 )
-def test_the_split_that_is_scored(flags, split):
-    assert eval_split(parse_train_args(flags.split())) == split
+def test_the_split_that_is_scored(flags, trained, split):
+    assert eval_split(parse_train_args(flags.split()), trained) == split
+
+
+def test_a_mixture_of_images_is_not_scored_as_one():
+    with pytest.raises(ValueError, match="--dataset_file all is for training; .*refcoco, refcoco\\+, refcocog"):
+        eval_split(parse_train_args(["--dataset_file", "all"]), "all")
 
 
 def test_ground_truth_that_is_missing_says_how_to_make_it(raw):
