@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # The main job in small: generates videos, trains, infers, scores and draws, in up to 15 minutes on 2 CPU cores.
-#   scripts/demo.sh [--output_dir DIR] [--seed N] [--long]
+#   scripts/demo.sh [--output_dir DIR] [--seed N] [--quick | --long]
+# --quick takes the weights in pretrained_weights/ instead of training; --long is how those were trained.
 source "$(dirname "${BASH_SOURCE[0]}")/_common.sh"
 
 "$ROOT/scripts/setup.sh"

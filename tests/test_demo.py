@@ -8,15 +8,37 @@ import sys
 
 import pytest
 
+import datasets
+import models
+from engine import predict_split
 from opts import parse_train_args
 from tests.helpers import ROOT
 from tools import demo
+from tools.data.make_synthetic import generate
 
 
-@pytest.mark.parametrize("stage", [demo.IMAGES, demo.VIDEOS])
+@pytest.mark.parametrize(
+    "stage", [demo.IMAGES, *(f"{demo.VIDEOS} {recipe.clips}" for recipe in (demo.SHORT, demo.LONG))]
+)
 def test_the_options_are_those_of_main(stage):
-    args = parse_train_args(shlex.split(demo.NETWORK + stage))
+    args = parse_train_args(shlex.split(f"{demo.NETWORK} {stage}"))
     assert args.backbone.startswith("tsm_") and args.bbox_loss_coef > 0
+
+
+def test_the_shipped_weights_know_appearance_motion_and_relations(tmp_path):
+    """On videos that no training saw; and the same text about another object of the video has other pixels."""
+    generate(tmp_path / "data", train_videos=1, valid_videos=12, seed=20261121)
+    predictor, args = models.load_predictor(demo.PRETRAINED)
+    args.ytvos_path = tmp_path / "data"
+    predict_split(predictor, datasets.build_eval_videos(args, "valid"), tmp_path / "results")
+    scores = demo.score(tmp_path / "results", tmp_path / "data")
+    assert scores["J&F"] > 0.7 and scores["J&F_other_object"] < 0.25
+    for kind, least in {"appearance": 0.75, "motion": 0.5, "relation": 0.75}.items():
+        assert scores["by_kind"][kind]["J&F"] > least, kind
+
+
+def test_the_shipped_weights_are_small():
+    assert demo.PRETRAINED.stat().st_size < 10e6
 
 
 def run(*words: object) -> subprocess.CompletedProcess:

@@ -55,22 +55,27 @@ NETWORK = """
 # as the paper pretrains on the images of RefCOCO, T = 1, before it trains on videos
 IMAGES = "--num_frames 1 --batch_size 8 --lr 1e-3 --lr_backbone 5e-5"
 # masks compared at full size: stride 4 is too coarse to learn the outline of a small object from
-VIDEOS = "--num_frames 4 --batch_size 8 --lr 5e-4 --lr_backbone 1e-4 --mask_loss_size full"
+VIDEOS = "--lr 5e-4 --lr_backbone 1e-4 --mask_loss_size full"
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How much of everything: generated images and videos, steps of alignment, epochs over the images and videos."""
+    """How much of everything: generated images and videos, epochs over them, options of the alignment and of the clips.
+
+    Clips of 4 of the 8 frames see twice as many videos in the same time. Whole videos are what inference is given, and
+    in no other clip can "going up and then down" be told from "moving up".
+    """
 
     images: int
     videos: int
-    alignment_steps: int
     image_epochs: int
     video_epochs: int
+    alignment: str
+    clips: str
 
 
-SHORT = Recipe(images=6000, videos=2200, alignment_steps=1000, image_epochs=2, video_epochs=1)
-LONG = Recipe(images=16000, videos=8000, alignment_steps=5000, image_epochs=2, video_epochs=3)
+SHORT = Recipe(6000, 2200, 2, 1, "--num_frames 4 --steps 1000", "--num_frames 4 --batch_size 8")
+LONG = Recipe(16000, 9000, 2, 3, "--num_frames 8 --batch_size 4 --steps 6000", "--num_frames 8 --batch_size 4")
 
 
 def parse_args() -> argparse.Namespace:
@@ -150,12 +155,12 @@ def train(recipe: Recipe, out: Path, data: Path, seed: int) -> Path:
 
     step(2, "training ProxyFormer from random weights: encoders, then on images, then on videos")
     aligned, first, last = out / "aligned", out / "run_images", out / "run"
-    words = ["--text_encoder", out / "text_encoder", "--num_frames", 4, "--steps", recipe.alignment_steps]
+    words = ["--text_encoder", out / "text_encoder", *shlex.split(recipe.alignment)]
     command("tools/pretrain_alignment.py", data, *words, "--output_dir", aligned, "--seed", seed)
     shared = [*shlex.split(NETWORK), "--seed", seed, "--text_encoder", aligned / "text_encoder"]
     words = [*shlex.split(IMAGES), "--ytvos_path", stills, "--epochs", recipe.image_epochs]
     command("main.py", *shared, *words, "--backbone_pretrained", aligned / "backbone.pth", "--output_dir", first)
-    words = [*shlex.split(VIDEOS), "--ytvos_path", data, "--epochs", recipe.video_epochs]
+    words = [*shlex.split(VIDEOS), *shlex.split(recipe.clips), "--ytvos_path", data, "--epochs", recipe.video_epochs]
     command("main.py", *shared, *words, "--pretrained_weights", first / "checkpoint.pth", "--output_dir", last)
     return last / "checkpoint.pth"
 
