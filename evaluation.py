@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 
 import datasets
 import models
-from datasets import davis, mevis, refcoco, ytvos
+from datasets import EvalClip, davis, mevis, refcoco, ytvos
 from davis2017 import davis_protocol, ytvos_protocol
 from davis2017.truth import RleMasks
 from engine import predict_annotators, predict_clips, predict_split
 from util import box_metrics, checkpoint, dist, metrics
+from util.coco import Truth
 from util.writers import ANNOTATOR_ROOTS, RESULTS_ROOT, claim_results, write_json
 
 
@@ -74,26 +76,48 @@ def score_davis(args: argparse.Namespace, split: str, results: Path) -> tuple[di
 
 
 def score_frames(args: argparse.Namespace, split: str, predictor: models.Predictor, results: Path) -> None:
-    """Precision, IoU and mAP of the masks of single frames; of RefCOCO's images also scores of the boxes.
-
-    Each sample counts once at any number of ranks. ``results`` takes ``predictions.json`` (COCO's form, every query)
-    and ``scores.json``.
-    """
+    """Precision, IoU and mAP of the masks of single frames; of RefCOCO's images also scores of the boxes."""
     clips = datasets.build_eval_clips(args, split)
     truth = datasets.build_truth(args, split, clips)
-    predictions = predict_clips(predictor, clips)
-    if not dist.is_main():
-        return
-    write_json(results / "predictions.json", predictions, indent=None)
-    scores = metrics.score_masks(truth, predictions)
-    tables = [metrics.table(scores)]
-    if args.dataset_file in refcoco.SETS:
-        boxes = box_metrics.score_boxes({name: sample.box for name, sample in truth.items()}, predictions)
-        scores["boxes"] = boxes
-        tables.append(box_metrics.table(boxes))
     settings = {name: getattr(args, name) for name in ("dataset_file", "num_frames", "eval_size", "max_size", "amp")}
     run = {"checkpoint": checkpoint.fingerprint(args.resume), "split": split, **settings}
-    write_json(results / "scores.json", {"run": run, **scores})
+    scores = score_clips(predictor, clips, truth, results, run, boxes=args.dataset_file in refcoco.SETS)
+    if scores is None:
+        return
     print(f"{args.dataset_file} {split}, {scores['samples']} samples in {len(clips)} frames:")
-    print(*tables, sep="\n")
+    print(metrics.table(scores))
+    if "boxes" in scores:
+        print(box_metrics.table(scores["boxes"]))
     print(f"scores and predictions: {results}")
+
+
+def score_clips(
+    predictor: models.Predictor,
+    clips: Sequence[EvalClip],
+    truth: Mapping[str | int, Truth],
+    results_dir: Path,
+    run: dict,
+    *,
+    boxes: bool = False,
+) -> dict | None:
+    """Predicts the clips and scores their samples, each once at any number of ranks.
+
+    Args:
+        truth: ground truth of exactly the samples of the clips, by image id.
+        results_dir: takes ``predictions.json`` (COCO's form, every query) and ``scores.json``.
+        run: what made the results; written into ``scores.json``.
+        boxes: also score the boxes.
+
+    Returns:
+        On rank 0 the scores of :func:`util.metrics.score_masks`, with those of :func:`util.box_metrics.score_boxes` as
+        ``boxes``; elsewhere None.
+    """
+    predictions = predict_clips(predictor, clips)
+    if not dist.is_main():
+        return None
+    write_json(results_dir / "predictions.json", predictions, indent=None)
+    scores = metrics.score_masks(truth, predictions)
+    if boxes:
+        scores["boxes"] = box_metrics.score_boxes({name: sample.box for name, sample in truth.items()}, predictions)
+    write_json(results_dir / "scores.json", {"run": run, **scores})
+    return scores

@@ -413,10 +413,10 @@ def test_train_infer_and_score(mini, tmp_path):
     assert done.returncode == 2 and "--allow_trained" in done.stderr and not (tmp_path / "train").exists()
 
     evaluated = run("main.py", "--eval", *checkpoint)
-    scores = json.loads((tmp_path / "run" / "eval_valid_u" / "scores.json").read_text())
+    scores = json.loads((tmp_path / "run" / "eval_mevis_valid_u" / "scores.json").read_text())
     assert f"valid_u: J&F {scores['J&F']:.4f}" in evaluated.stdout
     # by hand, from the masks that were saved
-    saved = tmp_path / "run" / "eval_valid_u"
+    saved = tmp_path / "run" / "eval_mevis_valid_u"
     j = []
     for video in VALID_U:
         for eid in video.expressions():

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from datasets import a2d, jhmdb
 from datasets.base import EvalClip
-from engine import predict_clips, read_ahead, score_clips
+from engine import predict_clips, read_ahead
+from evaluation import score_clips
 from models import load_predictor
 from models.predictor import FrameAnswer
 from tests.helpers import ROOT
