@@ -3,103 +3,18 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
-import sys
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
-import eval_davis
-import inference_davis
 import inference_ytvos
 from opts import parse_train_args
 from tests.helpers import ROOT
+from tests.sandbox import NAMES, Call, Sandbox
 
 SCRIPTS = sorted((ROOT / "scripts").glob("*.sh"))
 FINETUNE, SCRATCH = "dist_train_test_ytvos.sh", "dist_train_test_ytvos_scratch.sh"
-
-# Appends a record to $CALLS: working directory, CUDA_VISIBLE_DEVICES, arguments. Fails where they contain $FAIL. Names
-# in $OLD are Python 3.10. The look for packages is the real one.
-INTERPRETER = rf"""#!/bin/bash
-(IFS=$'\x1f'; printf '%s\x1e' "$PWD"$'\x1f'"${{CUDA_VISIBLE_DEVICES-unset}}"$'\x1f'"$*") >>"$CALLS"
-[[ -n "$FAIL" && " $* " == *"$FAIL"* ]] && exit 3
-case " $* " in
-    *" -m venv "*) mkdir -p "${{!#}}/bin" && touch "${{!#}}/pyvenv.cfg" && cp "$0" "${{!#}}/bin/python" ;;
-    *" pip install "*) sleep "${{PIP_SECONDS:-0}}" ;;
-    *device_count*) echo "${{FOUND:-0}}" ;;
-    *version_info*) if [[ " $OLD " == *" ${{0##*/}} "* ]]; then echo 3.10.4; else echo 3.12.1; fi ;;
-    *" - "*) exec {sys.executable} "$@" ;;
-esac
-exit 0
-"""
-NAMES = ("python3", "python3.14", "python3.13", "python3.12", "python3.11")
-
-
-class Call(NamedTuple):
-    cwd: str
-    gpus: str
-    args: list[str]
-
-
-class Sandbox:
-    """A copy of the scripts as a repository of its own, and the interpreter above under all names on the PATH."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root / "repository"
-        self.log = root / "calls"
-        self.env = {"PATH": f"{root / 'bin'}:/usr/bin:/bin", "CALLS": str(self.log), "HOME": str(root), "FAIL": ""}
-        for folder in ("scripts", ".ci"):
-            shutil.copytree(ROOT / folder, self.root / folder)
-        self.require("einops==1.0\n", "pytest==1.0\n")
-        for name in NAMES:
-            self.interpreter(root / "bin" / name)
-        self.venv = self.root / ".venv"
-        self.python = str(root / "bin" / "python3")
-
-    def require(self, run: str, development: str) -> None:
-        (self.root / "requirements.txt").write_text(run)
-        (self.root / "requirements-dev.txt").write_text(f"-r requirements.txt\n{development}")
-
-    @staticmethod
-    def interpreter(path: Path) -> Path:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(INTERPRETER)
-        path.chmod(0o755)
-        return path
-
-    def start(self, script: str, *args: str, cwd: Path | None = None, **env: object) -> subprocess.Popen:
-        environment = self.env | {name: str(value) for name, value in env.items()}
-        path = self.root / ("scripts" if script.endswith(".sh") else ".") / script
-        return subprocess.Popen(
-            [path, *args],
-            cwd=cwd or self.root,
-            env=environment,
-            stdout=-1,
-            stderr=-1,
-            stdin=subprocess.DEVNULL,
-            text=True,
-        )
-
-    def run(self, script: str, *args: str, code: int = 0, **kwargs: object) -> str:
-        """What a script prints; ``code`` is the exit status it must have."""
-        process = self.start(script, *args, **kwargs)
-        out, err = process.communicate(timeout=60)
-        assert process.returncode == code, out + err
-        return out + err
-
-    def calls(self) -> list[Call]:
-        """The calls since the last look, without questions about the version, the packages and the GPUs."""
-        records = self.log.read_text().split("\x1e")[:-1] if self.log.exists() else []
-        self.log.unlink(missing_ok=True)
-        calls = [Call(cwd, gpus, args) for cwd, gpus, *args in (record.split("\x1f") for record in records)]
-        return [call for call in calls if call.args[0] not in ("-I", "-P", "-c")]
-
-    def installs(self) -> list[str]:
-        """Of the calls since the last look: "venv", and the requirements files given to pip."""
-        calls = [call.args for call in self.calls() if "--version" not in call.args]
-        return ["venv" if args[1] == "venv" else Path(args[-1]).name for args in calls]
 
 
 @pytest.fixture
@@ -390,88 +305,3 @@ class TestRecipes:
         message = sandbox.run(FINETUNE, "out", "gone.pth", code=2)
         assert "gone.pth" in message and sandbox.calls() == []
         assert not sandbox.venv.exists()
-
-
-class TestOtherBenchmarks:
-    """Each script: what it is called with, and the programs that it starts with the options that matter."""
-
-    TRAIN = {"output_dir": "out", "resume": None, "eval": False}
-    EVAL = {"output_dir": "out", "resume": "out/checkpoint.pth", "eval": True}
-    SCRIPTS = {
-        "dist_pretrain.sh": (
-            ["out"],
-            [("main.py", TRAIN | dict(dataset_file="all", num_frames=1, epochs=12, batch_size=2))],
-        ),
-        "dist_joint_train_ytvos.sh": (
-            ["out"],
-            [("main.py", TRAIN | dict(dataset_file="joint", binary=True, epochs=12)), ("inference_ytvos.py", {})],
-        ),
-        "dist_train_test_refcoco.sh": (
-            ["out", "refcocog"],
-            [
-                ("main.py", TRAIN | dict(dataset_file="refcocog", num_frames=1, epochs=12)),
-                ("main.py", EVAL | dict(eval_split="val")),
-                ("main.py", EVAL | dict(eval_split="test")),
-            ],
-        ),
-        "dist_train_a2d.sh": (
-            ["out", "weights.pth"],
-            [
-                ("main.py", TRAIN | dict(dataset_file="a2d", pretrained_weights="weights.pth", epochs=6)),
-                ("main.py", EVAL | dict(eval_split="test")),
-            ],
-        ),
-        "dist_test_jhmdb.sh": (
-            ["out", "weights.pth"],
-            [("main.py", EVAL | dict(resume="weights.pth", dataset_file="jhmdb"))],
-        ),
-        "dist_train_test_mevis.sh": (
-            ["out"],
-            [
-                ("main.py", TRAIN | dict(dataset_file="mevis", epochs=10)),
-                ("main.py", EVAL | dict(eval_split="valid_u")),
-                ("inference_mevis.py", {}),
-            ],
-        ),
-    }
-
-    @pytest.mark.parametrize("script", SCRIPTS)
-    def test_starts_its_programs(self, sandbox, tmp_path, script):
-        (tmp_path / "weights.pth").touch()
-        first, programs = self.SCRIPTS[script]
-        text = sandbox.run(script, *first, "--amp", "bf16", cwd=tmp_path, PYTHON=sandbox.python)
-        calls = sandbox.calls()
-        assert [call.args[0] for call in calls] == [f"{sandbox.root}/{name}" for name, _ in programs]
-        for call, (name, wanted) in zip(calls, programs, strict=True):
-            if name == "main.py":
-                args = vars(parse_train_args(call.args[1:]))
-                assert {key: args[key] for key in wanted} == wanted
-                assert args["amp"] == ("bf16" if call is calls[0] else "off")  # a checkpoint brings its own
-            else:
-                assert call.args[1:] == [
-                    *("--resume", "out/checkpoint.pth", "--split", "valid", "--output_dir", "out/valid", "--overwrite")
-                ]
-                assert text.endswith("out/valid/submission.zip\n")
-
-    @pytest.mark.parametrize("script", SCRIPTS)
-    def test_missing_arguments_get_the_usage(self, sandbox, script):
-        first, _ = self.SCRIPTS[script]
-        for given in (first[:-1], [*first[:-1], "--lr"]):
-            assert f"{script} OUTPUT_DIR" in sandbox.run(script, *given, code=2)
-        assert sandbox.calls() == []
-
-    def test_davis_is_scored_where_its_data_lies(self, sandbox, tmp_path):
-        (tmp_path / "weights.pth").touch()
-        for words, path in ([], "data/ref-davis"), (["--davis_path", "a b"], "a b"), (["--davis_path=c"], "c"):
-            sandbox.run("dist_test_davis.sh", "out", "weights.pth", *words, cwd=tmp_path, PYTHON=sandbox.python)
-            infer, score = sandbox.calls()
-            asked = inference_davis.parse_args(infer.args[1:])
-            assert (asked.resume, asked.output_dir, asked.davis_path) == ("weights.pth", "out", path)
-            asked = eval_davis.parse_args(score.args[1:])
-            assert (asked.results, asked.davis_path, asked.json) == ("out/valid", path, "out/valid/scores.json")
-
-    def test_unknown_sets_and_missing_files_stop_it_first(self, sandbox):
-        assert "refcocoplus" in sandbox.run("dist_train_test_refcoco.sh", "out", "refcocoplus", code=2)
-        for script in ("dist_train_a2d.sh", "dist_test_jhmdb.sh", "dist_test_davis.sh"):
-            assert "gone.pth" in sandbox.run(script, "out", "gone.pth", code=2)
-        assert sandbox.calls() == []
