@@ -132,8 +132,10 @@ def test_the_split_that_is_scored(mini):
     assert eval_split(mini_args(mini, "--holdout", "1"), "ytvos") == "valid_u"
     with pytest.raises(ValueError, match="--eval_split valid does not exist for --dataset_file mevis"):
         eval_split(mini_args(mini, "--eval", "--resume", "x", "--eval_split", "valid"), "mevis")
-    assert may_be_trained_on("mevis", "mevis") and may_be_trained_on("mevis", "joint")
-    assert not may_be_trained_on("mevis", "ytvos")
+    assert may_be_trained_on("mevis", "mevis") and not may_be_trained_on("mevis", "ytvos")
+    # a mixture has seen its parts; the three sets of RefCOCO have images in common
+    assert may_be_trained_on("ytvos", "joint") and not may_be_trained_on("mevis", "joint")
+    assert may_be_trained_on("refcoco+", "refcocog") and may_be_trained_on("refcoco", "all")
 
 
 # --------------------------------------------------------------------------------------------------------- bad data
