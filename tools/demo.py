@@ -62,8 +62,8 @@ VIDEOS = "--lr 5e-4 --lr_backbone 1e-4 --mask_loss_size full"
 class Recipe:
     """How much of everything: generated images and videos, epochs over them, options of the alignment and of the clips.
 
-    Clips of 4 of the 8 frames see twice as many videos in the same time. Whole videos are what inference is given, and
-    in no other clip can "going up and then down" be told from "moving up".
+    Clips of 4 of the 8 frames see twice as many videos in the same time, but may show one half only of "going up and
+    then down", which then looks like "moving up". Whole videos are what inference is given.
     """
 
     images: int
