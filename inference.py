@@ -19,6 +19,7 @@ from opts import parse_train_args
 from util import checkpoint, dist
 from util.log import progress_bar
 from util.memory import keep_large_buffers
+from util.precision import inference_amp
 from util.visualize import PALETTE, overlay, write_video
 from util.writers import RESULTS_ROOT, Results, build_submission, claim_results, mask_name
 
@@ -46,6 +47,7 @@ def restore(asked: argparse.Namespace, *flags: str) -> tuple[ProxyFormer, argpar
     model, trained = models.restore_model(saved, asked.resume)
     # A checkpoint may be older than some options.
     args = argparse.Namespace(**vars(parse_train_args([])) | vars(trained))
+    args.amp = inference_amp(args.amp)
     for name in ("holdout", "eval_size", "max_size", "amp", *flags):
         if getattr(asked, name) is not None:
             setattr(args, name, getattr(asked, name))

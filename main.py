@@ -24,6 +24,7 @@ from opts import parse_train_args
 from util import checkpoint, cli, dist, optim
 from util.log import RunLog
 from util.memory import keep_large_buffers
+from util.precision import use_bf16
 
 # what may differ from the checkpoint's options without making it another run
 FREE_TO_CHANGE = {
@@ -97,6 +98,7 @@ def train(args: argparse.Namespace, saved: dict | None, device: torch.device) ->
         first_epoch = saved["epoch"] + 1
     describe(args, model, loader, device)
 
+    bf16 = use_bf16(args.amp, device)
     log = RunLog(output_dir)
     wrapped = model
     if dist.active():
@@ -112,7 +114,7 @@ def train(args: argparse.Namespace, saved: dict | None, device: torch.device) ->
             scheduler,
             device=device,
             epoch=epoch,
-            bf16=args.amp == "bf16",
+            bf16=bf16,
             clip_max_norm=args.clip_max_norm,
             log=log,
         )

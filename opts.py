@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 
+_AMP = ("off", "bf16", "auto")
 _A2D = dict(dataset_file="a2d", batch_size=2, eval_size=320, max_size=576, freeze_text_encoder=True)
 
 # The recipes of the paper and of ReferFormer, as defaults that explicit flags still override.
@@ -68,7 +69,9 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--output_dir", default="output", help="folder for checkpoints, logs and results")
     group.add_argument("--device", default=None, help="cuda, cuda:1, cpu; default: a GPU when there is one")
     group.add_argument("--seed", type=_non_negative_int, default=42)
-    group.add_argument("--amp", choices=("off", "bf16"), default="off", help="bfloat16 autocast, on CPU and GPU")
+    group.add_argument(
+        "--amp", choices=_AMP, default="off", help="bfloat16 autocast; auto: where the device is faster with it"
+    )
     group.add_argument("--num_workers", type=_non_negative_int, default=4, help="data loading processes per rank")
 
 
@@ -201,7 +204,7 @@ def inference_parser(program: str, description: str, output: str) -> argparse.Ar
     )
     parser.add_argument("--eval_size", type=_positive_int, help="short side of the input; default: as in training")
     parser.add_argument("--max_size", type=_positive_int, help="limit of its long side; default: as in training")
-    parser.add_argument("--amp", choices=("off", "bf16"), help="default: as in training")
+    parser.add_argument("--amp", choices=_AMP, help="default: off, or auto if the training was not")
     parser.add_argument("--device", help="cuda, cuda:1, cpu; default: a GPU when there is one")
     parser.add_argument("--visualize", action="store_true", help="also write videos with the masks painted over")
     parser.add_argument("--allow_trained", action="store_true", help="take also videos that were trained on")

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 from torch.utils.data import DataLoader
@@ -231,7 +230,6 @@ def refuse_trained(split: str, holdout: int, trained_holdout: int) -> None:
 def single_threaded(_worker: int) -> None:
     # The workers are the parallelism; threads within them would only compete with the training process.
     torch.set_num_threads(1)
-    cv2.setNumThreads(1)
 
 
 class TrainLoader(DataLoader):

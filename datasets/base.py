@@ -129,7 +129,8 @@ class LabelMapVideo(JpegVideo):
 
     def masks(self, positions: Sequence[int], objects: Sequence[tuple[int, ...]], size: tuple[int, int]) -> Tensor:
         labels = read_label_maps([self.mask_dir / f"{self.frame_ids[p]}.png" for p in positions], size)
-        return torch.cat([torch.isin(labels, torch.tensor(o, dtype=torch.uint8)) for o in objects], dim=1).byte()
+        # comparing with one number at a time is many times as fast as torch.isin
+        return torch.cat([torch.stack([labels == number for number in of]).any(0) for of in objects], dim=1).byte()
 
     def where(self) -> str:
         return str(self.mask_dir)

@@ -169,7 +169,10 @@ class RleVideo(JpegVideo):
             return None
         where = f"{self.store.path}: annotation {annotation}, frame {self.frame_ids[position]} of {self.video_id}"
         check_size(where, rle.size, size, "its frame")
-        return decode(rle, where)
+        try:
+            return decode(rle)
+        except ValueError as error:
+            raise ValueError(f"{where}: the mask is damaged ({error}); download the file again; {MEVIS.see}") from error
 
     def where(self) -> str:
         return f"{self.store.path}, video {self.video_id}"

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from pycocotools import mask as rle
 from torch import Tensor
 
 from datasets.base import EvalClip, Expression, TrainVideo
 from datasets.pseudo_video import pseudo_video
 from datasets.video_io import read_frames
+from util.rle import decode, parse
 
 # Whose division into splits each set is published with, and what those splits are.
 DIVISIONS = {"refcoco": "unc", "refcoco+": "unc", "refcocog": "umd"}
@@ -158,32 +158,6 @@ def read_sentences(root: Path, name: str, split: str) -> dict[int, list[Sentence
     return found
 
 
-def decode_mask(segmentation: list | dict, size: tuple[int, int]) -> np.ndarray:
-    """uint8 ``[H, W]`` of polygons, or of compressed or uncompressed run lengths, on an image of ``size``.
-
-    Raises ValueError, saying what is wrong with it.
-    """
-    if isinstance(segmentation, list):
-        for polygon in segmentation:
-            corners = np.asarray(polygon if isinstance(polygon, list) else None, dtype=float)
-            if corners.ndim != 1 or len(corners) < 6 or len(corners) % 2 or not np.isfinite(corners).all():
-                raise ValueError("a polygon has at least three corners, x and y in turn")
-        if not segmentation:
-            raise ValueError("there is no polygon")
-        code = rle.merge(rle.frPyObjects(segmentation, *size))
-    else:
-        counts = segmentation.get("counts")
-        if segmentation.get("size") != list(size) or not isinstance(counts, str | list):
-            raise ValueError(f'run lengths have "counts" and, as "size", that of the image, {list(size)}')
-        if isinstance(counts, list) and (min(counts, default=0) < 0 or sum(counts) != size[0] * size[1]):
-            raise ValueError(f"the run lengths add up to {sum(counts)} pixels, the image has {size[0] * size[1]}")
-        code = rle.frPyObjects(segmentation, *size) if isinstance(counts, list) else segmentation
-        # where compressed run lengths end early, pycocotools leaves whatever the memory held
-        if isinstance(counts, str) and rle.encode(np.asfortranarray(rle.decode(code)))["counts"] != counts.encode():
-            raise ValueError("the compressed run lengths do not fill the image")
-    return rle.decode(code)
-
-
 def read_image(path: Path, size: tuple[int, int], source: Path) -> Tensor:
     """uint8 RGB ``[1, 3, H, W]``. Raises as :func:`datasets.video_io.read_frames`, and ValueError for another size
     than ``source`` has for it."""
@@ -225,9 +199,8 @@ class CocoImage(TrainVideo):
 
     def _mask(self, object_id: int, size: tuple[int, int]) -> np.ndarray:
         try:
-            return decode_mask(json.loads(self.segmentations[object_id]), size)
-        # what pycocotools makes of bad input is of every kind
-        except Exception as error:
+            return decode(parse(json.loads(self.segmentations[object_id]), size)).astype(np.uint8)
+        except ValueError as error:
             problem = f"the segmentation of COCO's annotation {object_id} is damaged ({error})"
             raise _bad(self.source, problem) from error
 

@@ -15,7 +15,6 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-import cv2
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
@@ -239,9 +238,7 @@ def score_results(
         video: (protocol, Path(truth, video), [folder / video for folder in folders.values()], list(frames))
         for video, frames in videos.items()
     }
-    scored = run_jobs(
-        score_video, jobs, workers, desc=protocol, unit="video", prepare=cv2.setNumThreads, prepare_with=(1,)
-    )
+    scored = run_jobs(score_video, jobs, workers, desc=protocol, unit="video")
     annotators = {}
     for k, name in enumerate(folders):
         sequences = {

@@ -147,7 +147,7 @@ class _RleVideo(VideoTruth):
 
     def frame(self, t: int, name: str, targets: Collection[Target], others: bool) -> tuple[tuple[int, int], Masks]:
         shown = {
-            annotation: decode(frames[t], f"{self.where}: annotation {annotation}, frame {name}")
+            annotation: self._mask(annotation, frames[t], name)
             for annotation, frames in self.masks.items()
             if frames[t] is not None
         }
@@ -158,6 +158,15 @@ class _RleVideo(VideoTruth):
             for target in targets
             if shown.keys() & set(target)
         }
+
+    def _mask(self, annotation: int, rle: Rle, frame: str) -> np.ndarray:
+        try:
+            return decode(rle)
+        except ValueError as error:
+            raise ValueError(
+                f"{self.where}: the mask of annotation {annotation} in frame {frame} is damaged ({error}); download "
+                "the file again (docs/data.md)"
+            ) from error
 
     def named(self, target: Target) -> dict[str, object]:
         return {"anno_id": list(target)}

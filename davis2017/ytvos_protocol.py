@@ -12,7 +12,6 @@ from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from davis2017.metrics import PreparedMask
@@ -112,7 +111,6 @@ def average(expressions: Iterable[Mapping], other_objects: bool) -> dict[str, fl
 
 def _open_results(path: Path) -> None:
     global _results
-    cv2.setNumThreads(1)
     _results = Results(path)
 
 

@@ -14,6 +14,7 @@ from models.predictor import Predictor
 from models.proxyformer import ProxyFormer
 from models.text_encoder import TextEncoder
 from util import checkpoint, dist
+from util.precision import inference_amp, use_bf16
 
 __all__ = [
     "Predictor",
@@ -126,16 +127,18 @@ def restore_model(saved: dict, source: str | Path) -> tuple[ProxyFormer, argpars
 
 def build_predictor(model: ProxyFormer, args: argparse.Namespace) -> Predictor:
     """A predictor that sees frames in the size, and computes in the precision, that the options name."""
-    return Predictor(model, eval_size=args.eval_size, max_size=args.max_size, bf16=args.amp == "bf16")
+    bf16 = use_bf16(args.amp, next(model.parameters()).device)
+    return Predictor(model, eval_size=args.eval_size, max_size=args.max_size, bf16=bf16)
 
 
 def load_predictor(path: str | Path, device: str | torch.device | None = None) -> tuple[Predictor, argparse.Namespace]:
-    """A predictor from a checkpoint of ``main.py``, and the options of its training.
+    """A predictor from a checkpoint of ``main.py``, and the options of its training, ``amp`` as inference takes it.
 
     Args:
         path: of the checkpoint.
         device: None takes a GPU when there is one.
     """
     model, args = restore_model(checkpoint.load(path), path)
+    args.amp = inference_amp(args.amp)
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     return build_predictor(model.to(device), args), args

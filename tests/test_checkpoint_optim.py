@@ -15,7 +15,7 @@ from torchvision.ops import FrozenBatchNorm2d
 
 import models
 from tests.tiny_model import EXPRESSIONS, tiny_args, tiny_model, tiny_text_encoder
-from util import checkpoint, optim
+from util import checkpoint, optim, precision
 
 
 class Code:
@@ -143,7 +143,15 @@ def test_a_checkpoint_alone_rebuilds_the_model_and_its_predictor(tmp_path, flags
     outputs = [m.eval()(video, [EXPRESSIONS[0]]).final for m in (model, rebuilt)]
     assert torch.equal(outputs[0].masks, outputs[1].masks) and torch.equal(outputs[0].logits, outputs[1].logits)
     predictor, _ = models.load_predictor(tmp_path / "c.pth", device="cpu")
-    assert predictor.eval_size == 40 and predictor.bf16 == (args.amp == "bf16") and not predictor.model.training
+    assert predictor.eval_size == 40 and not predictor.model.training
+
+
+@pytest.mark.parametrize(("trained", "speedup", "used"), [("bf16", 4, True), ("bf16", 0.01, False), ("off", 4, False)])
+def test_a_model_trained_in_bf16_predicts_in_what_is_faster(trained, speedup, used, monkeypatch, tmp_path):
+    monkeypatch.setattr(precision, "bf16_speedup", lambda device: speedup)
+    saved_model(tmp_path / "c.pth", "--amp", trained)
+    predictor, _ = models.load_predictor(tmp_path / "c.pth", device="cpu")
+    assert predictor.bf16 == used
 
 
 @torch.no_grad()

@@ -144,9 +144,9 @@ def test_ground_truth_is_read_in_all_three_forms_of_coco(tmp_path):
         (lambda c: c["images"].append({"id": "b", "height": 8, "width": 10}), "once, with one annotation"),
         (lambda c: c["images"].append(c["images"][0]), "once, with one annotation"),
         (lambda c: c["annotations"].append(c["annotations"][0]), "once, with one annotation"),
-        (lambda c: c["images"][0].update(height=9), r"mask of \[8, 10\] pixels, image of \[9, 10\]"),
+        (lambda c: c["images"][0].update(height=9), r"of size \[8, 10\], its image of \[9, 10\]"),
         (lambda c: c.pop("annotations"), "KeyError: 'annotations'"),
-        (lambda c: c["annotations"][0].update(segmentation=7), "TypeError"),
+        (lambda c: c["annotations"][0].update(segmentation=7), "list of polygons"),
     ],
 )
 def test_damaged_ground_truth_is_named(tmp_path, damage, message):

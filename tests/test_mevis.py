@@ -217,7 +217,7 @@ def test_masks_that_do_not_fit_their_frames(fresh):
     edit(path, lambda c: c["0"][1].update(size=[48, 80], counts=rle(TRAIN[0].mask(0, 1)[:, 1:])["counts"]))
     video = train_videos(fresh, 0)[0]
     assert video.masks([0], [(0,)], (48, 80)).any()
-    with pytest.raises(ValueError, match="annotation 0, frame 00001 of aa_wide: the mask is damaged: its runs do not"):
+    with pytest.raises(ValueError, match="annotation 0, frame 00001 of aa_wide: the mask is damaged .its runs do not"):
         video.masks([0, 1], [(0,)], (48, 80))
 
 

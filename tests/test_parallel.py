@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 
 import pytest
 
+from tests.helpers import ROOT
 from util.parallel import run_jobs
 
 _prepared = None
@@ -48,3 +51,30 @@ def test_only_other_processes_are_prepared():
 
 def test_no_jobs():
     assert run_jobs(divide, {}, 2, desc="halve", unit="number") == {}
+
+
+FORK_AFTER_OPENCV = """
+import multiprocessing
+import cv2, numpy
+import datasets
+
+def work():
+    cv2.warpAffine(numpy.zeros((1000, 1000, 3), numpy.uint8), numpy.eye(2, 3), (1000, 1000))
+
+def load(worker):
+    datasets.single_threaded(worker)
+    work()
+
+work()
+process = multiprocessing.get_context("fork").Process(target=load, args=(0,))
+process.start()
+process.join(20)
+process.kill()
+raise SystemExit(process.exitcode is None)
+"""
+
+
+def test_a_loader_may_use_opencv_after_the_process_that_forks_it():
+    """Setting the number of OpenCV's threads there, once these are running, waits for ever."""
+    done = subprocess.run([sys.executable, "-c", FORK_AFTER_OPENCV], cwd=ROOT, timeout=60)
+    assert done.returncode == 0

@@ -154,7 +154,6 @@ def main() -> int:
         parser.error("--frames, --objects and --repeat must be at least 1, --objects at most 20")
     if (args.truth is None) != (args.results is None):
         parser.error("--truth and --results belong together")
-    cv2.setNumThreads(1)
     if args.truth:
         truth, predicted = (read_maps(folder, args.frames) for folder in (args.truth, args.results))
         if truth.shape != predicted.shape or not count_objects(truth[0]):

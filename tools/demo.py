@@ -49,7 +49,7 @@ PRETRAINED = ROOT / "pretrained_weights" / "demo.safetensors"
 NETWORK = """
     --binary --backbone tsm_resnet10_half --token_stride 16 --hidden_dim 96 --nheads 4 --mask_dim 32 --enc_layers 2
     --num_queries 1 --dropout 0 --train_sizes 96 --eval_size 96 --max_size 160 --no-random_crop --no-photometric
-    --expressions_per_clip 6 --lr_schedule cosine --warmup_steps 50 --amp bf16 --num_workers 1
+    --expressions_per_clip 6 --lr_schedule cosine --warmup_steps 50 --amp auto --num_workers 1
     --lr_text_encoder 5e-4
 """
 # as the paper pretrains on the images of RefCOCO, T = 1, before it trains on videos

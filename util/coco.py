@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from pycocotools import mask as rle
+from pycocotools import mask as coco
+
+from util import rle
 
 CATEGORY = 1
-Rle = dict  # {"size": [height, width], "counts": str}, COCO's compressed run lengths
+Segmentation = dict  # {"size": [height, width], "counts": str}, COCO's compressed run lengths
 
 
 @dataclass(frozen=True)
@@ -23,14 +25,14 @@ class Truth:
         box: xywh in pixels, as the file has it.
     """
 
-    mask: Rle
+    mask: Segmentation
     box: tuple[float, ...]
 
 
-def encode_masks(masks: np.ndarray) -> list[Rle]:
+def encode_masks(masks: np.ndarray) -> list[Segmentation]:
     """Run lengths of masks ``[n, H, W]``, anything but 0 being the object."""
     columns = np.asfortranarray((np.asarray(masks) != 0).transpose(1, 2, 0).astype(np.uint8))
-    return [{"size": list(code["size"]), "counts": code["counts"].decode()} for code in rle.encode(columns)]
+    return [{"size": list(code["size"]), "counts": code["counts"].decode()} for code in coco.encode(columns)]
 
 
 def ground_truth(samples: Iterable[tuple[str, np.ndarray]]) -> dict:
@@ -46,27 +48,13 @@ def ground_truth(samples: Iterable[tuple[str, np.ndarray]]) -> dict:
                 "image_id": image_id,
                 "category_id": CATEGORY,
                 "segmentation": code,
-                "area": int(rle.area(code)),
-                "bbox": rle.toBbox(code).tolist(),
+                "area": int(coco.area(code)),
+                "bbox": coco.toBbox(code).tolist(),
                 "iscrowd": 0,
             }
         )
     categories = [{"id": CATEGORY, "name": "referred"}]
     return {"images": images, "annotations": annotations, "categories": categories}
-
-
-def _code(segmentation: object, size: tuple[int, int]) -> Rle:
-    """Run lengths from any of COCO's three forms: compressed, uncompressed, polygons."""
-    if isinstance(segmentation, list):
-        code = rle.merge(rle.frPyObjects(segmentation, *size))
-    elif isinstance(segmentation["counts"], list):
-        code = rle.frPyObjects(segmentation, *segmentation["size"])
-    else:
-        code = segmentation
-    if tuple(code["size"]) != size:
-        raise ValueError(f"mask of {code['size']} pixels, image of {list(size)}")
-    rle.area(code)
-    return code
 
 
 def read_ground_truth(path: Path) -> dict[str | int, Truth]:
@@ -83,10 +71,10 @@ def read_ground_truth(path: Path) -> dict[str | int, Truth]:
         if twice or len(set(annotated)) < len(annotated) or set(annotated) != sizes.keys():
             raise ValueError("each image must be in it once, with one annotation")
         truth = {
-            a["image_id"]: Truth(_code(a["segmentation"], sizes[a["image_id"]]), tuple(a["bbox"]))
+            a["image_id"]: Truth(rle.parse(a["segmentation"], sizes[a["image_id"]]).as_coco(), tuple(a["bbox"]))
             for a in content["annotations"]
         }
-    # A damaged file may fail at any level, down to pycocotools' own checks.
+    # A damaged file may fail at any level.
     except Exception as error:
         problem = str(error) if type(error) is ValueError else f"{type(error).__name__}: {error}"
         raise ValueError(f"{path}: is not ground truth in COCO's form ({problem})") from error

@@ -15,7 +15,7 @@ from pycocotools import mask as rle
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from util.coco import CATEGORY, Rle, Truth
+from util.coco import CATEGORY, Segmentation, Truth
 
 THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9)
 _SMOOTH = 1e-6
@@ -31,7 +31,7 @@ def best_queries(predictions: Iterable[dict]) -> list[dict]:
     return list(best.values())
 
 
-def overlap(a: Rle, b: Rle) -> tuple[int, int]:
+def overlap(a: Segmentation, b: Segmentation) -> tuple[int, int]:
     """Pixels of the intersection and of the union of two masks of one size."""
     intersection = int(rle.area(rle.merge([a, b], intersect=True)))
     return intersection, int(rle.area(a)) + int(rle.area(b)) - intersection

@@ -1,4 +1,4 @@
-"""Run-length encoded masks, the compressed form of COCO: runs of 0 and 1 in turn, down the columns.
+"""Run-length encoded masks as COCO has them: runs of 0 and 1 in turn, down the columns.
 
 pycocotools writes the same form. Its decoder leaves random pixels where the runs end too early, so masks from a
 download are read here, where this is an error.
@@ -6,9 +6,11 @@ download are read here, where this is an error.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from pycocotools import mask as coco
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,10 @@ class Rle:
 
     size: tuple[int, int]
     counts: bytes
+
+    def as_coco(self) -> dict:
+        """As COCO's files have it: ``{"size": [height, width], "counts": text}``."""
+        return {"size": list(self.size), "counts": self.counts.decode("ascii")}
 
 
 def run_lengths(rle: Rle) -> np.ndarray:
@@ -56,11 +62,44 @@ def is_blank(rle: Rle) -> bool:
     return not run_lengths(rle)[1::2].any()
 
 
-def decode(rle: Rle, where: str) -> np.ndarray:
-    """bool ``[H, W]``. Raises ValueError as :func:`run_lengths`; ``where`` names the mask in the message."""
-    try:
-        runs = run_lengths(rle)
-    except ValueError as error:
-        raise ValueError(f"{where}: the mask is damaged: {error}; download the file again (docs/data.md)") from error
+def decode(rle: Rle) -> np.ndarray:
+    """bool ``[H, W]``. Raises as :func:`run_lengths`."""
+    runs = run_lengths(rle)
     height, width = rle.size
     return np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(width, height).T
+
+
+def parse(segmentation: object, size: tuple[int, int]) -> Rle:
+    """A mask in any of COCO's three forms: polygons, compressed or uncompressed run lengths.
+
+    Args:
+        segmentation: from a JSON file.
+        size: height and width of the image.
+
+    Raises:
+        ValueError: it has none of the forms, or is not of this size.
+    """
+    if isinstance(segmentation, list):
+        return _from_polygons(segmentation, size)
+    counts = segmentation.get("counts") if isinstance(segmentation, dict) else None
+    if not isinstance(counts, str | list):
+        raise ValueError('a mask is a list of polygons, or run lengths with "size" and "counts"')
+    if segmentation.get("size") != list(size):
+        raise ValueError(f"the mask is of size {segmentation.get('size')}, its image of {list(size)}")
+    if isinstance(counts, list):
+        if not all(type(run) is int and run >= 0 for run in counts) or sum(counts) != size[0] * size[1]:
+            raise ValueError(f"its runs do not fill {size[1]}x{size[0]} pixels exactly")
+        counts = coco.frPyObjects(segmentation, *size)["counts"]
+    rle = Rle(tuple(size), counts if isinstance(counts, bytes) else counts.encode())
+    run_lengths(rle)
+    return rle
+
+
+def _from_polygons(polygons: Sequence, size: tuple[int, int]) -> Rle:
+    for polygon in polygons:
+        numbers = isinstance(polygon, list) and all(isinstance(x, int | float) for x in polygon)
+        if not numbers or len(polygon) < 6 or len(polygon) % 2 or not np.isfinite(polygon).all():
+            raise ValueError("a polygon is a list of numbers, x and y in turn, of at least three corners")
+    if not polygons:
+        raise ValueError("there is no polygon")
+    return Rle(tuple(size), coco.merge(coco.frPyObjects(polygons, *size))["counts"])

@@ -133,7 +133,6 @@ def _write_video(
 ) -> tuple[str, str, dict, dict]:
     """Writes the frames and masks of a video; returns split, name, its part of meta.json and of the expressions."""
     split, number = job
-    cv2.setNumThreads(1)
     name = f"{split}_{number:05d}"
     scene, expressions, rng = make_scene(seed, split, number, frames, size)
     names = [f"{5 * t:05d}" for t in range(frames)]

@@ -5,18 +5,16 @@ Files are read by the loaders' own functions, so that what is found here is what
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
-from datasets.video_io import read_frame, read_labels
+from datasets.video_io import read_labels
 from davis2017.label_maps import ids_in
-from tools.data.checks.report import Fault
+from tools.data.checks.report import Found, Size, pixels
 from util.rle import Rle, is_blank
 
 VOID = 255
-Size = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -46,65 +44,15 @@ class Video:
     masks: LabelMaps | RleMasks | None = None
 
 
-@dataclass
-class Found:
-    """What was found of a video: faults, and objects that have pixels and no expression."""
-
-    faults: list[Fault] = field(default_factory=list)
-    unnamed: int = 0
-
-    def add(self, kind: str, path: str, what: str = "", again: Iterable[str] | None = None) -> None:
-        self.faults.append(Fault(kind, path, what, (path,) if again is None else tuple(again)))
-
-
-def said(error: Exception, path: Path) -> str:
-    """A loader's message without the path and the mend."""
-    return str(error).removeprefix(f"{path}: ").partition("; ")[0]
-
-
-def pixels(size: Size) -> str:
-    return f"{size[1]}x{size[0]}"
-
-
 def check_video(root: Path, video: Video) -> Found:
     """Reads every frame and mask of a video."""
     found = Found()
-    sizes = _read_all(found, root, video.folder, [f"{name}.jpg" for name in video.frames], _frame_size)
-    usual = Counter(sizes.values()).most_common(1)[0][0] if sizes else None
-    for path, size in sizes.items():
-        if size != usual:
-            found.add("size", path, f"is {pixels(size)}, other frames of the video are {pixels(usual)}")
+    size = found.read_frames(root, video.folder, [f"{name}.jpg" for name in video.frames])
     if isinstance(video.masks, LabelMaps):
-        _check_label_maps(found, root, video, video.masks, usual)
+        _check_label_maps(found, root, video, video.masks, size)
     elif video.masks is not None:
-        _check_rles(found, video, video.masks, usual)
+        _check_rles(found, video, video.masks, size)
     return found
-
-
-def _frame_size(path: Path) -> Size:
-    height, width = read_frame(path).shape[1:]
-    return height, width
-
-
-def _read_all(found: Found, root: Path, folder: str, names: list[str], read: Callable[[Path], object]) -> dict:
-    """What ``read`` makes of each file of a folder that can be read, by its path in the data set."""
-    if not (root / folder).is_dir():
-        found.add("missing", f"{folder}/", f"the folder of {len(names)} files")
-        return {}
-    content = {}
-    for name in names:
-        path = root / folder / name
-        try:
-            content[f"{folder}/{name}"] = read(path)
-        except FileNotFoundError:
-            found.add("missing", f"{folder}/{name}")
-        except ValueError as error:
-            found.add("damaged", f"{folder}/{name}", said(error, path))
-    listed = set(names)
-    for path in sorted((root / folder).iterdir()):
-        if path.name not in listed and not path.name.startswith("."):
-            found.add("unknown", f"{folder}/{path.name}" + "/" * path.is_dir(), again=())
-    return content
 
 
 def _label_map(path: Path) -> tuple[Size, set[int]]:
@@ -114,7 +62,7 @@ def _label_map(path: Path) -> tuple[Size, set[int]]:
 
 def _check_label_maps(found: Found, root: Path, video: Video, masks: LabelMaps, frame_size: Size | None) -> None:
     names = [f"{name}.png" for name in video.frames]
-    maps = _read_all(found, root, masks.folder, names, _label_map)
+    maps = found.read_all(root, masks.folder, names, _label_map)
     for path, (size, _) in maps.items():
         if frame_size and size != frame_size:
             frame = f"{video.folder}/{Path(path).stem}.jpg"
@@ -124,7 +72,7 @@ def _check_label_maps(found: Found, root: Path, video: Video, masks: LabelMaps, 
     if len(maps) == len(names):
         for number in sorted(video.objects - shown):
             found.add("no_pixels", f"{masks.folder}/", f"object {number} is in none of the masks", ())
-    found.unnamed = len(shown - video.objects - {VOID})
+    found.notes["objects of the masks are named by no expression"] += len(shown - video.objects - {VOID})
 
 
 def _check_rles(found: Found, video: Video, masks: RleMasks, frame_size: Size | None) -> None:

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Mapping
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+from datasets import single_threaded
+from datasets.video_io import read_frame
+from util.parallel import run_jobs
+
+Size = tuple[int, int]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -68,20 +77,81 @@ class Fault:
 
 
 @dataclass
-class Report:
+class Faults:
+    """What is wrong with something."""
+
+    faults: list[Fault] = field(default_factory=list)
+
+    def add(self, kind: str, path: str, what: str = "", again: Iterable[str] | None = None) -> None:
+        self.faults.append(Fault(kind, path, what, (path,) if again is None else tuple(again)))
+
+    def check_folder(self, root: Path, folder: str, known: Callable[[Path], bool]) -> None:
+        """Whatever lies in a folder of ``root`` and is not ``known`` is a fault; hidden files are not."""
+        for path in sorted((root / folder).iterdir()) if (root / folder).is_dir() else ():
+            if not known(path) and not path.name.startswith("."):
+                self.add("unknown", f"{folder}/{path.name}" + "/" * path.is_dir(), again=())
+
+
+@dataclass
+class Found(Faults):
+    """What was found of a video, or of another part of a data set that is checked on its own.
+
+    Attributes:
+        notes: how often something was seen that is worth knowing and not wrong.
+    """
+
+    notes: Counter[str] = field(default_factory=Counter)
+
+    def read_all(self, root: Path, folder: str, names: Sequence[str], read: Callable[[Path], T]) -> dict[str, T]:
+        """What ``read`` makes of each file of a folder that can be read, by its path in the data set."""
+        if not (root / folder).is_dir():
+            self.add("missing", f"{folder}/", f"the folder of {len(names)} files")
+            return {}
+        content = {}
+        for name in names:
+            path = root / folder / name
+            try:
+                content[f"{folder}/{name}"] = read(path)
+            except FileNotFoundError:
+                self.add("missing", f"{folder}/{name}")
+            except ValueError as error:
+                self.add("damaged", f"{folder}/{name}", said(error, path))
+        listed = set(names)
+        self.check_folder(root, folder, lambda path: path.name in listed)
+        return content
+
+    def read_frames(self, root: Path, folder: str, names: Sequence[str]) -> Size | None:
+        """Reads the frames of a video; height and width of most of them, None if there are none."""
+        sizes = self.read_all(root, folder, names, _frame_size)
+        usual = Counter(sizes.values()).most_common(1)[0][0] if sizes else None
+        for path, size in sizes.items():
+            if size != usual:
+                self.add("size", path, f"is {pixels(size)}, other frames of the video are {pixels(usual)}")
+        return usual
+
+
+@dataclass(kw_only=True)
+class Report(Faults):
     """All that was found.
 
     Attributes:
         counts: of each split what there is how often: ``{"train": {"videos": 3471, …}, …}``.
         published: what the data set's authors count, in the same form.
         notes: what is worth knowing and not wrong.
-        faults: what is wrong.
     """
 
-    published: Mapping[str, Mapping[str, int]]
+    published: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     counts: dict[str, dict[str, int]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
-    faults: list[Fault] = field(default_factory=list)
+
+    def check_all(self, check: Callable[..., Found], jobs: Mapping[tuple, tuple], workers: int, unit: str) -> None:
+        """Adds what ``check(*arguments)`` finds of each job, in parallel. A job's key begins with its split."""
+        found = run_jobs(check, jobs, workers, desc="check", unit=unit, prepare=single_threaded, prepare_with=(0,))
+        notes: Counter[tuple[str, str]] = Counter()
+        for (split, *_), of_job in found.items():
+            self.faults += of_job.faults
+            notes.update({(split, text): n for text, n in of_job.notes.items()})
+        self.notes += [f"{split}: {n:,} {text}" for (split, text), n in notes.items() if n]
 
     def content(self) -> dict:
         """All of it as plain data."""
@@ -121,5 +191,21 @@ def _counted(split: str, counts: Mapping[str, int], published: Mapping[str, int]
         known = published.get(name)
         return f"{name} {count:,}" + (f" of {known:,} published" if known is not None else "")
 
-    part = ", a part of the published set" if counts.get("videos", 0) < published.get("videos", 0) else ""
+    first = next(iter(published), None)
+    part = ", a part of the published set" if first and counts.get(first, 0) < published[first] else ""
     return f"{split}: " + ", ".join(of_all(name, count) for name, count in counts.items()) + part
+
+
+def said(error: Exception, path: Path) -> str:
+    """A loader's message without the path and the mend."""
+    return str(error).removeprefix(f"{path}: ").partition("; ")[0]
+
+
+def pixels(size: Size) -> str:
+    """Height and width as one reads them."""
+    return f"{size[1]}x{size[0]}"
+
+
+def _frame_size(path: Path) -> Size:
+    height, width = read_frame(path).shape[1:]
+    return height, width

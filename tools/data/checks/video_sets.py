@@ -5,16 +5,14 @@ Each ``check_…`` reads the lists of its data set, then every video of all spli
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from datasets import davis, mevis, single_threaded, ytvos
+from datasets import davis, mevis, ytvos
 from datasets.ytvos import Layout
-from tools.data.checks.one_video import LabelMaps, RleMasks, Video, check_video, said
-from tools.data.checks.report import Fault, Report
-from util.parallel import run_jobs
+from tools.data.checks.one_video import LabelMaps, RleMasks, Video, check_video
+from tools.data.checks.report import Report, said
 
 PUBLISHED = {
     "ytvos": {
@@ -59,9 +57,6 @@ class Split:
         """The folder of its videos' frames, in the data set."""
         return ytvos.frames_root(self.root, self.name, self.layout).relative_to(self.root).as_posix()
 
-    def fault(self, kind: str, path: str, what: str = "", again: Iterable[str] | None = None) -> None:
-        self.report.faults.append(Fault(kind, path, what, (path,) if again is None else tuple(again)))
-
     def note(self, text: str) -> None:
         self.report.notes.append(f"{self.name}: {text}")
 
@@ -72,12 +67,12 @@ class Split:
             listed = ytvos.read_videos(path, self.layout)
         except FileNotFoundError:
             if (self.root / self.name).is_dir():
-                self.fault("missing", self.meta, "the list of the split's expressions")
+                self.report.add("missing", self.meta, "the list of the split's expressions")
             elif self.name != "test":
                 self.note("not there")
             return {}
         except ValueError as error:
-            self.fault("damaged", self.meta, said(error, path))
+            self.report.add("damaged", self.meta, said(error, path))
             return {}
         self.listed = set(listed)
         entries = {}
@@ -85,7 +80,7 @@ class Split:
             try:
                 ytvos.check_video(path, vid, entry, False, self.layout)
             except ValueError as error:
-                self.fault("list", self.meta, said(error, path))
+                self.report.add("list", self.meta, said(error, path))
             else:
                 entries[vid] = entry
         return entries
@@ -96,7 +91,7 @@ class Split:
             for exp_id, expression in entry["expressions"].items():
                 problem = self.layout.object_problem(expression)
                 if problem:
-                    self.fault("no_objects", self.meta, f"video {vid}, expression {exp_id} must name {problem}")
+                    self.report.add("no_objects", self.meta, f"video {vid}, expression {exp_id} must name {problem}")
 
     def count(self, entries: Mapping[str, dict], videos: Iterable[Video]) -> None:
         counts = {
@@ -110,10 +105,8 @@ class Split:
     def check_folders(self, folder: str, listed_elsewhere: Iterable[str] = ()) -> None:
         """Whatever lies among the folders of the videos must be one of them, if there is a list at all."""
         known = self.listed.union(listed_elsewhere)
-        if self.listed and (self.root / folder).is_dir():
-            for path in sorted((self.root / folder).iterdir()):
-                if path.name not in known and not path.name.startswith("."):
-                    self.fault("unknown", f"{folder}/{path.name}" + "/" * path.is_dir(), again=())
+        if self.listed:
+            self.report.check_folder(self.root, folder, lambda path: path.name in known)
 
 
 def _finish(root: Path, videos: list[Video], report: Report, workers: int) -> Report:
@@ -121,21 +114,13 @@ def _finish(root: Path, videos: list[Video], report: Report, workers: int) -> Re
     if not report.counts:
         wrong = "".join(f"; {fault}" for fault in report.faults[:1])
         raise FileNotFoundError(f"{root}: there is no list of any split to check by{wrong}; see docs/data.md")
-    jobs = {(video.split, video.name): (root, video) for video in videos}
-    found = run_jobs(check_video, jobs, workers, desc="check", unit="video", prepare=single_threaded, prepare_with=(0,))
-    unnamed: Counter[str] = Counter()
-    for (split, _), of_video in found.items():
-        report.faults += of_video.faults
-        unnamed[split] += of_video.unnamed
-    report.notes += [
-        f"{split}: {n:,} objects of the masks are named by no expression" for split, n in unnamed.items() if n
-    ]
+    report.check_all(check_video, {(video.split, video.name): (root, video) for video in videos}, workers, unit="video")
     return report
 
 
 def check_ytvos(root: Path, workers: int) -> Report:
     """Checks Ref-YouTube-VOS."""
-    report, videos = Report(PUBLISHED["ytvos"]), []
+    report, videos = Report(published=PUBLISHED["ytvos"]), []
     train, valid, test = (Split(root, ytvos.REF_YOUTUBE_VOS, name, report) for name in ("train", "valid", "test"))
     entries = train.entries()
     videos += _label_map_videos(train, entries)
@@ -162,7 +147,7 @@ def check_ytvos(root: Path, workers: int) -> Report:
 
 def check_davis(root: Path, workers: int) -> Report:
     """Checks Ref-DAVIS17 as its converter writes it."""
-    report, videos = Report(PUBLISHED["davis"]), []
+    report, videos = Report(published=PUBLISHED["davis"]), []
     for name in ("train", "valid"):
         split = Split(root, davis.REF_DAVIS, name, report)
         entries = split.entries()
@@ -173,7 +158,7 @@ def check_davis(root: Path, workers: int) -> Report:
             try:
                 davis.by_annotator(f"video {vid}", entry["expressions"])
             except ValueError as error:
-                split.fault("list", split.meta, said(error, root))
+                split.report.add("list", split.meta, said(error, root))
             except (KeyError, TypeError):
                 continue  # an expression without an object, which check_objects has found
     return _finish(root, videos, report, workers)
@@ -218,19 +203,19 @@ def _check_categories(split: Split, objects: Mapping[str, set[int]]) -> None:
     try:
         known = ytvos.read_videos(path, split.layout)
     except ValueError as error:
-        split.fault("damaged", "train/meta.json", said(error, path))
+        split.report.add("damaged", "train/meta.json", said(error, path))
         return
     for vid, numbers in objects.items():
         for number in sorted(numbers):
             try:
                 ytvos.class_index(path, known, vid, str(number), split.layout)
             except ValueError as error:
-                split.fault("list", "train/meta.json", said(error, path))
+                split.report.add("list", "train/meta.json", said(error, path))
 
 
 def check_mevis(root: Path, workers: int) -> Report:
     """Checks MeViS."""
-    report, videos = Report(PUBLISHED["mevis"]), []
+    report, videos = Report(published=PUBLISHED["mevis"]), []
     for name in ("train", "valid_u", "valid"):
         split = Split(root, mevis.MEVIS, name, report)
         entries = split.entries()
@@ -256,9 +241,9 @@ def _read_store(split: Split) -> mevis.MaskStore | None:
     try:
         return mevis.MaskStore(path)
     except FileNotFoundError:
-        split.fault("missing", relative, "the masks of the split")
+        split.report.add("missing", relative, "the masks of the split")
     except ValueError as error:
-        split.fault("damaged", relative, said(error, path))
+        split.report.add("damaged", relative, said(error, path))
     return None
 
 
@@ -277,7 +262,7 @@ def _rle_video(split: Split, vid: str, entry: dict, store: mevis.MaskStore | Non
                 mevis.check_annotations(store, vid, exp_id, [number], len(frames))
             except ValueError as error:
                 kind = "list" if number in store else "no_objects"
-                split.fault(kind, relative, said(error, store.path), (relative, split.meta))
+                split.report.add(kind, relative, said(error, store.path), (relative, split.meta))
             else:
                 masks[number] = store[number]
     return Video(split.name, vid, folder, frames, frozenset(masks), RleMasks(relative, masks))
