@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -19,25 +18,6 @@ from tests.mini_ytvos import VIDEOS, meta_entry, write_meta, write_mini_ytvos
 from tools.data import check
 from tools.data.checks.report import KINDS
 from tools.data.convert_davis_to_ytvos import convert
-
-Faults = list[tuple[str, str, str]]
-
-
-@pytest.fixture
-def checked(monkeypatch, capsys, tmp_path):
-    """Runs the command: exit code, faults as (kind, path, what), the list of what to download, the printed text."""
-
-    def command(dataset: str, root: Path, *flags: str) -> tuple[int, Faults, list[str], str]:
-        out, again = tmp_path / "report.json", tmp_path / "again.txt"
-        words = ["check.py", dataset, root, "--json", out, "--fix-list", again, "--workers", 1, *flags]
-        monkeypatch.setattr(sys, "argv", [str(word) for word in words])
-        code = check.main()
-        report = json.loads(out.read_text())
-        assert report["ok"] == (code == 0) == (not report["faults"])
-        faults = [(fault["kind"], fault["path"], fault["what"]) for fault in report["faults"]]
-        return code, faults, again.read_text().splitlines(), capsys.readouterr().out
-
-    return command
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from tools.data.checks import video_sets
+from tools.data.checks import image_sets, sentence_sets, video_sets
 from tools.data.checks.report import Report
 from util.cli import run
 from util.writers import atomic_path, write_json
@@ -29,6 +29,9 @@ CHECKS: dict[str, Callable[[Path, int], Report]] = {
     "ytvos": video_sets.check_ytvos,
     "davis": video_sets.check_davis,
     "mevis": video_sets.check_mevis,
+    "a2d": sentence_sets.check_a2d,
+    "jhmdb": sentence_sets.check_jhmdb,
+    "refcoco": image_sets.check_refcoco,
 }
 
 

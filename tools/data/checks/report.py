@@ -122,7 +122,7 @@ class Found(Faults):
 
     def read_frames(self, root: Path, folder: str, names: Sequence[str]) -> Size | None:
         """Reads the frames of a video; height and width of most of them, None if there are none."""
-        sizes = self.read_all(root, folder, names, _frame_size)
+        sizes = self.read_all(root, folder, names, frame_size)
         usual = Counter(sizes.values()).most_common(1)[0][0] if sizes else None
         for path, size in sizes.items():
             if size != usual:
@@ -143,6 +143,17 @@ class Report(Faults):
     published: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     counts: dict[str, dict[str, int]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+
+    def read(self, root: Path, loader: Callable[[], T]) -> T | None:
+        """What a loader makes of lists of the set; None, and a fault, where one is missing or not as documented."""
+        try:
+            return loader()
+        except (FileNotFoundError, ValueError) as error:
+            # A loader may read several files, and begins its message with the one that is wrong.
+            path = Path(str(error).partition(": ")[0])
+            kind = "missing" if isinstance(error, FileNotFoundError) else "list"
+            self.add(kind, path.relative_to(root).as_posix(), said(error, path))
+            return None
 
     def check_all(self, check: Callable[..., Found], jobs: Mapping[tuple, tuple], workers: int, unit: str) -> None:
         """Adds what ``check(*arguments)`` finds of each job, in parallel. A job's key begins with its split."""
@@ -206,6 +217,7 @@ def pixels(size: Size) -> str:
     return f"{size[1]}x{size[0]}"
 
 
-def _frame_size(path: Path) -> Size:
+def frame_size(path: Path) -> Size:
+    """Height and width of a frame, all of which is read."""
     height, width = read_frame(path).shape[1:]
     return height, width
