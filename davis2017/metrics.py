@@ -92,16 +92,17 @@ class PreparedMask:
         self.shape = mask.shape
         self.radius = _tolerance(mask.shape, bound_th)
 
-        left, top, width, height = cv2.boundingRect(mask.view(np.uint8))
-        # The boundary lies up to one pixel left of and above the mask.
-        margin = self.radius + 1 if width else 0
-        self.top, self.left = max(top - margin, 0), max(left - margin, 0)
-        window = np.s_[self.top : top + height + margin, self.left : left + width + margin]
-        self.mask = np.ascontiguousarray(mask[window])
-        if not width:
-            self.boundary = self.near = self.mask
-            self.area = self.length = 0
+        rows = np.flatnonzero(mask.any(1))
+        if not len(rows):
+            self.top = self.left = self.area = self.length = 0
+            self.mask = self.boundary = self.near = mask[:0, :0]
             return
+        columns = np.flatnonzero(mask[rows[0] : rows[-1] + 1].any(0))
+        # The boundary lies up to one pixel left of and above the mask.
+        margin = self.radius + 1
+        self.top, self.left = (max(int(first) - margin, 0) for first in (rows[0], columns[0]))
+        window = np.s_[self.top : rows[-1] + 1 + margin, self.left : columns[-1] + 1 + margin]
+        self.mask = np.ascontiguousarray(mask[window])
         # A pixel is on the boundary when it and its right, lower and lower-right neighbours are not all the same;
         # OpenCV leaves out the neighbours beyond the image.
         boundary = cv2.morphologyEx(
