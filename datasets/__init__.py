@@ -263,6 +263,12 @@ def build_train_loader(args: argparse.Namespace, rank: int = 0, world_size: int 
     weights = {name: weight for name, weight in mixing_weights(args).items() if weight}
     if not weights:
         raise ValueError("--mix: every weight is 0; at least one data set must be trained on")
+    if args.holdout and "holdout" not in DATA_SETS[args.dataset_file].eval_splits:
+        able = ", ".join(name for name, data in DATA_SETS.items() if "holdout" in data.eval_splits)
+        raise ValueError(
+            f"--holdout {args.holdout}: no training videos of {args.dataset_file} can be kept out (those of {able} "
+            "can); leave it out"
+        )
     num_classes(args)  # which refuses a mixture without common categories, before anything is read
     for name in weights:
         if DATA_SETS[name].train is None:

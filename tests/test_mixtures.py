@@ -113,6 +113,11 @@ def test_joint_needs_binary(roots):
         ("--dataset_file refcoco --mix refcocog=2", "no part of --dataset_file refcoco, which is made of refcoco"),
         ("--dataset_file all --mix refcoco=0 refcoco+=0 refcocog=0", "every weight is 0"),
         ("--dataset_file refcoco --mix refcoco=0.01", "an epoch has no clip"),
+        (
+            "--dataset_file all --holdout 2",
+            "--holdout 2: no training videos of all can be kept .*ytvos, davis",
+        ),
+        ("--dataset_file refcoco --holdout 2", "--holdout 2: no training videos of refcoco can be kept out"),
     ],
 )
 def test_impossible_mixtures_are_refused(roots, flags, message):

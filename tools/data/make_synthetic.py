@@ -30,7 +30,6 @@ from tqdm import tqdm
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from tools.data.synthetic_formats import FORMATS  # noqa: E402
 from tools.data.synthetic_scene import Scene, cover, draw_scene, frame_scale  # noqa: E402
 from tools.data.synthetic_text import KINDS, Expression, draw_expressions  # noqa: E402
 from tools.folders import new_folder  # noqa: E402
@@ -38,6 +37,7 @@ from util.cli import run  # noqa: E402
 
 SPLITS = ("train", "valid")
 YTVOS = "ytvos"
+FORMATS = (YTVOS, "davis", "a2d", "jhmdb", "refcoco", "mevis")
 ARGUMENTS_FILE = "synthetic.json"
 GENERATOR = 1  # raised whenever the same arguments come to mean other files
 MIN_FRAMES = 6
@@ -280,7 +280,10 @@ def generate(
         else:
             first = folder / YTVOS
             counts = _write_set(first, arguments, workers)
-            FORMATS[format](first, folder)
+            # Only here, because every one of the processes would import its many libraries.
+            from tools.data.synthetic_formats import WRITERS
+
+            WRITERS[format](first, folder)
             shutil.rmtree(first)
         record = {"arguments": arguments, "counts": counts}
         (folder / ARGUMENTS_FILE).write_text(json.dumps(record, indent=2) + "\n")
@@ -295,7 +298,7 @@ def main() -> int:
     parser.add_argument("--frames", type=int, default=8, help="frames of a video; 1: still images")
     parser.add_argument("--size", type=int, nargs=2, default=[96, 160], metavar=("HEIGHT", "WIDTH"))
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--format", choices=(YTVOS, *FORMATS), default=YTVOS, help="data set whose layout is written")
+    parser.add_argument("--format", choices=FORMATS, default=YTVOS, help="data set whose layout is written")
     parser.add_argument("--workers", type=int, help="processes; default: one per core")
     parser.add_argument("--overwrite", action="store_true", help="replace a set made with other arguments")
     arguments = vars(parser.parse_args())

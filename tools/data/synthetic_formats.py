@@ -23,6 +23,8 @@ from PIL import Image
 from pycocotools import mask as rle
 from scipy.io import savemat
 
+from util.coco import encode_masks
+
 SPLITS = ("train", "valid")
 A2D_ANNOTATED = 3  # frames of each A2D video with masks
 VIDEO_FPS = 24
@@ -83,12 +85,6 @@ def _copy(source: Path, target: Path) -> None:
 def _write(path: Path, text: str, encoding: str = "utf-8") -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding=encoding)
-
-
-def _encode(mask: np.ndarray) -> dict:
-    """COCO RLE of a mask, ready for JSON."""
-    encoded = rle.encode(np.asfortranarray(mask.astype(np.uint8)))
-    return {"size": encoded["size"], "counts": encoded["counts"].decode("ascii")}
 
 
 def write_davis(source: Path, out: Path) -> None:
@@ -205,7 +201,10 @@ def write_refcoco(source: Path, out: Path) -> None:
     """
     images, annotations, said = [], [], []
     ids = count(1)
-    for number, video in enumerate(read_videos(source), 1):
+    videos = read_videos(source)
+    shapes = sorted({described["category"] for video in videos for described in video.objects.values()})
+    categories = {shape: number for number, shape in enumerate(shapes, 1)}
+    for number, video in enumerate(videos, 1):
         t = len(video.frames) // 2
         name = f"COCO_train2014_{number:012d}.jpg"
         _copy(video.image_path(t), out / "train2014" / name)
@@ -216,18 +215,14 @@ def write_refcoco(source: Path, out: Path) -> None:
             if expression["kind"] != "motion" and (labels == int(expression["obj_id"])).any():
                 told[int(expression["obj_id"])].append(expression["exp"])
         for object_id, texts in told.items():
-            mask = labels == object_id
-            encoded = rle.encode(np.asfortranarray(mask.astype(np.uint8)))
+            code = encode_masks((labels == object_id)[None])[0]
             annotation = {
                 "id": next(ids),
                 "image_id": number,
-                "category_id": 1
-                + sorted({o["category"] for o in video.objects.values()}).index(
-                    video.objects[str(object_id)]["category"]
-                ),
-                "segmentation": _encode(mask),
-                "bbox": rle.toBbox(encoded).tolist(),
-                "area": int(mask.sum()),
+                "category_id": categories[video.objects[str(object_id)]["category"]],
+                "segmentation": code,
+                "bbox": rle.toBbox(code).tolist(),
+                "area": int(rle.area(code)),
                 "iscrowd": 0,
             }
             annotations.append(annotation)
@@ -235,7 +230,9 @@ def write_refcoco(source: Path, out: Path) -> None:
     for name, by in (("refcoco", "unc"), ("refcoco+", "unc"), ("refcocog", "umd")):
         folder = out / name
         folder.mkdir()
-        _write(folder / "instances.json", json.dumps({"images": images, "annotations": annotations, "categories": []}))
+        named = [{"id": number, "name": shape} for shape, number in categories.items()]
+        content = {"images": images, "annotations": annotations, "categories": named}
+        _write(folder / "instances.json", json.dumps(content))
         with (folder / f"refs({by}).p").open("wb") as file:
             pickle.dump(_refs(said, COCO_SPLITS[by]), file, protocol=2)
 
@@ -281,8 +278,9 @@ def write_mevis(source: Path, out: Path) -> None:
                 expressions = {i: {"exp": e["exp"]} for i, e in expressions.items()}
             meta[split][video.name] = {"expressions": expressions, "frames": video.frames}
             for number, anno_id in anno.items():
-                shown = [frame == number for frame in labels]
-                masks[split][str(anno_id)] = [_encode(mask) if mask.any() else None for mask in shown]
+                codes = encode_masks(np.stack(labels) == number)
+                shown = [(frame == number).any() for frame in labels]
+                masks[split][str(anno_id)] = [code if s else None for code, s in zip(codes, shown, strict=True)]
     for split, videos in meta.items():
         _write(out / split / "meta_expressions.json", json.dumps({"videos": videos}))
         if split != "valid":
@@ -301,7 +299,7 @@ def _sentences(video: Video) -> Iterator[tuple[str, list[int]]]:
             yield f"all objects with the shape of a {shape}", sorted(numbers)
 
 
-FORMATS: dict[str, Callable[[Path, Path], None]] = {
+WRITERS: dict[str, Callable[[Path, Path], None]] = {
     "davis": write_davis,
     "a2d": write_a2d,
     "jhmdb": write_jhmdb,
