@@ -10,11 +10,17 @@ _A2D = dict(dataset_file="a2d", batch_size=2, eval_size=320, max_size=576, freez
 
 # The recipes of the paper and of ReferFormer, as defaults that explicit flags still override.
 PRESETS: dict[str, dict] = {
-    "finetune": dict(epochs=6, lr_drop=[3, 5], freeze_text_encoder=True),
+    "finetune": dict(epochs=6, lr_drop=[3, 5], binary=True, freeze_text_encoder=True),
     "scratch": dict(epochs=10, lr_drop=[6, 8], freeze_text_encoder=True),
     "paper": dict(epochs=30, lr_drop=[20, 26], freeze_text_encoder=True),
     "pretrain": dict(
-        dataset_file="all", epochs=12, lr_drop=[8, 10], batch_size=2, num_frames=1, freeze_text_encoder=False
+        dataset_file="all",
+        binary=True,  # what is fine-tuned from it has other categories, and keeps the class head this way
+        epochs=12,
+        lr_drop=[8, 10],
+        batch_size=2,
+        num_frames=1,
+        freeze_text_encoder=False,
     ),
     "joint": dict(dataset_file="joint", binary=True, epochs=12, lr_drop=[8, 10], freeze_text_encoder=True),
     "a2d_finetune": dict(**_A2D, epochs=6, lr_drop=[3, 5]),
@@ -97,7 +103,12 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--mask_dim", type=_positive_int, default=256, help="channels of the mask features (C_m)")
     group.add_argument("--mask_decoder", choices=("fpn", "cross_modal"), default="fpn")
     group.add_argument("--time_encoding", action=argparse.BooleanOptionalAction, default=True)
-    group.add_argument("--binary", action="store_true", help="one class, 'referred', instead of the categories")
+    group.add_argument(
+        "--binary",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="one class, 'referred', instead of the categories",
+    )
     group.add_argument("--no_aux_loss", action="store_true", help="supervise the last CMIE stage only")
     group.add_argument("--jsc_target", choices=("joint", "video", "text", "none"), default="joint")
 

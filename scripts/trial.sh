@@ -51,6 +51,8 @@ step dist_test_davis.sh
 "$scripts/dist_test_davis.sh" "$out/davis" "$out/ytvos/checkpoint.pth" --davis_path "$out/data/davis"
 step dist_train_a2d.sh
 "$scripts/dist_train_a2d.sh" "$out/a2d" "$pretrained" "${network[@]}" --a2d_path "$out/data/a2d"
+step dist_train_a2d_scratch.sh
+"$scripts/dist_train_a2d_scratch.sh" "$out/a2d_scratch" "${network[@]}" --a2d_path "$out/data/a2d"
 step dist_test_jhmdb.sh
 "$scripts/dist_test_jhmdb.sh" "$out/jhmdb" "$out/a2d/checkpoint.pth" --jhmdb_path "$out/data/jhmdb"
 step dist_train_test_mevis.sh

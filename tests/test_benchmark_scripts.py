@@ -23,7 +23,7 @@ class TestOtherBenchmarks:
     SCRIPTS = {
         "dist_pretrain.sh": (
             ["out"],
-            [("main.py", TRAIN | dict(dataset_file="all", num_frames=1, epochs=12, batch_size=2))],
+            [("main.py", TRAIN | dict(dataset_file="all", binary=True, num_frames=1, epochs=12, batch_size=2))],
         ),
         "dist_joint_train_ytvos.sh": (
             ["out"],
@@ -41,6 +41,13 @@ class TestOtherBenchmarks:
             ["out", "weights.pth"],
             [
                 ("main.py", TRAIN | dict(dataset_file="a2d", pretrained_weights="weights.pth", epochs=6)),
+                ("main.py", EVAL | dict(eval_split="test")),
+            ],
+        ),
+        "dist_train_a2d_scratch.sh": (
+            ["out"],
+            [
+                ("main.py", TRAIN | dict(dataset_file="a2d", num_frames=6, epochs=12)),
                 ("main.py", EVAL | dict(eval_split="test")),
             ],
         ),

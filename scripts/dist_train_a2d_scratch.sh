@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# Trains on A2D-Sentences without pretraining on RefCOCO (12 epochs, lr drops after 8 and 10, clips of 6 frames), then
+# scores the test split.
+# GPUS, GPUS_PER_NODE and PORT as in ReferFormer; all GPUs when unset. Over several nodes, also NNODES, NODE_RANK and
+# MASTER_ADDR. The same command again goes on where an earlier one stopped.
+source "$(dirname "${BASH_SOURCE[0]}")/_common.sh"
+
+arguments OUTPUT_DIR "[options of main.py]" "$@"
+output_dir="$1"
+shift
+prepare
+train "$output_dir" --preset a2d_scratch "$@"
+score "$output_dir" test
