@@ -21,15 +21,15 @@ def _disk(radius: int) -> list[tuple[int, int]]:
 
 
 def _spread(flat: np.ndarray, reach: int, step: int) -> np.ndarray:
-    """bool ``[n]``: where ``flat`` is True up to ``reach`` steps away on either side."""
-    done = 0
-    while done < reach:
-        further = min(reach - done, 2 * done + 1)
-        shift = further * step
-        wider = flat.copy()
-        wider[shift:] |= flat[:-shift]
-        wider[:-shift] |= flat[shift:]
-        flat, done = wider, done + further
+    """``[n - 2·reach·step]``: at i the union of ``flat`` at i, i + step, … i + 2·reach·step.
+
+    That is what lies up to ``reach`` steps away from i + reach·step, in as many passes as 2·reach + 1 has bits.
+    """
+    covered, wanted = 1, 2 * reach + 1
+    while covered < wanted:
+        further = min(covered, wanted - covered)
+        flat = flat[: -further * step] | flat[further * step :]
+        covered += further
     return flat
 
 
@@ -40,16 +40,18 @@ def _within(mask: np.ndarray, radius: int) -> np.ndarray:
     passes over the window instead of one for each pixel of the disk.
     """
     height, width = mask.shape
-    # One line, with gaps between the rows that no row can spread across.
-    rows = np.zeros((height, width + radius), bool)
-    rows[:, :width] = mask
+    # One line, with empty rows at both ends, and between two rows a gap that neither can spread across.
+    rows = np.zeros((height + 2 * radius, width + radius), bool)
+    rows[radius : radius + height, :width] = mask
     wide, stride = rows.ravel(), rows.shape[1]
-    out, (up, aside) = wide, _disk(radius)[0]
+    # `out` begins `above` rows, `wide` `aside` pixels further on than the line.
+    out, above, (up, aside) = wide, 0, _disk(radius)[0]
     for next_up, next_aside in _disk(radius)[1:]:
         wide = _spread(wide, next_aside - aside, 1)
-        out = _spread(out, up - next_up, stride) | wide
-        up, aside = next_up, next_aside
-    return out.reshape(rows.shape)[:, :width]
+        out = _spread(out, up - next_up, stride)
+        above, up, aside = above + up - next_up, next_up, next_aside
+        out |= wide[above * stride - aside :][: len(out)]
+    return out.reshape(height, stride)[:, :width]
 
 
 def _tolerance(shape: tuple[int, ...], bound_th: float) -> int:
