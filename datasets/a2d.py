@@ -142,40 +142,58 @@ def read_samples(root: Path, split: str) -> list[Sample]:
     return samples
 
 
-def _read_subsets(root: Path) -> dict[str, str]:
-    """Split of each video, without those that have no annotation."""
+def _read_csv(path: Path, what: str) -> dict[int, list[str]]:
+    """The rows of a text file that are not empty, by their number from 1."""
+    SET.require(path, what)
+    try:
+        # spreadsheets put a mark before the first row, which utf-8-sig leaves out
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            return {number: row for number, row in enumerate(csv.reader(file), 1) if row}
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise SET.bad(path, f"cannot be read as comma-separated UTF-8 text ({error})") from error
+
+
+def read_subsets(root: Path) -> dict[str, str | None]:
+    """Split of each video of videoset.csv; None of missed ones, which have no annotation.
+
+    Raises as :func:`read_raw`.
+    """
     missed_path = root / "text_annotations" / "a2d_missed_videos.txt"
+    missed = {row[0].strip() for row in _read_csv(missed_path, "the list of videos without annotation").values()}
     path = root / "Release" / "videoset.csv"
-    SET.require(missed_path, "the list of videos without annotation")
-    SET.require(path, "the list of videos")
-    missed = {line.split(",")[0].strip() for line in missed_path.read_text(encoding="utf-8").splitlines()}
-    splits = {}
-    with path.open(newline="", encoding="utf-8") as file:
-        for number, row in enumerate(csv.reader(file), 1):
-            if not row:
-                continue
-            if len(row) < 2 or row[-1].strip() not in ("0", "1"):
-                raise SET.bad(path, f"row {number} must begin with a video and end in 0 (train) or 1 (test)")
-            splits[row[0].strip()] = SPLITS[int(row[-1])]
-    return {video: split for video, split in splits.items() if video not in missed}
+    splits: dict[str, str | None] = {}
+    for number, row in _read_csv(path, "the list of videos").items():
+        if len(row) < 2 or row[-1].strip() not in ("0", "1"):
+            raise SET.bad(path, f"row {number} must begin with a video and end in 0 (train) or 1 (test)")
+        video = row[0].strip()
+        splits[video] = None if video in missed else SPLITS[int(row[-1])]
+    return splits
 
 
-def _read_sentences(root: Path) -> dict[str, list[tuple[int, str]]]:
+def _read_sentences(path: Path) -> dict[str, list[tuple[int, str]]]:
     """Instance and sentence of each row of a2d_annotation.txt, by video."""
-    path = root / "text_annotations" / "a2d_annotation.txt"
-    SET.require(path, "the file of sentences")
+    rows = _read_csv(path, "the file of sentences")
+    columns, names = rows.pop(1, []), ("video_id", "instance_id", "query")
+    if not set(names) <= set(columns):
+        raise SET.bad(path, "its first row must name the columns video_id,instance_id,query")
     sentences: dict[str, list[tuple[int, str]]] = {}
-    with path.open(newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        if not {"video_id", "instance_id", "query"} <= set(reader.fieldnames or ()):
-            raise SET.bad(path, "its first row must name the columns video_id,instance_id,query")
-        for number, row in enumerate(reader, 2):
-            if row["instance_id"] == _WRONG_INSTANCE:
-                continue
-            instance = _number((row["instance_id"] or "").strip())
-            if instance is None or not (row["query"] or "").strip():
-                raise SET.bad(path, f"row {number} must hold a video, the number of an instance and a sentence")
-            sentences.setdefault(row["video_id"], []).append((instance, row["query"]))
+    first: dict[tuple[str, int], int] = {}
+    for number, row in rows.items():
+        cells = dict(zip(columns, row, strict=False))
+        video, instance_id, query = (cells.get(name, "") for name in names)
+        if instance_id == _WRONG_INSTANCE:
+            continue
+        instance = _number(instance_id.strip())
+        if not video or instance is None or not query.strip():
+            raise SET.bad(path, f"row {number} must hold a video, the number of an instance and a sentence")
+        # A sample has no name beyond video, frame and instance: two sentences could not be scored apart.
+        if first.setdefault((video, instance), number) != number:
+            raise SET.bad(
+                path,
+                f"rows {first[video, instance]} and {number} are both about instance {instance} of video {video}, but "
+                "an instance has one sentence; delete one of the rows",
+            )
+        sentences.setdefault(video, []).append((instance, query))
     return sentences
 
 
@@ -206,13 +224,14 @@ def read_raw(root: Path) -> list[RawVideo]:
     Raises:
         FileNotFoundError, ValueError: naming the file, the row and the mend.
     """
-    splits = _read_subsets(root)
+    splits = read_subsets(root)
+    path = root / "text_annotations" / "a2d_annotation.txt"
     videos = []
-    for video, sentences in _read_sentences(root).items():
+    for video, sentences in _read_sentences(path).items():
         if video not in splits:
-            path = root / "text_annotations" / "a2d_annotation.txt"
             raise SET.bad(path, f"has sentences about video {video}, which Release/videoset.csv does not list")
-        videos.append(RawVideo(video, splits[video], tuple(sentences)))
+        if split := splits[video]:
+            videos.append(RawVideo(video, split, tuple(sentences)))
     return videos
 
 

@@ -207,7 +207,32 @@ RAW_DAMAGE: dict[str, tuple[Callable[[Path], object], type, str]] = {
     "only training": (
         lambda r: replace(r / TEXTS / "a2d_missed_videos.txt", MISSED, "cc_test\nT6bNPuKV-wY"),
         ValueError,
-        "sentences about video cc_test",
+        "there is not one sample of the split test: see Release/videoset.csv",
+    ),
+    "two sentences": (
+        lambda r: replace(r / TEXTS / "a2d_annotation.txt", "bb_tall,7", "bb_tall, 0"),
+        ValueError,
+        "a2d_annotation.txt: rows 4 and 10 are both about instance 0 of video bb_tall, .*; delete one of the rows",
+    ),
+    "sentences in latin-1": (
+        lambda r: (r / TEXTS / "a2d_annotation.txt").write_bytes(b"video_id,instance_id,query\ncc_test,0,caf\xe9\n"),
+        ValueError,
+        "a2d_annotation.txt: cannot be read as comma-separated UTF-8 text .*0xe9.*see docs/data.md, A2D-Sentences",
+    ),
+    "videoset in latin-1": (
+        lambda r: (r / "Release/videoset.csv").write_bytes(b"\xe9,0\n"),
+        ValueError,
+        "videoset.csv: cannot be read",
+    ),
+    "missed in latin-1": (
+        lambda r: (r / TEXTS / "a2d_missed_videos.txt").write_bytes(b"\xe9\n"),
+        ValueError,
+        "a2d_missed_videos.txt: cannot be read",
+    ),
+    "no end of a sentence": (
+        lambda r: replace(r / TEXTS / "a2d_annotation.txt", "bb_tall,0,", 'bb_tall,0,"' + "x" * 200_000),
+        ValueError,
+        "a2d_annotation.txt: cannot be read as comma-separated UTF-8 text .*field larger",
     ),
 }
 
@@ -221,6 +246,34 @@ def test_bad_originals_are_named_and_nothing_is_half_made(raw, tmp_path, name):
         tool.make_a2d(root, overwrite=False)
     assert not a2d.truth_path(root).exists()
     assert not list(root.glob(".*"))
+
+
+def test_sentences_about_missed_videos_are_dropped(raw, tmp_path):
+    root = shutil.copytree(raw, tmp_path / "set")
+    expected = a2d.read_raw(root)
+    path = root / TEXTS / "a2d_annotation.txt"
+    path.write_text(path.read_text() + f"{MISSED},0,it was left out\n")
+    assert a2d.read_raw(root) == expected and a2d.read_subsets(root)[MISSED] is None
+
+
+def test_marks_that_spreadsheets_leave_are_read_over(raw, tmp_path):
+    root = shutil.copytree(raw, tmp_path / "set")
+    expected = a2d.read_raw(root)
+    for name in (TEXTS + "a2d_annotation.txt", TEXTS + "a2d_missed_videos.txt", "Release/videoset.csv"):
+        (root / name).write_text((root / name).read_text() + "\n", encoding="utf-8-sig")
+    assert a2d.read_raw(root) == expected and MISSED in a2d.read_subsets(root)
+
+
+def test_masks_are_read_once_whatever_the_order_of_the_list(fresh, monkeypatch):
+    rows = [["blue", "cc_test", 4, 1], ["blue", "cc_test", 10, 1], ["red", "cc_test", 4, 0]]
+    a2d.list_path(fresh, "test").write_text(json.dumps(rows))
+    paths, read_masks = [], a2d.read_masks
+    monkeypatch.setattr(a2d, "read_masks", lambda path, instances: paths.append(path) or read_masks(path, instances))
+    found = list(tool.a2d_masks(fresh))
+    assert [image_id for image_id, _ in found] == [f"v_cc_test_f_{f}_i_{i}" for f, i in ((4, 1), (10, 1), (4, 0))]
+    for (_, read), (_, video, frame, instance) in zip(found, rows, strict=True):
+        assert (read == mask(instance, frame, (48, 80))).all() and video == "cc_test"
+    assert paths == [a2d.mask_path(fresh, "cc_test", frame) for frame in (4, 10)]
 
 
 @needs_shared

@@ -72,14 +72,19 @@ def a2d_masks(root: Path) -> Iterator[tuple[str, np.ndarray]]:
     samples = a2d.read_samples(root, "test")
     clips = a2d.clips_root(root)
     with tqdm(total=len(samples), desc="masks", unit="sample", disable=None) as progress:
-        for (video, frame), grouped in groupby(samples, lambda sample: (sample.video, sample.frame)):
-            of_frame = list(grouped)
-            path = a2d.mask_path(root, video, frame)
-            masks = a2d.read_masks(path, [sample.instance for sample in of_frame])
-            require_size(path, masks.shape[1:], a2d.video_size(clips / f"{video}.mp4"), a2d.SET)
-            for sample, mask in zip(of_frame, masks, strict=True):
-                yield sample.image_id, mask
-            progress.update(len(of_frame))
+        for video, grouped in groupby(samples, lambda sample: sample.video):
+            of_video = list(grouped)
+            # A list goes through the frames once for each instance, but a file is read once.
+            masks: dict[a2d.Sample, np.ndarray] = {}
+            for frame in sorted({sample.frame for sample in of_video}):
+                of_frame = [sample for sample in of_video if sample.frame == frame]
+                path = a2d.mask_path(root, video, frame)
+                read = a2d.read_masks(path, [sample.instance for sample in of_frame])
+                require_size(path, read.shape[1:], a2d.video_size(clips / f"{video}.mp4"), a2d.SET)
+                masks.update(zip(of_frame, read, strict=True))
+            for sample in of_video:
+                yield sample.image_id, masks[sample]
+            progress.update(len(of_video))
 
 
 def make_a2d(root: Path, overwrite: bool) -> None:

@@ -152,7 +152,10 @@ class Report(Faults):
             # A loader may read several files, and begins its message with the one that is wrong.
             path = Path(str(error).partition(": ")[0])
             kind = "missing" if isinstance(error, FileNotFoundError) else "list"
-            self.add(kind, path.relative_to(root).as_posix(), said(error, path))
+            if path.is_relative_to(root):
+                self.add(kind, path.relative_to(root).as_posix(), said(error, path))
+            else:
+                self.add(kind, "./", said(error, root), again=())
             return None
 
     def check_all(self, check: Callable[..., Found], jobs: Mapping[tuple, tuple], workers: int, unit: str) -> None:
