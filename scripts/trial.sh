@@ -25,7 +25,7 @@ tool data/convert_refcoco.py "$out/data/refcoco"
 for set in a2d jhmdb; do
     tool data/make_sentences_annotations.py "$set" "$out/data/$set"
 done
-for set in a2d jhmdb refcoco mevis; do
+for set in ytvos davis a2d jhmdb refcoco mevis; do
     tool data/check.py "$set" "$out/data/$set"
 done
 tool make_tiny_text_encoder.py "$out/data/ytvos/meta_expressions/train/meta_expressions.json" \

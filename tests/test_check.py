@@ -16,7 +16,7 @@ from tests.mini_davis import write_mini_davis
 from tests.mini_mevis import TRAIN, rle, write_mini_mevis
 from tests.mini_ytvos import VIDEOS, meta_entry, write_meta, write_mini_ytvos
 from tools.data import check
-from tools.data.checks.report import KINDS
+from tools.data.checks.report import KINDS, Report
 from tools.data.convert_davis_to_ytvos import convert
 
 
@@ -58,6 +58,9 @@ def test_a_clean_set_passes(dataset, request, checked):
     # what a desktop leaves behind is no fault
     frames = next(root.glob("train/JPEGImages/*"))
     (frames / ".DS_Store").write_text("")
+    # nor what was downloaded and unpacked
+    for name in ("train.zip", "README.md", "synthetic.json", "train/JPEGImages.tar.gz"):
+        (root / name).touch()
     assert checked(dataset, root)[0] == 0
 
 
@@ -169,6 +172,9 @@ YTVOS_FAULTS = {
     "unknown mask": (lambda r: (r / MASKS / "notes.txt").write_text("x"), "unknown", f"{MASKS}/notes.txt", "", 0),
     "unknown video": (lambda r: (r / "train/JPEGImages/new").mkdir(), "unknown", "train/JPEGImages/new/", "", 0),
     "unknown file": (lambda r: (r / "valid/JPEGImages/a.zip").touch(), "unknown", "valid/JPEGImages/a.zip", "", 0),
+    "video beside the frames": (lambda r: (r / "train/zzz").mkdir(), "unknown", "train/zzz/", "", 0),
+    "frame beside the frames": (lambda r: (r / "valid/00000.jpg").touch(), "unknown", "valid/00000.jpg", "", 0),
+    "frames beside the splits": (lambda r: (r / "JPEGImages").mkdir(), "unknown", "JPEGImages/", "", 0),
 }
 
 
@@ -183,6 +189,27 @@ def test_a_planted_fault_is_found_alone(planted, ytvos, checked):
     assert what in faults[0][2] and "docs/data.md" not in faults[0][2] and str(ytvos) not in faults[0][2]
     assert len(again) == downloads and (not again or path in again)
     assert f"{KINDS[kind].heading}: 1" in text and f"  mend: {KINDS[kind].mend}" in text and path in text
+
+
+def test_categories_of_another_set_are_one_note(ytvos, checked):
+    path = ytvos / "train/meta.json"
+    path.write_text(path.read_text().replace("person", "square").replace("zebra", "circle"))
+    code, faults, _, text = checked("ytvos", ytvos)
+    assert (code, faults) == (0, []) and text.count("train with --binary") == 1
+
+
+def test_an_error_that_names_no_file_of_the_set_is_a_fault(tmp_path):
+    def refuse(error):
+        raise error
+
+    report = Report()
+    assert report.read(tmp_path, lambda: refuse(ValueError("'utf-8' codec can't decode byte: bad"))) is None
+    assert report.read(tmp_path, lambda: refuse(FileNotFoundError("/elsewhere/x: is gone; see"))) is None
+    assert [(fault.kind, fault.path, fault.what) for fault in report.faults] == [
+        ("list", "./", "'utf-8' codec can't decode byte: bad"),
+        ("missing", "./", "/elsewhere/x: is gone"),
+    ]
+    assert report.fix_list() == []
 
 
 def test_missing_masks_do_not_make_objects_without_pixels(ytvos, checked):

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 from scipy.io import savemat
 
-from tests.mini_a2d import write_mini_a2d
+from tests.mini_a2d import MISSED, write_mini_a2d
 from tests.mini_jhmdb import write_mini_jhmdb
 from tests.mini_refcoco import write_mini_refcoco
 from tools.data import make_sentences_annotations
@@ -23,6 +23,7 @@ from tools.data import make_sentences_annotations
 @pytest.fixture
 def a2d(tmp_path) -> Path:
     root = write_mini_a2d(tmp_path / "a2d")
+    (root / f"Release/clips320H/{MISSED}.mp4").touch()
     make_sentences_annotations.make_a2d(root, overwrite=False)
     return root
 
@@ -111,6 +112,12 @@ RAW, SPLITS = "text_annotations/a2d_annotation.txt", "Release/videoset.csv"
 TRUTH = "a2d_sentences_test_annotations_in_coco_format.json"
 LIST = "a2d_sentences_single_frame_test_annotations.json"
 
+
+def drop_last_truth(content: dict) -> None:
+    content["images"].pop()
+    content["annotations"].pop()
+
+
 # what is done to a set, and the one fault that it makes: kind, path, part of what is said, what to download again
 A2D_FAULTS = {
     "video missing": (lambda r: (r / MP4).unlink(), "missing", MP4, "", 1),
@@ -167,10 +174,26 @@ A2D_FAULTS = {
         "has ground truth of v_T6bNPuKV-wY_f_2_i_1, which the list of samples has not",
         1,
     ),
+    "truth of fewer samples": (
+        lambda r: edit(r / TRUTH, drop_last_truth),
+        "list",
+        TRUTH,
+        "has no ground truth of v_T6bNPuKV-wY_f_2_i_1, which the list of samples has",
+        1,
+    ),
+    "sentences in latin-1": (
+        lambda r: (r / RAW).write_bytes((r / RAW).read_bytes() + b"bb_tall,0,caf\xe9\n"),
+        "list",
+        RAW,
+        "cannot be read as comma-separated UTF-8 text",
+        1,
+    ),
+    "unknown clip": (lambda r: (r / MP4).with_name("new.mp4").touch(), "unknown", "Release/clips320H/new.mp4", "", 0),
 }
 
 FRAMES, MAT = "Rename_Images/climb/Climb_climb_f_cm_0", "puppet_mask/climb/Climb_climb_f_cm_0/puppet_mask.mat"
 SAMPLES = "jhmdb_sentences_samples_metadata.json"
+JHMDB_TRUTH = "jhmdb_sentences_gt_annotations_in_coco_format.json"
 
 
 def save_mat(path: Path, masks: np.ndarray) -> None:
@@ -207,6 +230,13 @@ JHMDB_FAULTS = {
     "unknown frame": (lambda r: (r / FRAMES / "00007.png").touch(), "unknown", f"{FRAMES}/00007.png", "", 0),
     "unknown video": (lambda r: (r / FRAMES).with_name("new").mkdir(), "unknown", "Rename_Images/climb/new/", "", 0),
     "list damaged": (lambda r: cut(r / SAMPLES), "list", SAMPLES, "is not a JSON file", 1),
+    "truth of fewer samples": (
+        lambda r: edit(r / JHMDB_TRUTH, drop_last_truth),
+        "list",
+        JHMDB_TRUTH,
+        "has no ground truth of v_wave_and_say_hi_1_f_5, which the list of samples has",
+        1,
+    ),
 }
 
 IMAGE = "train2014/COCO_train2014_000000000009.jpg"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -131,6 +132,29 @@ def test_a_failed_conversion_leaves_the_earlier_one(originals):
         convert(originals)
     assert _snapshot(originals / "meta_expressions") == before
     assert (originals / "valid/Annotations/pigs/00000.png").is_file()
+
+
+@pytest.mark.parametrize("stuck", ["train", "valid", "meta_expressions"])
+@pytest.mark.parametrize("move", ["old", "made"])
+def test_a_part_that_cannot_be_moved_leaves_the_earlier_conversion(originals, monkeypatch, stuck, move):
+    """A folder that is mounted or another user's cannot be moved, neither away nor into its place."""
+    convert(originals)
+    path = originals / "davis_text_annotations/Davis17_annot1.txt"
+    path.write_text(path.read_text(encoding="utf-8").replace("the red café", "a hog"), encoding="utf-8")
+    before = _snapshot(originals)
+    replace, failed = os.replace, []
+
+    def refuse(source: Path, target: Path) -> None:
+        if not failed and Path(source if move == "made" else target).match(f"{move}/{stuck}"):
+            failed.append(stuck)
+            raise OSError(16, "Device or resource busy")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", refuse)
+    with pytest.raises(ValueError, match="cannot write .*: Device or resource busy"):
+        convert(originals)
+    assert failed and _snapshot(originals) == before
+    assert not list(originals.glob(".converting*"))
 
 
 def test_an_error_while_writing_leaves_nothing(originals, tmp_path, monkeypatch):

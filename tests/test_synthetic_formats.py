@@ -64,11 +64,12 @@ def test_every_layout_has_a_writer():
 
 
 def test_the_check_finds_nothing_wrong(made, checked):
-    faults = checked(*made)[1]
-    if made[0] == "davis":  # shapes are no categories of DAVIS; they are for training without
-        assert faults and all(path.endswith("meta.json") and "none of the 78" in what for _, path, what in faults)
-    else:
-        assert not faults
+    assert not checked(*made)[1]
+
+
+def test_shapes_are_no_categories_and_no_faults(source, checked):
+    _, faults, _, text = checked("ytvos", source)
+    assert not faults and "no category in train/meta.json is one of Ref-YouTube-VOS; train with --binary" in text
 
 
 def test_it_can_be_trained_on(made, source):

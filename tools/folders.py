@@ -47,7 +47,7 @@ def new_parts(parent: str | os.PathLike, names: Sequence[str]) -> Iterator[Path]
 
     Parts of the same name are replaced: whether that is allowed is for the caller to check. The last of the names is
     the first to go and the last to come, so where it stands, all of them belong together. Nothing changes if the block
-    fails.
+    or a move fails.
 
     Raises:
         ValueError: it cannot be written; names ``parent`` and the mend.
@@ -60,11 +60,22 @@ def new_parts(parent: str | os.PathLike, names: Sequence[str]) -> Iterator[Path]
             made.mkdir()
             old.mkdir()
             yield made
-            for name in reversed(names):
-                if (parent / name).exists():
-                    os.replace(parent / name, old / name)
-            for name in names:
-                os.replace(made / name, parent / name)
+            placed = []
+            try:
+                for name in reversed(names):
+                    if (parent / name).exists():
+                        os.replace(parent / name, old / name)
+                for name in names:
+                    os.replace(made / name, parent / name)
+                    placed.append(name)
+            except BaseException:
+                # What is still in the temporary folder is deleted with it: the earlier parts must not be.
+                for name in placed:
+                    os.replace(parent / name, made / name)
+                for name in names:
+                    if (old / name).exists():
+                        os.replace(old / name, parent / name)
+                raise
     except OSError as error:
         raise ValueError(
             f"cannot write {parent}: {error.strerror or error}; choose a folder that is writable and has space"

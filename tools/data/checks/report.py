@@ -89,7 +89,7 @@ class Faults:
         """Whatever lies in a folder of ``root`` and is not ``known`` is a fault; hidden files are not."""
         for path in sorted((root / folder).iterdir()) if (root / folder).is_dir() else ():
             if not known(path) and not path.name.startswith("."):
-                self.add("unknown", f"{folder}/{path.name}" + "/" * path.is_dir(), again=())
+                self.add("unknown", path.relative_to(root).as_posix() + "/" * path.is_dir(), again=())
 
 
 @dataclass

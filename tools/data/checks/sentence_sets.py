@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 
 from datasets import a2d, jhmdb
@@ -19,16 +19,23 @@ PUBLISHED = {
 _TOGETHER = 32
 
 
-def _check_truth(report: Report, root: Path, data: Sentences, path: Path, image_ids: set[str]) -> None:
-    """The ground truth must be of samples of the list, if it has been made or downloaded."""
+def _check_truth(report: Report, root: Path, data: Sentences, path: Path, image_ids: set[str]) -> set[str]:
+    """The ground truth must be of samples of the list, if it has been made or downloaded; the samples it leaves out."""
     relative = path.relative_to(root).as_posix()
     command = f"python tools/data/make_sentences_annotations.py {data.name} {root}"
     if not path.is_file():
         report.notes.append(f"test: there is no {relative}, which {command} makes")
-        return
+        return set()
     truth = report.read(root, lambda: data.read_truth(root, path))
-    for image_id in sorted((truth or {}).keys() - image_ids)[:1]:
+    if truth is None:
+        return set()
+    for image_id in sorted(truth.keys() - image_ids, key=str)[:1]:
         report.add("list", relative, f"has ground truth of {image_id}, which the list of samples has not")
+    return image_ids - truth.keys()
+
+
+def _lacks(image_id: str) -> str:
+    return f"has no ground truth of {image_id}, which the list of samples has"
 
 
 # --------------------------------------------------------------------------------------------------------------- A2D
@@ -51,7 +58,10 @@ def check_a2d(root: Path, workers: int) -> Report:
             samples = report.read(root, lambda split=split: a2d.read_samples(root, split)) or []
             counts |= {"frames": len({(s.video, s.frame) for s in samples}), "samples": len(samples)}
             if split == "test" and samples:
-                _check_truth(report, root, a2d.SET, a2d.truth_path(root), {sample.image_id for sample in samples})
+                truth_path = a2d.truth_path(root)
+                lacking = _check_truth(report, root, a2d.SET, truth_path, {sample.image_id for sample in samples})
+                for image_id in sorted(lacking)[:1]:
+                    report.add("list", truth_path.relative_to(root).as_posix(), _lacks(image_id))
         else:
             command = f"python tools/data/make_sentences_annotations.py a2d {root}"
             report.notes.append(f"{split}: there is no {path.name}, which {command} makes")
@@ -64,8 +74,12 @@ def check_a2d(root: Path, workers: int) -> Report:
             jobs[split, video] = (root, mp4, video, videos.get(video, set()), dict(listed.get(video, {})))
     report.check_all(check_a2d_video, jobs, workers, unit="video")
     if raw:
-        known = {video for _, video in jobs}
+        # missed videos too have a clip
+        known = a2d.read_subsets(root).keys() | {video for _, video in jobs}
         report.check_folder(root, a2d.masks_root(root).relative_to(root).as_posix(), lambda path: path.name in known)
+        if clips:
+            mp4s = {f"{video}.mp4" for video in known}
+            report.check_folder(root, clips.relative_to(root).as_posix(), lambda path: path.name in mp4s)
     return report
 
 
@@ -147,13 +161,18 @@ def check_jhmdb(root: Path, workers: int) -> Report:
     if not jhmdb.list_path(root).is_file():
         raise FileNotFoundError(f"{root}: there is no list of any split to check by; see docs/data.md")
     samples = report.read(root, lambda: jhmdb.read_samples(root)) or []
+    lacking: set[str] = set()
     if samples:
-        _check_truth(report, root, jhmdb.SET, jhmdb.truth_path(root), {sample.image_id for sample in samples})
+        image_ids = {sample.image_id for sample in samples}
+        lacking = _check_truth(report, root, jhmdb.SET, jhmdb.truth_path(root), image_ids)
     by_video: dict[Path, list[jhmdb.Sample]] = defaultdict(list)
     for sample in samples:
         by_video[sample.frame_path.parent].append(sample)
     report.counts["test"] = {"videos": len(by_video), "samples": len(samples)}
-    jobs = {("test", folder): (root, of_video) for folder, of_video in by_video.items()}
+    jobs = {
+        ("test", folder): (root, of_video, {s.image_id for s in of_video} & lacking)
+        for folder, of_video in by_video.items()
+    }
     report.check_all(check_jhmdb_video, jobs, workers, unit="video")
     masks = {sample.mask_path.parent for sample in samples}
     for folders in (by_video.keys(), masks):
@@ -163,8 +182,8 @@ def check_jhmdb(root: Path, workers: int) -> Report:
     return report
 
 
-def check_jhmdb_video(root: Path, samples: Sequence[jhmdb.Sample]) -> Found:
-    """Reads all frames and masks of a video, of which these are the samples."""
+def check_jhmdb_video(root: Path, samples: Sequence[jhmdb.Sample], lacking: Set[str]) -> Found:
+    """Reads all frames and masks of a video, of which these are the samples; ``lacking`` have no ground truth."""
     found = Found()
     first = samples[0]
     folder = first.frame_path.parent.relative_to(root).as_posix()
@@ -190,6 +209,9 @@ def check_jhmdb_video(root: Path, samples: Sequence[jhmdb.Sample]) -> Found:
     for sample in samples:
         if sample.frame <= len(masks) and not shown[sample.frame - 1]:
             found.add("no_pixels", relative, f"the person has no pixels in frame {sample.frame}", ())
+        # Evaluation leaves out what has no ground truth: right only where there is no mask to make it of.
+        if sample.frame <= len(masks) and sample.image_id in lacking:
+            found.add("list", jhmdb.truth_path(root).relative_to(root).as_posix(), _lacks(sample.image_id))
     found.notes["samples lie past the last mask of their video and are not scored"] += sum(
         s.frame > len(masks) for s in samples
     )

@@ -5,7 +5,8 @@ Each ``check_…`` reads the lists of its data set, then every video of all spli
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -27,6 +28,12 @@ PUBLISHED = {
         "valid": {"videos": 140, "expressions": 2236},
     },
 }
+
+
+# The folders of a data set and what lies in that of a split, here and in the originals.
+_FOLDERS = {"train", "valid", "valid_u", "test", "meta_expressions", "DAVIS", "davis_text_annotations"}
+_PARTS = {"JPEGImages", "Annotations", "meta.json", "meta_expressions.json", "mask_dict.json"}
+_ARCHIVE = re.compile(r"\.(zip|tgz|tar(\.\w+)?)$")
 
 
 @dataclass
@@ -110,11 +117,15 @@ class Split:
 
 
 def _finish(root: Path, videos: list[Video], report: Report, workers: int) -> Report:
-    """Checks the videos of all splits, in parallel, and completes the report."""
+    """Checks the videos of all splits, in parallel, and what lies about, and completes the report."""
     if not report.counts:
         wrong = "".join(f"; {fault}" for fault in report.faults[:1])
         raise FileNotFoundError(f"{root}: there is no list of any split to check by{wrong}; see docs/data.md")
     report.check_all(check_video, {(video.split, video.name): (root, video) for video in videos}, workers, unit="video")
+    # A file beside the folders is nobody's mistake; a folder may be an archive in the wrong place.
+    report.check_folder(root, ".", lambda path: path.name in _FOLDERS or not path.is_dir())
+    for split in ("train", "valid", "valid_u", "test"):
+        report.check_folder(root, split, lambda path: path.name in _PARTS or bool(_ARCHIVE.search(path.name)))
     return report
 
 
@@ -205,12 +216,25 @@ def _check_categories(split: Split, objects: Mapping[str, set[int]]) -> None:
     except ValueError as error:
         split.report.add("damaged", "train/meta.json", said(error, path))
         return
+    categories = set(_categories_in(known))
+    if categories and categories.isdisjoint(split.layout.categories):
+        split.note(f"no category in train/meta.json is one of {split.layout.name}; train with --binary")
+        return
     for vid, numbers in objects.items():
         for number in sorted(numbers):
             try:
                 ytvos.class_index(path, known, vid, str(number), split.layout)
             except ValueError as error:
                 split.report.add("list", "train/meta.json", said(error, path))
+
+
+def _categories_in(videos: Mapping[str, object]) -> Iterator[str]:
+    """Every category of meta.json, wherever its entries are as documented."""
+    for entry in videos.values():
+        objects = entry.get("objects") if isinstance(entry, dict) else None
+        for of_object in objects.values() if isinstance(objects, dict) else ():
+            if isinstance(of_object, dict) and isinstance(of_object.get("category"), str):
+                yield of_object["category"]
 
 
 def check_mevis(root: Path, workers: int) -> Report:
