@@ -234,11 +234,11 @@ def score_results(
     missing = missing_frames(folders, videos)
     if missing:
         raise ValueError(f"{results}: masks are missing: {summarise(missing)}. Run inference again to fill them")
-    jobs = {
-        video: (protocol, Path(truth, video), [folder / video for folder in folders.values()], list(frames))
+    jobs = (
+        (video, (protocol, Path(truth, video), [folder / video for folder in folders.values()], list(frames)))
         for video, frames in videos.items()
-    }
-    scored = run_jobs(score_video, jobs, workers, desc=protocol, unit="video")
+    )
+    scored = run_jobs(score_video, jobs, workers, total=len(videos), desc=protocol, unit="video")
     annotators = {}
     for k, name in enumerate(folders):
         sequences = {

@@ -165,14 +165,21 @@ def score_results(
         missing = missing_masks(opened.names, videos, root)
         if missing:
             raise ValueError(f"{results}: masks are missing: {summarise(missing)}. Run inference again to fill them")
-        jobs = {
-            vid: (root, truth.video(vid, targets[vid].values()), targets[vid], {**video, "id": vid}, other_objects)
+        # The masks of a video are taken out only when it is its turn: all of MeViS's at once are too many.
+        jobs = (
+            (vid, (root, truth.video(vid, targets[vid].values()), targets[vid], {**video, "id": vid}, other_objects))
             for vid, video in videos.items()
-        }
-        workers = min(workers, len(jobs))
-        work = partial(score_video, opened) if workers == 1 else _score_in_worker
+        )
+        workers = min(workers, len(videos))
         by_video = run_jobs(
-            work, jobs, workers, desc="score", unit="video", prepare=_open_results, prepare_with=(opened.path,)
+            partial(score_video, opened) if workers == 1 else _score_in_worker,
+            jobs,
+            workers,
+            total=len(videos),
+            desc="score",
+            unit="video",
+            prepare=_open_results,
+            prepare_with=(opened.path,),
         )
 
     every = [expression for video in by_video.values() for expression in video.values()]

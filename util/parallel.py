@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Callable, Hashable, Mapping
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Hashable, Iterable
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from typing import Any, TypeVar
 
 from tqdm import tqdm
@@ -14,9 +14,10 @@ Key = TypeVar("Key", bound=Hashable)
 
 def run_jobs(
     work: Callable[..., Any],
-    jobs: Mapping[Key, tuple],
+    jobs: Iterable[tuple[Key, tuple]],
     workers: int,
     *,
+    total: int,
     desc: str,
     unit: str,
     prepare: Callable[..., None] | None = None,
@@ -26,28 +27,39 @@ def run_jobs(
 
     Args:
         work: a function of a module, if there are several processes.
-        jobs: the arguments, by any key.
+        jobs: any key and the arguments, of each job. What comes from a generator is made when it is needed: at most
+            two jobs of each process are at hand.
         workers: processes; with 1 the work is done in this one. Above 1, a script needs its ``__main__`` guard.
+        total: number of the jobs.
         desc, unit: of the progress bar.
         prepare: is called with ``prepare_with`` in each of several processes first.
     """
     done: dict[Key, Any] = {}
-    workers = min(workers, len(jobs))
-    with tqdm(total=len(jobs), desc=desc, unit=unit, disable=None) as progress:
+    workers = min(workers, total)
+    with tqdm(total=total, desc=desc, unit=unit, disable=None) as progress:
         if workers <= 1:
-            for key, arguments in jobs.items():
+            for key, arguments in jobs:
                 done[key] = work(*arguments)
                 progress.update()
             return done
         # Forking a process that runs threads (torch, OpenCV) can leave the child with their locks held for good.
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(workers, context, prepare, prepare_with) as pool:
-            pending = {pool.submit(work, *arguments): key for key, arguments in jobs.items()}
+            pending: dict[Future, Key] = {}
+
+            def collect(most: int) -> None:
+                while len(pending) > most:
+                    for future in wait(pending, return_when=FIRST_COMPLETED).done:
+                        done[pending.pop(future)] = future.result()
+                        progress.update()
+
             try:
-                for future in as_completed(pending):
-                    done[pending[future]] = future.result()
-                    progress.update()
+                for key, arguments in jobs:
+                    done[key] = None  # its place in the order
+                    pending[pool.submit(work, *arguments)] = key
+                    collect(2 * workers - 1)
+                collect(0)
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
-    return {key: done[key] for key in jobs}
+    return done

@@ -160,7 +160,8 @@ class Report(Faults):
 
     def check_all(self, check: Callable[..., Found], jobs: Mapping[tuple, tuple], workers: int, unit: str) -> None:
         """Adds what ``check(*arguments)`` finds of each job, in parallel. A job's key begins with its split."""
-        found = run_jobs(check, jobs, workers, desc="check", unit=unit, prepare=single_threaded, prepare_with=(0,))
+        options = dict(total=len(jobs), desc="check", unit=unit, prepare=single_threaded, prepare_with=(0,))
+        found = run_jobs(check, jobs.items(), workers, **options)
         notes: Counter[tuple[str, str]] = Counter()
         for (split, *_), of_job in found.items():
             self.faults += of_job.faults
