@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 
-from datasets import build_eval_clips, build_eval_videos, build_train_loader, num_classes
+from datasets import build_eval_clips, build_eval_videos, build_train_loader, build_truth, num_classes
 from datasets.base import ClipDataset
 from datasets.refcoco import SETS, eval_clips, train_videos
 from datasets.samplers import ClipRequest
+from evaluation import score_clips
+from models.predictor import FrameAnswer
 from tests.mini_refcoco import (
     CAPTIONS,
     IMAGES,
@@ -258,3 +262,57 @@ def test_what_cannot_be_evaluated_is_refused(coco):
         build_eval_clips(mini_args(coco, "--dataset_file", "all"), "val")
     with pytest.raises(ValueError, match="--dataset_file refcoco has no videos to evaluate; choose one of ytvos"):
         build_eval_videos(mini_args(coco), "valid")
+
+
+class KnownPredictor:
+    """Two queries for each sentence; see ANSWERS."""
+
+    def encode(self, frames: Tensor) -> Tensor:
+        return frames
+
+    def answer_frame(self, encoded: Tensor, expressions: list[str], frame: int) -> Iterator[FrameAnswer]:
+        assert encoded.shape == (1, 3, 48, 64) and frame == 0
+        for text in expressions:
+            scores, masks, boxes = zip(*ANSWERS[text], strict=True)
+            drawn = torch.zeros(2, 48, 64, dtype=torch.bool)
+            for mask, (left, top, right, bottom) in zip(drawn, masks, strict=True):
+                mask[top:bottom, left:right] = True
+            yield FrameAnswer(drawn, torch.tensor(scores), torch.tensor(boxes, dtype=torch.float32))
+
+
+# In the one image of val the red box is 16 x 24 pixels, the blue one 21 x 12.
+RED, BLUE, NOTHING = (8, 12, 24, 36), (32, 16, 53, 28), (0, 0, 0, 0)
+THREE_EIGHTHS, THREE_QUARTERS = (8, 12, 14, 36), (8, 12, 20, 36)
+# score, mask and box of both queries
+ANSWERS = {
+    "red box on the left": [(0.9, RED, RED), (0.1, NOTHING, BLUE)],
+    "caf\xe9 table": [(0.2, RED, RED), (0.8, THREE_EIGHTHS, THREE_EIGHTHS)],
+    "cr\xe8me box": [(0.7, THREE_QUARTERS, THREE_QUARTERS), (0.3, NOTHING, BLUE)],
+    # the mask of the second query is right, its box is not
+    "blue box on right": [(0.6, RED, RED), (0.4, BLUE, RED)],
+}
+
+
+def test_scores_of_known_masks_and_boxes_by_hand(coco, tmp_path):
+    """The best queries have IoU 1, 3/8, 3/4 and 0, masks and boxes alike."""
+    clips = build_eval_clips(mini_args(coco), "val")
+    truth = build_truth(mini_args(coco), "val", clips)
+    scores = score_clips(KnownPredictor(), clips, truth, tmp_path, {}, boxes=True)
+    assert scores["samples"] == 4
+    assert list(scores["precision_at"].values()) == [0.5, 0.5, 0.5, 0.25, 0.25]
+    assert scores["mean_iou"] == pytest.approx((1 + 3 / 8 + 3 / 4) / 4, abs=1e-6)
+    assert scores["overall_iou"] == pytest.approx(384 * (1 + 3 / 8 + 3 / 4) / (3 * 384 + (384 + 252)))
+    # COCO takes precision at 101 recalls: 26 of them up to 1/4, 25 more up to each further quarter. Best queries by
+    # falling score up to threshold 0.75 (six of ten): right, wrong, right, wrong; above, only the first is right.
+    best = (6 * (26 + 25 * 2 / 3) + 4 * 26) / 1010
+    # All queries: right, wrong, right, wrong, right, wrong, right, wrong; above 0.75 the third is wrong, so that the
+    # best precision at a recall of more than 1/4 is that of 3 right ones among 7.
+    every = (6 * (26 + 25 * (2 / 3 + 3 / 5 + 4 / 7)) + 4 * (26 + 50 * 3 / 7)) / 1010
+    assert scores["best_query"]["mAP"] == pytest.approx(best)
+    assert scores["all_queries"]["mAP"] == pytest.approx(every)
+    assert scores["boxes"] == {
+        "samples": 4,
+        "precision_at": {"0.5": 0.5},
+        "mean_iou": pytest.approx((1 + 3 / 8 + 3 / 4) / 4),
+        "referformer_precision_at": {"1": 0.5, "5": 0.75, "10": 0.75},
+    }

@@ -66,6 +66,13 @@ def test_converted_sets_train(data, flags, classes, steps, clips):
     saved = torch.load(out / "checkpoint.pth", weights_only=True)
     assert saved["num_classes"] == classes
     assert json.loads((out / "log.jsonl").read_text())["loss"] > 0
+    if flags.startswith("--dataset_file refcoco"):
+        printed = run("main.py", "--eval", "--eval_split", "val", "--resume", out / "checkpoint.pth", "--device", "cpu")
+        scores = json.loads((out / "eval_refcoco_val" / "scores.json").read_text())
+        assert "refcoco val, 4 samples in 1 frames" in printed
+        assert f"boxes, mean IoU {100 * scores['boxes']['mean_iou']:.2f}" in " ".join(printed.split())
+        assert scores["run"]["data"] == str(data / "coco") and scores["run"]["split"] == "val"
+        assert len(json.loads((out / "eval_refcoco_val" / "predictions.json").read_text())) == 4 * 2
     if "pretrain" in flags:  # the checkpoint holds it, and a run goes on with it
         assert "0.5" in str(saved["options"]["mix"])
         run("main.py", "--resume", out / "checkpoint.pth", "--epochs", 2, "--device", "cpu")
