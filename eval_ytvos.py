@@ -18,39 +18,18 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return parse_scoring_args(parser, argv)
 
 
-def _why_not(annotations: Path, videos: dict[str, dict]) -> str | None:
-    """What keeps a split from being scored, if anything."""
-    if not annotations.is_dir():
-        return f"there is no folder {annotations}"
-    for vid, video in videos.items():
-        for eid, expression in video["expressions"].items():
-            if "obj_id" not in expression:
-                return f"video {vid}, expression {eid} has no obj_id"
-    return None
-
-
 def load_split(root: Path, split: str, holdout: int) -> tuple[Path, dict[str, dict]]:
     """The folder of a split's masks and its videos.
 
     Raises:
-        FileNotFoundError, ValueError: there is no such data; or it has no masks or no obj_id, and which split has.
+        FileNotFoundError, ValueError: there is no such data, or it cannot be scored, and which split can.
     """
     # Worker processes import this script again; at the top this would cost each of them an import of torch.
-    from datasets.ytvos import annotations_root, split_videos
+    from datasets.ytvos import scorable_split
 
     if not root.is_dir():
         raise FileNotFoundError(f"{root}: no such folder; give the data set with --ytvos_path")
-    annotations, videos = annotations_root(root, split), split_videos(root, split, holdout)
-    reason = _why_not(annotations, videos)
-    if reason is None:
-        return annotations, videos
-    other = "train" if split == "valid" else "valid"
-    try:
-        scorable = _why_not(annotations_root(root, other), split_videos(root, other)) is None
-    except (ValueError, FileNotFoundError):
-        scorable = False
-    hint = f"--split {other} can be" if scorable else f"nor can --split {other}"
-    raise ValueError(f"--split {split} of {root} cannot be scored: {reason}; {hint}")
+    return scorable_split(root, split, holdout)
 
 
 def main() -> None:

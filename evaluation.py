@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -31,57 +32,58 @@ def evaluate(args: argparse.Namespace, saved: dict, device: torch.device) -> Non
     score(args, split, predictor, Path(args.output_dir) / f"eval_{args.dataset_file}_{split}")
 
 
+def record(args: argparse.Namespace, split: str) -> dict[str, object]:
+    """All that the results of a split depend on."""
+    return {"checkpoint": checkpoint.fingerprint(args.resume), "split": split, **datasets.eval_settings(args)}
+
+
 def score_videos(args: argparse.Namespace, split: str, predictor: models.Predictor, results: Path) -> None:
     """J, F and J&F of whole videos."""
-    predict, score, roots = {
-        "ytvos": (predict_split, score_ytvos, [RESULTS_ROOT]),
-        "joint": (predict_split, score_ytvos, [RESULTS_ROOT]),
-        "davis": (predict_annotators, score_davis, ANNOTATOR_ROOTS),
-        "mevis": (predict_split, score_mevis, [RESULTS_ROOT]),
+    predict, read_truth, score, roots = {
+        "ytvos": (predict_split, ytvos_truth, ytvos_protocol.score_results, [RESULTS_ROOT]),
+        "joint": (predict_split, ytvos_truth, ytvos_protocol.score_results, [RESULTS_ROOT]),
+        "davis": (predict_annotators, davis_truth, davis_protocol.score_results, ANNOTATOR_ROOTS),
+        "mevis": (predict_split, mevis_truth, ytvos_protocol.score_results, [RESULTS_ROOT]),
     }[args.dataset_file]
     if dist.is_main():
-        run = {"checkpoint": checkpoint.fingerprint(args.resume), "split": split}
-        claim_results(results, run, replace=True, roots=roots)
+        # now rather than after hours of inference
+        truth, videos = read_truth(args, split)
+        claim_results(results, record(args, split), replace=True, roots=roots)
     dist.barrier()
     predict(predictor, datasets.build_eval_videos(args, split), results)
     if dist.is_main():
-        scores, headline = score(args, split, results)
+        scores = score(results, truth, videos, workers=os.cpu_count() or 1)
         write_json(results / "scores.json", scores)
+        # DAVIS's protocol has other statistics of J and F besides their means
+        means = {m: scores[m]["mean"] if isinstance(scores[m], dict) else scores[m] for m in "JF"}
+        headline = {"J&F": scores["J&F"], **means}
         print(f"{split}: " + ", ".join(f"{name} {value:.4f}" for name, value in headline.items()))
 
 
-def score_ytvos(args: argparse.Namespace, split: str, results: Path) -> tuple[dict, dict[str, float]]:
-    """All scores of a split of Ref-YouTube-VOS, and those to print."""
-    root = Path(args.ytvos_path)
-    videos = ytvos.split_videos(root, split, args.holdout)
-    scores = ytvos_protocol.score_results(results, ytvos.annotations_root(root, split), videos)
-    return scores, {name: scores[name] for name in ("J&F", "J", "F")}
+def ytvos_truth(args: argparse.Namespace, split: str) -> tuple[Path, dict[str, dict]]:
+    """The folder of the masks of a split of Ref-YouTube-VOS, and its videos."""
+    return ytvos.scorable_split(Path(args.ytvos_path), split, args.holdout)
 
 
-def score_mevis(args: argparse.Namespace, split: str, results: Path) -> tuple[dict, dict[str, float]]:
-    """All scores of a split of MeViS, and those to print."""
+def mevis_truth(args: argparse.Namespace, split: str) -> tuple[RleMasks, dict[str, dict]]:
+    """The masks of a split of MeViS, and its videos."""
     root = Path(args.mevis_path)
     videos = mevis.split_videos(root, split, args.holdout)
-    truth = RleMasks(mevis.masks_path(root, split), mevis.read_masks(root, split, videos))
-    scores = ytvos_protocol.score_results(results, truth, videos)
-    return scores, {name: scores[name] for name in ("J&F", "J", "F")}
+    return RleMasks(mevis.masks_path(root, split), mevis.read_masks(root, split, videos)), videos
 
 
-def score_davis(args: argparse.Namespace, split: str, results: Path) -> tuple[dict, dict[str, float]]:
-    """All scores of a split of Ref-DAVIS17 by the unsupervised protocol, and those to print."""
-    root = Path(args.davis_path)
-    videos = {vid: video["frames"] for vid, video in davis.split_videos(root, split, args.holdout).items()}
-    scores = davis_protocol.score_results(results, davis.annotations_root(root, split), videos)
-    return scores, {"J&F": scores["J&F"], "J": scores["J"]["mean"], "F": scores["F"]["mean"]}
+def davis_truth(args: argparse.Namespace, split: str) -> tuple[Path, dict[str, list[str]]]:
+    """The folder of the masks of a split of Ref-DAVIS17, and the frames of its videos."""
+    annotations, videos = ytvos.scorable_split(Path(args.davis_path), split, args.holdout, davis.REF_DAVIS)
+    return annotations, {vid: video["frames"] for vid, video in videos.items()}
 
 
 def score_frames(args: argparse.Namespace, split: str, predictor: models.Predictor, results: Path) -> None:
     """Precision, IoU and mAP of the masks of single frames; of RefCOCO's images also scores of the boxes."""
     clips = datasets.build_eval_clips(args, split)
     truth = datasets.build_truth(args, split, clips)
-    settings = {name: getattr(args, name) for name in ("dataset_file", "num_frames", "eval_size", "max_size", "amp")}
-    run = {"checkpoint": checkpoint.fingerprint(args.resume), "split": split, **settings}
-    scores = score_clips(predictor, clips, truth, results, run, boxes=args.dataset_file in refcoco.SETS)
+    boxes = args.dataset_file in refcoco.SETS
+    scores = score_clips(predictor, clips, truth, results, record(args, split), boxes=boxes)
     if scores is None:
         return
     print(f"{args.dataset_file} {split}, {scores['samples']} samples in {len(clips)} frames:")

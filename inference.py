@@ -36,22 +36,32 @@ def run_inference(asked: argparse.Namespace, infer: Callable[[argparse.Namespace
         dist.shut_down()
 
 
-def restore(asked: argparse.Namespace, *flags: str) -> tuple[ProxyFormer, argparse.Namespace, argparse.Namespace]:
-    """The model of an inference script's checkpoint, the options to use it with, and those of its training.
+def restore(asked: argparse.Namespace, dataset_file: str) -> tuple[ProxyFormer, argparse.Namespace]:
+    """The model of an inference script's checkpoint, and the options to use it with.
 
     Args:
-        asked: what ``opts.inference_parser`` read; what is set there wins over the options of the training.
-        flags: names of further options that do so.
+        asked: what the data set's script read, with ``split`` and ``<dataset_file>_path`` besides the options of
+            ``opts.inference_parser``; what is set there wins over the options of the training.
+        dataset_file: name of the data set.
+
+    Raises:
+        ValueError: the checkpoint was trained on the split; or its file is not as it should be.
     """
     saved = checkpoint.load(asked.resume)
     model, trained = models.restore_model(saved, asked.resume)
     # A checkpoint may be older than some options.
     args = argparse.Namespace(**vars(parse_train_args([])) | vars(trained))
     args.amp = inference_amp(args.amp)
-    for name in ("holdout", "eval_size", "max_size", "amp", *flags):
+    args.dataset_file = dataset_file
+    for name in ("holdout", "eval_size", "max_size", "amp", f"{dataset_file}_path"):
         if getattr(asked, name) is not None:
             setattr(args, name, getattr(asked, name))
-    return model, args, trained
+    if not datasets.may_be_trained_on(dataset_file, trained.dataset_file):
+        # a hold-out of another data set's videos says nothing about this one's
+        args.holdout = asked.holdout or 0
+    elif not asked.allow_trained:
+        datasets.refuse_trained(asked.split, args.holdout, trained.holdout)
+    return model, args
 
 
 def claim(
@@ -59,8 +69,8 @@ def claim(
 ) -> None:
     """Makes ``results_dir`` the folder of the masks of an inference script, for all processes; see claim_results."""
     if dist.is_main():
-        run = {name: getattr(args, name) for name in ("eval_size", "max_size", "amp")}
-        claim_results(results_dir, {"checkpoint": checkpoint.fingerprint(asked.resume), **run}, asked.overwrite, roots)
+        run = {"checkpoint": checkpoint.fingerprint(asked.resume), **datasets.eval_settings(args)}
+        claim_results(results_dir, run, asked.overwrite, roots)
     dist.barrier()
 
 
@@ -68,17 +78,10 @@ def segment_split(asked: argparse.Namespace, device: torch.device, dataset_file:
     """Segments every expression of a split, packs the masks as ``submission.zip`` and checks it.
 
     Args:
-        asked: what the data set's script read, with ``split`` and ``<dataset_file>_path`` besides the shared options.
-        dataset_file: name of the data set.
+        asked, dataset_file: as in :func:`restore`.
         zip_root: folder in the submission that holds the videos' folders; empty where they lie at its root.
     """
-    model, args, trained = restore(asked, f"{dataset_file}_path")
-    args.dataset_file = dataset_file
-    if not datasets.may_be_trained_on(dataset_file, trained.dataset_file):
-        # a hold-out of another data set's videos says nothing about this one's
-        args.holdout = asked.holdout or 0
-    elif not asked.allow_trained:
-        datasets.refuse_trained(asked.split, args.holdout, trained.holdout)
+    model, args = restore(asked, dataset_file)
     videos = datasets.build_eval_videos(args, asked.split)
     output_dir = Path(asked.output_dir)
     claim(asked, args, output_dir)

@@ -37,14 +37,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def infer(asked: argparse.Namespace, device: torch.device) -> None:
     """Predicts one split for all annotators."""
-    model, args, trained = restore(asked, "davis_path")
-    args.dataset_file = "davis"
-    if trained.dataset_file == "davis":
-        if not asked.allow_trained:
-            datasets.refuse_trained(asked.split, args.holdout, trained.holdout)
-    elif asked.holdout is None:
-        # that of the training is of other videos
-        args.holdout = 0
+    model, args = restore(asked, "davis")
     videos = datasets.build_eval_videos(args, asked.split)
     results_dir = Path(asked.output_dir) / asked.split
     claim(asked, args, results_dir, ANNOTATOR_ROOTS)

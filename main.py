@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -20,21 +21,16 @@ import datasets
 import models
 from engine import train_one_epoch
 from evaluation import evaluate
-from opts import parse_train_args
+from opts import model_options, parse_train_args
 from util import checkpoint, cli, dist, optim
 from util.log import RunLog
 from util.memory import keep_large_buffers
-from util.precision import use_bf16
+from util.precision import inference_amp, use_bf16
 
 # what may differ from the checkpoint's options without making it another run
 FREE_TO_CHANGE = {
     "output_dir",
-    "ytvos_path",
-    "davis_path",
-    "coco_path",
-    "mevis_path",
-    "a2d_path",
-    "jhmdb_path",
+    *(data_set.path for data_set in datasets.DATA_SETS.values()),
     "device",
     "num_workers",
     "epochs",
@@ -53,7 +49,10 @@ def main() -> None:
     saved = None
     if args.resume:
         saved = checkpoint.load(args.resume)
-        args = parse_train_args(defaults={k: v for k, v in saved["options"].items() if k not in OF_THIS_CALL})
+        defaults = {k: v for k, v in saved["options"].items() if k not in OF_THIS_CALL}
+        if args.eval:
+            defaults["amp"] = inference_amp(defaults["amp"])
+        args = parse_train_args(defaults=defaults)
     keep_large_buffers()
     device = dist.init(args.device)
     torch.manual_seed(args.seed + dist.rank())
@@ -62,6 +61,7 @@ def main() -> None:
         torch.backends.cuda.enable_flash_sdp(False)
     try:
         if args.eval:
+            refuse_other_model(args, saved["options"])
             evaluate(args, saved, device)
         else:
             train(args, saved, device)
@@ -155,17 +155,31 @@ def build_optimizer(args: argparse.Namespace, model: nn.Module, steps_per_epoch:
 
 def refuse_other_run(args: argparse.Namespace, saved: dict) -> None:
     """Raises ValueError where flags contradict the options of the checkpoint, so that it would be another run."""
-    now = vars(args)
-    changed = [
-        f"--{name} is {saved.get(name)} there, {now[name]} now"
-        for name in sorted(now.keys() - FREE_TO_CHANGE)
-        if saved.get(name) != now[name]
-    ]
+    changed = differing(args, saved, vars(args).keys() - FREE_TO_CHANGE)
     if changed:
         raise ValueError(
-            f"--resume {args.resume} goes on with a run whose options differ: {'; '.join(changed)}. Leave these flags "
-            "out, or start a new run with --pretrained_weights"
+            f"--resume {args.resume} goes on with a run whose options differ: {changed}. Leave these flags out, or "
+            "start a new run with --pretrained_weights"
         )
+
+
+def refuse_other_model(args: argparse.Namespace, saved: dict) -> None:
+    """Raises ValueError where flags of ``--eval`` contradict the options of the checkpoint's model."""
+    changed = differing(args, saved, model_options() | {"pretrained_weights"})
+    if changed:
+        raise ValueError(
+            f"--eval scores the model of --resume {args.resume}, whose options differ: {changed}. Leave these flags out"
+        )
+
+
+def differing(args: argparse.Namespace, saved: dict, names: Iterable[str]) -> str:
+    """Which of these options are not as in the checkpoint, and how; empty where all are."""
+    now = vars(args)
+    return "; ".join(
+        f"--{name} is {saved.get(name)} there, {now[name]} now"
+        for name in sorted(names)
+        if saved.get(name) != now[name]
+    )
 
 
 def describe(args: argparse.Namespace, model: nn.Module, loader: datasets.TrainLoader, device: torch.device) -> None:

@@ -113,6 +113,13 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--jsc_target", choices=("joint", "video", "text", "none"), default="joint")
 
 
+def model_options() -> set[str]:
+    """Names of the options that a model is built from."""
+    parser = argparse.ArgumentParser()
+    add_model_options(parser)
+    return set(vars(parser.parse_args([])))
+
+
 def add_loss_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("matching and losses")
     weights = {

@@ -27,6 +27,7 @@ class DataSet:
 
     Attributes:
         classes: how many its categories are; 1 where it is always binary.
+        path: the option that names its folder; of a mixture, the folder of what is evaluated or of all parts.
         train: the training videos; None for a set that is only evaluated.
         videos: of a split, to be segmented whole; None where single frames are scored.
         clips: of a split, of which one frame each is scored; None where whole videos are.
@@ -36,6 +37,7 @@ class DataSet:
     """
 
     classes: int
+    path: str
     eval_splits: tuple[str, ...]
     train: Callable[[argparse.Namespace], list[TrainVideo]] | None = None
     videos: Callable[[argparse.Namespace, str], VideoSet] | None = None
@@ -47,6 +49,7 @@ class DataSet:
 def _refcoco(name: str) -> DataSet:
     return DataSet(
         classes=refcoco.CLASSES,
+        path="coco_path",
         eval_splits=refcoco.SPLITS[refcoco.DIVISIONS[name]][1:],
         train=lambda args: refcoco.train_videos(Path(args.coco_path), name, args.binary),
         clips=lambda args, split: refcoco.eval_clips(Path(args.coco_path), name, split),
@@ -57,12 +60,14 @@ def _refcoco(name: str) -> DataSet:
 DATA_SETS = {
     "ytvos": DataSet(
         classes=len(ytvos.CATEGORIES),
+        path="ytvos_path",
         eval_splits=("valid", "holdout"),
         train=lambda args: ytvos.train_videos(Path(args.ytvos_path), args.holdout, args.binary),
         videos=lambda args, split: ytvos.eval_videos(Path(args.ytvos_path), split, args.holdout),
     ),
     "a2d": DataSet(
         classes=1,
+        path="a2d_path",
         eval_splits=("test",),
         train=lambda args: a2d.train_videos(Path(args.a2d_path), args.num_frames),
         clips=lambda args, split: a2d.eval_clips(Path(args.a2d_path), args.num_frames),
@@ -70,26 +75,30 @@ DATA_SETS = {
     ),
     "jhmdb": DataSet(
         classes=1,
+        path="jhmdb_path",
         eval_splits=("test",),
         clips=lambda args, split: jhmdb.eval_clips(Path(args.jhmdb_path), args.num_frames),
         truth=lambda args, split: jhmdb.truth(Path(args.jhmdb_path)),
     ),
     "davis": DataSet(
         classes=len(davis.CATEGORIES),
+        path="davis_path",
         eval_splits=("valid", "holdout"),
         train=lambda args: davis.train_videos(Path(args.davis_path), args.holdout, args.binary),
         videos=lambda args, split: davis.eval_videos(Path(args.davis_path), split, args.holdout),
     ),
     "mevis": DataSet(
         classes=1,
+        path="mevis_path",
         eval_splits=("valid_u", "holdout"),
         train=lambda args: mevis.train_videos(Path(args.mevis_path), args.holdout),
         videos=lambda args, split: mevis.eval_videos(Path(args.mevis_path), split, args.holdout),
     ),
     **{name: _refcoco(name) for name in refcoco.SETS},
-    "all": DataSet(classes=refcoco.CLASSES, eval_splits=(), parts=refcoco.SETS),
+    "all": DataSet(classes=refcoco.CLASSES, path="coco_path", eval_splits=(), parts=refcoco.SETS),
     "joint": DataSet(
         classes=1,
+        path="ytvos_path",
         eval_splits=("valid", "holdout"),
         parts=("ytvos", *refcoco.SETS),
         videos=lambda args, split: ytvos.eval_videos(Path(args.ytvos_path), split, args.holdout),
@@ -199,6 +208,13 @@ def build_truth(args: argparse.Namespace, split: str, clips: Sequence[EvalClip])
             "(docs/data.md)"
         )
     return truth
+
+
+def eval_settings(args: argparse.Namespace) -> dict[str, object]:
+    """What a checkpoint's answers depend on besides it, as plain data: the data's folder, how its frames are seen."""
+    folder = Path(getattr(args, DATA_SETS[args.dataset_file].path)).resolve()
+    names = ("dataset_file", "num_frames", "eval_size", "max_size", "amp")
+    return {"data": str(folder), **{name: getattr(args, name) for name in names}}
 
 
 def scores_frames(args: argparse.Namespace) -> bool:

@@ -183,6 +183,43 @@ def split_videos(root: Path, split: str, holdout: int = 0, layout: Layout = REF_
     return {name: videos[name] for name in sorted(names)}
 
 
+def _why_not(annotations: Path, videos: dict[str, dict], layout: Layout) -> str | None:
+    """What keeps videos from being scored, if anything."""
+    if not annotations.is_dir():
+        return f"there is no folder {annotations}"
+    for vid, video in videos.items():
+        for eid, expression in video["expressions"].items():
+            problem = layout.object_problem(expression)
+            if problem:
+                return f"video {vid}, expression {eid} does not name {problem}"
+        for path in (annotations / vid / f"{frame}.png" for frame in video["frames"]):
+            if not path.is_file():
+                return f"there is no mask {path}"
+    return None
+
+
+def scorable_split(
+    root: Path, split: str, holdout: int = 0, layout: Layout = REF_YOUTUBE_VOS
+) -> tuple[Path, dict[str, dict]]:
+    """The folder of a split's masks and its videos, as :func:`split_videos` has them.
+
+    Raises:
+        FileNotFoundError, ValueError: as there; or it lacks masks or what they mean, and which split does not.
+    """
+    annotations, videos = annotations_root(root, split, layout), split_videos(root, split, holdout, layout)
+    reason = _why_not(annotations, videos, layout)
+    if reason is None:
+        return annotations, videos
+    other = "train" if split == "valid" else "valid"
+    try:
+        scorable = _why_not(annotations_root(root, other, layout), split_videos(root, other, 0, layout), layout) is None
+    except (ValueError, FileNotFoundError):
+        scorable = False
+    name = "train, and a hold-out of it," if other == "train" else other
+    hint = f"{name} can be" if scorable else f"nor can {name}"
+    raise ValueError(f"split {split} of {root} cannot be scored: {reason}; {hint}")
+
+
 def class_index(path: Path, objects: dict[str, dict], video_id: str, object_id: str, layout: Layout) -> int:
     try:
         category = objects[video_id]["objects"][object_id]["category"]

@@ -11,7 +11,9 @@ import pytest
 from PIL import Image
 
 import eval_ytvos
+from davis2017 import ytvos_protocol
 from davis2017.metrics import db_eval_boundary, db_eval_iou
+from davis2017.truth import LabelMaps
 from davis2017.ytvos_protocol import score_results
 from tests.helpers import ROOT
 from util.writers import mask_name, write_json, write_mask_png, write_submission_zip
@@ -225,6 +227,25 @@ def test_damaged_masks(results, annotations):
         score_results(results, annotations, VIDEOS)
 
 
+def test_the_masks_of_a_video_are_taken_out_when_it_is_scored(results, annotations, monkeypatch):
+    """Those of all videos at once are too many."""
+    events = []
+    take, score = LabelMaps.video, ytvos_protocol.score_video
+
+    def taking(truth, vid, targets):
+        events.append(f"take {vid}")
+        return take(truth, vid, targets)
+
+    def scoring(*args):
+        events.append(f"score {args[-2]['id']}")
+        return score(*args)
+
+    monkeypatch.setattr(LabelMaps, "video", taking)
+    monkeypatch.setattr(ytvos_protocol, "score_video", scoring)
+    score_results(results, annotations, VIDEOS)
+    assert events == ["take cats", "score cats", "take dog", "score dog"]
+
+
 def test_results_with_another_root(results, annotations):
     with pytest.raises(ValueError, match="no folder Annotations/ at its root"):
         score_results(results / "Annotations", annotations, VIDEOS)
@@ -275,14 +296,18 @@ def test_a_split_that_cannot_be_scored_names_one_that_can(results, data, monkeyp
         for expression in video["expressions"].values():
             del expression["obj_id"]
     write_json(meta, {"videos": blind})
-    with pytest.raises(ValueError, match="--split valid .* has no obj_id; --split train can be"):
+    with pytest.raises(
+        ValueError, match="split valid .* does not name its object .*; train, and a hold-out of it, can be"
+    ):
         _command(monkeypatch, results, "--ytvos_path", data)
     (data / "valid" / "Annotations").rename(data / "valid" / "elsewhere")
-    with pytest.raises(ValueError, match="there is no folder .*valid/Annotations; --split train can be"):
+    with pytest.raises(ValueError, match="there is no folder .*valid/Annotations; train, and a hold-out of it, can be"):
         _command(monkeypatch, results, "--ytvos_path", data)
-    (data / "train" / "Annotations").rename(data / "train" / "elsewhere")
-    with pytest.raises(ValueError, match="nor can --split train"):
+    (data / "train" / "Annotations" / "dog" / "00000.png").unlink()
+    with pytest.raises(ValueError, match="valid/Annotations; nor can train"):
         _command(monkeypatch, results, "--ytvos_path", data)
+    with pytest.raises(ValueError, match="split train .* there is no mask .*dog/00000.png; nor can valid"):
+        _command(monkeypatch, results, "--ytvos_path", data, "--split", "train")
 
 
 def test_user_mistakes_end_without_a_traceback(tmp_path):
