@@ -52,7 +52,9 @@ def score_videos(args: argparse.Namespace, split: str, predictor: models.Predict
     dist.barrier()
     predict(predictor, datasets.build_eval_videos(args, split), results)
     if dist.is_main():
-        scores = score(results, truth, videos, workers=os.cpu_count() or 1)
+        # A process takes seconds to start, as long as it needs for a few videos.
+        workers = min(os.cpu_count() or 1, max(1, len(videos) // 4))
+        scores = score(results, truth, videos, workers=workers)
         write_json(results / "scores.json", scores)
         # DAVIS's protocol has other statistics of J and F besides their means
         means = {m: scores[m]["mean"] if isinstance(scores[m], dict) else scores[m] for m in "JF"}

@@ -15,7 +15,7 @@ from datasets import VideoSet
 from datasets.base import VideoEntry
 from engine import predict_split
 from models.proxyformer import ProxyFormer
-from opts import parse_train_args
+from opts import differing, model_options, parse_train_args
 from util import checkpoint, dist
 from util.log import progress_bar
 from util.memory import keep_large_buffers
@@ -45,10 +45,17 @@ def restore(asked: argparse.Namespace, dataset_file: str) -> tuple[ProxyFormer, 
         dataset_file: name of the data set.
 
     Raises:
-        ValueError: the checkpoint was trained on the split; or its file is not as it should be.
+        ValueError: the checkpoint was trained on the split, or is of another model than the options say; or its file is
+            not as it should be.
     """
     saved = checkpoint.load(asked.resume)
     model, trained = models.restore_model(saved, asked.resume)
+    given = {name for name in model_options() if getattr(asked, name) is not None}
+    contradiction = differing(asked, vars(trained), given)
+    if contradiction:
+        raise ValueError(
+            f"--resume {asked.resume} is another model: {contradiction}. Leave these flags out; the checkpoint knows"
+        )
     # A checkpoint may be older than some options.
     args = argparse.Namespace(**vars(parse_train_args([])) | vars(trained))
     args.amp = inference_amp(args.amp)

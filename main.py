@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -21,7 +20,7 @@ import datasets
 import models
 from engine import train_one_epoch
 from evaluation import evaluate
-from opts import model_options, parse_train_args
+from opts import differing, model_options, parse_train_args
 from util import checkpoint, cli, dist, optim
 from util.log import RunLog
 from util.memory import keep_large_buffers
@@ -170,16 +169,6 @@ def refuse_other_model(args: argparse.Namespace, saved: dict) -> None:
         raise ValueError(
             f"--eval scores the model of --resume {args.resume}, whose options differ: {changed}. Leave these flags out"
         )
-
-
-def differing(args: argparse.Namespace, saved: dict, names: Iterable[str]) -> str:
-    """Which of these options are not as in the checkpoint, and how; empty where all are."""
-    now = vars(args)
-    return "; ".join(
-        f"--{name} is {saved.get(name)} there, {now[name]} now"
-        for name in sorted(names)
-        if saved.get(name) != now[name]
-    )
 
 
 def describe(args: argparse.Namespace, model: nn.Module, loader: datasets.TrainLoader, device: torch.device) -> None:

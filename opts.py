@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Iterable
 
 _AMP = ("off", "bf16", "auto")
 _A2D = dict(dataset_file="a2d", batch_size=2, eval_size=320, max_size=576, freeze_text_encoder=True)
@@ -120,6 +121,16 @@ def model_options() -> set[str]:
     return set(vars(parser.parse_args([])))
 
 
+def differing(args: argparse.Namespace, saved: dict, names: Iterable[str]) -> str:
+    """Which of these options are not as in a checkpoint, and how; empty where all are."""
+    now = vars(args)
+    return "; ".join(
+        f"--{name} is {saved.get(name)} there, {now[name]} now"
+        for name in sorted(names)
+        if saved.get(name) != now[name]
+    )
+
+
 def add_loss_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("matching and losses")
     weights = {
@@ -229,6 +240,9 @@ def inference_parser(program: str, description: str, output: str) -> argparse.Ar
     parser.add_argument("--overwrite", action="store_true", help="delete masks that another run left in --output_dir")
     # torch.distributed.launch passes it; the environment says the same
     parser.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)
+    # The checkpoint knows them. Commands written for ReferFormer give them all the same, and must not contradict it.
+    add_model_options(parser)
+    parser.set_defaults(**dict.fromkeys(model_options()))
     return parser
 
 

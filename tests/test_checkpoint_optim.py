@@ -13,7 +13,9 @@ from safetensors.torch import save_file
 from torch import nn
 from torchvision.ops import FrozenBatchNorm2d
 
+import inference
 import models
+from opts import inference_parser
 from tests.tiny_model import EXPRESSIONS, tiny_args, tiny_model, tiny_text_encoder
 from util import checkpoint, optim, precision
 
@@ -152,6 +154,21 @@ def test_a_model_trained_in_bf16_predicts_in_what_is_faster(trained, speedup, us
     saved_model(tmp_path / "c.pth", "--amp", trained)
     predictor, _ = models.load_predictor(tmp_path / "c.pth", device="cpu")
     assert predictor.bf16 == used
+
+
+def test_inference_takes_model_options_that_agree_with_the_checkpoint(tmp_path):
+    """Commands written for ReferFormer repeat them."""
+    saved_model(tmp_path / "c.pth", "--binary")
+
+    def restored(*flags: str):
+        words = ["--resume", str(tmp_path / "c.pth"), *flags]
+        asked = inference_parser("inference.py", "", "out").parse_args(words)
+        asked.split, asked.ytvos_path = "valid", None
+        return inference.restore(asked, "ytvos")[1]
+
+    assert vars(restored("--backbone", "resnet18", "--binary", "--nheads", "2")) == vars(restored())
+    with pytest.raises(ValueError, match="c.pth is another model: --backbone is resnet18 there, resnet50 now. Leave"):
+        restored("--backbone", "resnet50", "--binary")
 
 
 @torch.no_grad()
