@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.helpers import SHARED, needs_shared
+from tests.helpers import SHARED, edit, needs_shared
 from tests.mini_davis import write_mini_davis
 from tests.mini_mevis import TRAIN, rle, write_mini_mevis
 from tests.mini_ytvos import VIDEOS, meta_entry, write_meta, write_mini_ytvos
@@ -35,12 +35,6 @@ def davis(tmp_path) -> Path:
 @pytest.fixture
 def mevis(tmp_path) -> Path:
     return write_mini_mevis(tmp_path / "mevis")
-
-
-def edit(path: Path, change) -> None:
-    content = json.loads(path.read_text())
-    change(content)
-    path.write_text(json.dumps(content))
 
 
 def resized(path: Path) -> None:
@@ -280,7 +274,13 @@ MEVIS_FAULTS = {
     "frame missing": (lambda r: (r / VIDEO / "00005.jpg").unlink(), "missing", f"{VIDEO}/00005.jpg", "", 1),
     "masks missing": (lambda r: (r / DICT).unlink(), "missing", DICT, "the masks of the split", 1),
     "masks cut short": (lambda r: cut(r / DICT), "damaged", DICT, "is not a JSON file", 1),
-    "no mask at all": (lambda r: edit(r / DICT, lambda c: c.update({"0": 1})), "damaged", DICT, "annotation 0 must", 1),
+    "no mask at all": (
+        lambda r: edit(r / DICT, lambda c: c.update({"0": 1})),
+        "damaged",
+        DICT,
+        "annotation 0 must",
+        1,
+    ),
     "damaged mask": (
         lambda r: edit(r / DICT, lambda c: c["0"][3].update(counts="12")),
         "damaged",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from itertools import islice
 from pathlib import Path
@@ -14,6 +13,7 @@ import pytest
 from PIL import Image
 from scipy.io import savemat
 
+from tests.helpers import edit
 from tests.mini_a2d import MISSED, write_mini_a2d
 from tests.mini_jhmdb import write_mini_jhmdb
 from tests.mini_refcoco import write_mini_refcoco
@@ -38,12 +38,6 @@ def jhmdb(tmp_path) -> Path:
 @pytest.fixture
 def refcoco(tmp_path) -> Path:
     return write_mini_refcoco(tmp_path / "coco")
-
-
-def edit(path: Path, change) -> None:
-    content = json.loads(path.read_text())
-    change(content)
-    path.write_text(json.dumps(content))
 
 
 def rewrite_h5(path: Path, **arrays: np.ndarray) -> None:

@@ -21,6 +21,7 @@ from datasets.samplers import ClipRequest
 from davis2017.metrics import db_eval_boundary, db_eval_iou
 from davis2017.truth import RleMasks
 from davis2017.ytvos_protocol import score_results
+from tests.helpers import edit
 from tests.mini_mevis import TRAIN, VALID, VALID_U, MiniVideo, mini_args, rle, write_mini_mevis
 from tests.test_end_to_end import NETWORK, run
 from tests.test_rle import encoded
@@ -38,12 +39,6 @@ def mini(tmp_path_factory) -> Path:
 def fresh(tmp_path) -> Path:
     """A data set of its own for tests that damage it."""
     return write_mini_mevis(tmp_path / "fresh")
-
-
-def edit(path: Path, change) -> None:
-    content = json.loads(path.read_text())
-    change(content)
-    path.write_text(json.dumps(content))
 
 
 # ----------------------------------------------------------------------------------------------------------- loader
