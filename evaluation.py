@@ -19,6 +19,9 @@ from util import box_metrics, checkpoint, dist, metrics
 from util.coco import Truth
 from util.writers import ANNOTATOR_ROOTS, RESULTS_ROOT, claim_results, write_json
 
+# A process that scores takes seconds to start, as long as a few videos take.
+VIDEOS_PER_PROCESS = 4
+
 
 def evaluate(args: argparse.Namespace, saved: dict, device: torch.device) -> None:
     """Prints the scores of the checkpoint on a split; what it predicted stays in the output folder."""
@@ -52,8 +55,7 @@ def score_videos(args: argparse.Namespace, split: str, predictor: models.Predict
     dist.barrier()
     predict(predictor, datasets.build_eval_videos(args, split), results)
     if dist.is_main():
-        # A process takes seconds to start, as long as it needs for a few videos.
-        workers = min(os.cpu_count() or 1, max(1, len(videos) // 4))
+        workers = min(os.cpu_count() or 1, max(1, len(videos) // VIDEOS_PER_PROCESS))
         scores = score(results, truth, videos, workers=workers)
         write_json(results / "scores.json", scores)
         # DAVIS's protocol has other statistics of J and F besides their means

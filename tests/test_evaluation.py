@@ -105,7 +105,8 @@ def test_a_split_that_cannot_be_scored_is_refused_before_it_is_segmented(ytvos, 
     assert not results.exists()
 
 
-def test_all_cores_score(ytvos, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(("videos", "expected"), [(1, 2), (4, 1)])
+def test_all_cores_score_where_that_pays(ytvos, tmp_path, monkeypatch, capsys, videos, expected):
     workers, run_jobs = [], ytvos_protocol.run_jobs
 
     def running(work, jobs, number, **options):
@@ -113,9 +114,10 @@ def test_all_cores_score(ytvos, tmp_path, monkeypatch, capsys):
         return run_jobs(work, jobs, number, **options)
 
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(evaluation, "VIDEOS_PER_PROCESS", videos)
     monkeypatch.setattr(ytvos_protocol, "run_jobs", running)
     assert score(asked(ytvos, "--holdout", "3"), Painter(True), tmp_path / "results", capsys) > 0
-    assert workers == [2]
+    assert workers == [expected]
 
 
 def evaluated(monkeypatch, trained: str, flags: str) -> argparse.Namespace:

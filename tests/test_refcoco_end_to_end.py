@@ -49,7 +49,7 @@ def data(tmp_path_factory) -> Path:
     [
         # two groups of two sentences of each image; the one video left has three windows of two frames
         ("--dataset_file refcoco --num_frames 1", 91, 3, "refcoco 6"),
-        ("--preset pretrain --mix refcoco=0.5", 91, 8, "refcoco 3, refcoco+ 6, refcocog 6"),
+        ("--preset pretrain --no-binary --mix refcoco=0.5", 91, 8, "refcoco 3, refcoco+ 6, refcocog 6"),
         (
             "--preset joint --num_frames 2 --holdout 3 --mix ytvos=0.5 refcoco+=0 refcocog=0",
             1,
