@@ -150,7 +150,7 @@ def test_a_checkpoint_alone_rebuilds_the_model_and_its_predictor(tmp_path, flags
 
 @pytest.mark.parametrize(("trained", "speedup", "used"), [("bf16", 4, True), ("bf16", 0.01, False), ("off", 4, False)])
 def test_a_model_trained_in_bf16_predicts_in_what_is_faster(trained, speedup, used, monkeypatch, tmp_path):
-    monkeypatch.setattr(precision, "bf16_speedup", lambda device: speedup)
+    monkeypatch.setattr(precision, "bf16_speedup", lambda: speedup)
     saved_model(tmp_path / "c.pth", "--amp", trained)
     predictor, _ = models.load_predictor(tmp_path / "c.pth", device="cpu")
     assert predictor.bf16 == used

@@ -97,7 +97,7 @@ def main() -> None:
     results = out / "valid"
     require_new(out)
     if not asked.quick and not use_bf16("auto", torch.device("cpu")):
-        print("this CPU has no instructions for bfloat16: in float32 all of this takes about three times as long")
+        print("this CPU has no instructions for bfloat16: in float32 all of this takes up to four times as long")
     if asked.quick and not PRETRAINED.is_file():
         raise FileNotFoundError(f"--quick: {PRETRAINED} is not in this copy of the repository; run without --quick")
 
