@@ -19,7 +19,7 @@ import sys
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import cv2
@@ -99,7 +99,7 @@ def paint(scene: Scene, rng: np.random.Generator) -> list[np.ndarray]:
         image = cv2.warpAffine(background, shift, (width, height), borderMode=cv2.BORDER_REFLECT)
         for i in scene.depth:
             thing, centre = scene.things[i], scene.paths[i, t]
-            patch = cover(thing, centre)
+            patch, core = scene.covers[i][t], cover(thing, centre, rim=False).alpha
             if (places := patch.crop(height, width)) is None:
                 continue
             y, x = np.mgrid[: patch.alpha.shape[0], : patch.alpha.shape[1]] + 0.5
@@ -108,7 +108,7 @@ def paint(scene: Scene, rng: np.random.Generator) -> list[np.ndarray]:
             strength, angle, period = marks[i]
             stripes = strength * np.sin(2 * np.pi * (x * np.cos(angle) + y * np.sin(angle)) / period)
             light = 1 + thing.shading[0] * x + thing.shading[1] * y + stripes
-            light *= 0.6 + 0.4 * patch.core  # a dark rim keeps two objects of one colour apart
+            light *= 0.6 + 0.4 * core  # a dark rim keeps two objects of one colour apart
             alpha = patch.alpha[..., None]
             colour = light[..., None] * thing.rgb
             inside = image[places[0]]
@@ -119,6 +119,7 @@ def paint(scene: Scene, rng: np.random.Generator) -> list[np.ndarray]:
     return images
 
 
+@cache
 def _palette() -> list[int]:
     """The colours of PASCAL VOC and DAVIS: the bits of the index dealt to red, green, blue, high bits first."""
     return [

@@ -92,55 +92,11 @@ class Thing:
 
 
 @dataclass(frozen=True)
-class Scene:
-    """A video before it is painted. ``things[i]`` has the object id ``i + 1``.
-
-    Attributes:
-        things: the ``n`` objects.
-        paths: ``[n, F, 2]`` centres, in and out of the frame.
-        depth: indices of the objects, the farthest first.
-        labels: uint8 ``[F, H, W]``, id of the object seen at each pixel, 0 for the background.
-        shares: ``[n, F]`` share of each object's area that is seen.
-        centroids: ``[n, F, 2]`` centre of mass of the seen part, NaN where nothing is seen.
-    """
-
-    things: tuple[Thing, ...]
-    paths: np.ndarray
-    depth: tuple[int, ...]
-    labels: np.ndarray
-    shares: np.ndarray
-    centroids: np.ndarray
-
-    @cached_property
-    def _leads(self) -> tuple[np.ndarray, np.ndarray]:
-        """Least and greatest lead of each object over each other ``[n, n, 2]`` along x and y, as a share of the frame,
-        over the frames that show both; infinite, the least above the greatest, where none does."""
-        size = np.array(self.labels.shape[:0:-1])
-        leads = (self.centroids[:, None] - self.centroids[None]) / size
-        least = np.where(np.isnan(leads), np.inf, leads).min(axis=2)
-        greatest = np.where(np.isnan(leads), -np.inf, leads).max(axis=2)
-        return least, greatest
-
-    def ahead(self, axis: int, sign: int, first: int, second: int) -> bool | None:
-        """Whether object ``first`` is on the ``sign`` side of ``second`` along ``axis`` (0: x, 1: y) in all frames that
-        show both; None if unclear."""
-        least, greatest = (float(lead[first, second, axis]) for lead in self._leads)
-        if least > greatest:  # no frame shows both
-            return None
-        if sign < 0:
-            least, greatest = -greatest, -least
-        if least >= MARGIN:
-            return True
-        return False if greatest <= -MARGIN else None
-
-
-@dataclass(frozen=True)
 class Patch:
-    """Cover of an object in a frame: ``alpha`` and ``core`` (without its rim) in [0, 1], at (x, y) ``corner``."""
+    """Cover of an object in a frame: ``alpha`` in [0, 1], at (x, y) ``corner``."""
 
     corner: tuple[int, int]
     alpha: np.ndarray
-    core: np.ndarray
 
     def crop(self, height: int, width: int) -> tuple[tuple[slice, slice], tuple[slice, slice]] | None:
         """Slices of the frame and of the patch that coincide, None when the patch is outside."""
@@ -151,25 +107,63 @@ class Patch:
         return (slice(top, bottom), slice(left, right)), (slice(top - y, bottom - y), slice(left - x, right - x))
 
 
+@dataclass(frozen=True)
+class Scene:
+    """A video before it is painted. ``things[i]`` has the object id ``i + 1``.
+
+    Attributes:
+        things: the ``n`` objects.
+        paths: ``[n, F, 2]`` centres, in and out of the frame.
+        depth: indices of the objects, the farthest first.
+        labels: uint8 ``[F, H, W]``, id of the object seen at each pixel, 0 for the background.
+        shares: ``[n, F]`` share of each object's area that is seen.
+        centroids: ``[n, F, 2]`` centre of mass of the seen part, NaN where nothing is seen.
+        covers: of each object in each frame, ``[n][F]``.
+    """
+
+    things: tuple[Thing, ...]
+    paths: np.ndarray
+    depth: tuple[int, ...]
+    labels: np.ndarray
+    shares: np.ndarray
+    centroids: np.ndarray
+    covers: list[list[Patch]]
+
+    @cached_property
+    def _ahead(self) -> list[list[list[bool | None]]]:
+        """Whether each object ``[first][second]`` is on the greater side of each other along x and y ``[axis]``."""
+        size = np.array(self.labels.shape[:0:-1])
+        leads = (self.centroids[:, None] - self.centroids[None]) / size
+        hidden = np.isnan(leads)
+        least = np.where(hidden, np.inf, leads).min(axis=2)
+        greatest = np.where(hidden, -np.inf, leads).max(axis=2)
+        both_seen = least <= greatest
+        surely = both_seen & (least >= MARGIN)
+        surely_not = both_seen & (greatest <= -MARGIN) & ~surely
+        return np.select([surely, surely_not], [True, False], None).transpose(2, 0, 1).tolist()
+
+    def ahead(self, axis: int, sign: int, first: int, second: int) -> bool | None:
+        """Whether object ``first`` is on the ``sign`` side of ``second`` along ``axis`` (0: x, 1: y) in all frames that
+        show both; None if unclear, or if no frame shows both."""
+        return self._ahead[axis][first][second] if sign > 0 else self._ahead[axis][second][first]
+
+
 def frame_scale(size: tuple[int, int]) -> float:
     """How much larger than the reference a frame of (height, width) ``size`` is."""
     return min(size[0] / REFERENCE_SIZE[0], size[1] / REFERENCE_SIZE[1])
 
 
-def cover(thing: Thing, centre: np.ndarray) -> Patch:
-    """Anti-aliased cover of ``thing`` at ``centre``, on a patch that holds all of it."""
+def cover(thing: Thing, centre: np.ndarray, *, rim: bool = True) -> Patch:
+    """Anti-aliased cover of ``thing`` at ``centre``, with its rim or without, on a patch that holds all of it."""
     half = math.ceil(thing.radius * _REACH) + 2
     corner = np.floor(centre).astype(int) - half
     side = (2 * half + 1) * _SUPERSAMPLE
-    rim = max(1.0, 0.12 * thing.radius)
-
-    def fill(scale: float) -> np.ndarray:
-        points = (scale * thing.outline() + centre - corner) * _SUPERSAMPLE - 0.5
-        canvas = np.zeros((side, side), np.uint8)
-        cv2.fillPoly(canvas, [np.round(points * 2**_SHIFT).astype(np.int32)], 255, cv2.LINE_8, _SHIFT)
-        return cv2.resize(canvas, None, fx=1 / _SUPERSAMPLE, fy=1 / _SUPERSAMPLE, interpolation=cv2.INTER_AREA) / 255.0
-
-    return Patch((int(corner[0]), int(corner[1])), fill(1.0), fill(1.0 - rim / thing.radius))
+    scale = 1.0 if rim else 1.0 - max(1.0, 0.12 * thing.radius) / thing.radius
+    points = (scale * thing.outline() + centre - corner) * _SUPERSAMPLE - 0.5
+    canvas = np.zeros((side, side), np.uint8)
+    cv2.fillPoly(canvas, [np.round(points * 2**_SHIFT).astype(np.int32)], 255, cv2.LINE_8, _SHIFT)
+    alpha = cv2.resize(canvas, None, fx=1 / _SUPERSAMPLE, fy=1 / _SUPERSAMPLE, interpolation=cv2.INTER_AREA) / 255.0
+    return Patch((int(corner[0]), int(corner[1])), alpha)
 
 
 def _draw_motion(rng: np.random.Generator, other_than: str = "") -> str:
@@ -277,9 +271,10 @@ def _look(things: tuple[Thing, ...], paths: np.ndarray, depth: tuple[int, ...], 
     count, frames, _ = paths.shape
     labels = np.zeros((frames, *size), np.uint8)
     areas = np.zeros((count, frames))
+    covers = [[cover(thing, centre) for centre in path] for thing, path in zip(things, paths, strict=True)]
     for t in range(frames):
         for i in depth:
-            patch = cover(things[i], paths[i, t])
+            patch = covers[i][t]
             solid = patch.alpha >= 0.5
             areas[i, t] = solid.sum()
             if (places := patch.crop(*size)) is not None:
@@ -291,4 +286,4 @@ def _look(things: tuple[Thing, ...], paths: np.ndarray, depth: tuple[int, ...], 
         seen[i, t] = len(x)
         if len(x):
             centroids[i, t] = x.mean() + 0.5, y.mean() + 0.5
-    return Scene(things, paths, depth, labels, seen / areas, centroids)
+    return Scene(things, paths, depth, labels, seen / areas, centroids, covers)

@@ -50,8 +50,11 @@ class Words:
     shape: str | None = None
 
     def fit(self, thing: Thing) -> bool:
-        pairs = ((self.size, thing.size), (self.colour, thing.colour), (self.shape, thing.shape))
-        return all(said is None or said == true for said, true in pairs)
+        return (
+            self.size in (None, thing.size)
+            and self.colour in (None, thing.colour)
+            and self.shape in (None, thing.shape)
+        )
 
     def __str__(self) -> str:
         return " ".join(word for word in (self.size, self.colour, self.shape or "object") if word)
