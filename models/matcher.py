@@ -56,8 +56,10 @@ class TrajectoryMatcher:
         Raises:
             ValueError: a sample has more instances than there are queries.
         """
+        queries, instances = prediction.masks.shape[2], masks.shape[2]
+        if queries == instances == 1:  # nothing to choose
+            return torch.zeros_like(targets.labels)
         cost = self.cost(prediction, targets, masks, weight)
-        queries, instances = cost.shape[1:]
         if instances == 1:
             return cost[:, :, 0].argmin(1, keepdim=True) * targets.valid
         matched = torch.zeros(cost.shape[0], instances, dtype=torch.long)

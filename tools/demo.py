@@ -75,7 +75,7 @@ class Recipe:
     clips: str
 
 
-SHORT = Recipe(6000, 2200, 2, 1, "--num_frames 4 --steps 1000", "--num_frames 4 --batch_size 8")
+SHORT = Recipe(8000, 2200, 2, 1, "--num_frames 4 --steps 1000", "--num_frames 4 --batch_size 8")
 LONG = Recipe(16000, 9000, 2, 3, "--num_frames 8 --batch_size 4 --steps 6000", "--num_frames 8 --batch_size 4")
 
 

@@ -19,7 +19,7 @@ import sys
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -34,6 +34,7 @@ from tools.data.synthetic_scene import Scene, cover, draw_scene, frame_scale  # 
 from tools.data.synthetic_text import KINDS, Expression, draw_expressions  # noqa: E402
 from tools.folders import new_folder  # noqa: E402
 from util.cli import run  # noqa: E402
+from util.writers import LABEL_PALETTE  # noqa: E402
 
 SPLITS = ("train", "valid")
 YTVOS = "ytvos"
@@ -119,16 +120,6 @@ def paint(scene: Scene, rng: np.random.Generator) -> list[np.ndarray]:
     return images
 
 
-@cache
-def _palette() -> list[int]:
-    """The colours of PASCAL VOC and DAVIS: the bits of the index dealt to red, green, blue, high bits first."""
-    return [
-        sum(((index >> (3 * bit + channel)) & 1) << (7 - bit) for bit in range(8))
-        for index in range(256)
-        for channel in range(3)
-    ]
-
-
 def _write_video(
     job: tuple[str, int], *, root: Path, seed: int, frames: int, size: tuple[int, int]
 ) -> tuple[str, str, dict, dict]:
@@ -144,7 +135,7 @@ def _write_video(
         _, jpeg = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
         (images / f"{frame}.jpg").write_bytes(jpeg.tobytes())
         mask = Image.fromarray(labels)
-        mask.putpalette(_palette())
+        mask.putpalette(LABEL_PALETTE)
         mask.save(masks / f"{frame}.png")
     objects = {
         str(i + 1): {
