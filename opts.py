@@ -165,7 +165,23 @@ def add_train_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--weight_decay", type=_non_negative_float, default=5e-4)
     group.add_argument("--clip_max_norm", type=_non_negative_float, default=0.1, help="gradient norm limit; 0: none")
     group.add_argument("--pretrained_weights", metavar="CKPT", help="start from the weights of this checkpoint")
-    group.add_argument("--resume", metavar="CKPT", help="go on from this checkpoint, with its options")
+    group.add_argument(
+        "--resume",
+        metavar="CKPT",
+        help="go on from this checkpoint, with its options; auto: from the newest in --output_dir that can be read, or "
+        "from the start where there is none",
+    )
+    group.add_argument(
+        "--save_every", type=_non_negative_int, default=0, metavar="STEPS", help="also save within an epoch; 0: do not"
+    )
+    group.add_argument("--keep", type=_positive_int, default=2, help="newest checkpoints to keep")
+    group.add_argument(
+        "--max_skipped_steps",
+        type=_non_negative_int,
+        default=10,
+        metavar="N",
+        help="steps of an epoch whose loss may be not finite; they are skipped",
+    )
     group.add_argument("--eval", action="store_true", help="only score the checkpoint of --resume")
     group.add_argument(
         "--eval_split",
@@ -307,7 +323,7 @@ def parse_train_args(argv: list[str] | None = None, defaults: dict | None = None
         )
     if args.hidden_dim % 8:
         parser.error(f"--hidden_dim {args.hidden_dim} is not a multiple of 8, which the sine encodings need")
-    if args.eval and not args.resume:
+    if args.eval and args.resume in (None, "auto"):
         parser.error("--eval needs the checkpoint to score: add --resume CKPT")
     if (args.eval_split or args.allow_trained) and not args.eval:
         parser.error("--eval_split and --allow_trained are for scoring: add --eval, or leave them out")

@@ -6,6 +6,8 @@ Shapes: b samples, t frames, q queries, n target instances, k classes, h w mask 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +18,21 @@ from models.matcher import LossWeights, TrajectoryMatcher
 from util import dist
 from util.box_ops import cxcywh_to_xyxy, generalised_iou
 from util.structures import Batch, Output, Prediction, Targets
+
+
+@dataclass
+class Normaliser:
+    """What the loss terms of a micro-batch are divided by.
+
+    Attributes:
+        frames: in which a target is present, and instances: targets, both over all micro-batches and ranks, at least
+            1, divided by the number of ranks, over which gradients are averaged.
+        micro_batches: of a step, on each rank.
+    """
+
+    frames: Tensor
+    instances: Tensor
+    micro_batches: int
 
 
 class Criterion:
@@ -50,10 +67,17 @@ class Criterion:
         self.mask_loss_size = mask_loss_size
         self.jsc_weight, self.jsc_temperature = jsc_weight, jsc_temperature
 
-    def __call__(self, output: Output, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+    def __call__(
+        self, output: Output, batch: Batch, normaliser: Normaliser | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """The weighted sum, and each term before weighting: ``loss_cls`` … of the last stage, ``…_k`` of stage k.
 
         Everything is computed in float32, whatever the network ran in.
+
+        Args:
+            output: of the model.
+            batch: what it was given, with targets.
+            normaliser: of all micro-batches of the step, over which the terms then add up; None: this is the only one.
         """
         targets, size = batch.targets, output.final.masks.shape[-2:]
         masks = subsample(targets.masks, size).float()
@@ -61,16 +85,16 @@ class Criterion:
         terms: dict[str, Tensor] = {}
         loss = output.final.masks.new_zeros((), dtype=torch.float32)
         with torch.autocast(output.final.masks.device.type, enabled=False):
-            counts = self.counts(targets)
+            over = normaliser or self.normaliser([targets])
             stages = [(f"_{k}", aux) for k, aux in enumerate(output.aux, start=1)] + [("", output.final)]
             for suffix, prediction in stages:
                 matched = self.matcher(prediction, targets, masks, weight)
-                for name, value in self.stage_terms(prediction, batch, matched, masks, weight, counts).items():
+                for name, value in self.stage_terms(prediction, batch, matched, masks, weight, over).items():
                     loss = loss + getattr(self.weights, name) * value
                     terms[f"loss_{name}{suffix}"] = value.detach()
             if output.semantics is not None:
                 # the last stage comes last: `matched` is its matching
-                jsc = self.jsc(output, targets, matched)
+                jsc = self.jsc(output, targets, matched) / over.micro_batches
                 loss = loss + self.jsc_weight * jsc
                 terms["loss_jsc"] = jsc.detach()
         return loss, terms
@@ -83,12 +107,14 @@ class Criterion:
         pixels = subsample(batch.video_valid, size)[batch.clip_index].float()
         return annotated * pixels[:, None, None]
 
-    def counts(self, targets: Targets) -> tuple[Tensor, Tensor]:
-        """This rank's share of all present frames and of all targets: global counts, at least 1, by world size."""
-        valid = targets.valid[:, None]
-        frames = (targets.present & targets.annotated[:, :, None] & valid).sum()
-        both = dist.total(torch.stack((frames, targets.valid.sum())).float()).clamp(min=1) / dist.world_size()
-        return both[0], both[1]
+    def normaliser(self, micro_batches: Sequence[Targets]) -> Normaliser:
+        """Of the micro-batches of a step. Every rank has the same number of them."""
+        counted = torch.zeros(2, device=micro_batches[0].present.device)
+        for targets in micro_batches:
+            frames = (targets.present & targets.annotated[:, :, None] & targets.valid[:, None]).sum()
+            counted += torch.stack((frames, targets.valid.sum()))
+        frames, instances = dist.total(counted).clamp(min=1) / dist.world_size()
+        return Normaliser(frames, instances, len(micro_batches))
 
     def stage_terms(
         self,
@@ -97,10 +123,10 @@ class Criterion:
         matched: Tensor,
         masks: Tensor,
         weight: Tensor,
-        counts: tuple[Tensor, Tensor],
+        over: Normaliser,
     ) -> dict[str, Tensor]:
         """The five terms of one stage, given the matched queries ``[b, n]``."""
-        targets, (frames, instances) = batch.targets, counts
+        targets, frames, instances = batch.targets, over.frames, over.instances
         t = targets.present.shape[1]
         picked = matched[:, None, :].expand(-1, t, -1)
         present = (targets.present & targets.annotated[:, :, None] & targets.valid[:, None]).float()

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from torch.utils.data import IterableDataset
 from transformers import AutoTokenizer
 
-from datasets import TrainLoader, single_threaded
+from datasets.loader import TrainLoader, single_threaded
 from datasets.transforms import swap_sides
 from datasets.video_io import image_size, read_frames, read_label_maps
 from datasets.ytvos import annotations_root, frames_root, is_object_id, read_videos, split_videos

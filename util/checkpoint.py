@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -22,18 +23,36 @@ _HEADER = "proxyformer"
 
 
 def save(path: str | Path, content: dict[str, Any]) -> None:
-    """Writes a checkpoint beside ``path`` and moves it there once it is on the disk."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            torch.save({"format": FORMAT, **content}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    """Writes a checkpoint beside ``path`` and moves it there once it is on the disk.
+
+    Raises:
+        OSError: it cannot be written; names it and the mend.
+    """
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        output = _Output(file)
+        try:
+            torch.save({"format": FORMAT, **content}, output)
+        except RuntimeError:
+            raise output.error or sys.exception() from None
+        file.flush()
+        os.fsync(file.fileno())
+
+
+class _Output:
+    """A file that remembers why writing failed: torch reports a full disk as "unexpected pos 768 vs 662"."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file, self.error = file, None
+
+    def write(self, data: bytes) -> int:
+        try:
+            return self.file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
+
+    def flush(self) -> None:
+        self.file.flush()
 
 
 def load(path: str | Path) -> dict[str, Any]:

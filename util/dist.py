@@ -68,6 +68,13 @@ def total(value: Tensor) -> Tensor:
     return value
 
 
+def any_rank(flag: bool, device: torch.device) -> bool:
+    """Whether ``flag`` is True on some rank."""
+    if world_size() == 1:
+        return flag
+    return bool(total(torch.tensor([float(flag)], device=device)).item())
+
+
 def gather_list(items: list) -> list:
     """The lists of all ranks, one after the other, on rank 0; elsewhere an empty list. Items are plain data."""
     if world_size() == 1:

@@ -20,11 +20,17 @@ def progress_bar(iterable=None, **options) -> tqdm:
 
 
 class RunLog:
-    """Writes to ``output_dir``; on other ranks than 0 it takes everything and writes nothing."""
+    """Writes to ``output_dir``; on other ranks than 0 it takes everything and writes nothing.
 
-    def __init__(self, output_dir: str | Path) -> None:
+    Args:
+        output_dir: of the run.
+        step: that the run goes on from; curves of an earlier attempt at it and what follows are dropped.
+    """
+
+    def __init__(self, output_dir: str | Path, step: int = 0) -> None:
         self.output_dir = Path(output_dir)
-        self.writer = SummaryWriter(str(self.output_dir / "tensorboard")) if dist.is_main() else None
+        folder = str(self.output_dir / "tensorboard")
+        self.writer = SummaryWriter(folder, purge_step=step or None) if dist.is_main() else None
 
     def scalars(self, values: dict[str, float], step: int) -> None:
         """Points of TensorBoard curves; names may group them, as in ``loss/cls``."""

@@ -1,0 +1,231 @@
+"""A run of training: its steps and epochs, its checkpoints, and what it does when something goes wrong."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import nn
+
+import datasets
+import models
+from datasets.loader import WorkerDied
+from engine import train_step
+from util import dist, optim
+from util.interrupt import Interrupted, StopRequest
+from util.log import RunLog, progress_bar
+from util.precision import use_bf16
+from util.saver import Saver, clear_leftovers
+from util.structures import Batch
+from util.writers import atomic_path
+
+MAX_WORKER_DEATHS = 3  # without a step between them
+
+
+class Trainer:
+    """Trains from the start, or goes on from a checkpoint as if there had been no interruption.
+
+    Args:
+        args: of ``opts.parse_train_args``.
+        saved: content of the checkpoint to go on from, whose options ``args`` does not contradict.
+        device: of this rank.
+    """
+
+    def __init__(self, args: argparse.Namespace, saved: dict | None, device: torch.device) -> None:
+        self.args, self.device, self.output_dir = args, device, Path(args.output_dir)
+        self.loader = datasets.build_train_loader(args, dist.rank(), dist.world_size())
+        self.steps = len(self.loader)  # of an epoch
+        self.num_classes = datasets.num_classes(args)
+        self.model = (
+            models.restore_model(saved, args.resume)[0] if saved else models.build_model(args, self.num_classes)
+        )
+        self.model.to(device)
+        self.criterion = models.build_criterion(args)
+        self.optimizer, self.scheduler = build_optimizer(args, self.model, self.steps)
+        self.bf16 = use_bf16(args.amp, device)
+        self.epoch = self.step = 0  # the next one, counted within its epoch
+        self.sums: Counter[str] = Counter()  # of this rank's loss terms, over the epoch
+        self.skipped = 0  # steps of the epoch
+        if saved:
+            self.restore(saved)
+
+    def restore(self, saved: dict) -> None:
+        """Everything that the weights do not hold, as it was when ``saved`` was written."""
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self.scheduler.load_state_dict(saved["scheduler"])
+        mine = saved["ranks"][dist.rank()]
+        torch.set_rng_state(mine["rng"])
+        if mine["device_rng"] is not None:
+            torch.cuda.set_rng_state(mine["device_rng"], self.device)
+        self.epoch, self.step = saved["epoch"], saved["step"]
+        self.sums, self.skipped = Counter(mine["sums"]), saved["skipped"]
+        if self.step == self.steps:
+            self.start_epoch(self.epoch + 1)
+
+    def start_epoch(self, epoch: int) -> None:
+        self.epoch, self.step, self.skipped = epoch, 0, 0
+        self.sums.clear()
+
+    @property
+    def steps_done(self) -> int:
+        """Of the whole run."""
+        return self.epoch * self.steps + self.step
+
+    def run(self) -> None:
+        """Trains to the last epoch.
+
+        Raises:
+            Interrupted: a signal asked to stop; everything is saved.
+            FloatingPointError: too many steps were not finite. The state before them is saved, and their inputs.
+            OSError: the last checkpoint could not be written.
+        """
+        if dist.is_main():
+            clear_leftovers(self.output_dir)
+        wrapped: nn.Module = self.model
+        if dist.active():
+            devices = [self.device] if self.device.type == "cuda" else None
+            wrapped = nn.parallel.DistributedDataParallel(self.model, device_ids=devices)
+        self.log = RunLog(self.output_dir, self.steps_done)
+        self.saver = Saver(self.output_dir, self.args.keep)
+        self.stop = StopRequest()
+        try:
+            while self.epoch < self.args.epochs:
+                self.train_epoch(wrapped)
+                self.start_epoch(self.epoch + 1)
+        finally:
+            self.stop.restore()
+            self.log.close()
+            self.saver.close()
+
+    def train_epoch(self, model: nn.Module) -> None:
+        """The rest of the epoch, its line in the log and its checkpoint."""
+        model.train()
+        start = time.perf_counter()
+        progress = progress_bar(desc=f"epoch {self.epoch}", unit="step", initial=self.step, total=self.steps)
+        with progress:
+            for batches in self.batches():
+                self.train_step(model, batches)
+                progress.set_postfix(loss=f"{self.sums['loss'] / max(1, self.step - self.skipped):.3f}", refresh=False)
+                progress.update()
+                if dist.any_rank(self.stop.received is not None, self.device):
+                    self.save()
+                    raise Interrupted(
+                        f"stopped after step {self.step} of epoch {self.epoch}; go on with --resume "
+                        f"{self.output_dir}/checkpoint.pth"
+                    )
+                if self.args.save_every and self.steps_done % self.args.save_every == 0 and self.step < self.steps:
+                    self.save()
+        names = sorted(self.sums)
+        done = max(1, self.steps - self.skipped) * dist.world_size()
+        means = dist.total(torch.tensor([self.sums[n] for n in names], dtype=torch.float64, device=self.device)) / done
+        values = dict(zip(names, means.tolist(), strict=True))
+        seconds = time.perf_counter() - start
+        self.log.line({"epoch": self.epoch, "seconds": round(seconds, 1), "skipped_steps": self.skipped, **values})
+        self.save()
+        if dist.is_main():
+            # the terms of the last stage; log.jsonl has those of all stages
+            shown = ", ".join(f"{k.removeprefix('loss_')} {v:.4g}" for k, v in values.items() if not k[-1].isdigit())
+            print(f"epoch {self.epoch}: {seconds:.0f} s, {shown}", flush=True)
+
+    def batches(self) -> Iterator[list[Batch]]:
+        """The micro-batches of each step that is left of the epoch; where a worker dies, others take over."""
+        deaths, last = 0, None
+        while self.step < self.steps:
+            self.loader.batch_sampler.set_epoch(self.epoch, self.step)
+            try:
+                for batch in self.loader:
+                    yield [batch]
+                return
+            except WorkerDied as error:
+                deaths = 1 if self.step != last else deaths + 1
+                last = self.step
+                if deaths == MAX_WORKER_DEATHS:
+                    self.save()
+                    raise
+                print(f"warning: {error}; starting new ones", file=sys.stderr, flush=True)
+                self.loader.forget_workers()
+
+    def train_step(self, model: nn.Module, batches: list[Batch]) -> None:
+        """One step, its curves, and what becomes of one that is not finite."""
+        batches = [batch.to(self.device, non_blocking=True) for batch in batches]
+        result = train_step(
+            model,
+            self.criterion,
+            batches,
+            self.optimizer,
+            device=self.device,
+            bf16=self.bf16,
+            clip_max_norm=self.args.clip_max_norm,
+        )
+        self.scheduler.step()
+        rates = {f"lr/{group['name']}": group["lr"] for group in self.optimizer.param_groups}
+        if result.taken:
+            self.sums.update(result.terms)
+            curves = {f"train/{name}": value for name, value in result.terms.items()}
+            self.log.scalars({**curves, **rates, "train/gradient_norm": result.gradient_norm}, self.steps_done)
+        self.step += 1
+        if not result.taken:
+            self.skip(batches, result.terms, result.gradient_norm)
+
+    def skip(self, batches: list[Batch], terms: dict[str, float], gradient_norm: float) -> None:
+        """Names the inputs of a step that was not finite; too many of them end the run."""
+        self.skipped += 1
+        clips = ", ".join(clip["video_id"] for batch in batches for clip in batch.clips)
+        where = f"step {self.step} of epoch {self.epoch} is not finite (loss {terms['loss']}, gradient {gradient_norm})"
+        print(f"warning: {where} and is skipped; rank {dist.rank()} had videos {clips}", file=sys.stderr, flush=True)
+        if self.skipped <= self.args.max_skipped_steps:
+            return
+        path = self.output_dir / f"not_finite_rank{dist.rank()}.pth"
+        with atomic_path(path) as temporary:
+            torch.save(
+                [vars(batch.to("cpu")) | {"targets": vars(batch.targets.to("cpu"))} for batch in batches], temporary
+            )
+        self.save()
+        raise FloatingPointError(
+            f"{where}, the one too many after {self.skipped - 1} in this epoch (--max_skipped_steps). Its inputs are "
+            f"in {path}, the weights from before it in the newest checkpoint; a lower --lr or --amp off may help"
+        )
+
+    def save(self) -> None:
+        """Starts to write a checkpoint from which this very run can go on."""
+        device_rng = torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None
+        mine = {"rng": torch.get_rng_state(), "device_rng": device_rng, "sums": dict(self.sums)}
+        ranks = dist.gather_list([mine])
+        if not dist.is_main():
+            return
+        self.saver.save(
+            {
+                "model": self.model.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "scheduler": self.scheduler.state_dict(),
+                "ranks": ranks,
+                "epoch": self.epoch,
+                "step": self.step,
+                "skipped": self.skipped,
+                "options": vars(self.args),
+                "num_classes": self.num_classes,
+                "text_encoder": self.model.text_encoder.description(),
+                "version": {"torch": str(torch.__version__)},
+            },
+            self.steps_done,
+        )
+
+
+def build_optimizer(args: argparse.Namespace, model: nn.Module, steps_per_epoch: int):
+    """AdamW and its schedule as the options have them."""
+    groups = optim.parameter_groups(
+        model, lr=args.lr, lr_backbone=args.lr_backbone, lr_text_encoder=args.lr_text_encoder
+    )
+    factor = optim.lr_factor(
+        schedule=args.lr_schedule,
+        warmup_steps=args.warmup_steps,
+        steps_per_epoch=steps_per_epoch,
+        epochs=args.epochs,
+        lr_drop=args.lr_drop,
+    )
+    return optim.build_optimizer(groups, args.weight_decay, factor)
