@@ -22,6 +22,7 @@ from models.predictor import FrameAnswer, Predictor
 from util import dist
 from util.coco import CATEGORY, encode_masks
 from util.log import progress_bar
+from util.precision import autocast
 from util.structures import Batch
 from util.writers import ANNOTATOR_ROOTS, holds_frames, is_complete, mask_name, write_label_png, write_mask_png
 
@@ -32,11 +33,13 @@ class Step:
 
     Attributes:
         taken: False where the loss or the gradient was not finite on some rank; then nothing has changed on any.
+        overflow: not taken because float16 could not hold the gradient; the next loss is scaled less.
         terms: each loss term on this rank, over all micro-batches, and the weighted sum ``loss``.
         gradient_norm: before clipping, over all ranks.
     """
 
     taken: bool
+    overflow: bool
     terms: dict[str, float]
     gradient_norm: float
 
@@ -48,7 +51,8 @@ def train_step(
     optimizer: torch.optim.Optimizer,
     *,
     device: torch.device,
-    bf16: bool,
+    scaler: torch.amp.GradScaler,
+    amp: torch.dtype | None,
     clip_max_norm: float,
 ) -> Step:
     """One optimiser step on all micro-batches of a rank, as on one batch of all their samples.
@@ -59,6 +63,8 @@ def train_step(
     Args:
         model: in training mode; may be wrapped for distributed training.
         batches: on ``device``.
+        scaler: of the loss, for float16.
+        amp: what to compute in; None: float32.
         clip_max_norm: limit of the gradient norm, 0 for none.
     """
     optimizer.zero_grad(set_to_none=True)
@@ -70,21 +76,26 @@ def train_step(
         # gradients of the ranks are added up once, with those of the last micro-batch
         alone = model.no_sync() if number < len(batches) and hasattr(model, "no_sync") else nullcontext()
         with alone:
-            with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
+            with autocast(device, amp):
                 output = model(batch.video, batch.expressions, batch.video_valid, batch.clip_index)
             loss, terms = criterion(output, batch, normaliser)
-            loss.backward()
+            scaler.scale(loss).backward()
         named = {"loss": loss.detach(), **terms}
         sums.update(dict(zip(named, torch.stack(list(named.values())).tolist(), strict=True)))
+    scaler.unscale_(optimizer)
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     norm = nn.utils.clip_grad_norm_(parameters, clip_max_norm or math.inf).item()
-    finite = math.isfinite(sums["loss"]) and math.isfinite(norm)
-    if dist.any_rank(not finite, device):
+    bad_loss = dist.any_rank(not math.isfinite(sums["loss"]), device)
+    if bad_loss or not math.isfinite(norm):  # which is the same on all ranks
         for value, old in zip(statistics, before, strict=True):
             value.copy_(old)
-        return Step(False, dict(sums), norm)
-    optimizer.step()
-    return Step(True, dict(sums), norm)
+        overflow = scaler.is_enabled() and not bad_loss and scaler.get_scale() > 1
+        if scaler.is_enabled():
+            scaler.update()  # to a smaller scale
+        return Step(False, overflow, dict(sums), norm)
+    scaler.step(optimizer)
+    scaler.update()
+    return Step(True, False, dict(sums), norm)
 
 
 def _statistics(model: nn.Module) -> list[Tensor]:

@@ -34,6 +34,7 @@ FREE_TO_CHANGE = {
     "keep",
     "save_every",
     "max_skipped_steps",
+    "bad_sample",
     "resume",
     "eval",
     "eval_split",
@@ -140,17 +141,24 @@ def describe(trainer: Trainer) -> None:
     args, loader = trainer.args, trainer.loader
     sizes = [(p.numel(), p.requires_grad) for p in trainer.model.parameters()]
     total, trained = sum(n for n, _ in sizes), sum(n for n, grad in sizes if grad)
-    global_batch = args.batch_size * dist.world_size()
+    world, accumulate = dist.world_size(), trainer.accumulate
+    global_batch = args.batch_size * world * accumulate
     print(f"ProxyFormer, {total / 1e6:.1f} M parameters, {trained / 1e6:.1f} M trained, on {trainer.device}")
     print(
         f"{args.epochs} epochs of {trainer.steps} steps; a step takes {global_batch} clips of {args.num_frames} frames "
-        f"({args.batch_size} on each of {dist.world_size()} ranks), up to {args.expressions_per_clip} expressions each",
+        f"({args.batch_size} x {world} ranks x {accumulate} micro-batches), up to {args.expressions_per_clip} "
+        "expressions each",
         flush=True,
     )
     print("clips of an epoch: " + ", ".join(f"{name} {count}" for name, count in loader.clips.items()), flush=True)
     if trainer.steps_done:
         print(f"going on from {args.resume}, after step {trainer.step} of epoch {trainer.epoch}", flush=True)
-    if args.jsc_target != "none" and global_batch * args.expressions_per_clip == 1:
+    if accumulate > 1 and args.jsc_target != "none":
+        print(
+            f"the negatives of the JSC loss come from one micro-batch of all ranks, {args.batch_size * world} clips",
+            flush=True,
+        )
+    if args.jsc_target != "none" and args.batch_size * world * args.expressions_per_clip == 1:
         print("the global batch is one sample: the JSC loss has no negatives and is 0", flush=True)
 
 

@@ -6,7 +6,7 @@ import argparse
 import os
 from collections.abc import Iterable
 
-_AMP = ("off", "bf16", "auto")
+_AMP = ("off", "bf16", "fp16", "auto")
 _A2D = dict(dataset_file="a2d", batch_size=2, eval_size=320, max_size=576, freeze_text_encoder=True)
 
 # The recipes of the paper and of ReferFormer, as defaults that explicit flags still override.
@@ -77,7 +77,10 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--device", default=None, help="cuda, cuda:1, cpu; default: a GPU when there is one")
     group.add_argument("--seed", type=_non_negative_int, default=42)
     group.add_argument(
-        "--amp", choices=_AMP, default="off", help="bfloat16 autocast; auto: where the device is faster with it"
+        "--amp",
+        choices=_AMP,
+        default="off",
+        help="autocast in bfloat16 or float16; auto: bfloat16 where the device is faster with it",
     )
     group.add_argument("--num_workers", type=_non_negative_int, default=4, help="data loading processes per rank")
 
@@ -154,6 +157,11 @@ def add_train_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("training")
     group.add_argument("--epochs", type=_positive_int, default=10)
     group.add_argument("--batch_size", type=_positive_int, default=1, help="clips per rank")
+    group.add_argument(
+        "--global_batch_size",
+        type=_positive_int,
+        help="clips of a step over all ranks; where --batch_size on each is less, gradients are accumulated",
+    )
     group.add_argument("--lr", type=_non_negative_float, default=1e-4)
     group.add_argument("--lr_backbone", type=_non_negative_float, default=5e-5)
     group.add_argument("--lr_text_encoder", type=_non_negative_float, default=1e-5)
@@ -220,6 +228,12 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--num_frames", type=_positive_int, default=5, help="frames of a training clip (T)")
     group.add_argument(
         "--expressions_per_clip", type=_positive_int, default=1, help="expressions that share one encoded clip"
+    )
+    group.add_argument(
+        "--bad_sample",
+        choices=("fail", "skip"),
+        default="fail",
+        help="what becomes of a clip with a missing or damaged file: skip takes another one, and counts and names it",
     )
     group.add_argument(
         "--train_sizes",

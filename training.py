@@ -7,6 +7,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -19,7 +20,7 @@ from engine import train_step
 from util import dist, optim
 from util.interrupt import Interrupted, StopRequest
 from util.log import RunLog, progress_bar
-from util.precision import use_bf16
+from util.precision import amp_dtype
 from util.saver import Saver, clear_leftovers
 from util.structures import Batch
 from util.writers import atomic_path
@@ -38,8 +39,9 @@ class Trainer:
 
     def __init__(self, args: argparse.Namespace, saved: dict | None, device: torch.device) -> None:
         self.args, self.device, self.output_dir = args, device, Path(args.output_dir)
-        self.loader = datasets.build_train_loader(args, dist.rank(), dist.world_size())
-        self.steps = len(self.loader)  # of an epoch
+        self.accumulate = micro_batches(args, dist.world_size())
+        self.loader = datasets.build_train_loader(args, dist.rank(), dist.world_size(), self.accumulate)
+        self.steps = len(self.loader) // self.accumulate  # of an epoch
         self.num_classes = datasets.num_classes(args)
         self.model = (
             models.restore_model(saved, args.resume)[0] if saved else models.build_model(args, self.num_classes)
@@ -47,10 +49,13 @@ class Trainer:
         self.model.to(device)
         self.criterion = models.build_criterion(args)
         self.optimizer, self.scheduler = build_optimizer(args, self.model, self.steps)
-        self.bf16 = use_bf16(args.amp, device)
+        self.amp = amp_dtype(args.amp, device)
+        # scales the loss so that small gradients do not vanish in float16; else it does nothing
+        self.scaler = torch.amp.GradScaler(device.type, enabled=self.amp == torch.float16)
         self.epoch = self.step = 0  # the next one, counted within its epoch
         self.sums: Counter[str] = Counter()  # of this rank's loss terms, over the epoch
         self.skipped = 0  # steps of the epoch
+        self.replaced = 0  # clips of the epoch on this rank
         if saved:
             self.restore(saved)
 
@@ -58,17 +63,18 @@ class Trainer:
         """Everything that the weights do not hold, as it was when ``saved`` was written."""
         self.optimizer.load_state_dict(saved["optimizer"])
         self.scheduler.load_state_dict(saved["scheduler"])
+        self.scaler.load_state_dict(saved["scaler"])
         mine = saved["ranks"][dist.rank()]
         torch.set_rng_state(mine["rng"])
         if mine["device_rng"] is not None:
             torch.cuda.set_rng_state(mine["device_rng"], self.device)
         self.epoch, self.step = saved["epoch"], saved["step"]
-        self.sums, self.skipped = Counter(mine["sums"]), saved["skipped"]
+        self.sums, self.skipped, self.replaced = Counter(mine["sums"]), saved["skipped"], mine["replaced"]
         if self.step == self.steps:
             self.start_epoch(self.epoch + 1)
 
     def start_epoch(self, epoch: int) -> None:
-        self.epoch, self.step, self.skipped = epoch, 0, 0
+        self.epoch, self.step, self.skipped, self.replaced = epoch, 0, 0, 0
         self.sums.clear()
 
     @property
@@ -125,7 +131,9 @@ class Trainer:
         means = dist.total(torch.tensor([self.sums[n] for n in names], dtype=torch.float64, device=self.device)) / done
         values = dict(zip(names, means.tolist(), strict=True))
         seconds = time.perf_counter() - start
-        self.log.line({"epoch": self.epoch, "seconds": round(seconds, 1), "skipped_steps": self.skipped, **values})
+        replaced = int(dist.total(torch.tensor(float(self.replaced), device=self.device)))
+        counts = {"skipped_steps": self.skipped, "skipped_clips": replaced}
+        self.log.line({"epoch": self.epoch, "seconds": round(seconds, 1), **counts, **values})
         self.save()
         if dist.is_main():
             # the terms of the last stage; log.jsonl has those of all stages
@@ -138,8 +146,9 @@ class Trainer:
         while self.step < self.steps:
             self.loader.batch_sampler.set_epoch(self.epoch, self.step)
             try:
-                for batch in self.loader:
-                    yield [batch]
+                loaded = iter(self.loader)
+                while batches := list(islice(loaded, self.accumulate)):
+                    yield batches
                 return
             except WorkerDied as error:
                 deaths = 1 if self.step != last else deaths + 1
@@ -153,13 +162,17 @@ class Trainer:
     def train_step(self, model: nn.Module, batches: list[Batch]) -> None:
         """One step, its curves, and what becomes of one that is not finite."""
         batches = [batch.to(self.device, non_blocking=True) for batch in batches]
+        for problem in (problem for batch in batches for problem in batch.problems):
+            self.replaced += 1
+            print(f"warning: a clip is skipped, number {self.replaced}: {problem}", file=sys.stderr, flush=True)
         result = train_step(
             model,
             self.criterion,
             batches,
             self.optimizer,
             device=self.device,
-            bf16=self.bf16,
+            scaler=self.scaler,
+            amp=self.amp,
             clip_max_norm=self.args.clip_max_norm,
         )
         self.scheduler.step()
@@ -169,7 +182,7 @@ class Trainer:
             curves = {f"train/{name}": value for name, value in result.terms.items()}
             self.log.scalars({**curves, **rates, "train/gradient_norm": result.gradient_norm}, self.steps_done)
         self.step += 1
-        if not result.taken:
+        if not (result.taken or result.overflow):
             self.skip(batches, result.terms, result.gradient_norm)
 
     def skip(self, batches: list[Batch], terms: dict[str, float], gradient_norm: float) -> None:
@@ -194,8 +207,8 @@ class Trainer:
     def save(self) -> None:
         """Starts to write a checkpoint from which this very run can go on."""
         device_rng = torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None
-        mine = {"rng": torch.get_rng_state(), "device_rng": device_rng, "sums": dict(self.sums)}
-        ranks = dist.gather_list([mine])
+        mine = {"rng": torch.get_rng_state(), "device_rng": device_rng}
+        ranks = dist.gather_list([mine | {"sums": dict(self.sums), "replaced": self.replaced}])
         if not dist.is_main():
             return
         self.saver.save(
@@ -203,6 +216,7 @@ class Trainer:
                 "model": self.model.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
                 "scheduler": self.scheduler.state_dict(),
+                "scaler": self.scaler.state_dict(),
                 "ranks": ranks,
                 "epoch": self.epoch,
                 "step": self.step,
@@ -214,6 +228,23 @@ class Trainer:
             },
             self.steps_done,
         )
+
+
+def micro_batches(args: argparse.Namespace, world_size: int) -> int:
+    """How many batches of each rank make a step.
+
+    Raises:
+        ValueError: ``--global_batch_size`` is no multiple of what the ranks take at once.
+    """
+    at_once = args.batch_size * world_size
+    if args.global_batch_size is None:
+        return 1
+    if args.global_batch_size % at_once:
+        raise ValueError(
+            f"--global_batch_size {args.global_batch_size} is no multiple of {at_once}, which {world_size} ranks with "
+            f"--batch_size {args.batch_size} take at once"
+        )
+    return args.global_batch_size // at_once
 
 
 def build_optimizer(args: argparse.Namespace, model: nn.Module, steps_per_epoch: int):

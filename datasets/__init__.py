@@ -242,11 +242,13 @@ def refuse_trained(split: str, holdout: int, trained_holdout: int) -> None:
         )
 
 
-def build_train_loader(args: argparse.Namespace, rank: int = 0, world_size: int = 1) -> TrainLoader:
-    """Batches of training clips for one of ``world_size`` processes.
+def build_train_loader(
+    args: argparse.Namespace, rank: int = 0, world_size: int = 1, accumulate: int = 1
+) -> TrainLoader:
+    """Batches of training clips for one of ``world_size`` processes, ``accumulate`` of which make a step.
 
     ``loader.batch_sampler.set_epoch(e)`` selects the order and augmentation of an epoch, ``len(loader)`` is its number
-    of steps. What a batch holds depends on the options and the epoch, never on the number of workers.
+    of batches. What a batch holds depends on the options and the epoch, never on the number of workers.
     Raises as :func:`build_eval_videos`, and ValueError for a data set that is only evaluated.
     """
     weights = {name: weight for name, weight in mixing_weights(args).items() if weight}
@@ -280,10 +282,11 @@ def build_train_loader(args: argparse.Namespace, rank: int = 0, world_size: int 
         expressions_per_clip=args.expressions_per_clip,
         transform=transform,
         seed=args.seed,
+        bad_sample=args.bad_sample,
     )
     owners = np.repeat(list(sets), [len(videos) for videos in sets.values()])[dataset.entries[:, 0]]
     shares = np.array([weights[name] for name in owners])
-    sampler = ShapeBatchSampler(dataset.sizes(), args.batch_size, args.seed, rank, world_size, shares)
+    sampler = ShapeBatchSampler(dataset.sizes(), args.batch_size, args.seed, rank, world_size, shares, accumulate)
     if not len(sampler):
         raise ValueError("--mix: the weights are so small that an epoch has no clip; give larger ones")
     loader = TrainLoader(

@@ -14,7 +14,7 @@ from models.predictor import Predictor
 from models.proxyformer import ProxyFormer
 from models.text_encoder import TextEncoder
 from util import checkpoint, dist
-from util.precision import inference_amp, use_bf16
+from util.precision import amp_dtype, inference_amp
 
 __all__ = [
     "Predictor",
@@ -127,8 +127,8 @@ def restore_model(saved: dict, source: str | Path) -> tuple[ProxyFormer, argpars
 
 def build_predictor(model: ProxyFormer, args: argparse.Namespace) -> Predictor:
     """A predictor that sees frames in the size, and computes in the precision, that the options name."""
-    bf16 = use_bf16(args.amp, next(model.parameters()).device)
-    return Predictor(model, eval_size=args.eval_size, max_size=args.max_size, bf16=bf16)
+    amp = amp_dtype(args.amp, next(model.parameters()).device)
+    return Predictor(model, eval_size=args.eval_size, max_size=args.max_size, amp=amp)
 
 
 def load_predictor(path: str | Path, device: str | torch.device | None = None) -> tuple[Predictor, argparse.Namespace]:

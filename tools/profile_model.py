@@ -34,7 +34,7 @@ from tools.make_tiny_text_encoder import train_tokenizer  # noqa: E402
 from util import cli, optim  # noqa: E402
 from util.box_ops import masks_to_boxes  # noqa: E402
 from util.memory import keep_large_buffers  # noqa: E402
-from util.precision import use_bf16  # noqa: E402
+from util.precision import amp_dtype, autocast  # noqa: E402
 from util.structures import Batch, Clip, Target  # noqa: E402
 
 EXPRESSION = "the person in a red shirt walking behind the dog"
@@ -194,15 +194,15 @@ def main() -> None:
     print(
         f"{args.backbone}, {clip}, {device}, {torch.get_num_threads()} threads, torch {torch.__version__}", flush=True
     )
-    autocast = torch.autocast(device.type, dtype=torch.bfloat16, enabled=use_bf16(args.amp, device))
-    with autocast:
+    amp = amp_dtype(args.amp, device)
+    with autocast(device, amp):
         infer(model, *asked)
         inference = measure(lambda: infer(model, *asked), device)
     print(f"inference: {inference}", flush=True)
     print(table(parameters(model), flops(model, *asked)), flush=True)
     if args.train:
         batch = make_batch(*asked)
-        with autocast:
+        with autocast(device, amp):
             print(f"training step: {measure(lambda: train_step(model, args, batch), device)}")
 
 
