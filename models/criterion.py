@@ -17,6 +17,7 @@ from models.losses import dice_loss, info_nce, sigmoid_focal_loss
 from models.matcher import LossWeights, TrajectoryMatcher
 from util import dist
 from util.box_ops import cxcywh_to_xyxy, generalised_iou
+from util.precision import precise
 from util.structures import Batch, Output, Prediction, Targets
 
 
@@ -72,7 +73,7 @@ class Criterion:
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The weighted sum, and each term before weighting: ``loss_cls`` … of the last stage, ``…_k`` of stage k.
 
-        Everything is computed in float32, whatever the network ran in.
+        Everything is computed in float32, whatever the network ran in, or in float64 where it did in that.
 
         Args:
             output: of the model.
@@ -80,10 +81,11 @@ class Criterion:
             normaliser: of all micro-batches of the step, over which the terms then add up; None: this is the only one.
         """
         targets, size = batch.targets, output.final.masks.shape[-2:]
-        masks = subsample(targets.masks, size).float()
+        dtype = precise(output.final.masks).dtype
+        masks = subsample(targets.masks, size).to(dtype)
         weight = self.supervised(batch, size)
         terms: dict[str, Tensor] = {}
-        loss = output.final.masks.new_zeros((), dtype=torch.float32)
+        loss = output.final.masks.new_zeros((), dtype=dtype)
         with torch.autocast(output.final.masks.device.type, enabled=False):
             over = normaliser or self.normaliser([targets])
             stages = [(f"_{k}", aux) for k, aux in enumerate(output.aux, start=1)] + [("", output.final)]
@@ -131,20 +133,20 @@ class Criterion:
         picked = matched[:, None, :].expand(-1, t, -1)
         present = (targets.present & targets.annotated[:, :, None] & targets.valid[:, None]).float()
 
-        boxes = prediction.boxes.float().gather(2, picked[..., None].expand(-1, -1, -1, 4))
+        boxes = precise(prediction.boxes).gather(2, picked[..., None].expand(-1, -1, -1, 4))
         giou = generalised_iou(cxcywh_to_xyxy(boxes), cxcywh_to_xyxy(targets.boxes))
-        logits = prediction.masks.float().gather(2, picked[..., None, None].expand(-1, -1, -1, *masks.shape[-2:]))
+        logits = precise(prediction.masks).gather(2, picked[..., None, None].expand(-1, -1, -1, *masks.shape[-2:]))
         if self.mask_loss_size == "full":
             full = targets.masks.shape[-2:]
             if batch.video_valid is not None:
                 logits = continue_edge(logits, subsample(batch.video_valid, masks.shape[-2:])[batch.clip_index])
             logits = F.interpolate(logits.flatten(0, 1), size=full, mode="bilinear").unflatten(0, (-1, t))
-            masks, weight = targets.masks.float(), self.supervised(batch, full)
+            masks, weight = targets.masks.to(logits.dtype), self.supervised(batch, full)
         focal = sigmoid_focal_loss(logits, masks, self.alpha, self.gamma) * weight
         focal = focal.sum((1, 3, 4)) / weight.sum((1, 3, 4)).clamp(min=1)
         dice = dice_loss(logits.transpose(1, 2), masks.transpose(1, 2), weight.transpose(1, 2))
         return {
-            "cls": self.class_loss(prediction.logits.float(), targets, matched, present) / frames,
+            "cls": self.class_loss(precise(prediction.logits), targets, matched, present) / frames,
             "bbox": ((boxes - targets.boxes).abs().sum(-1) * present).sum() / frames,
             "giou": ((1 - giou) * present).sum() / frames,
             "mask": (focal * targets.valid).sum() / instances,
@@ -168,12 +170,12 @@ class Criterion:
         """Joint Semantic Consistency over the global batch; 0 when that is a single sample."""
         t = output.final.proxies.shape[1]
         index = matched[:, None, :, None].expand(-1, t, -1, output.final.proxies.shape[-1])
-        queries = output.final.proxies.float().gather(2, index).mean(1)
+        queries = precise(output.final.proxies).gather(2, index).mean(1)
         share = targets.valid.float()[..., None]
         queries = (queries * share).sum(1) / share.sum(1).clamp(min=1)
         return info_nce(
             dist.gather_rows(queries),
-            dist.gather_rows(output.semantics.float()),
+            dist.gather_rows(precise(output.semantics)),
             self.jsc_temperature,
             dist.gather_rows(identity_numbers(targets.identities).to(queries.device)),
         )

@@ -6,6 +6,7 @@ import time
 from functools import cache
 
 import torch
+from torch import Tensor
 
 from util import dist
 
@@ -56,6 +57,11 @@ def amp_dtype(amp: str, device: torch.device) -> torch.dtype | None:
 def autocast(device: torch.device, dtype: torch.dtype | None) -> torch.autocast:
     """Computes in ``dtype`` what may lose precision; everything in float32 where it is None."""
     return torch.autocast(device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None)
+
+
+def precise(x: Tensor) -> Tensor:
+    """In float32, or in float64 where it is that: what losses and boxes are computed in, also under autocast."""
+    return x if x.dtype == torch.float64 else x.float()
 
 
 def inference_amp(trained: str) -> str:

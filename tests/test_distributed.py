@@ -1,0 +1,106 @@
+"""Two ranks with one sample each train as one rank with both, and so do two micro-batches."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.multiprocessing as mp
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+
+from datasets.collate import collate
+from engine import train_step
+from models import build_criterion
+from tests.tiny_model import random_clip, random_target, tiny_args, tiny_model
+from util import dist
+from util.structures import Batch
+
+CPU = torch.device("cpu")
+STEPS = 3
+# per quantity, of float32 and of float64
+TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-9}
+
+
+def batch_of(step: int, *samples: int) -> Batch:
+    """Samples that weigh differently: of the second an object is absent from most frames."""
+    clips = [random_clip(i, [random_target(10 * step + i, absent=range(2 * i))]) for i in samples]
+    return collate(clips)
+
+
+def train(dtype: torch.dtype, batches: list[list[Batch]], *flags: str) -> dict[str, list]:
+    """Losses, gradients and weights after each of the steps, whose micro-batches are given."""
+    model = tiny_model().to(dtype).train()
+    wrapped = DistributedDataParallel(model) if dist.active() else model
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    seen: dict[str, list] = {"loss": [], "gradients": [], "weights": [], "terms": []}
+    for micro_batches in batches:
+        for batch in micro_batches:
+            batch.video = batch.video.to(dtype)
+        step = train_step(
+            wrapped,
+            build_criterion(tiny_args(*flags)),
+            micro_batches,
+            optimizer,
+            device=CPU,
+            scaler=torch.amp.GradScaler("cpu", enabled=False),
+            amp=None,
+            clip_max_norm=0.5,
+        )
+        assert step.taken
+        loss = dist.total(torch.tensor(step.terms["loss"], dtype=torch.float64)) / dist.world_size()
+        seen["loss"].append(loss)
+        seen["terms"].append(step.terms)
+        seen["gradients"].append([p.grad.clone() for p in model.parameters() if p.grad is not None])
+        seen["weights"].append([p.detach().clone() for p in model.parameters()])
+    return seen
+
+
+def one_rank(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+    seen = {dtype: train(dtype, [[batch_of(step, rank)] for step in range(STEPS)]) for dtype in TOLERANCE}
+    torch.save(seen, f"{folder}/{rank}.pt")
+    dist.shut_down()
+
+
+def assert_close(got: dict[str, list], wanted: dict[str, list], tolerance: float) -> None:
+    def close(a: Tensor, b: Tensor) -> None:
+        torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
+
+    for name in ("loss", "gradients", "weights"):
+        for a, b in zip(got[name], wanted[name], strict=True):
+            for x, y in zip(a, b, strict=True) if isinstance(a, list) else [(a, b)]:
+                close(x, y)
+
+
+@pytest.fixture(scope="module")
+def two_ranks(tmp_path_factory) -> list[dict]:
+    folder = tmp_path_factory.mktemp("ranks")
+    mp.spawn(one_rank, (str(folder),), nprocs=2)
+    return [torch.load(folder / f"{rank}.pt") for rank in (0, 1)]
+
+
+@pytest.mark.parametrize("dtype", list(TOLERANCE))
+def test_two_ranks_train_as_one_with_both_samples(two_ranks, dtype):
+    together = train(dtype, [[batch_of(step, 0, 1)] for step in range(STEPS)])
+    assert all(terms["loss_jsc"] > 0 for terms in together["terms"])
+    for rank in two_ranks:
+        assert_close(rank[dtype], together, TOLERANCE[dtype])
+    alone = train(dtype, [[batch_of(step, 0)] for step in range(STEPS)])
+    assert abs(alone["loss"][0] - together["loss"][0]) > 0.01
+
+
+@pytest.mark.parametrize("dtype", list(TOLERANCE))
+def test_two_micro_batches_train_as_one_batch(dtype):
+    """But for the JSC loss, whose negatives come from one micro-batch."""
+    flags = ("--jsc_loss_coef", "0")
+    together = train(dtype, [[batch_of(step, 0, 1)] for step in range(STEPS)], *flags)
+    apart = train(dtype, [[batch_of(step, 0), batch_of(step, 1)] for step in range(STEPS)], *flags)
+    assert_close(apart, together, TOLERANCE[dtype])
+
+
+def test_jsc_of_micro_batches_is_their_mean():
+    batches = [batch_of(0, 0, 1), batch_of(1, 0, 1)]
+    alone = [train(torch.float64, [[batch]])["terms"][0]["loss_jsc"] for batch in batches]
+    both = train(torch.float64, [batches])["terms"][0]["loss_jsc"]
+    assert both == pytest.approx(sum(alone) / 2, rel=1e-9) and min(alone) > 0
