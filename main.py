@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 
 import datasets
+import plan
 from evaluation import evaluate
 from opts import differing, model_options, parse_train_args
 from training import Trainer
@@ -35,14 +36,18 @@ FREE_TO_CHANGE = {
     "save_every",
     "max_skipped_steps",
     "bad_sample",
+    "activation_checkpointing",
+    "compile",
+    "dry_run",
     "resume",
     "eval",
     "eval_split",
+    "eval_every",
     "allow_trained",
     "local_rank",
 }
 # what never comes from a checkpoint's options
-OF_THIS_CALL = {"device", "resume", "eval", "eval_split", "allow_trained", "local_rank"}
+OF_THIS_CALL = {"dry_run", "device", "resume", "eval", "eval_split", "allow_trained", "local_rank"}
 
 
 def main() -> None:
@@ -54,7 +59,8 @@ def main() -> None:
         saved = checkpoint.load(args.resume)
     if saved:
         path = args.resume
-        defaults = {k: v for k, v in saved["options"].items() if k not in OF_THIS_CALL}
+        ours = OF_THIS_CALL if args.eval else OF_THIS_CALL - {"eval_split"}
+        defaults = {k: v for k, v in saved["options"].items() if k not in ours}
         if args.eval:
             defaults["amp"] = inference_amp(defaults["amp"])
         args = parse_train_args(defaults=defaults)
@@ -101,8 +107,11 @@ def train(args: argparse.Namespace, saved: dict | None, device: torch.device) ->
             "folder"
         )
     trainer = Trainer(args, saved, device)
-    describe(trainer)
-    trainer.run()
+    plan.describe(trainer)
+    if args.dry_run:
+        plan.rehearse(trainer)
+    else:
+        trainer.run()
 
 
 def refuse_other_run(args: argparse.Namespace, saved: dict) -> None:
@@ -132,34 +141,6 @@ def refuse_other_model(args: argparse.Namespace, saved: dict) -> None:
         raise ValueError(
             f"--eval scores the model of --resume {args.resume}, whose options differ: {changed}. Leave these flags out"
         )
-
-
-def describe(trainer: Trainer) -> None:
-    """Prints what is about to be trained, and on what."""
-    if not dist.is_main():
-        return
-    args, loader = trainer.args, trainer.loader
-    sizes = [(p.numel(), p.requires_grad) for p in trainer.model.parameters()]
-    total, trained = sum(n for n, _ in sizes), sum(n for n, grad in sizes if grad)
-    world, accumulate = dist.world_size(), trainer.accumulate
-    global_batch = args.batch_size * world * accumulate
-    print(f"ProxyFormer, {total / 1e6:.1f} M parameters, {trained / 1e6:.1f} M trained, on {trainer.device}")
-    print(
-        f"{args.epochs} epochs of {trainer.steps} steps; a step takes {global_batch} clips of {args.num_frames} frames "
-        f"({args.batch_size} x {world} ranks x {accumulate} micro-batches), up to {args.expressions_per_clip} "
-        "expressions each",
-        flush=True,
-    )
-    print("clips of an epoch: " + ", ".join(f"{name} {count}" for name, count in loader.clips.items()), flush=True)
-    if trainer.steps_done:
-        print(f"going on from {args.resume}, after step {trainer.step} of epoch {trainer.epoch}", flush=True)
-    if accumulate > 1 and args.jsc_target != "none":
-        print(
-            f"the negatives of the JSC loss come from one micro-batch of all ranks, {args.batch_size * world} clips",
-            flush=True,
-        )
-    if args.jsc_target != "none" and args.batch_size * world * args.expressions_per_clip == 1:
-        print("the global batch is one sample: the JSC loss has no negatives and is 0", flush=True)
 
 
 if __name__ == "__main__":

@@ -172,6 +172,24 @@ def add_train_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--warmup_steps", type=_non_negative_int, default=0, help="steps of linear warm-up")
     group.add_argument("--weight_decay", type=_non_negative_float, default=5e-4)
     group.add_argument("--clip_max_norm", type=_non_negative_float, default=0.1, help="gradient norm limit; 0: none")
+    group.add_argument(
+        "--freeze",
+        nargs="+",
+        default=[],
+        metavar="PATTERN",
+        help="parameters not to train, as backbone.* or cmie.stages.0.*",
+    )
+    group.add_argument(
+        "--activation_checkpointing",
+        action="store_true",
+        help="less memory for more time: compute the insides of backbone and CMIE again for the gradient",
+    )
+    group.add_argument("--compile", action="store_true", help="compile backbone, CMIE and mask decoder")
+    group.add_argument(
+        "--dry_run",
+        action="store_true",
+        help="build everything, take a step on each shape of clips, print the plan, end",
+    )
     group.add_argument("--pretrained_weights", metavar="CKPT", help="start from the weights of this checkpoint")
     group.add_argument(
         "--resume",
@@ -181,6 +199,20 @@ def add_train_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--save_every", type=_non_negative_int, default=0, metavar="STEPS", help="also save within an epoch; 0: do not"
+    )
+    group.add_argument(
+        "--eval_every",
+        type=_non_negative_int,
+        default=0,
+        metavar="EPOCHS",
+        help="score --eval_split during training and keep the best checkpoint; 0: do not",
+    )
+    group.add_argument(
+        "--ema_decay",
+        type=_below_one,
+        default=0.0,
+        metavar="DECAY",
+        help="also keep an average of the weights, 0.999 say, and score and infer with that; 0: do not",
     )
     group.add_argument("--keep", type=_positive_int, default=2, help="newest checkpoints to keep")
     group.add_argument(
@@ -339,8 +371,10 @@ def parse_train_args(argv: list[str] | None = None, defaults: dict | None = None
         parser.error(f"--hidden_dim {args.hidden_dim} is not a multiple of 8, which the sine encodings need")
     if args.eval and args.resume in (None, "auto"):
         parser.error("--eval needs the checkpoint to score: add --resume CKPT")
-    if (args.eval_split or args.allow_trained) and not args.eval:
-        parser.error("--eval_split and --allow_trained are for scoring: add --eval, or leave them out")
+    if args.eval_split and not (args.eval or args.eval_every):
+        parser.error("--eval_split is for scoring: add --eval or --eval_every, or leave it out")
+    if args.allow_trained and not args.eval:
+        parser.error("--allow_trained is for scoring: add --eval, or leave it out")
     if len(dict(args.mix or ())) < len(args.mix or ()):
         parser.error("--mix names a data set twice")
     if args.lr_drop != sorted(set(args.lr_drop)):

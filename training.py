@@ -7,6 +7,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import nullcontext
 from itertools import islice
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import datasets
 import models
 from datasets.loader import WorkerDied
 from engine import train_step
+from evaluation import pictures, score_split
 from util import dist, optim
 from util.interrupt import Interrupted, StopRequest
 from util.log import RunLog, progress_bar
@@ -44,14 +46,24 @@ class Trainer:
         self.steps = len(self.loader) // self.accumulate  # of an epoch
         self.num_classes = datasets.num_classes(args)
         self.model = (
-            models.restore_model(saved, args.resume)[0] if saved else models.build_model(args, self.num_classes)
+            models.restore_model(saved, args.resume, to_train=True)[0]
+            if saved
+            else models.build_model(args, self.num_classes)
         )
         self.model.to(device)
+        self.frozen = models.freeze(self.model, args.freeze)
+        if args.activation_checkpointing:
+            models.recompute_activations(self.model, args.backbone)
+        if args.compile:
+            self.model.compile_parts()
         self.criterion = models.build_criterion(args)
         self.optimizer, self.scheduler = build_optimizer(args, self.model, self.steps)
         self.amp = amp_dtype(args.amp, device)
         # scales the loss so that small gradients do not vanish in float16; else it does nothing
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.amp == torch.float16)
+        self.average = optim.Average(self.model, args.ema_decay) if args.ema_decay else None
+        self.eval_split = self.choose_split() if args.eval_every else None
+        self.best: float | None = None  # score
         self.epoch = self.step = 0  # the next one, counted within its epoch
         self.sums: Counter[str] = Counter()  # of this rank's loss terms, over the epoch
         self.skipped = 0  # steps of the epoch
@@ -64,6 +76,9 @@ class Trainer:
         self.optimizer.load_state_dict(saved["optimizer"])
         self.scheduler.load_state_dict(saved["scheduler"])
         self.scaler.load_state_dict(saved["scaler"])
+        if self.average:
+            self.average.values = {name: value.to(self.device) for name, value in saved["average"].items()}
+        self.best = saved["best"]
         mine = saved["ranks"][dist.rank()]
         torch.set_rng_state(mine["rng"])
         if mine["device_rng"] is not None:
@@ -92,10 +107,7 @@ class Trainer:
         """
         if dist.is_main():
             clear_leftovers(self.output_dir)
-        wrapped: nn.Module = self.model
-        if dist.active():
-            devices = [self.device] if self.device.type == "cuda" else None
-            wrapped = nn.parallel.DistributedDataParallel(self.model, device_ids=devices)
+        wrapped = self.wrap()
         self.log = RunLog(self.output_dir, self.steps_done)
         self.saver = Saver(self.output_dir, self.args.keep)
         self.stop = StopRequest()
@@ -107,6 +119,13 @@ class Trainer:
             self.stop.restore()
             self.log.close()
             self.saver.close()
+
+    def wrap(self) -> nn.Module:
+        """The model, so that its gradients are averaged over the ranks."""
+        if not dist.active():
+            return self.model
+        devices = [self.device] if self.device.type == "cuda" else None
+        return nn.parallel.DistributedDataParallel(self.model, device_ids=devices)
 
     def train_epoch(self, model: nn.Module) -> None:
         """The rest of the epoch, its line in the log and its checkpoint."""
@@ -133,12 +152,39 @@ class Trainer:
         seconds = time.perf_counter() - start
         replaced = int(dist.total(torch.tensor(float(self.replaced), device=self.device)))
         counts = {"skipped_steps": self.skipped, "skipped_clips": replaced}
-        self.log.line({"epoch": self.epoch, "seconds": round(seconds, 1), **counts, **values})
-        self.save()
+        score = self.evaluate() if self.eval_split and (self.epoch + 1) % self.args.eval_every == 0 else None
+        scored = {} if score is None else {f"score_{self.eval_split}": score}
+        self.log.line({"epoch": self.epoch, "seconds": round(seconds, 1), **counts, **values, **scored})
+        better = score is not None and (self.best is None or score > self.best)
+        self.best = score if better else self.best
+        self.save(best=better)
         if dist.is_main():
             # the terms of the last stage; log.jsonl has those of all stages
             shown = ", ".join(f"{k.removeprefix('loss_')} {v:.4g}" for k, v in values.items() if not k[-1].isdigit())
             print(f"epoch {self.epoch}: {seconds:.0f} s, {shown}", flush=True)
+
+    def choose_split(self) -> str:
+        """The split that is scored during training.
+
+        Raises:
+            ValueError: there is none, or its videos are trained on.
+        """
+        split = datasets.eval_split(self.args, self.args.dataset_file)
+        datasets.refuse_trained(split, self.args.holdout, self.args.holdout)
+        return split
+
+    def evaluate(self) -> float | None:
+        """Scores the model, or its average, and draws what it makes of a few videos; returns the score on rank 0."""
+        with self.average.in_place(self.model) if self.average else nullcontext():
+            predictor = models.build_predictor(self.model, self.args)
+            weights = f"step {self.steps_done} of this run"
+            score = score_split(self.args, self.eval_split, predictor, weights)
+            if dist.is_main():
+                for name, image in pictures(self.args, self.eval_split, predictor).items():
+                    self.log.picture(f"{self.eval_split}/{name}", image, self.steps_done)
+                self.log.scalars({f"score/{self.eval_split}": score}, self.steps_done)
+        dist.barrier()
+        return score
 
     def batches(self) -> Iterator[list[Batch]]:
         """The micro-batches of each step that is left of the epoch; where a worker dies, others take over."""
@@ -179,6 +225,8 @@ class Trainer:
         rates = {f"lr/{group['name']}": group["lr"] for group in self.optimizer.param_groups}
         if result.taken:
             self.sums.update(result.terms)
+            if self.average:
+                self.average.update(self.model, self.steps_done)
             curves = {f"train/{name}": value for name, value in result.terms.items()}
             self.log.scalars({**curves, **rates, "train/gradient_norm": result.gradient_norm}, self.steps_done)
         self.step += 1
@@ -204,8 +252,8 @@ class Trainer:
             f"in {path}, the weights from before it in the newest checkpoint; a lower --lr or --amp off may help"
         )
 
-    def save(self) -> None:
-        """Starts to write a checkpoint from which this very run can go on."""
+    def save(self, *, best: bool = False) -> None:
+        """Starts to write a checkpoint from which this very run can go on; ``best``: of all that were scored."""
         device_rng = torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None
         mine = {"rng": torch.get_rng_state(), "device_rng": device_rng}
         ranks = dist.gather_list([mine | {"sums": dict(self.sums), "replaced": self.replaced}])
@@ -217,6 +265,8 @@ class Trainer:
                 "optimizer": self.optimizer.state_dict(),
                 "scheduler": self.scheduler.state_dict(),
                 "scaler": self.scaler.state_dict(),
+                "average": self.average.values if self.average else None,
+                "best": self.best,
                 "ranks": ranks,
                 "epoch": self.epoch,
                 "step": self.step,
@@ -227,6 +277,7 @@ class Trainer:
                 "version": {"torch": str(torch.__version__)},
             },
             self.steps_done,
+            best=best,
         )
 
 

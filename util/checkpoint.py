@@ -85,7 +85,7 @@ def export(path: str | Path, content: dict[str, Any], dtype: torch.dtype) -> Non
     path = Path(path)
     if path.suffix != EXPORTED:
         raise ValueError(f"{path}: exported weights end in {EXPORTED}")
-    state = {k: (v.to(dtype) if v.is_floating_point() else v).contiguous() for k, v in content["model"].items()}
+    state = {k: (v.to(dtype) if v.is_floating_point() else v).contiguous() for k, v in best_weights(content).items()}
     for name, value in state.items():
         if not value.isfinite().all():
             raise ValueError(f"{name} has values that {dtype} cannot hold; choose another type")
@@ -117,6 +117,11 @@ def read_plain(path: Path, what: str) -> Any:
     except Exception as error:  # damaged bytes end in almost any exception, IndexError and struct.error among them
         cause = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(f"{what} cannot be read; it is cut short or not a file of plain weights: {cause}") from error
+
+
+def best_weights(content: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """What a checkpoint is to be used with: averaged weights where there are some, else those of the last step."""
+    return content.get("average") or content["model"]
 
 
 def fingerprint(path: str | Path) -> str:

@@ -6,6 +6,7 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
@@ -37,6 +38,11 @@ class RunLog:
         if self.writer:
             for name, value in values.items():
                 self.writer.add_scalar(name, value, step)
+
+    def picture(self, name: str, image: np.ndarray, step: int) -> None:
+        """A picture in TensorBoard, uint8 RGB ``[H, W, 3]``."""
+        if self.writer:
+            self.writer.add_image(name, image, step, dataformats="HWC")
 
     def line(self, values: dict) -> None:
         """Appends one line to ``log.jsonl``."""
