@@ -31,9 +31,9 @@ def describe(trainer: Trainer) -> None:
         print(f"  frozen by {pattern}: {count / 1e6:.1f} M")
     at_once = args.batch_size * world
     print(
-        f"{args.epochs} epochs of {trainer.steps} steps; a step takes {at_once * accumulate} clips of {args.num_frames} "
-        f"frames ({args.batch_size} x {world} ranks x {accumulate} micro-batches), up to {args.expressions_per_clip} "
-        "expressions each"
+        f"{args.epochs} epochs of {trainer.steps} steps; a step takes {at_once * accumulate} clips of "
+        f"{args.num_frames} frames ({args.batch_size} x {world} ranks x {accumulate} micro-batches), up to "
+        f"{args.expressions_per_clip} expressions each"
     )
     print("clips of an epoch: " + ", ".join(f"{name} {count}" for name, count in trainer.loader.clips.items()))
     if trainer.steps_done:

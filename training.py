@@ -64,7 +64,7 @@ class Trainer:
         self.average = optim.Average(self.model, args.ema_decay) if args.ema_decay else None
         self.eval_split = self.choose_split() if args.eval_every else None
         self.best: float | None = None  # score
-        self.epoch = self.step = 0  # the next one, counted within its epoch
+        self.epoch = self.step = 0  # the next step, counted within its epoch
         self.sums: Counter[str] = Counter()  # of this rank's loss terms, over the epoch
         self.skipped = 0  # steps of the epoch
         self.replaced = 0  # clips of the epoch on this rank
@@ -85,8 +85,6 @@ class Trainer:
             torch.cuda.set_rng_state(mine["device_rng"], self.device)
         self.epoch, self.step = saved["epoch"], saved["step"]
         self.sums, self.skipped, self.replaced = Counter(mine["sums"]), saved["skipped"], mine["replaced"]
-        if self.step == self.steps:
-            self.start_epoch(self.epoch + 1)
 
     def start_epoch(self, epoch: int) -> None:
         self.epoch, self.step, self.skipped, self.replaced = epoch, 0, 0, 0
@@ -108,13 +106,12 @@ class Trainer:
         if dist.is_main():
             clear_leftovers(self.output_dir)
         wrapped = self.wrap()
-        self.log = RunLog(self.output_dir, self.steps_done)
+        self.log = RunLog(self.output_dir, self.epoch, self.steps_done)
         self.saver = Saver(self.output_dir, self.args.keep)
         self.stop = StopRequest()
         try:
             while self.epoch < self.args.epochs:
                 self.train_epoch(wrapped)
-                self.start_epoch(self.epoch + 1)
         finally:
             self.stop.restore()
             self.log.close()
@@ -128,7 +125,7 @@ class Trainer:
         return nn.parallel.DistributedDataParallel(self.model, device_ids=devices)
 
     def train_epoch(self, model: nn.Module) -> None:
-        """The rest of the epoch, its line in the log and its checkpoint."""
+        """The rest of the epoch."""
         model.train()
         start = time.perf_counter()
         progress = progress_bar(desc=f"epoch {self.epoch}", unit="step", initial=self.step, total=self.steps)
@@ -145,11 +142,18 @@ class Trainer:
                     )
                 if self.args.save_every and self.steps_done % self.args.save_every == 0 and self.step < self.steps:
                     self.save()
+        self.finish_epoch(time.perf_counter() - start)
+
+    def finish_epoch(self, seconds: float) -> None:
+        """Its line in the log, its score and its checkpoint, from which the next one begins."""
         names = sorted(self.sums)
         done = max(1, self.steps - self.skipped) * dist.world_size()
         means = dist.total(torch.tensor([self.sums[n] for n in names], dtype=torch.float64, device=self.device)) / done
         values = dict(zip(names, means.tolist(), strict=True))
-        seconds = time.perf_counter() - start
+        if dist.is_main():
+            # the terms of the last stage; log.jsonl has those of all stages
+            shown = ", ".join(f"{k.removeprefix('loss_')} {v:.4g}" for k, v in values.items() if not k[-1].isdigit())
+            print(f"epoch {self.epoch}: {seconds:.0f} s, {shown}", flush=True)
         replaced = int(dist.total(torch.tensor(float(self.replaced), device=self.device)))
         counts = {"skipped_steps": self.skipped, "skipped_clips": replaced}
         score = self.evaluate() if self.eval_split and (self.epoch + 1) % self.args.eval_every == 0 else None
@@ -157,11 +161,8 @@ class Trainer:
         self.log.line({"epoch": self.epoch, "seconds": round(seconds, 1), **counts, **values, **scored})
         better = score is not None and (self.best is None or score > self.best)
         self.best = score if better else self.best
+        self.start_epoch(self.epoch + 1)
         self.save(best=better)
-        if dist.is_main():
-            # the terms of the last stage; log.jsonl has those of all stages
-            shown = ", ".join(f"{k.removeprefix('loss_')} {v:.4g}" for k, v in values.items() if not k[-1].isdigit())
-            print(f"epoch {self.epoch}: {seconds:.0f} s, {shown}", flush=True)
 
     def choose_split(self) -> str:
         """The split that is scored during training.
