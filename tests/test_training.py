@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import resource
 import signal
@@ -14,44 +13,11 @@ import torch
 from torch import Tensor
 
 import training
-from main import find_checkpoint, refuse_other_run
 from models.criterion import Criterion
-from opts import parse_train_args
 from tests.mini_ytvos import write_mini_ytvos
-from tests.tiny_model import EXPRESSIONS
-from tools.make_tiny_text_encoder import make_encoder, train_tokenizer
-from training import Trainer
 from util import checkpoint
 from util.interrupt import Interrupted
 from util.saver import BEST, NEWEST, Saver, newest
-
-# dropout, and a batch norm that is trained: both would show a state that was not kept
-FLAGS = """
-    --binary --backbone tsm_resnet10_half --hidden_dim 16 --nheads 2 --mask_dim 8 --enc_layers 1 --num_queries 2
-    --dropout 0.2 --train_sizes 32 48 --max_size 96 --eval_size 40 --batch_size 2 --num_frames 2 --seed 3
-    --expressions_per_clip 2 --num_workers 0 --device cpu --epochs 2 --lr 1e-3 --lr_schedule cosine
-"""
-CPU = torch.device("cpu")
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory) -> Path:
-    root = write_mini_ytvos(tmp_path_factory.mktemp("training"))
-    tokenizer = train_tokenizer(list(EXPRESSIONS) * 5, 320)
-    tokenizer.save_pretrained(root / "text")
-    make_encoder(tokenizer, hidden_size=16, layers=1, heads=2, seed=0).save_pretrained(root / "text")
-    return root
-
-
-def trainer(root: Path, folder: Path, *flags: str) -> Trainer:
-    """A new run, or one that goes on, as ``main.py --resume auto`` would."""
-    words = [*FLAGS.split(), "--ytvos_path", str(root), "--text_encoder", str(root / "text")]
-    args = parse_train_args([*words, "--output_dir", str(folder), *map(str, flags)])
-    args.resume, saved = find_checkpoint(args)
-    if saved:
-        refuse_other_run(args, saved)
-    torch.manual_seed(args.seed)
-    return Trainer(args, saved, CPU)
 
 
 def interrupt_after(monkeypatch, step: int) -> None:
@@ -67,22 +33,6 @@ def interrupt_after(monkeypatch, step: int) -> None:
     monkeypatch.setattr(training, "train_step", train_step)
 
 
-def log(folder: Path) -> list[dict]:
-    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k != "seconds"} for line in lines]
-
-
-def same(first, second) -> bool:
-    """Whether two states are equal to the last bit."""
-    if isinstance(first, Tensor):
-        return torch.equal(first, second)
-    if isinstance(first, dict):
-        return first.keys() == second.keys() and all(same(first[k], second[k]) for k in first)
-    if isinstance(first, list | tuple):
-        return len(first) == len(second) and all(map(same, first, second))
-    return first == second
-
-
 def assert_same_run(folder: Path, other: Path) -> None:
     states = [checkpoint.load(f / NEWEST) for f in (folder, other)]
     for part in ("model", "optimizer", "scheduler", "scaler", "ranks", "epoch", "step"):
@@ -94,20 +44,20 @@ def assert_same_run(folder: Path, other: Path) -> None:
 
 
 @pytest.fixture(scope="module", params=["", "--global_batch_size 4", "--num_workers 2"])
-def whole(request, root, tmp_path_factory) -> tuple[Path, list[str]]:
+def whole(request, ytvos_root, tmp_path_factory) -> tuple[Path, list[str]]:
     """The folder of a run without interruption, and its further flags."""
     folder, flags = tmp_path_factory.mktemp("whole") / "run", request.param.split()
-    run = trainer(root, folder, *flags)
+    run = trainer(ytvos_root, folder, *flags)
     assert run.steps >= 3
     run.run()
     return folder, flags
 
 
 @pytest.mark.parametrize("step", [1, 2, -1, 0, 1000])
-def test_an_interrupted_run_ends_as_one_without_interruption(root, whole, tmp_path, monkeypatch, step):
+def test_an_interrupted_run_ends_as_one_without_interruption(ytvos_root, whole, tmp_path, monkeypatch, step):
     """Within the first epoch, at the end of it (-1, 0 being the first step of the second), and after all."""
     folder, flags = whole
-    first = trainer(root, tmp_path / "run", *flags)
+    first = trainer(ytvos_root, tmp_path / "run", *flags)
     number = {-1: first.steps, 0: first.steps + 1, 1000: 2 * first.steps}.get(step, step)
     interrupt_after(monkeypatch, number)
     before = signal.getsignal(signal.SIGTERM)
@@ -115,35 +65,35 @@ def test_an_interrupted_run_ends_as_one_without_interruption(root, whole, tmp_pa
         first.run()
     assert signal.getsignal(signal.SIGTERM) is before
     monkeypatch.undo()
-    second = trainer(root, tmp_path / "run", *flags)
+    second = trainer(ytvos_root, tmp_path / "run", *flags)
     assert second.steps_done == number
     second.run()
     assert_same_run(tmp_path / "run", folder)
 
 
-def test_a_process_of_another_number_of_ranks_is_refused(root, tmp_path, monkeypatch):
-    trainer(root, tmp_path / "run", "--epochs", 1).run()
+def test_a_process_of_another_number_of_ranks_is_refused(ytvos_root, tmp_path, monkeypatch):
+    trainer(ytvos_root, tmp_path / "run", "--epochs", 1).run()
     path = tmp_path / "run" / NEWEST
     saved = checkpoint.load(path)
     saved["ranks"] *= 2
     checkpoint.save(path, saved)
     with pytest.raises(ValueError, match="a run of 2 processes, these are 1: start as many"):
-        trainer(root, tmp_path / "run")
+        trainer(ytvos_root, tmp_path / "run")
     del saved["ranks"]
     checkpoint.save(path, saved)
     with pytest.raises(ValueError, match="--pretrained_weights"):
-        trainer(root, tmp_path / "run")
+        trainer(ytvos_root, tmp_path / "run")
 
 
-def test_the_curves_of_a_lost_attempt_are_dropped(root, tmp_path, monkeypatch):
+def test_the_curves_of_a_lost_attempt_are_dropped(ytvos_root, tmp_path, monkeypatch):
     """A run that was killed after its last checkpoint takes some steps again; each is in the curves once."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    run = trainer(root, tmp_path / "run", "--epochs", 1, "--save_every", 1, "--keep", 9)
+    run = trainer(ytvos_root, tmp_path / "run", "--epochs", 1, "--save_every", 1, "--keep", 9)
     run.run()
     for path in (tmp_path / "run" / NEWEST, *sorted((tmp_path / "run").glob("checkpoint_*.pth"))[1:]):
         path.unlink()
-    trainer(root, tmp_path / "run", "--epochs", 1).run()
+    trainer(ytvos_root, tmp_path / "run", "--epochs", 1).run()
     events = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
     assert [event.step for event in events.Scalars("train/loss")] == list(range(run.steps))
 
@@ -168,9 +118,9 @@ def broken(monkeypatch):
     return at
 
 
-def test_a_step_that_is_not_finite_changes_nothing(root, tmp_path, broken, capsys):
+def test_a_step_that_is_not_finite_changes_nothing(ytvos_root, tmp_path, broken, capsys):
     broken(1, 2)
-    run = trainer(root, tmp_path / "run", "--epochs", 1, "--max_skipped_steps", 2)
+    run = trainer(ytvos_root, tmp_path / "run", "--epochs", 1, "--max_skipped_steps", 2)
 
     def state() -> dict[str, Tensor]:
         return {name: value.clone() for name, value in run.model.state_dict().items()}
@@ -185,9 +135,9 @@ def test_a_step_that_is_not_finite_changes_nothing(root, tmp_path, broken, capsy
     assert all(value.isfinite().all() for value in run.model.state_dict().values())
 
 
-def test_too_many_of_them_end_the_run_and_leave_their_inputs(root, tmp_path, broken):
+def test_too_many_of_them_end_the_run_and_leave_their_inputs(ytvos_root, tmp_path, broken):
     broken(2, 3)
-    run = trainer(root, tmp_path / "run", "--max_skipped_steps", 1)
+    run = trainer(ytvos_root, tmp_path / "run", "--max_skipped_steps", 1)
     with pytest.raises(FloatingPointError, match=r"step 3 of epoch 0.*--max_skipped_steps.*not_finite_rank0.pth"):
         run.run()
     (inputs,) = torch.load(tmp_path / "run" / "not_finite_rank0.pth", weights_only=True)
@@ -195,8 +145,8 @@ def test_too_many_of_them_end_the_run_and_leave_their_inputs(root, tmp_path, bro
     assert checkpoint.load(tmp_path / "run" / NEWEST)["step"] == 3
 
 
-def test_a_gradient_that_is_not_finite_is_noticed_too(root, tmp_path):
-    run = trainer(root, tmp_path / "run", "--epochs", 1)
+def test_a_gradient_that_is_not_finite_is_noticed_too(ytvos_root, tmp_path):
+    run = trainer(ytvos_root, tmp_path / "run", "--epochs", 1)
     weight = run.model.kernel_head.kernel[0].weight
     steps = []
 
@@ -209,16 +159,16 @@ def test_a_gradient_that_is_not_finite_is_noticed_too(root, tmp_path):
     assert log(tmp_path / "run")[0]["skipped_steps"] == 1 and weight.isfinite().all()
 
 
-def test_float16_overflows_only_lower_the_scale(root, tmp_path):
-    run = trainer(root, tmp_path / "run", "--epochs", 1, "--amp", "fp16")
+def test_float16_overflows_only_lower_the_scale(ytvos_root, tmp_path):
+    run = trainer(ytvos_root, tmp_path / "run", "--epochs", 1, "--amp", "fp16")
     run.run()
     assert run.scaler.is_enabled() and log(tmp_path / "run")[0]["skipped_steps"] == 0
     assert checkpoint.load(tmp_path / "run" / NEWEST)["scaler"]["scale"] <= 65536
 
 
-def test_a_damaged_frame_ends_the_run_unless_it_is_to_be_skipped(tmp_path, root, capsys):
+def test_a_damaged_frame_ends_the_run_unless_it_is_to_be_skipped(tmp_path, ytvos_root, capsys):
     own = write_mini_ytvos(tmp_path / "data")
-    (own / "text").symlink_to(root / "text")
+    (own / "text").symlink_to(ytvos_root / "text")
     frame = sorted((own / "train" / "JPEGImages" / "aa_wide").iterdir())[2]
     frame.write_bytes(frame.read_bytes()[:200])
     with pytest.raises(ValueError, match=frame.name):
@@ -230,20 +180,20 @@ def test_a_damaged_frame_ends_the_run_unless_it_is_to_be_skipped(tmp_path, root,
     assert log(tmp_path / "run")[0]["skipped_clips"] == len(said)
 
 
-def test_skipping_ends_where_nothing_can_be_read(tmp_path, root):
+def test_skipping_ends_where_nothing_can_be_read(tmp_path, ytvos_root):
     own = write_mini_ytvos(tmp_path / "data")
-    (own / "text").symlink_to(root / "text")
+    (own / "text").symlink_to(ytvos_root / "text")
     for frame in (own / "train" / "JPEGImages").rglob("*.jpg"):
         frame.write_bytes(frame.read_bytes()[:700])  # the size is still to be read
     with pytest.raises(ValueError, match="--bad_sample skip: 11 clips in a row are no good, the last: "):
         trainer(own, tmp_path / "run", "--bad_sample", "skip").run()
 
 
-def test_a_dead_worker_is_replaced(root, whole, tmp_path, capsys):
+def test_a_dead_worker_is_replaced(ytvos_root, whole, tmp_path, capsys):
     folder, flags = whole
     if "--num_workers" not in flags:
         pytest.skip("without workers none can die")
-    run = trainer(root, tmp_path / "run", *flags)
+    run = trainer(ytvos_root, tmp_path / "run", *flags)
     real = run.train_step
 
     def train_step(*args):
@@ -257,8 +207,8 @@ def test_a_dead_worker_is_replaced(root, whole, tmp_path, capsys):
     assert_same_run(tmp_path / "run", folder)
 
 
-def test_workers_that_keep_dying_end_the_run(root, tmp_path, monkeypatch):
-    run = trainer(root, tmp_path / "run", "--num_workers", 1)
+def test_workers_that_keep_dying_end_the_run(ytvos_root, tmp_path, monkeypatch):
+    run = trainer(ytvos_root, tmp_path / "run", "--num_workers", 1)
 
     def die(*_):
         os._exit(1)
