@@ -20,7 +20,6 @@ FLAGS = """
     --dropout 0.2 --train_sizes 32 48 --max_size 96 --eval_size 40 --batch_size 2 --num_frames 2 --seed 3
     --expressions_per_clip 2 --num_workers 0 --device cpu --epochs 2 --lr 1e-3 --lr_schedule cosine
 """
-CPU = torch.device("cpu")
 
 
 def trainer(root: Path, folder: Path, *flags: str) -> Trainer:

@@ -15,6 +15,7 @@ from torch import Tensor
 import training
 from models.criterion import Criterion
 from tests.mini_ytvos import write_mini_ytvos
+from tests.runs import log, same, trainer
 from util import checkpoint
 from util.interrupt import Interrupted
 from util.saver import BEST, NEWEST, Saver, newest
