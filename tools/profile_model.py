@@ -27,11 +27,13 @@ if __name__ == "__main__":
 
 import models  # noqa: E402
 from datasets.collate import collate  # noqa: E402
+from engine import Step, train_step  # noqa: E402
 from models.proxyformer import ProxyFormer  # noqa: E402
 from models.text_encoder import TextEncoder  # noqa: E402
 from opts import parse_train_args  # noqa: E402
 from tools.make_tiny_text_encoder import train_tokenizer  # noqa: E402
-from util import cli, optim  # noqa: E402
+from training import build_optimizer  # noqa: E402
+from util import cli  # noqa: E402
 from util.box_ops import masks_to_boxes  # noqa: E402
 from util.memory import keep_large_buffers  # noqa: E402
 from util.precision import amp_dtype, autocast  # noqa: E402
@@ -70,8 +72,8 @@ def build(args: argparse.Namespace, expressions: list[str]) -> ProxyFormer:
     return models.assemble(args, 1, text_encoder)
 
 
-def make_batch(frames: int, size: tuple[int, int], expressions: list[str]) -> Batch:
-    """A clip of noise, padded as in training, with a different object for each expression."""
+def make_batch(frames: int, size: tuple[int, int], expressions: list[str], clips: int = 1) -> Batch:
+    """Clips of noise, padded as in training, with a different object for each expression."""
     targets = []
     for i in range(len(expressions)):
         masks = torch.zeros(frames, 1, *size, dtype=torch.bool)
@@ -79,8 +81,10 @@ def make_batch(frames: int, size: tuple[int, int], expressions: list[str]) -> Ba
         everywhere = torch.ones(frames, 1, dtype=torch.bool)
         label = torch.zeros(1, dtype=torch.long)
         targets.append(Target(masks, masks_to_boxes(masks), label, everywhere, everywhere[:, 0], f"object {i}"))
-    noise = torch.randn(frames, 3, *size)
-    return collate([Clip(noise, expressions, targets, "noise", [str(t) for t in range(frames)], size)])
+    names = [str(t) for t in range(frames)]
+    return collate(
+        [Clip(torch.randn(frames, 3, *size), expressions, targets, f"noise {i}", names, size) for i in range(clips)]
+    )
 
 
 def parameters(model: ProxyFormer) -> dict[str, int]:
@@ -122,20 +126,20 @@ def infer(model: ProxyFormer, frames: int, size: tuple[int, int], expressions: l
     return model.eval()(torch.randn(1, frames, 3, *size, device=device), expressions, clip_index=clip_index).final.masks
 
 
-def train_step(model: ProxyFormer, args: argparse.Namespace, batch: Batch) -> float:
-    """One forward pass, loss, backward pass and optimiser step as ``main.py`` does them; returns the loss."""
-    groups = optim.parameter_groups(
-        model, lr=args.lr, lr_backbone=args.lr_backbone, lr_text_encoder=args.lr_text_encoder
+def train(model: ProxyFormer, args: argparse.Namespace, batch: Batch) -> Step:
+    """One step as ``main.py`` takes it."""
+    device = next(model.parameters()).device
+    amp = amp_dtype(args.amp, device)
+    return train_step(
+        model.train(),
+        models.build_criterion(args),
+        [batch.to(device)],
+        build_optimizer(args, model, steps_per_epoch=1)[0],
+        device=device,
+        scaler=torch.amp.GradScaler(device.type, enabled=amp == torch.float16),
+        amp=amp,
+        clip_max_norm=args.clip_max_norm,
     )
-    optimizer, _ = optim.build_optimizer(groups, args.weight_decay, lambda step: 1.0)
-    batch = batch.to(next(model.parameters()).device)
-    output = model.train()(batch.video, batch.expressions, batch.video_valid, batch.clip_index)
-    loss, _ = models.build_criterion(args)(output, batch)
-    loss.backward()
-    if args.clip_max_norm:
-        torch.nn.utils.clip_grad_norm_(model.parameters(), args.clip_max_norm)
-    optimizer.step()
-    return loss.item()
 
 
 def measure(run: Callable[[], object], device: torch.device) -> Cost:
@@ -202,8 +206,7 @@ def main() -> None:
     print(table(parameters(model), flops(model, *asked)), flush=True)
     if args.train:
         batch = make_batch(*asked)
-        with autocast(device, amp):
-            print(f"training step: {measure(lambda: train_step(model, args, batch), device)}")
+        print(f"training step: {measure(lambda: train(model, args, batch), device)}")
 
 
 if __name__ == "__main__":
