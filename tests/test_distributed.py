@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
 import torch.multiprocessing as mp
@@ -10,7 +13,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 from datasets.collate import collate
 from engine import train_step
+from evaluation import score_split
 from models import build_criterion
+from models.predictor import Answer
+from tests.mini_ytvos import mini_args
 from tests.tiny_model import random_clip, random_target, tiny_args, tiny_model
 from util import dist
 from util.structures import Batch
@@ -104,3 +110,43 @@ def test_jsc_of_micro_batches_is_their_mean():
     alone = [train(torch.float64, [[batch]])["terms"][0]["loss_jsc"] for batch in batches]
     both = train(torch.float64, [batches])["terms"][0]["loss_jsc"]
     assert both == pytest.approx(sum(alone) / 2, rel=1e-9) and min(alone) > 0
+
+
+# Evaluation --------------------------------------------------------------------------------------------------------
+
+
+class Bright:
+    """A predictor whose masks are the bright pixels of the colour channel that the expression's length chooses."""
+
+    def encode(self, frames: Tensor) -> Tensor:
+        return frames
+
+    def answer(self, encoded: Tensor, expressions: list[str]) -> list[Answer]:
+        return [Answer(encoded[:, len(text) % 3] > 150, 1.0) for text in expressions]
+
+
+def score_rank(rank: int, world_size: int, root: str, folder: str) -> None:
+    torch.set_num_threads(1)
+    meeting = f"file://{folder}/meeting"
+    torch.distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=world_size)
+    score_here(root, folder)
+    dist.shut_down()
+
+
+def score_here(root: str, folder: str) -> None:
+    args = mini_args(Path(root), "--holdout", "3", "--eval", "--resume", "any", "--output_dir", folder)
+    score = score_split(args, "holdout", Bright(), "some weights")
+    assert (score is not None) == dist.is_main()
+
+
+def test_any_number_of_ranks_scores_the_same(ytvos_root, tmp_path):
+    scores = {}
+    for world_size in (1, 2, 3):
+        folder = tmp_path / str(world_size)
+        folder.mkdir()
+        if world_size == 1:
+            score_here(str(ytvos_root), str(folder))
+        else:
+            mp.spawn(score_rank, (world_size, str(ytvos_root), str(folder)), nprocs=world_size)
+        scores[world_size] = json.loads((folder / "eval_ytvos_holdout" / "scores.json").read_text())
+    assert scores[1] == scores[2] == scores[3] and 0 < scores[1]["J&F"] < 1

@@ -1,8 +1,7 @@
-"""Runs that end before their time, on one process and on two, and what they go on from."""
+"""Runs of two processes that end before their time, and what they go on from; with one: tests/test_training.py."""
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import signal
@@ -15,8 +14,8 @@ import pytest
 import torch
 
 from tests.helpers import ROOT
+from tests.runs import log
 from tools.data.make_synthetic import generate
-from util.interrupt import REQUEUE
 
 # dropout on, and a batch norm that is trained: both would show a state that was not kept
 NETWORK = """
@@ -28,8 +27,8 @@ ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 SECONDS = 120
 
 
-def start(*words, ranks: int = 1) -> subprocess.Popen:
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(ranks)] if ranks > 1 else []
+def start(*words, restarts: int = 0) -> subprocess.Popen:
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "--max_restarts", str(restarts)]
     return subprocess.Popen(
         [sys.executable, *launcher, "main.py", *map(str, words)],
         cwd=ROOT,
@@ -57,10 +56,10 @@ def when_there(path: Path, process: subprocess.Popen) -> None:
         time.sleep(0.02)
 
 
-def kill(process: subprocess.Popen) -> None:
-    """SIGKILL to the run and all its processes."""
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
+def ranks(process: subprocess.Popen) -> list[int]:
+    """Process numbers of the two ranks."""
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    return [int(n) for n in children if "main.py" in Path(f"/proc/{n}/cmdline").read_text().split("\0")]
 
 
 @pytest.fixture(scope="module")
@@ -73,59 +72,58 @@ def options(tmp_path_factory) -> list:
     return [*shlex.split(NETWORK), "--ytvos_path", root, "--text_encoder", root / "text"]
 
 
-@pytest.fixture(scope="module", params=[1, 2])
-def ranks(request) -> int:
-    return request.param
-
-
 @pytest.fixture(scope="module")
-def whole(ranks, options, tmp_path_factory) -> Path:
+def whole(options, tmp_path_factory) -> Path:
     """The folder of a run without interruption."""
     folder = tmp_path_factory.mktemp("whole") / "run"
-    finish(start(*options, "--output_dir", folder, ranks=ranks))
+    finish(start(*options, "--output_dir", folder))
     return folder
 
 
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return torch.load(folder / "checkpoint.pth", weights_only=True)["model"]
-
-
-def log(folder: Path) -> list[dict]:
-    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k != "seconds"} for line in lines]
-
-
 def assert_same(folder: Path, whole: Path) -> None:
-    wanted, got = weights(whole), weights(folder)
+    wanted, got = (torch.load(f / "checkpoint.pth", weights_only=True)["model"] for f in (whole, folder))
     assert all(torch.equal(value, got[name]) for name, value in wanted.items())
     assert log(folder) == log(whole)
 
 
-@pytest.mark.parametrize("step", [3, 13])
-def test_a_killed_run_ends_as_if_nothing_had_happened(options, whole, ranks, tmp_path, step):
-    """Step 3 is within the first epoch; 13 with one process, of 12 steps an epoch, is within the second."""
+def test_a_killed_run_ends_as_if_nothing_had_happened(options, whole, tmp_path):
     folder = tmp_path / "run"
     words = [*options, "--output_dir", folder, "--save_every", 1, "--keep", 3, "--resume", "auto"]
-    if step > len(list(range(12))) and ranks == 2:
-        pytest.skip("two processes take 12 steps in all")
-    process = start(*words, ranks=ranks)
-    when_there(folder / f"checkpoint_{step:08d}.pth", process)
-    kill(process)
-    said = finish(start(*words, ranks=ranks))
-    assert "going on from" in said
+    process = start(*words)
+    when_there(folder / "checkpoint_00000003.pth", process)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert "going on from" in finish(start(*words))
     assert_same(folder, whole)
-    assert not list(folder.glob(".checkpoint*"))
-    assert len(list(folder.glob("checkpoint_*.pth"))) == 3
+    assert not list(folder.glob(".checkpoint*")) and len(list(folder.glob("checkpoint_*.pth"))) == 3
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_saves_and_asks_to_be_run_again(options, whole, ranks, tmp_path, number):
+def test_a_killed_rank_ends_the_others_and_all_are_started_again(options, whole, tmp_path):
+    folder = tmp_path / "run"
+    words = [*options, "--output_dir", folder, "--save_every", 1, "--resume", "auto"]
+    process = start(*words, restarts=1)
+    when_there(folder / "checkpoint_00000002.pth", process)
+    os.kill(ranks(process)[1], signal.SIGKILL)
+    finish(process)
+    assert_same(folder, whole)
+
+
+def test_a_killed_rank_ends_the_job_within_a_minute(options, tmp_path):
+    folder = tmp_path / "run"
+    process = start(*options, "--output_dir", folder, "--save_every", 1, "--epochs", 1000)
+    when_there(folder / "checkpoint_00000002.pth", process)
+    os.kill(ranks(process)[0], signal.SIGKILL)
+    process.communicate(timeout=60)
+    assert process.returncode != 0
+
+
+def test_a_signal_saves_on_all_ranks(options, whole, tmp_path):
     folder = tmp_path / "run"
     words = [*options, "--output_dir", folder, "--resume", "auto"]
-    process = start(*words, "--save_every", 2, ranks=ranks)
+    process = start(*words, "--save_every", 1)
     when_there(folder / "checkpoint_00000002.pth", process)
-    process.send_signal(number)
-    said = finish(process, REQUEUE if ranks == 1 else None)
-    assert process.returncode != 0 and "go on with --resume" in said and "Traceback" not in said.split("go on with")[0]
-    finish(start(*words, ranks=ranks))
+    process.send_signal(signal.SIGTERM)
+    said = finish(process, None)
+    assert process.returncode != 0 and "go on with --resume" in said
+    finish(start(*words))
     assert_same(folder, whole)

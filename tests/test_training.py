@@ -16,7 +16,7 @@ import training
 from models.criterion import Criterion
 from tests.mini_ytvos import write_mini_ytvos
 from tests.runs import log, same, trainer
-from util import checkpoint
+from util import checkpoint, cli
 from util.interrupt import Interrupted
 from util.saver import BEST, NEWEST, Saver, newest
 
@@ -70,6 +70,15 @@ def test_an_interrupted_run_ends_as_one_without_interruption(ytvos_root, whole, 
     assert second.steps_done == number
     second.run()
     assert_same_run(tmp_path / "run", folder)
+
+
+def test_an_interrupted_program_ends_with_a_code_to_requeue_on(capsys):
+    def stopped() -> None:
+        raise Interrupted("stopped after step 3")
+
+    with pytest.raises(SystemExit) as ended:
+        cli.run(stopped)
+    assert ended.value.code == 75 and capsys.readouterr().err == "stopped after step 3\n"
 
 
 def test_a_process_of_another_number_of_ranks_is_refused(ytvos_root, tmp_path, monkeypatch):
