@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import sys
 import time
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from datasets.collate import collate
 from datasets.samplers import ClipRequest
 from training import Trainer
 from util import dist
+from util.memory import peak_bytes
 from util.structures import Batch
 
 
@@ -51,24 +51,19 @@ def rehearse(trainer: Trainer) -> None:
 
     Nothing is written, and the weights are of no use afterwards.
     """
-    # nothing is to be kept of these steps
-    trainer.log = _Silent()
     seconds, left = [], trainer.args.epochs * trainer.steps - trainer.steps_done
     wrapped = trainer.wrap().train()
     for batch in largest_batches(trainer):
-        batches = [batch] * trainer.accumulate
-        trainer.train_step(wrapped, batches)  # the first one allocates, and may compile
+        batches = [batch.to(trainer.device)] * trainer.accumulate
+        trainer.take_step(wrapped, batches)  # the first one allocates, and may compile
         _synchronize(trainer.device)
         start = time.perf_counter()
-        trainer.train_step(wrapped, batches)
+        trainer.take_step(wrapped, batches)
         _synchronize(trainer.device)
         seconds.append(time.perf_counter() - start)
         if dist.is_main():
-            height, width = batch.video.shape[-2:]
-            print(
-                f"{height} x {width}: {seconds[-1]:.2f} s a step, peak memory {_peak(trainer.device):.2f} GiB",
-                flush=True,
-            )
+            shape, peak = " x ".join(map(str, batch.video.shape[-2:])), peak_bytes(trainer.device) / 2**30
+            print(f"{shape}: {seconds[-1]:.2f} s a step, peak memory {peak:.2f} GiB", flush=True)
     if dist.is_main():
         hours = left * max(seconds) / 3600
         print(f"{left} steps are left, at most {hours:.1f} hours of them by the slowest; loading of clips not counted")
@@ -89,17 +84,3 @@ def largest_batches(trainer: Trainer) -> Iterator[Batch]:
 def _synchronize(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-
-
-def _peak(device: torch.device) -> float:
-    """GiB; on the CPU of the process so far."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**30
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-
-
-class _Silent:
-    """Takes what a log takes."""
-
-    def scalars(self, *_: object) -> None:
-        pass

@@ -17,11 +17,12 @@ from torch import nn
 import datasets
 import models
 from datasets.loader import WorkerDied
-from engine import train_step
+from engine import Step, train_step
 from evaluation import pictures, score_split
 from util import dist, optim
 from util.interrupt import Interrupted, StopRequest
 from util.log import RunLog, progress_bar
+from util.memory import peak_bytes
 from util.precision import amp_dtype
 from util.saver import Saver, clear_leftovers
 from util.structures import Batch
@@ -66,7 +67,7 @@ class Trainer:
         self.best: float | None = None  # score
         self.epoch = self.step = 0  # the next step, counted within its epoch
         self.sums: Counter[str] = Counter()  # of this rank's loss terms, over the epoch
-        self.skipped = 0  # steps of the epoch
+        self.taken = self.skipped = 0  # steps of the epoch
         self.replaced = 0  # clips of the epoch on this rank
         if saved:
             self.restore(saved)
@@ -84,10 +85,12 @@ class Trainer:
         if mine["device_rng"] is not None:
             torch.cuda.set_rng_state(mine["device_rng"], self.device)
         self.epoch, self.step = saved["epoch"], saved["step"]
-        self.sums, self.skipped, self.replaced = Counter(mine["sums"]), saved["skipped"], mine["replaced"]
+        self.taken, self.skipped = saved["taken"], saved["skipped"]
+        self.sums, self.replaced = Counter(mine["sums"]), mine["replaced"]
 
     def start_epoch(self, epoch: int) -> None:
-        self.epoch, self.step, self.skipped, self.replaced = epoch, 0, 0, 0
+        self.epoch = epoch
+        self.step = self.taken = self.skipped = self.replaced = 0
         self.sums.clear()
 
     @property
@@ -132,7 +135,8 @@ class Trainer:
         with progress:
             for batches in self.batches():
                 self.train_step(model, batches)
-                progress.set_postfix(loss=f"{self.sums['loss'] / max(1, self.step - self.skipped):.3f}", refresh=False)
+                loss, peak = self.sums["loss"] / max(1, self.taken), peak_bytes(self.device) / 2**30
+                progress.set_postfix(loss=f"{loss:.3f}", peak=f"{peak:.1f}G", refresh=False)
                 progress.update()
                 if dist.any_rank(self.stop.received is not None, self.device):
                     self.save()
@@ -147,7 +151,7 @@ class Trainer:
     def finish_epoch(self, seconds: float) -> None:
         """Its line in the log, its score and its checkpoint, from which the next one begins."""
         names = sorted(self.sums)
-        done = max(1, self.steps - self.skipped) * dist.world_size()
+        done = max(1, self.taken) * dist.world_size()
         means = dist.total(torch.tensor([self.sums[n] for n in names], dtype=torch.float64, device=self.device)) / done
         values = dict(zip(names, means.tolist(), strict=True))
         if dist.is_main():
@@ -212,7 +216,23 @@ class Trainer:
         for problem in (problem for batch in batches for problem in batch.problems):
             self.replaced += 1
             print(f"warning: a clip is skipped, number {self.replaced}: {problem}", file=sys.stderr, flush=True)
-        result = train_step(
+        result = self.take_step(model, batches)
+        self.scheduler.step()
+        rates = {f"lr/{group['name']}": group["lr"] for group in self.optimizer.param_groups}
+        if result.taken:
+            self.taken += 1
+            self.sums.update(result.terms)
+            if self.average:
+                self.average.update(self.model, self.steps_done)
+            curves = {f"train/{name}": value for name, value in result.terms.items()}
+            self.log.scalars({**curves, **rates, "train/gradient_norm": result.gradient_norm}, self.steps_done)
+        self.step += 1
+        if not (result.taken or result.overflow):
+            self.skip(batches, result.terms, result.gradient_norm)
+
+    def take_step(self, model: nn.Module, batches: list[Batch]) -> Step:
+        """An optimiser step on micro-batches that are on the device."""
+        return train_step(
             model,
             self.criterion,
             batches,
@@ -222,17 +242,6 @@ class Trainer:
             amp=self.amp,
             clip_max_norm=self.args.clip_max_norm,
         )
-        self.scheduler.step()
-        rates = {f"lr/{group['name']}": group["lr"] for group in self.optimizer.param_groups}
-        if result.taken:
-            self.sums.update(result.terms)
-            if self.average:
-                self.average.update(self.model, self.steps_done)
-            curves = {f"train/{name}": value for name, value in result.terms.items()}
-            self.log.scalars({**curves, **rates, "train/gradient_norm": result.gradient_norm}, self.steps_done)
-        self.step += 1
-        if not (result.taken or result.overflow):
-            self.skip(batches, result.terms, result.gradient_norm)
 
     def skip(self, batches: list[Batch], terms: dict[str, float], gradient_norm: float) -> None:
         """Names the inputs of a step that was not finite; too many of them end the run."""
@@ -271,6 +280,7 @@ class Trainer:
                 "ranks": ranks,
                 "epoch": self.epoch,
                 "step": self.step,
+                "taken": self.taken,
                 "skipped": self.skipped,
                 "options": vars(self.args),
                 "num_classes": self.num_classes,

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import fnmatch
-import resource
 import sys
 import time
 from collections.abc import Callable
@@ -35,7 +34,7 @@ from tools.make_tiny_text_encoder import train_tokenizer  # noqa: E402
 from training import build_optimizer  # noqa: E402
 from util import cli  # noqa: E402
 from util.box_ops import masks_to_boxes  # noqa: E402
-from util.memory import keep_large_buffers  # noqa: E402
+from util.memory import keep_large_buffers, peak_bytes  # noqa: E402
 from util.precision import amp_dtype, autocast  # noqa: E402
 from util.structures import Batch, Clip, Target  # noqa: E402
 
@@ -144,18 +143,14 @@ def train(model: ProxyFormer, args: argparse.Namespace, batch: Batch) -> Step:
 
 def measure(run: Callable[[], object], device: torch.device) -> Cost:
     """Runs once and says what it took. On CPU the peak is that of the process so far."""
-    cuda = device.type == "cuda"
-    if cuda:
+    if device.type == "cuda":
         torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
     start = time.perf_counter()
     run()
-    if cuda:
+    if device.type == "cuda":
         torch.cuda.synchronize(device)
-    seconds = time.perf_counter() - start
-    if cuda:
-        return Cost(seconds, torch.cuda.max_memory_allocated(device))
-    return Cost(seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+    return Cost(time.perf_counter() - start, peak_bytes(device))
 
 
 def table(sizes: dict[str, int], work: dict[str, int]) -> str:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+# the others wait while one rank scores; that a rank has died is for torchrun to notice
+PATIENCE = timedelta(hours=2)
 
 
 def active() -> bool:
@@ -51,7 +55,7 @@ def init(device: str | None) -> torch.device:
                 raise ValueError(f"local rank {local} has no GPU; start at most {torch.cuda.device_count()} per node")
             device = f"cuda:{local}"
             torch.cuda.set_device(local)
-        dist.init_process_group("nccl" if kind == "cuda" else "gloo")
+        dist.init_process_group("nccl" if kind == "cuda" else "gloo", timeout=PATIENCE)
     return torch.device(device)
 
 
