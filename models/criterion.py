@@ -131,7 +131,7 @@ class Criterion:
         targets, frames, instances = batch.targets, over.frames, over.instances
         t = targets.present.shape[1]
         picked = matched[:, None, :].expand(-1, t, -1)
-        present = (targets.present & targets.annotated[:, :, None] & targets.valid[:, None]).float()
+        present = (targets.present & targets.annotated[:, :, None] & targets.valid[:, None]).to(masks.dtype)
 
         boxes = precise(prediction.boxes).gather(2, picked[..., None].expand(-1, -1, -1, 4))
         giou = generalised_iou(cxcywh_to_xyxy(boxes), cxcywh_to_xyxy(targets.boxes))
