@@ -217,9 +217,9 @@ class Trainer:
             self.replaced += 1
             print(f"warning: a clip is skipped, number {self.replaced}: {problem}", file=sys.stderr, flush=True)
         result = self.take_step(model, batches)
-        self.scheduler.step()
-        rates = {f"lr/{group['name']}": group["lr"] for group in self.optimizer.param_groups}
         if result.taken:
+            self.scheduler.step()
+            rates = {f"lr/{group['name']}": group["lr"] for group in self.optimizer.param_groups}
             self.taken += 1
             self.sums.update(result.terms)
             if self.average:

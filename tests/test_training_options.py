@@ -54,12 +54,8 @@ def test_scores_during_training_choose_the_best_checkpoint(ytvos_root, tmp_path,
 def test_evaluation_does_not_change_the_training(ytvos_root, tmp_path):
     """And scores as ``--eval`` does; with what is averaged, where that is asked for."""
     flags = ["--holdout", 1, "--epochs", 2, "--ema_decay", 0.9]
-    plain, scored = (
-        trainer(ytvos_root, tmp_path / "plain", *flags),
-        trainer(ytvos_root, tmp_path / "scored", *flags, "--eval_every", 1),
-    )
-    plain.run()
-    scored.run()
+    trainer(ytvos_root, tmp_path / "plain", *flags).run()
+    trainer(ytvos_root, tmp_path / "scored", *flags, "--eval_every", 1).run()
     first, second = (checkpoint.load(tmp_path / name / NEWEST) for name in ("plain", "scored"))
     assert same(first["model"], second["model"]) and same(first["average"], second["average"])
     assert not same(first["model"], first["average"])

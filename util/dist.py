@@ -55,7 +55,11 @@ def init(device: str | None) -> torch.device:
                 raise ValueError(f"local rank {local} has no GPU; start at most {torch.cuda.device_count()} per node")
             device = f"cuda:{local}"
             torch.cuda.set_device(local)
-        dist.init_process_group("nccl" if kind == "cuda" else "gloo", timeout=PATIENCE)
+        store, number, size = next(dist.rendezvous("env://"))
+        # ranks that torchrun has started again would find the addresses of their dead predecessors there
+        store = dist.PrefixStore(f"attempt_{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+        backend = "nccl" if kind == "cuda" else "gloo"
+        dist.init_process_group(backend, store=store, rank=number, world_size=size, timeout=PATIENCE)
     return torch.device(device)
 
 
