@@ -1,11 +1,13 @@
-"""One epoch of training; predictions and scores for the videos or the clips of a split."""
+"""One step of training; predictions for the videos or the clips of a split."""
 
 from __future__ import annotations
 
 import math
-from collections import defaultdict, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
@@ -19,61 +21,87 @@ from models.postprocess import fuse_objects
 from models.predictor import FrameAnswer, Predictor
 from util import dist
 from util.coco import CATEGORY, encode_masks
-from util.log import RunLog, progress_bar
+from util.log import progress_bar
+from util.precision import autocast
 from util.structures import Batch
 from util.writers import ANNOTATOR_ROOTS, holds_frames, is_complete, mask_name, write_label_png, write_mask_png
 
 
-def train_one_epoch(
+@dataclass
+class Step:
+    """What came of an optimiser step.
+
+    Attributes:
+        taken: False where the loss or the gradient was not finite on some rank; then nothing has changed on any.
+        overflow: not taken because float16 could not hold the gradient; the next loss is scaled less.
+        terms: each loss term on this rank, over all micro-batches, and the weighted sum ``loss``.
+        gradient_norm: before clipping, over all ranks.
+    """
+
+    taken: bool
+    overflow: bool
+    terms: dict[str, float]
+    gradient_norm: float
+
+
+def train_step(
     model: nn.Module,
     criterion: Criterion,
-    loader: Iterable[Batch],
+    batches: Sequence[Batch],
     optimizer: torch.optim.Optimizer,
-    scheduler: torch.optim.lr_scheduler.LRScheduler,
     *,
     device: torch.device,
-    epoch: int,
-    bf16: bool,
+    scaler: torch.amp.GradScaler,
+    amp: torch.dtype | None,
     clip_max_norm: float,
-    log: RunLog,
-) -> dict[str, float]:
-    """Trains on every batch of the loader once.
+) -> Step:
+    """One optimiser step on all micro-batches of a rank, as on one batch of all their samples.
 
-    Returns:
-        Mean of each loss term and of the weighted sum ``loss`` over the epoch and all ranks.
+    The losses are divided by counts over all micro-batches and ranks. Only the negatives of the JSC loss come from one
+    micro-batch of every rank, and its terms are averaged.
 
-    Raises:
-        FloatingPointError: the loss is not finite.
+    Args:
+        model: in training mode; may be wrapped for distributed training.
+        batches: on ``device``.
+        scaler: of the loss, for float16.
+        amp: what to compute in; None: float32.
+        clip_max_norm: limit of the gradient norm, 0 for none.
     """
-    model.train()
-    sums: dict[str, float] = defaultdict(float)
-    steps = len(loader)
-    progress = progress_bar(loader, desc=f"epoch {epoch}", unit="step")
-    for i, batch in enumerate(progress):
-        batch = batch.to(device, non_blocking=True)
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
-            output = model(batch.video, batch.expressions, batch.video_valid, batch.clip_index)
-        loss, terms = criterion(output, batch)
-        values = {"loss": loss.item(), **{name: term.item() for name, term in terms.items()}}
-        if not math.isfinite(values["loss"]):
-            clips = ", ".join(clip["video_id"] for clip in batch.clips)
-            raise FloatingPointError(f"loss is {values['loss']} in epoch {epoch}, step {i}, videos {clips}: {values}")
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        norm = nn.utils.clip_grad_norm_(parameters, clip_max_norm or math.inf)
-        optimizer.step()
-        scheduler.step()
+    optimizer.zero_grad(set_to_none=True)
+    statistics = _statistics(model)
+    before = [value.clone() for value in statistics]
+    normaliser = criterion.normaliser([batch.targets for batch in batches])
+    sums: Counter[str] = Counter()
+    for number, batch in enumerate(batches, start=1):
+        # gradients of the ranks are added up once, with those of the last micro-batch
+        alone = model.no_sync() if number < len(batches) and hasattr(model, "no_sync") else nullcontext()
+        with alone:
+            with autocast(device, amp):
+                output = model(batch.video, batch.expressions, batch.video_valid, batch.clip_index)
+            loss, terms = criterion(output, batch, normaliser)
+            scaler.scale(loss).backward()
+        named = {"loss": loss.detach(), **terms}
+        sums.update(dict(zip(named, torch.stack(list(named.values())).tolist(), strict=True)))
+    scaler.unscale_(optimizer)
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    norm = nn.utils.clip_grad_norm_(parameters, clip_max_norm or math.inf).item()
+    bad_loss = dist.any_rank(not math.isfinite(sums["loss"]), device)
+    if bad_loss or not math.isfinite(norm):  # which is the same on all ranks
+        for value, old in zip(statistics, before, strict=True):
+            value.copy_(old)
+        overflow = scaler.is_enabled() and not bad_loss and scaler.get_scale() > 1
+        if scaler.is_enabled():
+            scaler.update()  # to a smaller scale
+        return Step(False, overflow, dict(sums), norm)
+    scaler.step(optimizer)
+    scaler.update()
+    return Step(True, False, dict(sums), norm)
 
-        for name, value in values.items():
-            sums[name] += value
-        rates = {f"lr/{group['name']}": group["lr"] for group in optimizer.param_groups}
-        curves = {f"train/{name}": value for name, value in values.items()}
-        log.scalars({**curves, **rates, "train/gradient_norm": norm.item()}, epoch * steps + i)
-        progress.set_postfix(loss=f"{sums['loss'] / (i + 1):.3f}", refresh=False)
-    names = sorted(sums)
-    means = dist.total(torch.tensor([sums[n] for n in names], device=device)) / (max(steps, 1) * dist.world_size())
-    return dict(zip(names, means.tolist(), strict=True))
+
+def _statistics(model: nn.Module) -> list[Tensor]:
+    """What a forward pass in training changes: the running statistics of batch norms that are not frozen."""
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    return [value for norm in norms for value in norm.buffers()]
 
 
 def predict_split(predictor: Predictor, videos: VideoSet, results_dir: Path, desc: str = "inference") -> None:

@@ -6,7 +6,7 @@ import argparse
 import os
 from collections.abc import Iterable
 
-_AMP = ("off", "bf16", "auto")
+_AMP = ("off", "bf16", "fp16", "auto")
 _A2D = dict(dataset_file="a2d", batch_size=2, eval_size=320, max_size=576, freeze_text_encoder=True)
 
 # The recipes of the paper and of ReferFormer, as defaults that explicit flags still override.
@@ -77,7 +77,10 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--device", default=None, help="cuda, cuda:1, cpu; default: a GPU when there is one")
     group.add_argument("--seed", type=_non_negative_int, default=42)
     group.add_argument(
-        "--amp", choices=_AMP, default="off", help="bfloat16 autocast; auto: where the device is faster with it"
+        "--amp",
+        choices=_AMP,
+        default="off",
+        help="autocast in bfloat16 or float16; auto: bfloat16 where the device is faster with it",
     )
     group.add_argument("--num_workers", type=_non_negative_int, default=4, help="data loading processes per rank")
 
@@ -154,6 +157,11 @@ def add_train_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("training")
     group.add_argument("--epochs", type=_positive_int, default=10)
     group.add_argument("--batch_size", type=_positive_int, default=1, help="clips per rank")
+    group.add_argument(
+        "--global_batch_size",
+        type=_positive_int,
+        help="clips of a step over all ranks; where --batch_size on each is less, gradients are accumulated",
+    )
     group.add_argument("--lr", type=_non_negative_float, default=1e-4)
     group.add_argument("--lr_backbone", type=_non_negative_float, default=5e-5)
     group.add_argument("--lr_text_encoder", type=_non_negative_float, default=1e-5)
@@ -164,8 +172,56 @@ def add_train_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--warmup_steps", type=_non_negative_int, default=0, help="steps of linear warm-up")
     group.add_argument("--weight_decay", type=_non_negative_float, default=5e-4)
     group.add_argument("--clip_max_norm", type=_non_negative_float, default=0.1, help="gradient norm limit; 0: none")
+    group.add_argument(
+        "--freeze",
+        nargs="+",
+        default=[],
+        metavar="PATTERN",
+        help="parameters not to train, as backbone.* or cmie.stages.0.*",
+    )
+    group.add_argument(
+        "--activation_checkpointing",
+        action="store_true",
+        help="less memory for more time: compute the insides of backbone and CMIE again for the gradient",
+    )
+    group.add_argument("--compile", action="store_true", help="compile backbone, CMIE and mask decoder")
+    group.add_argument(
+        "--dry_run",
+        action="store_true",
+        help="build everything, take a step on each shape of clips, print the plan, end",
+    )
     group.add_argument("--pretrained_weights", metavar="CKPT", help="start from the weights of this checkpoint")
-    group.add_argument("--resume", metavar="CKPT", help="go on from this checkpoint, with its options")
+    group.add_argument(
+        "--resume",
+        metavar="CKPT",
+        help="go on from this checkpoint, with its options; auto: from the newest in --output_dir that can be read, or "
+        "from the start where there is none",
+    )
+    group.add_argument(
+        "--save_every", type=_non_negative_int, default=0, metavar="STEPS", help="also save within an epoch; 0: do not"
+    )
+    group.add_argument(
+        "--eval_every",
+        type=_non_negative_int,
+        default=0,
+        metavar="EPOCHS",
+        help="score --eval_split during training and keep the best checkpoint; 0: do not",
+    )
+    group.add_argument(
+        "--ema_decay",
+        type=_below_one,
+        default=0.0,
+        metavar="DECAY",
+        help="also keep an average of the weights, 0.999 say, and score and infer with that; 0: do not",
+    )
+    group.add_argument("--keep", type=_positive_int, default=2, help="newest checkpoints to keep")
+    group.add_argument(
+        "--max_skipped_steps",
+        type=_non_negative_int,
+        default=10,
+        metavar="N",
+        help="steps of an epoch whose loss may be not finite; they are skipped",
+    )
     group.add_argument("--eval", action="store_true", help="only score the checkpoint of --resume")
     group.add_argument(
         "--eval_split",
@@ -204,6 +260,12 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--num_frames", type=_positive_int, default=5, help="frames of a training clip (T)")
     group.add_argument(
         "--expressions_per_clip", type=_positive_int, default=1, help="expressions that share one encoded clip"
+    )
+    group.add_argument(
+        "--bad_sample",
+        choices=("fail", "skip"),
+        default="fail",
+        help="what becomes of a clip with a missing or damaged file: skip takes another one, and counts and names it",
     )
     group.add_argument(
         "--train_sizes",
@@ -307,10 +369,12 @@ def parse_train_args(argv: list[str] | None = None, defaults: dict | None = None
         )
     if args.hidden_dim % 8:
         parser.error(f"--hidden_dim {args.hidden_dim} is not a multiple of 8, which the sine encodings need")
-    if args.eval and not args.resume:
+    if args.eval and args.resume in (None, "auto"):
         parser.error("--eval needs the checkpoint to score: add --resume CKPT")
-    if (args.eval_split or args.allow_trained) and not args.eval:
-        parser.error("--eval_split and --allow_trained are for scoring: add --eval, or leave them out")
+    if args.eval_split and not (args.eval or args.eval_every):
+        parser.error("--eval_split is for scoring: add --eval or --eval_every, or leave it out")
+    if args.allow_trained and not args.eval:
+        parser.error("--allow_trained is for scoring: add --eval, or leave it out")
     if len(dict(args.mix or ())) < len(args.mix or ()):
         parser.error("--mix names a data set twice")
     if args.lr_drop != sorted(set(args.lr_drop)):

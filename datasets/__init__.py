@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader
 
 from datasets import a2d, davis, jhmdb, mevis, refcoco, ytvos
 from datasets.base import ClipDataset, EvalClip, TrainVideo, VideoSet
 from datasets.collate import collate
+from datasets.loader import TrainLoader, set_up_worker
 from datasets.samplers import ShapeBatchSampler
 from datasets.transforms import TrainTransform
 from util.coco import Truth, read_ground_truth
-from util.structures import Batch
 
 
 @dataclass(frozen=True)
@@ -243,37 +242,13 @@ def refuse_trained(split: str, holdout: int, trained_holdout: int) -> None:
         )
 
 
-def single_threaded(_worker: int) -> None:
-    # The workers are the parallelism; threads within them would only compete with the training process.
-    torch.set_num_threads(1)
-
-
-class TrainLoader(DataLoader):
-    """A DataLoader whose workers' errors about the data read as those of the main process: one line, with the mend.
-
-    Attributes:
-        clips: how many clips of each data set an epoch has over all ranks. Batches are filled up beyond that; and of
-            sets with one weight that is no whole number, the numbers vary around these, their sum does not.
-    """
-
-    clips: dict[str, int]
-
-    def __iter__(self) -> Iterator[Batch]:
-        try:
-            yield from super().__iter__()
-        except (ValueError, FileNotFoundError) as error:
-            if not str(error).startswith("Caught "):
-                raise
-            # torch makes the worker's whole traceback the message; it ends with "ValueError: what we said".
-            message = str(error).rstrip().rpartition("\n")[2].partition(": ")[2]
-            raise type(error)(message) from error
-
-
-def build_train_loader(args: argparse.Namespace, rank: int = 0, world_size: int = 1) -> TrainLoader:
-    """Batches of training clips for one of ``world_size`` processes.
+def build_train_loader(
+    args: argparse.Namespace, rank: int = 0, world_size: int = 1, accumulate: int = 1
+) -> TrainLoader:
+    """Batches of training clips for one of ``world_size`` processes, ``accumulate`` of which make a step.
 
     ``loader.batch_sampler.set_epoch(e)`` selects the order and augmentation of an epoch, ``len(loader)`` is its number
-    of steps. What a batch holds depends on the options and the epoch, never on the number of workers.
+    of batches. What a batch holds depends on the options and the epoch, never on the number of workers.
     Raises as :func:`build_eval_videos`, and ValueError for a data set that is only evaluated.
     """
     weights = {name: weight for name, weight in mixing_weights(args).items() if weight}
@@ -307,10 +282,11 @@ def build_train_loader(args: argparse.Namespace, rank: int = 0, world_size: int 
         expressions_per_clip=args.expressions_per_clip,
         transform=transform,
         seed=args.seed,
+        bad_sample=args.bad_sample,
     )
     owners = np.repeat(list(sets), [len(videos) for videos in sets.values()])[dataset.entries[:, 0]]
     shares = np.array([weights[name] for name in owners])
-    sampler = ShapeBatchSampler(dataset.sizes(), args.batch_size, args.seed, rank, world_size, shares)
+    sampler = ShapeBatchSampler(dataset.sizes(), args.batch_size, args.seed, rank, world_size, shares, accumulate)
     if not len(sampler):
         raise ValueError("--mix: the weights are so small that an epoch has no clip; give larger ones")
     loader = TrainLoader(
@@ -320,7 +296,8 @@ def build_train_loader(args: argparse.Namespace, rank: int = 0, world_size: int 
         num_workers=args.num_workers,
         persistent_workers=args.num_workers > 0,
         pin_memory=torch.cuda.is_available(),
-        worker_init_fn=single_threaded,
+        worker_init_fn=set_up_worker,
+        generator=torch.Generator(),  # else every epoch would draw from the one that training draws from
     )
     loader.clips = {name: round(shares[owners == name].sum()) for name in sets}
     return loader

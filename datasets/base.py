@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -23,7 +23,8 @@ from util.box_ops import masks_to_boxes
 from util.structures import Clip, Target
 
 # Random streams of a sample: its own choices, those it shares with its step, the grouping of a window's expressions.
-_OWN, _SHARED, _GROUPING = range(3)
+_OWN, _SHARED, _GROUPING, _SUBSTITUTE = range(4)
+MAX_SUBSTITUTES = 10
 
 
 @dataclass(frozen=True)
@@ -198,6 +199,7 @@ class ClipDataset(Dataset):
         expressions_per_clip: most expressions of a clip.
         transform: augmentation.
         seed: of the run; with a :class:`ClipRequest` it determines a sample, whichever process makes it.
+        bad_sample: "fail", or "skip": a clip whose files are no good is replaced by another one.
     """
 
     def __init__(
@@ -208,12 +210,14 @@ class ClipDataset(Dataset):
         expressions_per_clip: int,
         transform: TrainTransform,
         seed: int,
+        bad_sample: str = "fail",
     ) -> None:
         self.videos = list(videos)
         self.num_frames = num_frames
         self.expressions_per_clip = expressions_per_clip
         self.transform = transform
         self.seed = seed
+        self.bad_sample = bad_sample
         # An array rather than tuples: worker processes then share its memory.
         self.entries = np.array(
             [
@@ -249,6 +253,20 @@ class ClipDataset(Dataset):
         self._found_objects.add((number, expression.objects))
 
     def __getitem__(self, request: ClipRequest) -> Clip:
+        """The clip that is asked for, or with ``bad_sample`` "skip" another one where its files are no good."""
+        if self.bad_sample == "fail":
+            return self.make(request)
+        others = stream(self.seed, request.epoch, _SUBSTITUTE, request.index).integers(len(self), size=MAX_SUBSTITUTES)
+        problems: list[str] = []
+        for index in (request.index, *others.tolist()):
+            try:
+                return replace(self.make(replace(request, index=index)), problems=problems)
+            except (ValueError, OSError) as error:
+                problems.append(str(error))
+        raise ValueError(f"--bad_sample skip: {len(problems)} clips in a row are no good, the last: {problems[-1]}")
+
+    def make(self, request: ClipRequest) -> Clip:
+        """Raises ValueError and OSError naming a file that is missing, damaged or contradicts the others."""
         number, start, group = (int(value) for value in self.entries[request.index])
         video = self.videos[number]
         own = stream(self.seed, request.epoch, _OWN, request.index)

@@ -75,4 +75,5 @@ def collate(clips: list[Clip]) -> Batch:
             }
             for clip in clips
         ],
+        problems=[problem for clip in clips for problem in clip.problems],
     )

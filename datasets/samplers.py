@@ -31,13 +31,14 @@ class ShapeBatchSampler:
 
     Every rank gets the same number of batches, and where all ``shares`` are 1 every sample occurs at least once an
     epoch over all ranks: the last incomplete batch is filled up, and the batches are made a multiple of
-    ``world_size``, by repeating samples.
+    ``world_size`` (times ``accumulate``), by repeating samples.
 
     Args:
         sizes: height and width of each entry's frames.
         batch_size: clips per rank.
         seed: of the run.
         rank, world_size: place among the processes of a distributed run.
+        accumulate: batches that make a step; their number is a multiple of it.
         shares: how often each entry occurs in an epoch, on average; 1 for all when None. Of entries with 0.3, three
             tenths are drawn anew in every epoch; with 2.3, all occur twice and three tenths a third time.
     """
@@ -50,6 +51,7 @@ class ShapeBatchSampler:
         rank: int = 0,
         world_size: int = 1,
         shares: Sequence[float] | None = None,
+        accumulate: int = 1,
     ) -> None:
         self.log_aspects = np.log2([width / height for height, width in sizes])
         # A quarter of an octave: 16:9 with 854x480, apart from 4:3, square and portrait.
@@ -57,11 +59,12 @@ class ShapeBatchSampler:
         self.batch_size = batch_size
         self.seed, self.rank, self.world_size = seed, rank, world_size
         self.shares = np.ones(len(sizes)) if shares is None else np.asarray(shares, dtype=float)
-        self.epoch = 0
+        self.accumulate = accumulate
+        self.epoch = self.first = 0
 
-    def set_epoch(self, epoch: int) -> None:
-        """Selects the order of ``epoch`` (from 0) for the next iteration."""
-        self.epoch = epoch
+    def set_epoch(self, epoch: int, step: int = 0) -> None:
+        """Selects the order of ``epoch`` (from 0), from its ``step`` on, for the next iteration."""
+        self.epoch, self.first = epoch, step * self.accumulate
 
     def _draw(self, rng: np.random.Generator) -> np.ndarray:
         """The entries of an epoch, as often as each occurs; of each shape the same number in every epoch."""
@@ -89,13 +92,14 @@ class ShapeBatchSampler:
         return [batches[i % len(batches)] for i in range(len(self) * self.world_size)]
 
     def __len__(self) -> int:
-        """Steps per epoch, the same in every epoch and on every rank."""
+        """Batches per epoch, the same in every epoch and on every rank."""
         drawn = self.groups[self._draw(stream(self.seed))]  # which entries differs between epochs, how many does not
         counts = np.unique(drawn, return_counts=True)[1]
         batches = int((counts // self.batch_size).sum()) + math.ceil((counts % self.batch_size).sum() / self.batch_size)
-        return math.ceil(batches / self.world_size)
+        return math.ceil(batches / (self.world_size * self.accumulate)) * self.accumulate
 
     def __iter__(self) -> Iterator[list[ClipRequest]]:
         batches = self._batches(stream(self.seed, self.epoch))
-        for step, batch in enumerate(batches[self.rank :: self.world_size]):
+        mine = batches[self.rank :: self.world_size]
+        for step, batch in enumerate(mine[self.first :], start=self.first):
             yield [ClipRequest(int(index), self.epoch, step) for index in batch]

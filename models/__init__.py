@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from models.backbone import build_backbone, load_pretrained
 from models.criterion import Criterion
@@ -14,7 +16,7 @@ from models.predictor import Predictor
 from models.proxyformer import ProxyFormer
 from models.text_encoder import TextEncoder
 from util import checkpoint, dist
-from util.precision import inference_amp, use_bf16
+from util.precision import amp_dtype, inference_amp
 
 __all__ = [
     "Predictor",
@@ -23,6 +25,8 @@ __all__ = [
     "build_criterion",
     "build_model",
     "build_predictor",
+    "freeze",
+    "recompute_activations",
     "load_predictor",
     "restore_model",
 ]
@@ -59,7 +63,7 @@ def load_pretrained_model(model: ProxyFormer, path: str | Path) -> None:
     Raises:
         FileNotFoundError, ValueError: the checkpoint is missing or damaged, or anything else does not fit.
     """
-    state, fresh = checkpoint.load(path)["model"], model.state_dict()
+    state, fresh = checkpoint.best_weights(checkpoint.load(path)), model.state_dict()
     state = {k: v for k, v in state.items() if k in fresh or not k.endswith("num_batches_tracked")}
     for name in REPLACED_HEADS:
         if name in state and state[name].shape != fresh[name].shape:
@@ -94,6 +98,44 @@ def assemble(args: argparse.Namespace, num_classes: int, text_encoder: TextEncod
     )
 
 
+def recompute_activations(model: ProxyFormer, backbone: str) -> None:
+    """Saves the memory of what is within the blocks of the backbone and the stages of the CMIE, for a second forward
+    pass through them.
+
+    Raises:
+        ValueError: that pass would count the clips twice in the statistics of a batch norm.
+    """
+    if any(isinstance(module, nn.BatchNorm2d) for module in model.backbone.modules()):
+        raise ValueError(
+            f"--activation_checkpointing: the batch norms of --backbone {backbone} are trained, and would count every "
+            "clip twice; leave it out, or take a backbone with frozen ones"
+        )
+    model.backbone.recompute = model.cmie.recompute = True
+
+
+def freeze(model: ProxyFormer, patterns: list[str]) -> dict[str, int]:
+    """Excludes from training the parameters whose names match the patterns of a shell, such as ``backbone.*``.
+
+    Returns:
+        How many parameters (numbers, not tensors) each pattern names.
+
+    Raises:
+        ValueError: a pattern matches no name, or nothing is left to train.
+    """
+    counts = {}
+    for pattern in patterns:
+        named = [p for name, p in model.named_parameters() if fnmatchcase(name, pattern)]
+        if not named:
+            parts = ", ".join(f"{name}.*" for name, _ in model.named_children())
+            raise ValueError(f"--freeze {pattern} is the name of no parameter; there are {parts}")
+        counts[pattern] = sum(p.numel() for p in named)
+        for parameter in named:
+            parameter.requires_grad_(False)
+    if not any(p.requires_grad for p in model.parameters()):
+        raise ValueError("--freeze leaves nothing to train")
+    return counts
+
+
 def build_criterion(args: argparse.Namespace) -> Criterion:
     """Matching and losses as the options weight them."""
     focal = dict(focal_alpha=args.focal_alpha, focal_gamma=args.focal_gamma)
@@ -112,8 +154,10 @@ def build_criterion(args: argparse.Namespace) -> Criterion:
     )
 
 
-def restore_model(saved: dict, source: str | Path) -> tuple[ProxyFormer, argparse.Namespace]:
+def restore_model(saved: dict, source: str | Path, *, to_train: bool = False) -> tuple[ProxyFormer, argparse.Namespace]:
     """The model in the content of a checkpoint, and the options it was trained with. No other file is needed.
+
+    Its weights are the averaged ones where there are some, unless it is ``to_train`` on.
 
     Raises:
         ValueError: naming ``source``, whose weights do not fit its own options.
@@ -121,14 +165,14 @@ def restore_model(saved: dict, source: str | Path) -> tuple[ProxyFormer, argpars
     args = argparse.Namespace(**saved["options"])
     text_encoder = TextEncoder.from_description(saved["text_encoder"], frozen=args.freeze_text_encoder)
     model = assemble(args, saved["num_classes"], text_encoder)
-    checkpoint.load_weights(model, saved["model"], source)
+    checkpoint.load_weights(model, saved["model"] if to_train else checkpoint.best_weights(saved), source)
     return model, args
 
 
 def build_predictor(model: ProxyFormer, args: argparse.Namespace) -> Predictor:
     """A predictor that sees frames in the size, and computes in the precision, that the options name."""
-    bf16 = use_bf16(args.amp, next(model.parameters()).device)
-    return Predictor(model, eval_size=args.eval_size, max_size=args.max_size, bf16=bf16)
+    amp = amp_dtype(args.amp, next(model.parameters()).device)
+    return Predictor(model, eval_size=args.eval_size, max_size=args.max_size, amp=amp)
 
 
 def load_predictor(path: str | Path, device: str | torch.device | None = None) -> tuple[Predictor, argparse.Namespace]:

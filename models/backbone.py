@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from timm.models.resnet import BasicBlock, Bottleneck
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from torchvision.ops import FrozenBatchNorm2d
 
 from models.video_swin import VARIANTS, VideoSwin, convert_weights
@@ -55,6 +56,7 @@ class ResNet(nn.Module):
         net = getattr(torchvision.models, name)(weights=None, norm_layer=norm)
         self.conv1, self.bn1, self.relu, self.maxpool = net.conv1, net.bn1, net.relu, net.maxpool
         self.layer1, self.layer2, self.layer3, self.layer4 = net.layer1, net.layer2, net.layer3, net.layer4
+        self.recompute = False
         width = net.fc.in_features
         self.channels = [width // 8, width // 4, width // 2, width]
 
@@ -63,7 +65,7 @@ class ResNet(nn.Module):
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
         maps = []
         for layer in (self.layer1, self.layer2, self.layer3, self.layer4):
-            x = layer(x)
+            x = checkpoint(layer, x, use_reentrant=False) if self.recompute and self.training else layer(x)
             maps.append(rearrange(x, "(v t) c h w -> v t c h w", v=video.shape[0]))
         return maps
 
@@ -99,11 +101,14 @@ class TimmBackbone(nn.Module):
         self._picked = [k for _, k in chosen]
         channels_last = getattr(self.net, "output_fmt", None) == timm.layers.Format.NHWC
         self._layout = "h w c" if channels_last else "c h w"
+        self.recompute = False
 
     def forward(self, video: Tensor) -> list[Tensor]:
         # some models want whole patches, some drop the part of a cell at the edge; neither sees one here
         h, w = video.shape[-2:]
-        maps = self.net(_as_images(F.pad(video, (0, -w % self.strides[-1], 0, -h % self.strides[-1]))))
+        images = _as_images(F.pad(video, (0, -w % self.strides[-1], 0, -h % self.strides[-1])))
+        recompute = self.recompute and self.training
+        maps = checkpoint(self.net, images, use_reentrant=False) if recompute else self.net(images)
         pattern = f"(v t) {self._layout} -> v t c h w"
         return [
             rearrange(maps[k], pattern, v=video.shape[0])[..., : -(-h // stride), : -(-w // stride)]

@@ -6,6 +6,8 @@ Shapes: b samples, t frames, q queries, n target instances, k classes, h w mask 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +17,23 @@ from models.losses import dice_loss, info_nce, sigmoid_focal_loss
 from models.matcher import LossWeights, TrajectoryMatcher
 from util import dist
 from util.box_ops import cxcywh_to_xyxy, generalised_iou
+from util.precision import precise
 from util.structures import Batch, Output, Prediction, Targets
+
+
+@dataclass
+class Normaliser:
+    """What the loss terms of a micro-batch are divided by.
+
+    Attributes:
+        frames: in which a target is present, and instances: targets, both over all micro-batches and ranks, at least
+            1, divided by the number of ranks, over which gradients are averaged.
+        micro_batches: of a step, on each rank.
+    """
+
+    frames: Tensor
+    instances: Tensor
+    micro_batches: int
 
 
 class Criterion:
@@ -50,27 +68,35 @@ class Criterion:
         self.mask_loss_size = mask_loss_size
         self.jsc_weight, self.jsc_temperature = jsc_weight, jsc_temperature
 
-    def __call__(self, output: Output, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+    def __call__(
+        self, output: Output, batch: Batch, normaliser: Normaliser | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """The weighted sum, and each term before weighting: ``loss_cls`` … of the last stage, ``…_k`` of stage k.
 
-        Everything is computed in float32, whatever the network ran in.
+        Everything is computed in float32, whatever the network ran in, or in float64 where it did in that.
+
+        Args:
+            output: of the model.
+            batch: what it was given, with targets.
+            normaliser: of all micro-batches of the step, over which the terms then add up; None: this is the only one.
         """
         targets, size = batch.targets, output.final.masks.shape[-2:]
-        masks = subsample(targets.masks, size).float()
+        dtype = precise(output.final.masks).dtype
+        masks = subsample(targets.masks, size).to(dtype)
         weight = self.supervised(batch, size)
         terms: dict[str, Tensor] = {}
-        loss = output.final.masks.new_zeros((), dtype=torch.float32)
+        loss = output.final.masks.new_zeros((), dtype=dtype)
         with torch.autocast(output.final.masks.device.type, enabled=False):
-            counts = self.counts(targets)
+            over = normaliser or self.normaliser([targets])
             stages = [(f"_{k}", aux) for k, aux in enumerate(output.aux, start=1)] + [("", output.final)]
             for suffix, prediction in stages:
                 matched = self.matcher(prediction, targets, masks, weight)
-                for name, value in self.stage_terms(prediction, batch, matched, masks, weight, counts).items():
+                for name, value in self.stage_terms(prediction, batch, matched, masks, weight, over).items():
                     loss = loss + getattr(self.weights, name) * value
                     terms[f"loss_{name}{suffix}"] = value.detach()
             if output.semantics is not None:
                 # the last stage comes last: `matched` is its matching
-                jsc = self.jsc(output, targets, matched)
+                jsc = self.jsc(output, targets, matched) / over.micro_batches
                 loss = loss + self.jsc_weight * jsc
                 terms["loss_jsc"] = jsc.detach()
         return loss, terms
@@ -83,12 +109,14 @@ class Criterion:
         pixels = subsample(batch.video_valid, size)[batch.clip_index].float()
         return annotated * pixels[:, None, None]
 
-    def counts(self, targets: Targets) -> tuple[Tensor, Tensor]:
-        """This rank's share of all present frames and of all targets: global counts, at least 1, by world size."""
-        valid = targets.valid[:, None]
-        frames = (targets.present & targets.annotated[:, :, None] & valid).sum()
-        both = dist.total(torch.stack((frames, targets.valid.sum())).float()).clamp(min=1) / dist.world_size()
-        return both[0], both[1]
+    def normaliser(self, micro_batches: Sequence[Targets]) -> Normaliser:
+        """Of the micro-batches of a step. Every rank has the same number of them."""
+        counted = torch.zeros(2, device=micro_batches[0].present.device)
+        for targets in micro_batches:
+            frames = (targets.present & targets.annotated[:, :, None] & targets.valid[:, None]).sum()
+            counted += torch.stack((frames, targets.valid.sum()))
+        frames, instances = dist.total(counted).clamp(min=1) / dist.world_size()
+        return Normaliser(frames, instances, len(micro_batches))
 
     def stage_terms(
         self,
@@ -97,28 +125,28 @@ class Criterion:
         matched: Tensor,
         masks: Tensor,
         weight: Tensor,
-        counts: tuple[Tensor, Tensor],
+        over: Normaliser,
     ) -> dict[str, Tensor]:
         """The five terms of one stage, given the matched queries ``[b, n]``."""
-        targets, (frames, instances) = batch.targets, counts
+        targets, frames, instances = batch.targets, over.frames, over.instances
         t = targets.present.shape[1]
         picked = matched[:, None, :].expand(-1, t, -1)
-        present = (targets.present & targets.annotated[:, :, None] & targets.valid[:, None]).float()
+        present = (targets.present & targets.annotated[:, :, None] & targets.valid[:, None]).to(masks.dtype)
 
-        boxes = prediction.boxes.float().gather(2, picked[..., None].expand(-1, -1, -1, 4))
+        boxes = precise(prediction.boxes).gather(2, picked[..., None].expand(-1, -1, -1, 4))
         giou = generalised_iou(cxcywh_to_xyxy(boxes), cxcywh_to_xyxy(targets.boxes))
-        logits = prediction.masks.float().gather(2, picked[..., None, None].expand(-1, -1, -1, *masks.shape[-2:]))
+        logits = precise(prediction.masks).gather(2, picked[..., None, None].expand(-1, -1, -1, *masks.shape[-2:]))
         if self.mask_loss_size == "full":
             full = targets.masks.shape[-2:]
             if batch.video_valid is not None:
                 logits = continue_edge(logits, subsample(batch.video_valid, masks.shape[-2:])[batch.clip_index])
             logits = F.interpolate(logits.flatten(0, 1), size=full, mode="bilinear").unflatten(0, (-1, t))
-            masks, weight = targets.masks.float(), self.supervised(batch, full)
+            masks, weight = targets.masks.to(logits.dtype), self.supervised(batch, full)
         focal = sigmoid_focal_loss(logits, masks, self.alpha, self.gamma) * weight
         focal = focal.sum((1, 3, 4)) / weight.sum((1, 3, 4)).clamp(min=1)
         dice = dice_loss(logits.transpose(1, 2), masks.transpose(1, 2), weight.transpose(1, 2))
         return {
-            "cls": self.class_loss(prediction.logits.float(), targets, matched, present) / frames,
+            "cls": self.class_loss(precise(prediction.logits), targets, matched, present) / frames,
             "bbox": ((boxes - targets.boxes).abs().sum(-1) * present).sum() / frames,
             "giou": ((1 - giou) * present).sum() / frames,
             "mask": (focal * targets.valid).sum() / instances,
@@ -142,12 +170,12 @@ class Criterion:
         """Joint Semantic Consistency over the global batch; 0 when that is a single sample."""
         t = output.final.proxies.shape[1]
         index = matched[:, None, :, None].expand(-1, t, -1, output.final.proxies.shape[-1])
-        queries = output.final.proxies.float().gather(2, index).mean(1)
+        queries = precise(output.final.proxies).gather(2, index).mean(1)
         share = targets.valid.float()[..., None]
         queries = (queries * share).sum(1) / share.sum(1).clamp(min=1)
         return info_nce(
             dist.gather_rows(queries),
-            dist.gather_rows(output.semantics.float()),
+            dist.gather_rows(precise(output.semantics)),
             self.jsc_temperature,
             dist.gather_rows(identity_numbers(targets.identities).to(queries.device)),
         )

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from models.losses import dice_loss
 from util.box_ops import cxcywh_to_xyxy, pairwise_generalised_iou
+from util.precision import precise
 from util.structures import Prediction, Targets
 
 
@@ -81,11 +82,11 @@ class TrajectoryMatcher:
             return (pairwise * present).sum(1) / frames
 
         w = self.weights
-        logits, boxes = prediction.logits.float(), prediction.boxes.float()
-        distance = torch.cdist(boxes, targets.boxes, p=1)
+        logits, boxes = precise(prediction.logits), precise(prediction.boxes)
+        distance = torch.cdist(boxes, targets.boxes.to(boxes.dtype), p=1)
         giou = pairwise_generalised_iou(cxcywh_to_xyxy(boxes), cxcywh_to_xyxy(targets.boxes))
         cost = over_present(w.cls * self._class_cost(logits, targets.labels) + w.bbox * distance - w.giou * giou)
-        mask_cost, dice_cost = self._mask_costs(prediction.masks.float(), masks, weight)
+        mask_cost, dice_cost = self._mask_costs(precise(prediction.masks), masks, weight)
         return cost + w.mask * mask_cost + w.dice * dice_cost
 
     def _class_cost(self, logits: Tensor, labels: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from models.postprocess import best_masks, query_scores, resize_logits
 from models.proxyformer import ProxyFormer, VideoFeatures
 from util.box_ops import cxcywh_to_xyxy
 from util.frames import prepare_frames
+from util.precision import autocast
 from util.structures import Prediction
 
 
@@ -73,20 +74,23 @@ class Predictor:
     Args:
         model: on the device to use; it is set to evaluation.
         eval_size, max_size: short side of the network's input and limit of its long side.
-        bf16: run the network in bfloat16 autocast.
+        amp: what the network computes in; None: float32.
         threshold: probability above which a pixel belongs to the object.
     """
 
     def __init__(
-        self, model: ProxyFormer, *, eval_size: int, max_size: int, bf16: bool = False, threshold: float = 0.5
+        self,
+        model: ProxyFormer,
+        *,
+        eval_size: int,
+        max_size: int,
+        amp: torch.dtype | None = None,
+        threshold: float = 0.5,
     ) -> None:
         self.model = model.eval()
-        self.eval_size, self.max_size, self.bf16 = eval_size, max_size, bf16
+        self.eval_size, self.max_size, self.amp = eval_size, max_size, amp
         self.device = next(model.parameters()).device
         self.threshold = torch.tensor(threshold).logit().item()
-
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16)
 
     @torch.inference_mode()
     def encode(self, frames: Tensor) -> EncodedVideo:
@@ -98,7 +102,7 @@ class Predictor:
         if frames.ndim != 4 or frames.shape[1] != 3 or frames.dtype != torch.uint8 or not len(frames):
             raise ValueError(f"expected uint8 frames [T, 3, H, W], got {frames.dtype} {tuple(frames.shape)}")
         video = prepare_frames(frames.to(self.device), self.eval_size, self.max_size)
-        with self._autocast():
+        with autocast(self.device, self.amp):
             features = self.model.encode_video(video[None])
         return EncodedVideo(features, tuple(video.shape[-2:]), tuple(frames.shape[-2:]), len(frames))
 
@@ -106,7 +110,7 @@ class Predictor:
         """What the last stage says of each ``batch`` of expressions."""
         for start in range(0, len(expressions), batch):
             asked = expressions[start : start + batch]
-            with self._autocast():
+            with autocast(self.device, self.amp):
                 words, text_valid = self.model.encode_text(asked)
                 same_clip = torch.zeros(len(asked), dtype=torch.long, device=self.device)
                 prediction = self.model.decode(encoded.features.of(same_clip), words, text_valid).final

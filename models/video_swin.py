@@ -9,6 +9,7 @@ import re
 
 from einops import rearrange
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from torchvision.models.video.swin_transformer import SwinTransformer3d
 
 WINDOW = (8, 7, 7)
@@ -25,6 +26,9 @@ class VideoSwin(nn.Module):
     Args:
         embed_dim, depths, num_heads, window_size: as in "Video Swin Transformer" (arXiv 2106.13230).
         stochastic_depth: largest chance that a block is skipped in training.
+
+    Attributes:
+        recompute: keep the inputs of the blocks only, and compute what is within anew for the gradient.
     """
 
     strides = (4, 8, 16, 32)
@@ -50,13 +54,15 @@ class VideoSwin(nn.Module):
         )
         self.patch_embed, self.features = swin.patch_embed, swin.features
         self.channels = [embed_dim * 2**i for i in range(len(depths))]
+        self.recompute = False
 
     def forward(self, video: Tensor) -> list[Tensor]:
         """``[v, t, 3, h, w]`` to four ``[v, t, c_i, h_i, w_i]``, finest first."""
         x = self.patch_embed(rearrange(video, "v t c h w -> v c t h w"))
         maps = []
         for i, layer in enumerate(self.features):
-            x = layer(x)
+            for block in layer if i % 2 == 0 else [layer]:
+                x = checkpoint(block, x, use_reentrant=False) if self.recompute and self.training else block(x)
             if i % 2 == 0:  # even layers are the stages, odd ones merge patches between them
                 maps.append(rearrange(x, "v t h w c -> v t c h w"))
         return maps

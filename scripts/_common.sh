@@ -28,7 +28,7 @@ fi
 # Decides PROCESSES (of this node) and NNODES from GPUS (of all nodes), GPUS_PER_NODE, NNODES and the GPUs there are.
 count_processes() {
     local name
-    for name in GPUS GPUS_PER_NODE NNODES NODE_RANK PORT; do
+    for name in GPUS GPUS_PER_NODE NNODES NODE_RANK PORT MAX_RESTARTS; do
         [[ "${!name:-0}" =~ ^(0|[1-9][0-9]*)$ ]] || fail "$name=${!name} is not a number"
     done
     NNODES="${NNODES:-1}"
@@ -60,7 +60,8 @@ launch() {
         elif [[ -n "${PORT:-}" ]]; then
             meet=(--master_port "$PORT")
         fi
-        "$PYTHON" -m torch.distributed.run --nproc_per_node "$PROCESSES" "${meet[@]}" "$script" "$@"
+        "$PYTHON" -m torch.distributed.run --nproc_per_node "$PROCESSES" --max_restarts "${MAX_RESTARTS:-0}" \
+            "${meet[@]}" "$script" "$@"
     elif ((PROCESSES == 0)); then
         CUDA_VISIBLE_DEVICES="" "$PYTHON" "$script" "$@"
     else
@@ -94,13 +95,7 @@ prepare() {
 
 # train OUTPUT_DIR [options of main.py]: the same command again goes on where an earlier one stopped.
 train() {
-    local output_dir="$1"
-    shift
-    if [[ -e "$output_dir/checkpoint.pth" ]]; then
-        echo "$PROGRAM: going on from $output_dir/checkpoint.pth"
-        set -- --resume "$output_dir/checkpoint.pth" "$@"
-    fi
-    launch main.py "$@" --output_dir "$output_dir"
+    launch main.py --resume auto "${@:2}" --output_dir "$1"
 }
 
 # score OUTPUT_DIR SPLIT ...: the scores of what train made, on each split of its data set.

@@ -8,9 +8,22 @@ from pathlib import Path
 
 import pytest
 
+from tests.mini_ytvos import write_mini_ytvos
+from tests.tiny_model import EXPRESSIONS
 from tools.data import check
+from tools.make_tiny_text_encoder import make_encoder, train_tokenizer
 
 Faults = list[tuple[str, str, str]]
+
+
+@pytest.fixture(scope="session")
+def ytvos_root(tmp_path_factory) -> Path:
+    """The tiny data set in the layout of Ref-YouTube-VOS, with a text encoder for it in ``text``."""
+    root = write_mini_ytvos(tmp_path_factory.mktemp("training"))
+    tokenizer = train_tokenizer(list(EXPRESSIONS) * 5, 320)
+    tokenizer.save_pretrained(root / "text")
+    make_encoder(tokenizer, hidden_size=16, layers=1, heads=2, seed=0).save_pretrained(root / "text")
+    return root
 
 
 @pytest.fixture

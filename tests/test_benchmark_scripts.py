@@ -18,7 +18,7 @@ def sandbox(tmp_path):
 class TestOtherBenchmarks:
     """Each script: what it is called with, and the programs that it starts with the options that matter."""
 
-    TRAIN = {"output_dir": "out", "resume": None, "eval": False}
+    TRAIN = {"output_dir": "out", "resume": "auto", "eval": False}
     EVAL = {"output_dir": "out", "resume": "out/checkpoint.pth", "eval": True}
     SCRIPTS = {
         "dist_pretrain.sh": (

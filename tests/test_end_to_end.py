@@ -62,7 +62,7 @@ def test_training_leaves_a_log_and_a_checkpoint_of_plain_data(trained):
     assert [line["epoch"] for line in lines] == [0, 1]
     assert {"loss", "loss_cls", "loss_bbox", "loss_giou", "loss_mask", "loss_dice", "loss_jsc"} <= lines[0].keys()
     assert list((trained / "tensorboard").iterdir())
-    assert torch.load(trained / "checkpoint.pth", weights_only=True)["epoch"] == 1
+    assert torch.load(trained / "checkpoint.pth", weights_only=True)["epoch"] == 2
 
 
 def test_resuming_after_one_epoch_ends_like_two_epochs_at_once(data, options, trained):

@@ -49,9 +49,13 @@ def asked(root: Path, *flags: str) -> argparse.Namespace:
     return mini_args(root, "--holdout", "1", "--eval", "--resume", str(root.parent / "checkpoint.pth"), *flags)
 
 
+def score_videos(args: argparse.Namespace, split: str, predictor: Painter | None, results: Path) -> float:
+    return evaluation.score_videos(args, split, predictor, results, evaluation.record(args, split, "weights"))
+
+
 def score(args: argparse.Namespace, predictor: Painter | None, results: Path, capsys) -> float:
     """The printed J."""
-    evaluation.score_videos(args, "holdout", predictor, results)
+    score_videos(args, "holdout", predictor, results)
     return float(capsys.readouterr().out.partition(", J ")[2].partition(",")[0])
 
 
@@ -84,24 +88,24 @@ def test_a_split_that_cannot_be_scored_is_refused_before_it_is_segmented(ytvos, 
     with pytest.raises(
         ValueError, match="split valid .* does not name its object .*; train, and a hold-out of it, can"
     ):
-        evaluation.score_videos(asked(ytvos), "valid", None, results)
+        score_videos(asked(ytvos), "valid", None, results)
     for mask in (ytvos / "train" / "Annotations").glob("*/00005.png"):
         mask.unlink()
     with pytest.raises(ValueError, match="split holdout .* there is no mask .*00005.png; nor can valid"):
-        evaluation.score_videos(asked(ytvos), "holdout", None, results)
+        score_videos(asked(ytvos), "holdout", None, results)
 
     davis = write_mini_davis(tmp_path / "davis")
     convert(davis)
     shutil.rmtree(davis / "valid" / "Annotations")
     args = asked(ytvos, "--dataset_file", "davis", "--davis_path", str(davis))
     with pytest.raises(ValueError, match="split valid .* there is no folder .*; train, and a hold-out of it, can be"):
-        evaluation.score_videos(args, "valid", None, results)
+        score_videos(args, "valid", None, results)
 
     mevis = write_mini_mevis(tmp_path / "mevis")
     (mevis / "valid_u" / "mask_dict.json").unlink()
     args = asked(ytvos, "--dataset_file", "mevis", "--mevis_path", str(mevis))
     with pytest.raises(FileNotFoundError, match="mask_dict.json: the masks' file does not exist"):
-        evaluation.score_videos(args, "valid_u", None, results)
+        score_videos(args, "valid_u", None, results)
     assert not results.exists()
 
 

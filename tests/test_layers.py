@@ -22,6 +22,8 @@ LAYERS = {
     "datasets": {"util"},
     "engine": {"util", "davis2017", "models", "datasets"},
     "evaluation": {"util", "davis2017", "models", "datasets", "engine"},
+    "training": {"util", "models", "datasets", "engine", "evaluation"},
+    "plan": {"util", "datasets", "training"},
     "inference": {"opts", "util", "davis2017", "models", "datasets", "engine"},
 }
 # everything else at the top is an entry script, which none of these and no other entry script imports

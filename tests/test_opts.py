@@ -11,7 +11,7 @@ from opts import PRESETS, parse_train_args, train_parser
 from tests.helpers import ROOT
 
 # The files that read main.py's options; entry scripts with parsers of their own do not count as readers.
-READERS = ("main.py", "evaluation.py", "models/__init__.py", "datasets/__init__.py")
+READERS = ("main.py", "training.py", "plan.py", "evaluation.py", "models/__init__.py", "datasets/__init__.py")
 READ_BY_NOBODY = {
     "preset": "opts.py itself applies it",
     "local_rank": "torch.distributed.launch adds it; the environment says the same",
@@ -20,11 +20,12 @@ DESTINATIONS = {action.dest: action for action in train_parser()._actions if act
 
 
 def _reads(path: str) -> set[str]:
-    """Names that a file takes from an ``args``."""
+    """Names that a file takes from an ``args`` or a ``self.args``."""
     return {
         node.attr
         for node in ast.walk(ast.parse((ROOT / path).read_text()))
-        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "args"
+        if isinstance(node, ast.Attribute)
+        and "args" in (getattr(node.value, "id", ""), getattr(node.value, "attr", ""))
     }
 
 

@@ -10,7 +10,7 @@ from torchvision.ops import StochasticDepth
 
 from models.proxyformer import ProxyFormer
 from tests.tiny_model import tiny_args
-from tools.profile_model import EXPRESSION, build, flops, infer, make_batch, parameters, parse_args, table, train_step
+from tools.profile_model import EXPRESSION, build, flops, infer, make_batch, parameters, parse_args, table, train
 
 FRAMES, SIZE = 5, (360, 640)
 # two, so that the JSC loss has a negative and its projection a gradient
@@ -35,8 +35,8 @@ def test_training_step_moves_every_parameter(model):
         if isinstance(module, StochasticDepth):
             module.p = 0.0  # a skipped block learns nothing
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    loss = train_step(model, parse_args([]), make_batch(FRAMES, SIZE, EXPRESSIONS))
-    assert math.isfinite(loss) and loss > 0
+    step = train(model, parse_args([]), make_batch(FRAMES, SIZE, EXPRESSIONS))
+    assert step.taken and math.isfinite(step.terms["loss"]) and step.terms["loss"] > 0
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None and parameter.grad.isfinite().all(), name
         # adding the same to all keys changes no softmax

@@ -93,13 +93,13 @@ def test_no_jobs():
 FORK_AFTER_OPENCV = """
 import multiprocessing
 import cv2, numpy
-import datasets
+import datasets.loader
 
 def work():
     cv2.warpAffine(numpy.zeros((1000, 1000, 3), numpy.uint8), numpy.eye(2, 3), (1000, 1000))
 
 def load(worker):
-    datasets.single_threaded(worker)
+    datasets.loader.single_threaded(worker)
     work()
 
 work()

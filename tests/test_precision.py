@@ -1,4 +1,4 @@
-"""When bfloat16 is used."""
+"""In which precision --amp computes."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ CPU = torch.device("cpu")
 @pytest.mark.parametrize(
     ("amp", "speedup", "used"),
     [
-        ("off", 4.0, False),
-        ("bf16", 4.0, True),
-        ("bf16", 0.01, True),
-        ("auto", 4.0, True),
-        ("auto", 1.1, False),
-        ("auto", 0.01, False),
+        ("off", 4.0, None),
+        ("bf16", 4.0, torch.bfloat16),
+        ("bf16", 0.01, torch.bfloat16),
+        ("auto", 4.0, torch.bfloat16),
+        ("auto", 1.1, None),
+        ("auto", 0.01, None),
+        ("fp16", 0.01, torch.float16),
     ],
 )
 def test_auto_takes_it_where_it_is_faster(amp, speedup, used, monkeypatch, capsys):
     monkeypatch.setattr(precision, "bf16_speedup", lambda: speedup)
-    assert precision.use_bf16(amp, CPU) == used
+    assert precision.amp_dtype(amp, CPU) == used
     assert ("100 times slower in bfloat16" in capsys.readouterr().out) == (amp == "bf16" and speedup == 0.01)

@@ -81,7 +81,7 @@ def test_a_frames_answer_has_every_query(predictor):
 
 
 def test_autocast_ends_between_answers(predictor):
-    half = Predictor(predictor.model, eval_size=40, max_size=96, bf16=True)
+    half = Predictor(predictor.model, eval_size=40, max_size=96, amp=torch.bfloat16)
     for _ in half.answer(half.encode(frames()), list(EXPRESSIONS), batch=1):
         assert not torch.is_autocast_enabled("cpu") and not torch.is_inference_mode_enabled()
 
@@ -95,7 +95,7 @@ def test_masks_have_the_size_of_the_frames(predictor, size):
 
 
 def test_bf16_is_close_to_float32(predictor):
-    half = Predictor(predictor.model, eval_size=40, max_size=96, bf16=True)
+    half = Predictor(predictor.model, eval_size=40, max_size=96, amp=torch.bfloat16)
     a, b = (p(frames(), ["a star"])[0] for p in (predictor, half))
     assert (a.masks != b.masks).float().mean() < 0.1 and a.score == pytest.approx(b.score, abs=0.02)
 

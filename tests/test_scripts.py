@@ -202,7 +202,7 @@ class TestRecipes:
         finetune = recipe.script == FINETUNE
         assert (args.epochs, args.lr_drop) == ((6, [3, 5]) if finetune else (10, [6, 8]))
         assert args.pretrained_weights == ("weights.pth" if finetune else None)
-        assert args.freeze_text_encoder and args.resume is None
+        assert args.freeze_text_encoder and args.resume == "auto"
         assert (args.output_dir, args.lr, args.ytvos_path) == ("out", 0.5, "a b")
         asked = inference_ytvos.parse_args(infer.args[1:])
         assert (asked.resume, asked.split, asked.output_dir) == ("out/checkpoint.pth", "valid", "out/valid")
@@ -213,11 +213,7 @@ class TestRecipes:
         args = parse_train_args(train.args[1:])
         assert (args.epochs, args.lr_drop, args.output_dir) == (2, [1], "out")
 
-    def test_goes_on_with_an_interrupted_run(self, recipe, tmp_path):
-        (tmp_path / "out").mkdir()
-        (tmp_path / "out/checkpoint.pth").touch()
-        (train, _), text = recipe()
-        assert parse_train_args(train.args[1:]).resume == "out/checkpoint.pth" and "going on from" in text
+    def test_goes_on_from_another_checkpoint_where_it_is_named(self, recipe):
         (train, _), _ = recipe("--resume", "other.pth")
         assert parse_train_args(train.args[1:]).resume == "other.pth"
 
@@ -225,6 +221,7 @@ class TestRecipes:
         ("env", "processes", "meeting"),
         [
             ({"GPUS": 2}, 2, ["--standalone"]),
+            ({"GPUS": 2, "MAX_RESTARTS": 3}, 2, ["--standalone"]),
             ({"GPUS_PER_NODE": 3}, 3, ["--standalone"]),
             ({"FOUND": 4}, 4, ["--standalone"]),
             ({"FOUND": 8, "GPUS": 2, "PORT": 29511}, 2, ["--master_port", "29511"]),
@@ -242,7 +239,8 @@ class TestRecipes:
     )
     def test_several_processes_under_torchrun(self, recipe, env, processes, meeting):
         calls, _ = recipe(**env)
-        before = ["-m", "torch.distributed.run", "--nproc_per_node", str(processes), *meeting]
+        before = ["-m", "torch.distributed.run", "--nproc_per_node", str(processes)]
+        before += ["--max_restarts", str(env.get("MAX_RESTARTS", 0)), *meeting]
         programs = []
         for call in calls:
             assert call.args[: len(before)] == before and call.gpus == "unset"

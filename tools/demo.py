@@ -34,7 +34,7 @@ from models.text_encoder import TextEncoder
 from tools.folders import require_new
 from util import cli
 from util.memory import keep_large_buffers
-from util.precision import use_bf16
+from util.precision import amp_dtype
 from util.visualize import PALETTE, SheetRow, contact_sheet, overlay, titled, write_video
 from util.writers import Results, claim_results, mask_name, write_json
 
@@ -96,7 +96,7 @@ def main() -> None:
     out, data = asked.output_dir, asked.output_dir / "data"
     results = out / "valid"
     require_new(out)
-    if not asked.quick and not use_bf16("auto", torch.device("cpu")):
+    if not asked.quick and amp_dtype("auto", torch.device("cpu")) is None:
         print("this CPU has no instructions for bfloat16: in float32 all of this takes up to four times as long")
     if asked.quick and not PRETRAINED.is_file():
         raise FileNotFoundError(f"--quick: {PRETRAINED} is not in this copy of the repository; run without --quick")

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from torch.utils.data import IterableDataset
 from transformers import AutoTokenizer
 
-from datasets import TrainLoader, single_threaded
+from datasets.loader import TrainLoader, single_threaded
 from datasets.transforms import swap_sides
 from datasets.video_io import image_size, read_frames, read_label_maps
 from datasets.ytvos import annotations_root, frames_root, is_object_id, read_videos, split_videos
@@ -42,7 +42,7 @@ from util.cli import run
 from util.frames import normalise
 from util.log import progress_bar
 from util.memory import keep_large_buffers
-from util.precision import use_bf16
+from util.precision import amp_dtype, autocast
 
 BACKGROUND_WEIGHT = 0.1  # most pixels are background, which has little to teach
 DIRECTIONS = 5  # none, left, right, up, down
@@ -283,12 +283,13 @@ def pretrain(aligner: Aligner, stream: Iterable[Clips], *, steps: int, lr: float
     groups = [{"params": [p for p in aligner.parameters() if id(p) not in text_ids]}, {"params": text}]
     optimizer = torch.optim.AdamW(groups, lr=lr, weight_decay=0.01, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, [lr, lr / 2], total_steps=steps, pct_start=0.1)
-    bf16 = use_bf16("auto", torch.device("cpu"))
+    cpu = torch.device("cpu")
+    amp = amp_dtype("auto", cpu)
     found: list[Tensor] = []
     for clips in (bar := progress_bar(stream, desc="alignment", unit="step", total=steps)):
         regions = clips.labels[:, :, None] == torch.arange(1, aligner.objects + 1)[:, None, None]
         frames = normalise(clips.frames.flatten(0, 1)).unflatten(0, clips.labels.shape[:2])
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
+        with autocast(cpu, amp):
             fit, classes, directions = aligner(frames, regions, clips.texts, clips.clip)
         shown = regions.flatten(3).any(-1).any(1)
         fit = fit.masked_fill(~shown[clips.clip], -1e4)

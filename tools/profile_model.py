@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import fnmatch
-import resource
 import sys
 import time
 from collections.abc import Callable
@@ -27,14 +26,16 @@ if __name__ == "__main__":
 
 import models  # noqa: E402
 from datasets.collate import collate  # noqa: E402
+from engine import Step, train_step  # noqa: E402
 from models.proxyformer import ProxyFormer  # noqa: E402
 from models.text_encoder import TextEncoder  # noqa: E402
 from opts import parse_train_args  # noqa: E402
 from tools.make_tiny_text_encoder import train_tokenizer  # noqa: E402
-from util import cli, optim  # noqa: E402
+from training import build_optimizer  # noqa: E402
+from util import cli  # noqa: E402
 from util.box_ops import masks_to_boxes  # noqa: E402
-from util.memory import keep_large_buffers  # noqa: E402
-from util.precision import use_bf16  # noqa: E402
+from util.memory import keep_large_buffers, peak_bytes  # noqa: E402
+from util.precision import amp_dtype, autocast  # noqa: E402
 from util.structures import Batch, Clip, Target  # noqa: E402
 
 EXPRESSION = "the person in a red shirt walking behind the dog"
@@ -70,8 +71,8 @@ def build(args: argparse.Namespace, expressions: list[str]) -> ProxyFormer:
     return models.assemble(args, 1, text_encoder)
 
 
-def make_batch(frames: int, size: tuple[int, int], expressions: list[str]) -> Batch:
-    """A clip of noise, padded as in training, with a different object for each expression."""
+def make_batch(frames: int, size: tuple[int, int], expressions: list[str], clips: int = 1) -> Batch:
+    """Clips of noise, padded as in training, with a different object for each expression."""
     targets = []
     for i in range(len(expressions)):
         masks = torch.zeros(frames, 1, *size, dtype=torch.bool)
@@ -79,8 +80,10 @@ def make_batch(frames: int, size: tuple[int, int], expressions: list[str]) -> Ba
         everywhere = torch.ones(frames, 1, dtype=torch.bool)
         label = torch.zeros(1, dtype=torch.long)
         targets.append(Target(masks, masks_to_boxes(masks), label, everywhere, everywhere[:, 0], f"object {i}"))
-    noise = torch.randn(frames, 3, *size)
-    return collate([Clip(noise, expressions, targets, "noise", [str(t) for t in range(frames)], size)])
+    names = [str(t) for t in range(frames)]
+    return collate(
+        [Clip(torch.randn(frames, 3, *size), expressions, targets, f"noise {i}", names, size) for i in range(clips)]
+    )
 
 
 def parameters(model: ProxyFormer) -> dict[str, int]:
@@ -122,36 +125,32 @@ def infer(model: ProxyFormer, frames: int, size: tuple[int, int], expressions: l
     return model.eval()(torch.randn(1, frames, 3, *size, device=device), expressions, clip_index=clip_index).final.masks
 
 
-def train_step(model: ProxyFormer, args: argparse.Namespace, batch: Batch) -> float:
-    """One forward pass, loss, backward pass and optimiser step as ``main.py`` does them; returns the loss."""
-    groups = optim.parameter_groups(
-        model, lr=args.lr, lr_backbone=args.lr_backbone, lr_text_encoder=args.lr_text_encoder
+def train(model: ProxyFormer, args: argparse.Namespace, batch: Batch) -> Step:
+    """One step as ``main.py`` takes it."""
+    device = next(model.parameters()).device
+    amp = amp_dtype(args.amp, device)
+    return train_step(
+        model.train(),
+        models.build_criterion(args),
+        [batch.to(device)],
+        build_optimizer(args, model, steps_per_epoch=1)[0],
+        device=device,
+        scaler=torch.amp.GradScaler(device.type, enabled=amp == torch.float16),
+        amp=amp,
+        clip_max_norm=args.clip_max_norm,
     )
-    optimizer, _ = optim.build_optimizer(groups, args.weight_decay, lambda step: 1.0)
-    batch = batch.to(next(model.parameters()).device)
-    output = model.train()(batch.video, batch.expressions, batch.video_valid, batch.clip_index)
-    loss, _ = models.build_criterion(args)(output, batch)
-    loss.backward()
-    if args.clip_max_norm:
-        torch.nn.utils.clip_grad_norm_(model.parameters(), args.clip_max_norm)
-    optimizer.step()
-    return loss.item()
 
 
 def measure(run: Callable[[], object], device: torch.device) -> Cost:
     """Runs once and says what it took. On CPU the peak is that of the process so far."""
-    cuda = device.type == "cuda"
-    if cuda:
+    if device.type == "cuda":
         torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
     start = time.perf_counter()
     run()
-    if cuda:
+    if device.type == "cuda":
         torch.cuda.synchronize(device)
-    seconds = time.perf_counter() - start
-    if cuda:
-        return Cost(seconds, torch.cuda.max_memory_allocated(device))
-    return Cost(seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+    return Cost(time.perf_counter() - start, peak_bytes(device))
 
 
 def table(sizes: dict[str, int], work: dict[str, int]) -> str:
@@ -194,16 +193,15 @@ def main() -> None:
     print(
         f"{args.backbone}, {clip}, {device}, {torch.get_num_threads()} threads, torch {torch.__version__}", flush=True
     )
-    autocast = torch.autocast(device.type, dtype=torch.bfloat16, enabled=use_bf16(args.amp, device))
-    with autocast:
+    amp = amp_dtype(args.amp, device)
+    with autocast(device, amp):
         infer(model, *asked)
         inference = measure(lambda: infer(model, *asked), device)
     print(f"inference: {inference}", flush=True)
     print(table(parameters(model), flops(model, *asked)), flush=True)
     if args.train:
         batch = make_batch(*asked)
-        with autocast:
-            print(f"training step: {measure(lambda: train_step(model, args, batch), device)}")
+        print(f"training step: {measure(lambda: train(model, args, batch), device)}")
 
 
 if __name__ == "__main__":

@@ -10,19 +10,21 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from util.precision import precise
+
 # Below the area of a thousandth of a pixel of an 8K frame; keeps empty boxes' ratios and gradients finite.
 _TINY = 1e-11
 
 
 def cxcywh_to_xyxy(boxes: Tensor) -> Tensor:
     """``[..., 4]`` to ``[..., 4]`` float32."""
-    centre, size = boxes.float().split(2, dim=-1)
+    centre, size = precise(boxes).split(2, dim=-1)
     return torch.cat([centre - size / 2, centre + size / 2], dim=-1)
 
 
 def xyxy_to_cxcywh(boxes: Tensor) -> Tensor:
     """``[..., 4]`` to ``[..., 4]`` float32."""
-    low, high = boxes.float().split(2, dim=-1)
+    low, high = precise(boxes).split(2, dim=-1)
     return torch.cat([(low + high) / 2, high - low], dim=-1)
 
 
@@ -62,7 +64,7 @@ def box_iou(a: Tensor, b: Tensor) -> Tensor:
 
     Two boxes without area have 0.
     """
-    intersection, union = _intersection_union(a.float(), b.float())
+    intersection, union = _intersection_union(precise(a), precise(b))
     return intersection / union.clamp(min=_TINY)
 
 
@@ -72,7 +74,7 @@ def generalised_iou(a: Tensor, b: Tensor) -> Tensor:
     ``a`` and ``b`` ``[..., 4]`` are broadcast against each other; float32 ``[...]`` in [-1, 1] comes back. Boxes
     without area are legal: nothing divides by zero.
     """
-    a, b = a.float(), b.float()
+    a, b = precise(a), precise(b)
     hull = torch.cat([torch.minimum(a[..., :2], b[..., :2]), torch.maximum(a[..., 2:], b[..., 2:])], dim=-1)
     enclosing = _areas(hull)
     intersection, union = _intersection_union(a, b)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -22,18 +23,36 @@ _HEADER = "proxyformer"
 
 
 def save(path: str | Path, content: dict[str, Any]) -> None:
-    """Writes a checkpoint beside ``path`` and moves it there once it is on the disk."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            torch.save({"format": FORMAT, **content}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    """Writes a checkpoint beside ``path`` and moves it there once it is on the disk.
+
+    Raises:
+        OSError: it cannot be written; names it and the mend.
+    """
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        output = _Output(file)
+        try:
+            torch.save({"format": FORMAT, **content}, output)
+        except RuntimeError:
+            raise output.error or sys.exception() from None
+        file.flush()
+        os.fsync(file.fileno())
+
+
+class _Output:
+    """A file that remembers why writing failed: torch reports a full disk as "unexpected pos 768 vs 662"."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file, self.error = file, None
+
+    def write(self, data: bytes) -> int:
+        try:
+            return self.file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
+
+    def flush(self) -> None:
+        self.file.flush()
 
 
 def load(path: str | Path) -> dict[str, Any]:
@@ -66,7 +85,7 @@ def export(path: str | Path, content: dict[str, Any], dtype: torch.dtype) -> Non
     path = Path(path)
     if path.suffix != EXPORTED:
         raise ValueError(f"{path}: exported weights end in {EXPORTED}")
-    state = {k: (v.to(dtype) if v.is_floating_point() else v).contiguous() for k, v in content["model"].items()}
+    state = {k: (v.to(dtype) if v.is_floating_point() else v).contiguous() for k, v in best_weights(content).items()}
     for name, value in state.items():
         if not value.isfinite().all():
             raise ValueError(f"{name} has values that {dtype} cannot hold; choose another type")
@@ -98,6 +117,11 @@ def read_plain(path: Path, what: str) -> Any:
     except Exception as error:  # damaged bytes end in almost any exception, IndexError and struct.error among them
         cause = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(f"{what} cannot be read; it is cut short or not a file of plain weights: {cause}") from error
+
+
+def best_weights(content: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """What a checkpoint is to be used with: averaged weights where there are some, else those of the last step."""
+    return content.get("average") or content["model"]
 
 
 def fingerprint(path: str | Path) -> str:

@@ -6,7 +6,9 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-USER_ERRORS = (ValueError, OSError)
+from util.interrupt import REQUEUE, Interrupted
+
+USER_ERRORS = (ValueError, OSError, FloatingPointError)
 
 
 def run(main: Callable[[], int | None]) -> None:
@@ -20,6 +22,9 @@ def run(main: Callable[[], int | None]) -> None:
     except USER_ERRORS as error:
         print(f"{Path(sys.argv[0]).name}: error: {error}", file=sys.stderr)
         sys.exit(2)
+    except Interrupted as stopped:
+        print(stopped, file=sys.stderr)
+        sys.exit(REQUEUE)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)

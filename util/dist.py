@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+# the others wait while one rank scores; that a rank has died is for torchrun to notice
+PATIENCE = timedelta(hours=2)
 
 
 def active() -> bool:
@@ -51,7 +55,11 @@ def init(device: str | None) -> torch.device:
                 raise ValueError(f"local rank {local} has no GPU; start at most {torch.cuda.device_count()} per node")
             device = f"cuda:{local}"
             torch.cuda.set_device(local)
-        dist.init_process_group("nccl" if kind == "cuda" else "gloo")
+        store, number, size = next(dist.rendezvous("env://"))
+        # ranks that torchrun has started again would find the addresses of their dead predecessors there
+        store = dist.PrefixStore(f"attempt_{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+        backend = "nccl" if kind == "cuda" else "gloo"
+        dist.init_process_group(backend, store=store, rank=number, world_size=size, timeout=PATIENCE)
     return torch.device(device)
 
 
@@ -66,6 +74,13 @@ def total(value: Tensor) -> Tensor:
     if active():
         dist.all_reduce(value)
     return value
+
+
+def any_rank(flag: bool, device: torch.device) -> bool:
+    """Whether ``flag`` is True on some rank."""
+    if world_size() == 1:
+        return flag
+    return bool(total(torch.tensor([float(flag)], device=device)).item())
 
 
 def gather_list(items: list) -> list:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import nn
@@ -51,3 +52,37 @@ def build_optimizer(groups: list[dict], weight_decay: float, factor: Callable[[i
     """AdamW and a scheduler to be stepped after each optimiser step."""
     optimizer = torch.optim.AdamW(groups, weight_decay=weight_decay, fused=True)
     return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+
+
+class Average:
+    """An exponential moving average of a model's weights (EMA); of the buffers it holds the latest values.
+
+    Args:
+        model: whose weights it starts from.
+        decay: of the average in a step; lower in the first steps, (1 + n) / (10 + n) after n of them.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.values = {name: value.detach().clone() for name, value in model.state_dict().items()}
+        self.parameters = {name for name, _ in model.named_parameters()}
+
+    @torch.no_grad()
+    def update(self, model: nn.Module, steps: int) -> None:
+        """Takes in the weights after ``steps`` steps."""
+        rate = 1 - min(self.decay, (1 + steps) / (10 + steps))
+        for name, value in model.state_dict().items():
+            if name in self.parameters:
+                self.values[name].lerp_(value, rate)
+            else:
+                self.values[name].copy_(value)
+
+    @contextmanager
+    def in_place(self, model: nn.Module) -> Iterator[None]:
+        """Within, the model has the averaged weights."""
+        own = {name: value.detach().clone() for name, value in model.state_dict().items()}
+        model.load_state_dict(self.values)
+        try:
+            yield
+        finally:
+            model.load_state_dict(own)

@@ -1,4 +1,4 @@
-"""Whether to compute in bfloat16."""
+"""In which precision to compute."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import time
 from functools import cache
 
 import torch
+from torch import Tensor
 
 from util import dist
 
@@ -34,21 +35,36 @@ def bf16_speedup() -> float:
     return seconds(torch.float32) / seconds(torch.bfloat16)
 
 
-def use_bf16(amp: str, device: torch.device) -> bool:
-    """Whether ``--amp`` means bfloat16 autocast on this device; ``auto`` takes it where it is faster."""
+def amp_dtype(amp: str, device: torch.device) -> torch.dtype | None:
+    """In what ``--amp`` computes on this device; None: float32. ``auto`` takes bfloat16 where it is faster."""
     if amp == "off":
-        return False
-    if device.type != "cpu":
-        return amp == "bf16" or torch.cuda.is_bf16_supported(including_emulation=False)
-    speedup = bf16_speedup()
-    if amp == "bf16" and speedup < 1 and dist.is_main():
-        print(
-            f"--amp bf16: this CPU multiplies {1 / speedup:.0f} times slower in bfloat16; --amp auto would not use it"
-        )
-    return amp == "bf16" or speedup > _WORTH
+        return None
+    if amp == "fp16":
+        return torch.float16
+    if device.type == "cpu":
+        speedup = bf16_speedup()
+        if amp == "bf16" and speedup < 1 and dist.is_main():
+            print(
+                f"--amp bf16: this CPU multiplies {1 / speedup:.0f} times slower in bfloat16; --amp auto would not use "
+                "it"
+            )
+        fast = speedup > _WORTH
+    else:
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.bfloat16 if amp == "bf16" or fast else None
+
+
+def autocast(device: torch.device, dtype: torch.dtype | None) -> torch.autocast:
+    """Computes in ``dtype`` what may lose precision; everything in float32 where it is None."""
+    return torch.autocast(device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None)
+
+
+def precise(x: Tensor) -> Tensor:
+    """In float32, or in float64 where it is that: what losses and boxes are computed in, also under autocast."""
+    return x if x.dtype == torch.float64 else x.float()
 
 
 def inference_amp(trained: str) -> str:
     """The ``--amp`` of inference, unless it is asked for, by that of the training."""
     # It was for speed, and on another machine it may be the slower one.
-    return "auto" if trained == "bf16" else trained
+    return trained if trained == "off" else "auto"

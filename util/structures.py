@@ -70,6 +70,7 @@ class Clip:
         video_id: name of the video.
         frame_ids: names of the ``T`` frames.
         original_size: height and width of the frames on disk.
+        problems: what was wrong with each clip in whose place this one stands.
     """
 
     frames: Tensor
@@ -78,6 +79,7 @@ class Clip:
     video_id: str
     frame_ids: list[str]
     original_size: tuple[int, int]
+    problems: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -114,6 +116,7 @@ class Batch(_Movable):
         clip_index: long ``[B]``, the clip that each expression is asked of.
         targets: ground truth, or None.
         clips: for each of the ``V`` clips its ``video_id``, ``frame_ids``, ``original_size`` and ``size``.
+        problems: what was wrong with each clip that was replaced by another one.
     """
 
     video: Tensor
@@ -122,6 +125,7 @@ class Batch(_Movable):
     clip_index: Tensor
     targets: Targets | None
     clips: list[dict] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
 
 
 @dataclass

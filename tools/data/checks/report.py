@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-from datasets import single_threaded
+from datasets.loader import single_threaded
 from datasets.video_io import read_frame
 from util.parallel import run_jobs
 

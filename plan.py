@@ -1,0 +1,86 @@
+"""What a run of training is about to do, and what that takes: told before it costs anything."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+
+import torch
+
+from datasets.collate import collate
+from datasets.samplers import ClipRequest
+from training import Trainer
+from util import dist
+from util.memory import peak_bytes
+from util.structures import Batch
+
+
+def describe(trainer: Trainer) -> None:
+    """Prints what is about to be trained, and on what."""
+    if not dist.is_main():
+        return
+    args, world, accumulate = trainer.args, dist.world_size(), trainer.accumulate
+    sizes = [(p.numel(), p.requires_grad) for p in trainer.model.parameters()]
+    total, trained = sum(n for n, _ in sizes), sum(n for n, grad in sizes if grad)
+    print(f"ProxyFormer, {total / 1e6:.1f} M parameters, {trained / 1e6:.1f} M trained, on {trainer.device}")
+    for group in trainer.optimizer.param_groups:
+        count = sum(p.numel() for p in group["params"])
+        print(f"  {group['name']}: {count / 1e6:.1f} M, lr {group['initial_lr']:g}")
+    for pattern, count in trainer.frozen.items():
+        print(f"  frozen by {pattern}: {count / 1e6:.1f} M")
+    at_once = args.batch_size * world
+    print(
+        f"{args.epochs} epochs of {trainer.steps} steps; a step takes {at_once * accumulate} clips of "
+        f"{args.num_frames} frames ({args.batch_size} x {world} ranks x {accumulate} micro-batches), up to "
+        f"{args.expressions_per_clip} expressions each"
+    )
+    print("clips of an epoch: " + ", ".join(f"{name} {count}" for name, count in trainer.loader.clips.items()))
+    if trainer.steps_done:
+        print(f"going on from {args.resume}, after step {trainer.step} of epoch {trainer.epoch}")
+    if args.jsc_target != "none":
+        if at_once * args.expressions_per_clip == 1:
+            print("a micro-batch is one sample: the JSC loss has no negatives and is 0")
+        elif accumulate > 1:
+            print(f"the negatives of the JSC loss come from one micro-batch of all ranks, {at_once} clips")
+    sys.stdout.flush()
+
+
+def rehearse(trainer: Trainer) -> None:
+    """Takes a step on the largest batch of each shape of clips, and prints its time and memory and those of the run.
+
+    Nothing is written, and the weights are of no use afterwards.
+    """
+    seconds, left = [], trainer.args.epochs * trainer.steps - trainer.steps_done
+    wrapped = trainer.wrap().train()
+    for batch in largest_batches(trainer):
+        batches = [batch.to(trainer.device)] * trainer.accumulate
+        trainer.take_step(wrapped, batches)  # the first one allocates, and may compile
+        _synchronize(trainer.device)
+        start = time.perf_counter()
+        trainer.take_step(wrapped, batches)
+        _synchronize(trainer.device)
+        seconds.append(time.perf_counter() - start)
+        if dist.is_main():
+            shape, peak = " x ".join(map(str, batch.video.shape[-2:])), peak_bytes(trainer.device) / 2**30
+            print(f"{shape}: {seconds[-1]:.2f} s a step, peak memory {peak:.2f} GiB", flush=True)
+    if dist.is_main():
+        hours = left * max(seconds) / 3600
+        print(f"{left} steps are left, at most {hours:.1f} hours of them by the slowest; loading of clips not counted")
+
+
+def largest_batches(trainer: Trainer) -> Iterator[Batch]:
+    """For each shape of this rank's clips a batch at the largest of ``--train_sizes``, without cropping."""
+    loader, count = trainer.loader, trainer.args.batch_size
+    transform = loader.dataset.transform
+    transform.sizes, transform.random_crop = (max(transform.sizes),), False
+    groups = loader.batch_sampler.groups
+    for group in sorted(set(groups.tolist())):
+        members = (groups == group).nonzero()[0].tolist()
+        chosen = (members * count)[:count]
+        yield collate([loader.dataset[ClipRequest(index)] for index in chosen])
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

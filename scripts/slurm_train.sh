@@ -1,0 +1,43 @@
+#!/usr/bin/env bash
+#SBATCH --job-name=proxyformer
+#SBATCH --nodes=2
+#SBATCH --ntasks-per-node=1
+#SBATCH --gpus-per-node=8
+#SBATCH --cpus-per-task=64
+#SBATCH --time=24:00:00
+#SBATCH --signal=B:USR1@180
+#SBATCH --requeue
+#SBATCH --open-mode=append
+# sbatch [options of sbatch] scripts/slurm_train.sh SCRIPT OUTPUT_DIR [arguments of SCRIPT]: one of the other scripts on
+# the nodes of a job. Three minutes before its time is up the run saves and the job is queued again, to go on there.
+set -euo pipefail
+if (($# < 2)); then
+    echo "usage: sbatch [--nodes N --gpus-per-node N ...] scripts/slurm_train.sh SCRIPT OUTPUT_DIR [arguments]" >&2
+    exit 2
+fi
+# a job runs a copy of this file; the repository is where sbatch was called, unless ROOT says otherwise
+ROOT="${ROOT:-${SLURM_SUBMIT_DIR:-$PWD}}"
+[[ -x "$ROOT/scripts/$1" ]] || {
+    echo "slurm_train.sh: error: $ROOT/scripts/$1 is no script; call sbatch in the repository, or set ROOT" >&2
+    exit 2
+}
+export NNODES="$SLURM_JOB_NUM_NODES" MASTER_ADDR PORT="${PORT:-$((20000 + SLURM_JOB_ID % 20000))}"
+MASTER_ADDR="$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)"
+export GPUS_PER_NODE="${GPUS_PER_NODE:-${SLURM_GPUS_ON_NODE:-}}"
+[[ -n "$GPUS_PER_NODE" ]] || unset GPUS_PER_NODE
+
+asked=0 code=0
+srun --kill-on-bad-exit=1 bash -c 'NODE_RANK=$SLURM_NODEID exec "$@"' _ "$ROOT/scripts/$1" "${@:2}" &
+step=$!
+trap 'asked=1; kill -TERM "$step"' USR1
+# a trapped signal ends "wait" as well; the job step may still be saving then
+wait "$step" || code=$?
+while kill -0 "$step" 2>/dev/null; do
+    code=0
+    wait "$step" || code=$?
+done
+if ((asked)); then
+    echo "slurm_train.sh: the time is up; the job is queued again"
+    scontrol requeue "$SLURM_JOB_ID"
+fi
+exit "$code"

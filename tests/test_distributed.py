@@ -1,0 +1,152 @@
+"""Two ranks with one sample each train as one rank with both, and so do two micro-batches."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import torch.multiprocessing as mp
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+
+from datasets.collate import collate
+from engine import train_step
+from evaluation import score_split
+from models import build_criterion
+from models.predictor import Answer
+from tests.mini_ytvos import mini_args
+from tests.tiny_model import random_clip, random_target, tiny_args, tiny_model
+from util import dist
+from util.structures import Batch
+
+CPU = torch.device("cpu")
+STEPS = 3
+# per quantity, of float32 and of float64
+TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-9}
+
+
+def batch_of(step: int, *samples: int) -> Batch:
+    """Samples that weigh differently: of the second an object is absent from most frames."""
+    clips = [random_clip(i, [random_target(10 * step + i, absent=range(2 * i))]) for i in samples]
+    return collate(clips)
+
+
+def train(dtype: torch.dtype, batches: list[list[Batch]], *flags: str) -> dict[str, list]:
+    """Losses, gradients and weights after each of the steps, whose micro-batches are given."""
+    model = tiny_model().to(dtype).train()
+    wrapped = DistributedDataParallel(model) if dist.active() else model
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    seen: dict[str, list] = {"loss": [], "gradients": [], "weights": [], "terms": []}
+    for micro_batches in batches:
+        for batch in micro_batches:
+            batch.video = batch.video.to(dtype)
+        step = train_step(
+            wrapped,
+            build_criterion(tiny_args(*flags)),
+            micro_batches,
+            optimizer,
+            device=CPU,
+            scaler=torch.amp.GradScaler("cpu", enabled=False),
+            amp=None,
+            clip_max_norm=0.5,
+        )
+        assert step.taken
+        loss = dist.total(torch.tensor(step.terms["loss"], dtype=torch.float64)) / dist.world_size()
+        seen["loss"].append(loss)
+        seen["terms"].append(step.terms)
+        seen["gradients"].append([p.grad.clone() for p in model.parameters() if p.grad is not None])
+        seen["weights"].append([p.detach().clone() for p in model.parameters()])
+    return seen
+
+
+def one_rank(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+    seen = {dtype: train(dtype, [[batch_of(step, rank)] for step in range(STEPS)]) for dtype in TOLERANCE}
+    torch.save(seen, f"{folder}/{rank}.pt")
+    dist.shut_down()
+
+
+def assert_close(got: dict[str, list], wanted: dict[str, list], tolerance: float) -> None:
+    def close(a: Tensor, b: Tensor) -> None:
+        torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
+
+    for name in ("loss", "gradients", "weights"):
+        for a, b in zip(got[name], wanted[name], strict=True):
+            for x, y in zip(a, b, strict=True) if isinstance(a, list) else [(a, b)]:
+                close(x, y)
+
+
+@pytest.fixture(scope="module")
+def two_ranks(tmp_path_factory) -> list[dict]:
+    folder = tmp_path_factory.mktemp("ranks")
+    mp.spawn(one_rank, (str(folder),), nprocs=2)
+    return [torch.load(folder / f"{rank}.pt") for rank in (0, 1)]
+
+
+@pytest.mark.parametrize("dtype", list(TOLERANCE))
+def test_two_ranks_train_as_one_with_both_samples(two_ranks, dtype):
+    together = train(dtype, [[batch_of(step, 0, 1)] for step in range(STEPS)])
+    assert all(terms["loss_jsc"] > 0 for terms in together["terms"])
+    for rank in two_ranks:
+        assert_close(rank[dtype], together, TOLERANCE[dtype])
+    alone = train(dtype, [[batch_of(step, 0)] for step in range(STEPS)])
+    assert abs(alone["loss"][0] - together["loss"][0]) > 0.01
+
+
+@pytest.mark.parametrize("dtype", list(TOLERANCE))
+def test_two_micro_batches_train_as_one_batch(dtype):
+    """But for the JSC loss, whose negatives come from one micro-batch."""
+    flags = ("--jsc_loss_coef", "0")
+    together = train(dtype, [[batch_of(step, 0, 1)] for step in range(STEPS)], *flags)
+    apart = train(dtype, [[batch_of(step, 0), batch_of(step, 1)] for step in range(STEPS)], *flags)
+    assert_close(apart, together, TOLERANCE[dtype])
+
+
+def test_jsc_of_micro_batches_is_their_mean():
+    batches = [batch_of(0, 0, 1), batch_of(1, 0, 1)]
+    alone = [train(torch.float64, [[batch]])["terms"][0]["loss_jsc"] for batch in batches]
+    both = train(torch.float64, [batches])["terms"][0]["loss_jsc"]
+    assert both == pytest.approx(sum(alone) / 2, rel=1e-9) and min(alone) > 0
+
+
+# Evaluation --------------------------------------------------------------------------------------------------------
+
+
+class Bright:
+    """A predictor whose masks are the bright pixels of the colour channel that the expression's length chooses."""
+
+    def encode(self, frames: Tensor) -> Tensor:
+        return frames
+
+    def answer(self, encoded: Tensor, expressions: list[str]) -> list[Answer]:
+        return [Answer(encoded[:, len(text) % 3] > 150, 1.0) for text in expressions]
+
+
+def score_rank(rank: int, world_size: int, root: str, folder: str) -> None:
+    torch.set_num_threads(1)
+    meeting = f"file://{folder}/meeting"
+    torch.distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=world_size)
+    score_here(root, folder)
+    dist.shut_down()
+
+
+def score_here(root: str, folder: str) -> None:
+    args = mini_args(Path(root), "--holdout", "3", "--eval", "--resume", "any", "--output_dir", folder)
+    score = score_split(args, "holdout", Bright(), "some weights")
+    assert (score is not None) == dist.is_main()
+
+
+def test_any_number_of_ranks_scores_the_same(ytvos_root, tmp_path):
+    scores = {}
+    for world_size in (1, 2, 3):
+        folder = tmp_path / str(world_size)
+        folder.mkdir()
+        if world_size == 1:
+            score_here(str(ytvos_root), str(folder))
+        else:
+            mp.spawn(score_rank, (world_size, str(ytvos_root), str(folder)), nprocs=world_size)
+        scores[world_size] = json.loads((folder / "eval_ytvos_holdout" / "scores.json").read_text())
+    assert scores[1] == scores[2] == scores[3] and 0 < scores[1]["J&F"] < 1

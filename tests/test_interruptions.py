@@ -1,0 +1,121 @@
+"""Runs of two processes that end before their time, and what they go on from; with one: tests/test_training.py."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.helpers import ROOT
+from tests.runs import log
+from tools.data.make_synthetic import generate
+
+# dropout on, and a batch norm that is trained: both would show a state that was not kept
+NETWORK = """
+    --binary --backbone tsm_resnet10_half --hidden_dim 16 --nheads 2 --mask_dim 8 --enc_layers 1 --num_queries 2
+    --dropout 0.2 --train_sizes 32 48 --eval_size 48 --max_size 80 --batch_size 1 --num_frames 2 --seed 3
+    --expressions_per_clip 2 --num_workers 1 --device cpu --epochs 2 --lr 1e-3 --lr_schedule cosine
+"""
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+SECONDS = 120
+
+
+def start(*words, restarts: int = 0) -> subprocess.Popen:
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "--max_restarts", str(restarts)]
+    return subprocess.Popen(
+        [sys.executable, *launcher, "main.py", *map(str, words)],
+        cwd=ROOT,
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def finish(process: subprocess.Popen, code: int | None = 0) -> str:
+    """Waits; checks the exit code unless it is None; returns all that was printed."""
+    out, err = process.communicate(timeout=SECONDS)
+    assert code is None or process.returncode == code, out + err
+    return out + err
+
+
+def when_there(path: Path, process: subprocess.Popen) -> None:
+    """Waits until the run has written ``path``."""
+    deadline = time.monotonic() + SECONDS
+    while not path.exists():
+        assert process.poll() is None, finish(process, None)
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def ranks(process: subprocess.Popen) -> list[int]:
+    """Process numbers of the two ranks."""
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    return [int(n) for n in children if "main.py" in Path(f"/proc/{n}/cmdline").read_text().split("\0")]
+
+
+@pytest.fixture(scope="module")
+def options(tmp_path_factory) -> list:
+    root = tmp_path_factory.mktemp("interruptions") / "data"
+    generate(root, train_videos=4, valid_videos=1, frames=6, size=(48, 80), workers=1)
+    expressions = root / "meta_expressions" / "train" / "meta_expressions.json"
+    words = ["tools/make_tiny_text_encoder.py", expressions, "--output_dir", root / "text", "--hidden_size", 16]
+    subprocess.run([sys.executable, *map(str, words)], cwd=ROOT, env=ENVIRONMENT, check=True, capture_output=True)
+    return [*shlex.split(NETWORK), "--ytvos_path", root, "--text_encoder", root / "text"]
+
+
+@pytest.fixture(scope="module")
+def whole(options, tmp_path_factory) -> Path:
+    """The folder of a run without interruption."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    finish(start(*options, "--output_dir", folder))
+    return folder
+
+
+def assert_same(folder: Path, whole: Path) -> None:
+    wanted, got = (torch.load(f / "checkpoint.pth", weights_only=True)["model"] for f in (whole, folder))
+    assert all(torch.equal(value, got[name]) for name, value in wanted.items())
+    assert log(folder) == log(whole)
+
+
+def test_a_killed_rank_ends_the_job_and_the_same_command_goes_on(options, whole, tmp_path):
+    folder = tmp_path / "run"
+    words = [*options, "--output_dir", folder, "--save_every", 1, "--keep", 3, "--resume", "auto"]
+    process = start(*words)
+    when_there(folder / "checkpoint_00000003.pth", process)
+    os.kill(ranks(process)[0], signal.SIGKILL)
+    process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert "going on from" in finish(start(*words))
+    assert_same(folder, whole)
+    assert not list(folder.glob(".checkpoint*")) and len(list(folder.glob("checkpoint_*.pth"))) == 3
+
+
+def test_a_killed_rank_ends_the_others_and_all_are_started_again(options, whole, tmp_path):
+    folder = tmp_path / "run"
+    words = [*options, "--output_dir", folder, "--save_every", 1, "--resume", "auto"]
+    process = start(*words, restarts=1)
+    when_there(folder / "checkpoint_00000002.pth", process)
+    os.kill(ranks(process)[1], signal.SIGKILL)
+    finish(process)
+    assert_same(folder, whole)
+
+
+def test_a_signal_saves_on_all_ranks(options, whole, tmp_path):
+    folder = tmp_path / "run"
+    words = [*options, "--output_dir", folder, "--resume", "auto"]
+    process = start(*words, "--save_every", 1)
+    when_there(folder / "checkpoint_00000002.pth", process)
+    process.send_signal(signal.SIGTERM)
+    said = finish(process, None)
+    assert process.returncode != 0 and "go on with --resume" in said
+    finish(start(*words))
+    assert_same(folder, whole)

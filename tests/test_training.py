@@ -1,0 +1,301 @@
+"""A run of training within one process: interruptions, faults, and what is kept."""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+import training
+from models.criterion import Criterion
+from tests.mini_ytvos import write_mini_ytvos
+from tests.runs import log, same, trainer
+from util import checkpoint, cli
+from util.interrupt import Interrupted
+from util.saver import BEST, NEWEST, Saver, newest
+
+
+def interrupt_after(monkeypatch, step: int) -> None:
+    """SIGTERM arrives in the step after ``step`` steps of the process."""
+    taken, real = [], training.train_step
+
+    def train_step(*args, **options):
+        taken.append(None)
+        if len(taken) == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(*args, **options)
+
+    monkeypatch.setattr(training, "train_step", train_step)
+
+
+def assert_same_run(folder: Path, other: Path) -> None:
+    states = [checkpoint.load(f / NEWEST) for f in (folder, other)]
+    for part in ("model", "optimizer", "scheduler", "scaler", "ranks", "epoch", "step"):
+        assert same(*(state[part] for state in states)), part
+    assert log(folder) == log(other)
+
+
+# Interruptions -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module", params=["", "--global_batch_size 4", "--num_workers 2"])
+def whole(request, ytvos_root, tmp_path_factory) -> tuple[Path, list[str]]:
+    """The folder of a run without interruption, and its further flags."""
+    folder, flags = tmp_path_factory.mktemp("whole") / "run", request.param.split()
+    run = trainer(ytvos_root, folder, *flags)
+    assert run.steps >= 3
+    run.run()
+    return folder, flags
+
+
+@pytest.mark.parametrize("step", [1, 2, -1, 0, 1000])
+def test_an_interrupted_run_ends_as_one_without_interruption(ytvos_root, whole, tmp_path, monkeypatch, step):
+    """Within the first epoch, at the end of it (-1, 0 being the first step of the second), and after all."""
+    folder, flags = whole
+    first = trainer(ytvos_root, tmp_path / "run", *flags)
+    number = {-1: first.steps, 0: first.steps + 1, 1000: 2 * first.steps}.get(step, step)
+    interrupt_after(monkeypatch, number)
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(Interrupted, match="go on with --resume"):
+        first.run()
+    assert signal.getsignal(signal.SIGTERM) is before
+    monkeypatch.undo()
+    second = trainer(ytvos_root, tmp_path / "run", *flags)
+    assert second.steps_done == number
+    second.run()
+    assert_same_run(tmp_path / "run", folder)
+
+
+def test_an_interrupted_program_ends_with_a_code_to_requeue_on(capsys):
+    def stopped() -> None:
+        raise Interrupted("stopped after step 3")
+
+    with pytest.raises(SystemExit) as ended:
+        cli.run(stopped)
+    assert ended.value.code == 75 and capsys.readouterr().err == "stopped after step 3\n"
+
+
+def test_a_process_of_another_number_of_ranks_is_refused(ytvos_root, tmp_path, monkeypatch):
+    trainer(ytvos_root, tmp_path / "run", "--epochs", 1).run()
+    path = tmp_path / "run" / NEWEST
+    saved = checkpoint.load(path)
+    saved["ranks"] *= 2
+    checkpoint.save(path, saved)
+    with pytest.raises(ValueError, match="a run of 2 processes, these are 1: start as many"):
+        trainer(ytvos_root, tmp_path / "run")
+    del saved["ranks"]
+    checkpoint.save(path, saved)
+    with pytest.raises(ValueError, match="--pretrained_weights"):
+        trainer(ytvos_root, tmp_path / "run")
+
+
+def test_the_curves_of_a_lost_attempt_are_dropped(ytvos_root, tmp_path, monkeypatch):
+    """A run that was killed after its last checkpoint takes some steps again; each is in the curves once."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run = trainer(ytvos_root, tmp_path / "run", "--epochs", 1, "--save_every", 1, "--keep", 9)
+    run.run()
+    for path in (tmp_path / "run" / NEWEST, *sorted((tmp_path / "run").glob("checkpoint_*.pth"))[1:]):
+        path.unlink()
+    trainer(ytvos_root, tmp_path / "run", "--epochs", 1).run()
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
+    assert [event.step for event in events.Scalars("train/loss")] == list(range(run.steps))
+
+
+# Faults ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def broken(monkeypatch):
+    """Makes the loss NaN, whatever is backpropagated, in these steps of the process, from 1."""
+
+    def at(*steps: int) -> None:
+        real, calls = Criterion.__call__, []
+
+        def call(self, *args):
+            calls.append(None)
+            loss, terms = real(self, *args)
+            return (loss * float("nan") if len(calls) in steps else loss), terms
+
+        monkeypatch.setattr(Criterion, "__call__", call)
+
+    return at
+
+
+def test_a_step_that_is_not_finite_changes_nothing(ytvos_root, tmp_path, broken, capsys):
+    broken(1, 2)
+    run = trainer(ytvos_root, tmp_path / "run", "--epochs", 1, "--max_skipped_steps", 2)
+
+    def state() -> dict[str, Tensor]:
+        return {name: value.clone() for name, value in run.model.state_dict().items()}
+
+    before, states, real = state(), [], run.train_step
+    run.train_step = lambda *args: (real(*args), states.append(state()))
+    run.run()
+    assert same(states[1], before) and not same(states[2], before)
+    assert log(tmp_path / "run")[0]["skipped_steps"] == 2
+    said = capsys.readouterr().err
+    assert "step 1 of epoch 0 is not finite (loss nan" in said and "had videos" in said
+    assert all(value.isfinite().all() for value in run.model.state_dict().values())
+
+
+def test_too_many_of_them_end_the_run_and_leave_their_inputs(ytvos_root, tmp_path, broken):
+    broken(2, 3)
+    run = trainer(ytvos_root, tmp_path / "run", "--max_skipped_steps", 1)
+    with pytest.raises(FloatingPointError, match=r"step 3 of epoch 0.*--max_skipped_steps.*not_finite_rank0.pth"):
+        run.run()
+    (inputs,) = torch.load(tmp_path / "run" / "not_finite_rank0.pth", weights_only=True)
+    assert inputs["video"].ndim == 5 and inputs["targets"]["masks"].any() and len(inputs["clips"]) == 2
+    assert checkpoint.load(tmp_path / "run" / NEWEST)["step"] == 3
+
+
+def test_a_gradient_that_is_not_finite_is_noticed_too(ytvos_root, tmp_path):
+    run = trainer(ytvos_root, tmp_path / "run", "--epochs", 1)
+    weight = run.model.kernel_head.kernel[0].weight
+    steps = []
+
+    def explode(gradient: Tensor) -> Tensor:
+        steps.append(None)
+        return gradient * float("inf") if len(steps) == 1 else gradient
+
+    weight.register_hook(explode)
+    run.run()
+    assert log(tmp_path / "run")[0]["skipped_steps"] == 1 and weight.isfinite().all()
+
+
+def test_float16_overflows_only_lower_the_scale(ytvos_root, tmp_path):
+    run = trainer(ytvos_root, tmp_path / "run", "--epochs", 1, "--amp", "fp16")
+    run.run()
+    assert run.scaler.is_enabled() and log(tmp_path / "run")[0]["skipped_steps"] == 0
+    assert checkpoint.load(tmp_path / "run" / NEWEST)["scaler"]["scale"] <= 65536
+
+
+def test_a_damaged_frame_ends_the_run_unless_it_is_to_be_skipped(tmp_path, ytvos_root, capsys):
+    own = write_mini_ytvos(tmp_path / "data")
+    (own / "text").symlink_to(ytvos_root / "text")
+    frame = sorted((own / "train" / "JPEGImages" / "aa_wide").iterdir())[2]
+    frame.write_bytes(frame.read_bytes()[:200])
+    with pytest.raises(ValueError, match=frame.name):
+        trainer(own, tmp_path / "fails").run()
+    run = trainer(own, tmp_path / "run", "--epochs", 1, "--bad_sample", "skip")
+    run.run()
+    said = [line for line in capsys.readouterr().err.splitlines() if "a clip is skipped" in line]
+    assert said and all(str(frame) in line for line in said)
+    assert log(tmp_path / "run")[0]["skipped_clips"] == len(said)
+
+
+def test_skipping_ends_where_nothing_can_be_read(tmp_path, ytvos_root):
+    own = write_mini_ytvos(tmp_path / "data")
+    (own / "text").symlink_to(ytvos_root / "text")
+    for frame in (own / "train" / "JPEGImages").rglob("*.jpg"):
+        frame.write_bytes(frame.read_bytes()[:700])  # the size is still to be read
+    with pytest.raises(ValueError, match="--bad_sample skip: 11 clips in a row are no good, the last: "):
+        trainer(own, tmp_path / "run", "--bad_sample", "skip").run()
+
+
+def test_a_dead_worker_is_replaced(ytvos_root, whole, tmp_path, capsys):
+    folder, flags = whole
+    if "--num_workers" not in flags:
+        pytest.skip("without workers none can die")
+    run = trainer(ytvos_root, tmp_path / "run", *flags)
+    real = run.train_step
+
+    def train_step(*args):
+        if run.steps_done == 1:
+            os.kill(run.loader._iterator._workers[1].pid, signal.SIGKILL)
+        real(*args)
+
+    run.train_step = train_step
+    run.run()
+    assert "exited unexpectedly" in (said := capsys.readouterr().err) and "starting new ones" in said
+    assert_same_run(tmp_path / "run", folder)
+
+
+def test_workers_that_keep_dying_end_the_run(ytvos_root, tmp_path, monkeypatch):
+    run = trainer(ytvos_root, tmp_path / "run", "--num_workers", 1)
+
+    def die(*_):
+        os._exit(1)
+
+    monkeypatch.setattr(type(run.loader.dataset), "__getitem__", die)
+    with pytest.raises(OSError, match="lower --num_workers"):
+        run.run()
+
+
+# Checkpoints -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def full_disk():
+    """Files cannot grow beyond some bytes, as on a full disk; undone at the end."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_full_disk_costs_a_checkpoint_and_nothing_else(tmp_path, full_disk, capsys):
+    saver = Saver(tmp_path, keep=2)
+    saver.save({"a": torch.zeros(10)}, 1)
+    saver._settle()
+    full_disk(30_000)
+    saver.save({"a": torch.zeros(20_000)}, 2)
+    saver.save({"a": torch.ones(10)}, 3)
+    assert "no checkpoint was written, training goes on: " in (said := capsys.readouterr().err)
+    assert "checkpoint_00000002.pth" in said and os.strerror(errno.EFBIG) in said
+    saver.close()
+    assert sorted(p.name for p in tmp_path.glob("*_*")) == ["checkpoint_00000001.pth", "checkpoint_00000003.pth"]
+    assert not list(tmp_path.glob(".*"))
+    assert checkpoint.load(tmp_path / NEWEST)["a"].all()
+
+
+def test_a_run_whose_last_checkpoint_cannot_be_written_says_so(tmp_path, full_disk):
+    saver = Saver(tmp_path, keep=2)
+    full_disk(30_000)
+    saver.save({"a": torch.zeros(20_000)}, 2)
+    with pytest.raises(OSError, match="checkpoint_00000002.pth"):
+        saver.close()
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_saved_is_of_the_moment(tmp_path):
+    saver, weight = Saver(tmp_path, keep=1), torch.zeros(1000)
+    saver.save({"nested": [{"weight": weight}]}, 1)
+    weight += 1
+    saver.close()
+    assert not checkpoint.load(tmp_path / NEWEST)["nested"][0]["weight"].any()
+
+
+def test_the_last_and_the_best_are_kept(tmp_path):
+    saver = Saver(tmp_path, keep=2)
+    for step in range(1, 6):
+        saver.save({"step": step}, step, best=step == 2)
+    saver.close()
+    numbered = ["checkpoint_00000004.pth", "checkpoint_00000005.pth"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([NEWEST, BEST, *numbered])
+    assert checkpoint.load(tmp_path / BEST)["step"] == 2 and checkpoint.load(tmp_path / NEWEST)["step"] == 5
+
+
+@pytest.mark.parametrize("share", [0, 0.5, 0.99])
+def test_a_checkpoint_cut_short_is_passed_over(tmp_path, share, capsys):
+    saver = Saver(tmp_path, keep=3)
+    for step in (1, 2):
+        saver.save({"step": step, "a": torch.zeros(1000)}, step)
+    saver.close()
+    path = tmp_path / NEWEST
+    os.truncate(path, int(share * path.stat().st_size))  # one file of two names
+    found, content = newest(tmp_path)
+    assert (found.name, content["step"]) == ("checkpoint_00000001.pth", 1)
+    assert capsys.readouterr().err.count("the one before it is taken") == 1
+    os.truncate(found, 10)
+    with pytest.raises(ValueError, match="none of the checkpoints"):
+        newest(tmp_path)
+
+
+def test_a_folder_without_checkpoints_starts_a_new_run(tmp_path):
+    assert newest(tmp_path / "not there") is None

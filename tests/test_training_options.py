@@ -1,0 +1,165 @@
+"""What can be asked of a run: scores and averages on the way, a rehearsal, frozen parts, less memory."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+import torch
+from PIL import Image
+
+import models
+import plan
+import training
+from evaluation import score_split
+from models import build_criterion
+from models.backbone import build_backbone
+from tests.runs import log, same, trainer
+from tests.tiny_model import random_batch, tiny_args, tiny_model
+from tools import plot
+from util import checkpoint
+from util.log import RunLog, read_lines
+from util.optim import Average
+from util.saver import BEST, NEWEST
+
+# Seeing it ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_log_holds_each_epoch_once(tmp_path):
+    lines = ['{"epoch": 0, "loss": 3}', '{"epoch": 1, "loss": 2}', '{"epoch": 2, "lo']
+    (tmp_path / "log.jsonl").write_text("\n".join(lines))
+    assert [line["epoch"] for line in read_lines(tmp_path / "log.jsonl")] == [0, 1]
+    run = RunLog(tmp_path, epoch=1, step=10)
+    run.line({"epoch": 1, "loss": 1})
+    run.close()
+    assert [line["loss"] for line in read_lines(tmp_path / "log.jsonl")] == [3, 1]
+
+
+def test_scores_during_training_choose_the_best_checkpoint(ytvos_root, tmp_path, monkeypatch):
+    scores = iter([0.3, 0.5, 0.4])
+    seen = []
+    monkeypatch.setattr(training, "score_split", lambda *args: seen.append(args[1]) or next(scores))
+    monkeypatch.setattr(training, "pictures", lambda *_: {"a": torch.zeros(4, 4, 3, dtype=torch.uint8).numpy()})
+    flags = ["--holdout", 1, "--eval_every", 1, "--keep", 1]
+    trainer(ytvos_root, tmp_path / "run", *flags, "--epochs", 2).run()
+    trainer(ytvos_root, tmp_path / "run", *flags, "--epochs", 3).run()
+    assert seen == ["holdout"] * 3
+    assert [line["score_holdout"] for line in log(tmp_path / "run")] == [0.3, 0.5, 0.4]
+    best = checkpoint.load(tmp_path / "run" / BEST)
+    assert (best["epoch"], best["best"]) == (2, 0.5)
+    assert checkpoint.load(tmp_path / "run" / NEWEST)["best"] == 0.5
+
+
+def test_evaluation_does_not_change_the_training(ytvos_root, tmp_path):
+    """And scores as ``--eval`` does; with what is averaged, where that is asked for."""
+    flags = ["--holdout", 1, "--epochs", 2, "--ema_decay", 0.9]
+    trainer(ytvos_root, tmp_path / "plain", *flags).run()
+    trainer(ytvos_root, tmp_path / "scored", *flags, "--eval_every", 1).run()
+    first, second = (checkpoint.load(tmp_path / name / NEWEST) for name in ("plain", "scored"))
+    assert same(first["model"], second["model"]) and same(first["average"], second["average"])
+    assert not same(first["model"], first["average"])
+    model, args = models.restore_model(second, "")
+    assert same(model.state_dict(), second["average"])
+    again = score_split(args, "holdout", models.build_predictor(model, args), "weights")
+    assert log(tmp_path / "scored")[-1]["score_holdout"] == again
+    assert same(models.restore_model(second, "", to_train=True)[0].state_dict(), second["model"])
+
+
+def test_the_average_is_exponential(ytvos_root):
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.BatchNorm1d(2))
+    average = Average(model, 0.9)
+    wanted = model[0].weight.detach().clone()
+    for steps in (0, 1, 1000):
+        with torch.no_grad():
+            model[0].weight += 1
+            model[1].running_mean += 1
+        average.update(model, steps)
+        decay = min(0.9, (1 + steps) / (10 + steps))
+        wanted = decay * wanted + (1 - decay) * model[0].weight.detach()
+    torch.testing.assert_close(average.values["0.weight"], wanted)
+    assert torch.equal(average.values["1.running_mean"], model[1].running_mean)
+    own = model[0].weight.detach().clone()
+    with average.in_place(model):
+        assert torch.equal(model[0].weight, average.values["0.weight"])
+    assert torch.equal(model[0].weight, own)
+
+
+def test_curves_of_several_runs_are_drawn(tmp_path, monkeypatch, capsys):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        lines = [{"epoch": e, "loss": 3 - e, "loss_dice": 1, "loss_dice_1": 2, "seconds": 5} for e in range(3)]
+        (tmp_path / name / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert plot.curves(tmp_path / "a", all_stages=False) == {
+        "loss": [(0, 3), (1, 2), (2, 1)],
+        "loss_dice": [(0, 1), (1, 1), (2, 1)],
+    }
+    assert "loss_dice_1" in plot.curves(tmp_path / "a", all_stages=True)
+    words = ["plot.py", tmp_path / "a", tmp_path / "b", "--output", tmp_path / "curves.png"]
+    monkeypatch.setattr(sys, "argv", list(map(str, words)))
+    plot.main()
+    with Image.open(tmp_path / "curves.png") as image:
+        assert min(image.size) > 200
+    with pytest.raises(ValueError, match="log.jsonl does not exist; give the --output_dir"):
+        plot.curves(tmp_path, all_stages=False)
+
+
+# Before it costs anything ------------------------------------------------------------------------------------------
+
+
+def test_a_rehearsal_tells_the_plan_and_writes_nothing(ytvos_root, tmp_path, capsys):
+    words = ["--global_batch_size", 4, "--freeze", "backbone.*", "cmie.stages.0.video_*", "--activation_checkpointing"]
+    with pytest.raises(ValueError, match="tsm_resnet10_half are trained, and would count every clip twice"):
+        trainer(ytvos_root, tmp_path / "run", *words)
+    run = trainer(ytvos_root, tmp_path / "run", *words[:-1])
+    plan.describe(run)
+    plan.rehearse(run)
+    said = capsys.readouterr().out
+    assert "a step takes 4 clips of 2 frames (2 x 1 ranks x 2 micro-batches)" in said
+    assert "frozen by cmie.stages.0.video_*: 0.0 M" in said and "backbone:" not in said
+    assert "come from one micro-batch of all ranks, 2 clips" in said
+    # one wide and one tall shape, at the largest of --train_sizes
+    assert "64 x 96: " in said and "96 x 64: " in said and f"{run.steps * 2} steps are left" in said
+    assert not (tmp_path / "run").exists()
+
+
+def test_frozen_parts_stay(ytvos_root, tmp_path):
+    run = trainer(ytvos_root, tmp_path / "run", "--epochs", 1, "--freeze", "cmie.stages.0.video_*", "text_encoder.*")
+    before = {name: value.clone() for name, value in run.model.state_dict().items()}
+    run.run()
+    for name, value in run.model.named_parameters():
+        frozen = name.startswith(("cmie.stages.0.video_", "text_encoder."))
+        assert value.requires_grad != frozen
+        assert torch.equal(value, before[name]) or not frozen, name
+    with pytest.raises(ValueError, match=r"--freeze nothing is the name of no parameter; there are backbone\.\*"):
+        trainer(ytvos_root, tmp_path / "other", "--freeze", "nothing")
+    with pytest.raises(ValueError, match="--freeze leaves nothing to train"):
+        trainer(ytvos_root, tmp_path / "other", "--freeze", "*")
+
+
+def test_global_batches_are_whole_micro_batches(ytvos_root, tmp_path):
+    with pytest.raises(
+        ValueError, match="--global_batch_size 5 is no multiple of 2, which 1 ranks with --batch_size 2"
+    ):
+        trainer(ytvos_root, tmp_path / "run", "--global_batch_size", 5)
+
+
+# Less memory, less time --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("backbone", ["video_swin_t", "resnet18", "timm:convnext_atto"])
+def test_recomputed_activations_give_the_same_gradients(backbone):
+    """With dropout and skipped blocks: what is computed again is what was computed."""
+    gradients = []
+    for recompute in (False, True):
+        torch.manual_seed(0)
+        model = tiny_model(backbone=build_backbone(backbone, pretrained=True), dropout=0.2).train()
+        if recompute:
+            models.recompute_activations(model, backbone)
+        batch = random_batch(1, expressions=2, size=(64, 64))
+        torch.manual_seed(1)
+        output = model(batch.video, batch.expressions, batch.video_valid, batch.clip_index)
+        build_criterion(tiny_args())(output, batch)[0].backward()
+        gradients.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient, msg=name)

@@ -1,0 +1,171 @@
+"""Times a training step with each of the options that make it faster or smaller, side by side in one run.
+
+    python tools/benchmark_train.py [--variants fp32 bf16 checkpointing ...] [any option of main.py]
+
+Every variant runs in a process of its own, so that its peak memory is its own. Steps are of clips of noise with random
+weights; what loading costs is measured apart, on a small generated set of frames of the same size. FLOPs are those that
+torch counts in one step of the plain variant, the ceiling is the fastest product of two large matrices here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import datasets  # noqa: E402
+import models  # noqa: E402
+from engine import train_step  # noqa: E402
+from opts import parse_train_args  # noqa: E402
+from tools.data.make_synthetic import generate  # noqa: E402
+from tools.profile_model import EXPRESSION, build, make_batch, measure  # noqa: E402
+from training import build_optimizer  # noqa: E402
+from util import cli  # noqa: E402
+from util.memory import keep_large_buffers  # noqa: E402
+from util.precision import amp_dtype  # noqa: E402
+
+# name of a variant and the flags that make it
+VARIANTS = {
+    "fp32": "",
+    "bf16": "--amp bf16",
+    "fp16": "--amp fp16",
+    "checkpointing": "--activation_checkpointing",
+    "compile": "--compile",
+    "bf16+checkpointing": "--amp bf16 --activation_checkpointing",
+    "bf16+compile": "--amp bf16 --compile",
+}
+USUAL = ("fp32", "bf16", "checkpointing", "compile")
+WARM_UP = 2
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """The options of ``main.py`` with a few more."""
+    parser = argparse.ArgumentParser(
+        "benchmark_train.py",
+        description=__doc__.splitlines()[0],
+        epilog="Other options are those of main.py: --num_frames, --backbone, --device, --batch_size …",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=USUAL)
+    parser.add_argument("--size", type=int, nargs=2, default=(360, 640), metavar=("HEIGHT", "WIDTH"))
+    parser.add_argument("--steps", type=int, default=3, help="measured, of which the fastest counts")
+    parser.add_argument("--no_loading", action="store_true", help="leave out the measurement of data loading")
+    parser.add_argument("--one", choices=VARIANTS, help=argparse.SUPPRESS)  # measured in this very process
+    own, others = parser.parse_known_args(argv)
+    if min(own.size) < 32 or own.steps < 1:
+        parser.error("--size must be at least 32 both ways, --steps at least 1")
+    name = own.one or "fp32"
+    args = parse_train_args([*others, *shlex.split(VARIANTS[name])])
+    vars(args).update({**vars(own), "size": tuple(own.size), "others": others})
+    return args
+
+
+def step_cost(args: argparse.Namespace) -> dict[str, float]:
+    """Seconds, peak memory in GiB and GFLOP of one training step in this process."""
+    device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    expressions = [EXPRESSION] * args.expressions_per_clip
+    torch.manual_seed(args.seed)
+    model = build(args, expressions).to(device).train()
+    if args.activation_checkpointing:
+        models.recompute_activations(model, args.backbone)
+    if args.compile:
+        model.compile_parts()
+    criterion, amp = models.build_criterion(args), amp_dtype(args.amp, device)
+    optimizer, _ = build_optimizer(args, model, 100)
+    scaler = torch.amp.GradScaler(device.type, enabled=amp == torch.float16)
+    batch = make_batch(args.num_frames, args.size, expressions, clips=args.batch_size).to(device)
+
+    def step() -> None:
+        options = dict(device=device, scaler=scaler, amp=amp, clip_max_norm=args.clip_max_norm)
+        train_step(model, criterion, [batch], optimizer, **options)
+
+    for _ in range(WARM_UP):
+        step()
+    costs = [measure(step, device) for _ in range(args.steps)]
+    gflop = 0.0
+    if args.one == "fp32":
+        counter = FlopCounterMode(display=False)
+        with counter, sdpa_kernel(SDPBackend.MATH):
+            step()
+        gflop = counter.get_total_flops() / 1e9
+    return {
+        "seconds": min(cost.seconds for cost in costs),
+        "peak": max(cost.peak for cost in costs) / 2**30,
+        "gflop": gflop,
+    }
+
+
+def ceiling(device: torch.device, dtype: torch.dtype) -> float:
+    """GFLOP/s of the product of two large matrices."""
+    n = 8192 if device.type == "cuda" else 2048
+    a = torch.ones(n, n, device=device, dtype=dtype)
+    fastest = min(measure(lambda: (a @ a).sum().item(), device).seconds for _ in range(5))
+    return 2 * n**3 / fastest / 1e9
+
+
+def loading(args: argparse.Namespace) -> float:
+    """Frames a second that the training loader delivers, with transforms, from a generated set of this size."""
+    with tempfile.TemporaryDirectory() as folder:
+        generate(Path(folder) / "data", train_videos=12, valid_videos=1, frames=8, size=args.size)
+        words = [*args.others, "--dataset_file", "ytvos", "--ytvos_path", f"{folder}/data"]
+        words += ["--train_sizes", str(min(args.size)), "--max_size", str(max(args.size))]
+        loader = datasets.build_train_loader(parse_train_args(words))
+        frames, start = 0, 0.0
+        for i, batch in enumerate(loader):
+            if i == 0:  # the workers have started
+                start = time.perf_counter()
+            else:
+                frames += batch.video.shape[0] * batch.video.shape[1]
+        return frames / (time.perf_counter() - start)
+
+
+def main() -> None:
+    args = parse_args()
+    keep_large_buffers()
+    if args.one:
+        print(json.dumps(step_cost(args)))
+        return
+    device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    limit = ceiling(device, torch.float32)
+    size = "x".join(map(str, args.size))
+    print(
+        f"{args.backbone}, {args.batch_size} clip(s) of {args.num_frames} frames {size}, {args.expressions_per_clip} "
+        f"expression(s) each; {device}, {torch.get_num_threads()} threads, torch {torch.__version__}\n"
+        f"matrix products in fp32: {limit:.0f} GFLOP/s",
+        flush=True,
+    )
+    print(f"{'variant':<20}{'s a step':>10}{'frames/s':>10}{'peak GiB':>10}{'of ceiling':>12}{'against fp32':>14}")
+    frames, plain, gflop = args.batch_size * args.num_frames, None, 0.0
+    for name in dict.fromkeys(["fp32", *args.variants]):
+        words = [*sys.argv[1:], "--one", name]
+        done = subprocess.run([sys.executable, __file__, *words], capture_output=True, text=True)
+        if done.returncode:
+            print(f"{name:<20} failed: {(done.stderr.strip().splitlines() or ['no message'])[-1]}", flush=True)
+            continue
+        cost = json.loads(done.stdout.strip().splitlines()[-1])
+        plain, gflop = plain or cost["seconds"], gflop or cost["gflop"]
+        seconds = cost["seconds"]
+        print(
+            f"{name:<20}{seconds:>10.2f}{frames / seconds:>10.2f}{cost['peak']:>10.2f}"
+            f"{gflop / seconds / limit:>12.0%}{plain / seconds:>13.2f}x",
+            flush=True,
+        )
+    print(f"FLOPs of a step: {gflop:.0f} G")
+    if not args.no_loading:
+        print(f"loading alone: {loading(args):.1f} frames/s with {args.num_workers} worker(s)")
+
+
+if __name__ == "__main__":
+    cli.run(main)

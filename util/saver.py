@@ -1,0 +1,126 @@
+"""The checkpoints of a run: written in the background, the last few and the best kept, the newest whole one found."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import sys
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from util import checkpoint
+from util.writers import atomic_path
+
+NEWEST, BEST = "checkpoint.pth", "checkpoint_best.pth"
+_NUMBERED = re.compile(r"checkpoint_(\d+)\.pth")
+
+
+class Saver:
+    """Writes ``checkpoint_<step>.pth`` into a folder and makes ``checkpoint.pth`` another name of the newest.
+
+    Training goes on while a file is written. One that cannot be written, on a full disk for example, costs no training:
+    it is told on stderr, the files before it stay, and the next save tries again.
+
+    Args:
+        folder: of the run.
+        keep: number of the newest files to keep; the best is kept beside them.
+    """
+
+    def __init__(self, folder: str | Path, keep: int) -> None:
+        self.folder, self.keep = Path(folder), keep
+        self._pool = ThreadPoolExecutor(1, "checkpoint")
+        self._writing: Future | None = None
+
+    def save(self, content: dict[str, Any], step: int, *, best: bool = False) -> None:
+        """Starts to write a checkpoint; what ``content`` holds may change as soon as this returns.
+
+        Args:
+            content: plain data and tensors.
+            step: of the run, which names the file.
+            best: make ``checkpoint_best.pth`` a name of it, too.
+        """
+        self._settle()
+        names = [NEWEST, BEST] if best else [NEWEST]
+        self._writing = self._pool.submit(self._write, _copied(content), step, names)
+
+    def close(self) -> None:
+        """Waits for the last file.
+
+        Raises:
+            OSError: it could not be written.
+        """
+        self._pool.shutdown()
+        if self._writing:
+            self._writing.result()
+
+    def _settle(self) -> None:
+        """Waits for the file that is being written; tells of it if that failed."""
+        if self._writing and (error := self._writing.exception()):
+            if not isinstance(error, OSError):
+                raise error
+            print(f"warning: no checkpoint was written, training goes on: {error}", file=sys.stderr, flush=True)
+        self._writing = None
+
+    def _write(self, content: dict[str, Any], step: int, names: list[str]) -> None:
+        path = self.folder / f"checkpoint_{step:08d}.pth"
+        checkpoint.save(path, content)
+        for name in names:
+            with atomic_path(self.folder / name) as temporary:
+                try:
+                    os.link(path, temporary)
+                except OSError:  # a file system without links
+                    shutil.copyfile(path, temporary)
+        for old in list(_numbered(self.folder))[self.keep :]:
+            old.unlink(missing_ok=True)
+
+
+def newest(folder: str | Path) -> tuple[Path, dict[str, Any]] | None:
+    """The newest checkpoint of a run that can be read, and its content; None where the folder has no checkpoint.
+
+    One that is cut short or damaged is passed over, which is told on stderr.
+
+    Raises:
+        ValueError: there are checkpoints, but none can be read.
+    """
+    folder = Path(folder)
+    found = [path for path in (folder / NEWEST, *_numbered(folder), folder / BEST) if path.is_file()]
+    tried: list[Path] = []
+    for path in found:
+        if any(path.samefile(other) for other in tried):
+            continue
+        try:
+            return path, checkpoint.load(path)
+        except ValueError as error:
+            print(f"warning: {error}; the one before it is taken", file=sys.stderr, flush=True)
+            tried.append(path)
+    if found:
+        raise ValueError(f"none of the checkpoints in {folder} can be read; delete them to start anew")
+    return None
+
+
+def clear_leftovers(folder: str | Path) -> None:
+    """Deletes what processes that were killed while writing a checkpoint left in the folder of a run."""
+    for path in Path(folder).glob(".checkpoint*"):
+        path.unlink(missing_ok=True)
+
+
+def _numbered(folder: Path) -> Iterator[Path]:
+    """``checkpoint_<step>.pth``, the newest first."""
+    found = [(int(match[1]), path) for path in folder.glob("*.pth") if (match := _NUMBERED.fullmatch(path.name))]
+    return (path for _, path in sorted(found, reverse=True))
+
+
+def _copied(content: Any) -> Any:
+    """The same with every tensor copied to the CPU."""
+    if isinstance(content, Tensor):
+        return content.detach().to("cpu", copy=True)
+    if isinstance(content, dict):
+        return {key: _copied(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return type(content)(_copied(value) for value in content)
+    return content
