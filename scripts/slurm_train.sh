@@ -22,12 +22,14 @@ ROOT="${ROOT:-${SLURM_SUBMIT_DIR:-$PWD}}"
     exit 2
 }
 export NNODES="$SLURM_JOB_NUM_NODES" MASTER_ADDR PORT="${PORT:-$((20000 + SLURM_JOB_ID % 20000))}"
-MASTER_ADDR="$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)"
+hosts="$(scontrol show hostnames "$SLURM_JOB_NODELIST")"
+MASTER_ADDR="${hosts%%$'\n'*}"
 export GPUS_PER_NODE="${GPUS_PER_NODE:-${SLURM_GPUS_ON_NODE:-}}"
 [[ -n "$GPUS_PER_NODE" ]] || unset GPUS_PER_NODE
 
 asked=0 code=0
-srun --kill-on-bad-exit=1 bash -c 'NODE_RANK=$SLURM_NODEID exec "$@"' _ "$ROOT/scripts/$1" "${@:2}" &
+# SLURM sends SIGTERM to every process of a node: the scripts around them leave it to torchrun and main.py
+srun --kill-on-bad-exit=1 bash -c 'trap "" TERM; NODE_RANK=$SLURM_NODEID exec "$@"' _ "$ROOT/scripts/$1" "${@:2}" &
 step=$!
 trap 'asked=1; kill -TERM "$step"' USR1
 # a trapped signal ends "wait" as well; the job step may still be saving then

@@ -1,10 +1,14 @@
-"""Runs of two processes that end before their time, and what they go on from; with one: tests/test_training.py."""
+"""Runs of two processes: under several launchers, ended before their time, and what they go on from.
+
+Those of one process are in tests/test_training.py.
+"""
 
 from __future__ import annotations
 
 import os
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -27,8 +31,8 @@ ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 SECONDS = 120
 
 
-def start(*words, restarts: int = 0) -> subprocess.Popen:
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "--max_restarts", str(restarts)]
+def start(*words, restarts: int = 0, meeting: str = "--standalone --nproc_per_node 2") -> subprocess.Popen:
+    launcher = ["-m", "torch.distributed.run", *meeting.split(), "--max_restarts", str(restarts)]
     return subprocess.Popen(
         [sys.executable, *launcher, "main.py", *map(str, words)],
         cwd=ROOT,
@@ -119,3 +123,15 @@ def test_a_signal_saves_on_all_ranks(options, whole, tmp_path):
     assert process.returncode != 0 and "go on with --resume" in said
     finish(start(*words))
     assert_same(folder, whole)
+
+
+def test_two_nodes_of_one_process_train_as_one_of_two(options, whole, tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    meeting = f"--nnodes 2 --nproc_per_node 1 --master_addr 127.0.0.1 --master_port {port} --node_rank"
+    words = [*options, "--output_dir", tmp_path / "run"]
+    nodes = [start(*words, meeting=f"{meeting} {rank}") for rank in (0, 1)]
+    for node in nodes:
+        finish(node)
+    assert_same(tmp_path / "run", whole)
