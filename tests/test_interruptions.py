@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -46,7 +47,11 @@ def start(*words, restarts: int = 0, meeting: str = "--standalone --nproc_per_no
 
 def finish(process: subprocess.Popen, code: int | None = 0) -> str:
     """Waits; checks the exit code unless it is None; returns all that was printed."""
-    out, err = process.communicate(timeout=SECONDS)
+    try:
+        out, err = process.communicate(timeout=SECONDS)
+    finally:
+        with suppress(ProcessLookupError):  # nothing is left running where the test fails
+            os.killpg(process.pid, signal.SIGKILL)
     assert code is None or process.returncode == code, out + err
     return out + err
 
