@@ -279,7 +279,8 @@ def laid_out(*places: tuple[str, str, str, float]) -> Scene:
     centroids = np.array([[[x * WIDTH, HEIGHT / 2]] * 2 for *_, x in places])
     things = tuple(Thing(*words, motion="standing still") for *words, _ in places)
     count = len(places)
-    return Scene(things, centroids, tuple(range(count)), np.zeros((2, HEIGHT, WIDTH)), np.ones((count, 2)), centroids)
+    labels, shares = np.zeros((2, HEIGHT, WIDTH)), np.ones((count, 2))
+    return Scene(things, centroids, tuple(range(count)), labels, shares, centroids, covers=[])
 
 
 def test_a_relation_is_true_or_false_only_by_a_clear_margin():
