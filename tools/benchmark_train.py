@@ -119,7 +119,7 @@ def loading(args: argparse.Namespace) -> float:
     """Frames a second that the training loader delivers, with transforms, from a generated set of this size."""
     with tempfile.TemporaryDirectory() as folder:
         generate(Path(folder) / "data", train_videos=12, valid_videos=1, frames=8, size=args.size)
-        words = [*args.others, "--dataset_file", "ytvos", "--ytvos_path", f"{folder}/data"]
+        words = [*args.others, "--dataset_file", "ytvos", "--ytvos_path", f"{folder}/data", "--binary"]
         words += ["--train_sizes", str(min(args.size)), "--max_size", str(max(args.size))]
         loader = datasets.build_train_loader(parse_train_args(words))
         frames, start = 0, 0.0
