@@ -85,15 +85,15 @@ def score_videos(
     args: argparse.Namespace, split: str, predictor: models.Predictor, results: Path, run: dict
 ) -> float | None:
     """J, F and J&F of whole videos; returns J&F on rank 0. ``run`` is all that the results depend on."""
-    predict, read_truth, score, roots = {
-        "ytvos": (predict_split, ytvos_truth, ytvos_protocol.score_results, [RESULTS_ROOT]),
-        "joint": (predict_split, ytvos_truth, ytvos_protocol.score_results, [RESULTS_ROOT]),
-        "davis": (predict_annotators, davis_truth, davis_protocol.score_results, ANNOTATOR_ROOTS),
-        "mevis": (predict_split, mevis_truth, ytvos_protocol.score_results, [RESULTS_ROOT]),
+    predict, score, roots = {
+        "ytvos": (predict_split, ytvos_protocol.score_results, [RESULTS_ROOT]),
+        "joint": (predict_split, ytvos_protocol.score_results, [RESULTS_ROOT]),
+        "davis": (predict_annotators, davis_protocol.score_results, ANNOTATOR_ROOTS),
+        "mevis": (predict_split, ytvos_protocol.score_results, [RESULTS_ROOT]),
     }[args.dataset_file]
     if dist.is_main():
         # now rather than after hours of inference
-        truth, videos = read_truth(args, split)
+        truth, videos = video_truth(args, split)
         claim_results(results, run, replace=True, roots=roots)
     dist.barrier()
     predict(predictor, datasets.build_eval_videos(args, split), results)
@@ -107,6 +107,20 @@ def score_videos(
     headline = {"J&F": scores["J&F"], **means}
     print(f"{split}: " + ", ".join(f"{name} {value:.4f}" for name, value in headline.items()))
     return scores["J&F"]
+
+
+def require_truth(args: argparse.Namespace, split: str) -> None:
+    """Raises ValueError and FileNotFoundError where the split cannot be scored, as one without public masks."""
+    if datasets.scores_frames(args):
+        datasets.build_truth(args, split, datasets.build_eval_clips(args, split))
+    else:
+        video_truth(args, split)
+
+
+def video_truth(args: argparse.Namespace, split: str) -> tuple:
+    """The masks of a split whose whole videos are scored, and its videos."""
+    read = {"ytvos": ytvos_truth, "joint": ytvos_truth, "davis": davis_truth, "mevis": mevis_truth}
+    return read[args.dataset_file](args, split)
 
 
 def ytvos_truth(args: argparse.Namespace, split: str) -> tuple[Path, dict[str, dict]]:

@@ -18,8 +18,8 @@ import datasets
 import models
 from datasets.loader import WorkerDied
 from engine import Step, train_step
-from evaluation import pictures, score_split
-from util import dist, optim
+from evaluation import pictures, require_truth, score_split
+from util import checkpoint, dist, optim
 from util.interrupt import Interrupted, StopRequest
 from util.log import RunLog, progress_bar
 from util.memory import peak_bytes
@@ -172,17 +172,18 @@ class Trainer:
         """The split that is scored during training.
 
         Raises:
-            ValueError: there is none, or its videos are trained on.
+            ValueError, FileNotFoundError: there is none, its videos are trained on, or it has no ground truth.
         """
         split = datasets.eval_split(self.args, self.args.dataset_file)
         datasets.refuse_trained(split, self.args.holdout, self.args.holdout)
+        require_truth(self.args, split)  # now rather than after an epoch
         return split
 
     def evaluate(self) -> float | None:
         """Scores the model, or its average, and draws what it makes of a few videos; returns the score on rank 0."""
         with self.average.in_place(self.model) if self.average else nullcontext():
             predictor = models.build_predictor(self.model, self.args)
-            weights = f"step {self.steps_done} of this run"
+            weights = checkpoint.weights_fingerprint(self.model.state_dict())
             score = score_split(self.args, self.eval_split, predictor, weights)
             if dist.is_main():
                 for name, image in pictures(self.args, self.eval_split, predictor).items():

@@ -51,6 +51,22 @@ def test_scores_during_training_choose_the_best_checkpoint(ytvos_root, tmp_path,
     assert checkpoint.load(tmp_path / "run" / NEWEST)["best"] == 0.5
 
 
+def test_a_split_that_cannot_be_scored_is_refused_before_an_epoch(ytvos_root, tmp_path):
+    with pytest.raises(ValueError, match="split valid .* does not name its object"):
+        trainer(ytvos_root, tmp_path / "run", "--eval_every", 1)
+
+
+def test_masks_of_other_weights_are_not_scored_as_these(ytvos_root, tmp_path):
+    """Left in the folder by a run whose checkpoints were deleted."""
+    flags = ["--holdout", 1, "--epochs", 1, "--eval_every", 1]
+    trainer(ytvos_root, tmp_path / "run", *flags, "--lr", 0).run()
+    for path in (tmp_path / "run").glob("*.pth"):
+        path.unlink()
+    trainer(ytvos_root, tmp_path / "run", *flags).run()
+    trainer(ytvos_root, tmp_path / "other", *flags).run()
+    assert log(tmp_path / "run") == log(tmp_path / "other")
+
+
 def test_evaluation_does_not_change_the_training(ytvos_root, tmp_path):
     """And scores as ``--eval`` does; with what is averaged, where that is asked for."""
     flags = ["--holdout", 1, "--epochs", 2, "--ema_decay", 0.9]

@@ -130,6 +130,15 @@ def fingerprint(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def weights_fingerprint(state: dict[str, torch.Tensor]) -> str:
+    """The same for weights in memory: masks of other weights must not pass for theirs."""
+    digest = hashlib.sha256()
+    for name, value in state.items():
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
 def load_weights(model: nn.Module, state: dict[str, torch.Tensor], source: str | Path) -> None:
     """Loads all parameters or none.
 
