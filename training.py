@@ -160,7 +160,10 @@ class Trainer:
             print(f"epoch {self.epoch}: {seconds:.0f} s, {shown}", flush=True)
         replaced = int(dist.total(torch.tensor(float(self.replaced), device=self.device)))
         counts = {"skipped_steps": self.skipped, "skipped_clips": replaced}
-        score = self.evaluate() if self.eval_split and (self.epoch + 1) % self.args.eval_every == 0 else None
+        score = None
+        if self.eval_split and (self.epoch + 1) % self.args.eval_every == 0:
+            self.save()  # so that nothing that goes wrong in scoring costs the epoch
+            score = self.evaluate()
         scored = {} if score is None else {f"score_{self.eval_split}": score}
         self.log.line({"epoch": self.epoch, "seconds": round(seconds, 1), **counts, **values, **scored})
         better = score is not None and (self.best is None or score > self.best)

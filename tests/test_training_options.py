@@ -56,6 +56,20 @@ def test_a_split_that_cannot_be_scored_is_refused_before_an_epoch(ytvos_root, tm
         trainer(ytvos_root, tmp_path / "run", "--eval_every", 1)
 
 
+def test_a_failure_while_scoring_does_not_cost_the_epoch(ytvos_root, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError("no space left")
+
+    flags = ["--holdout", 1, "--epochs", 1, "--eval_every", 1]
+    monkeypatch.setattr(training, "score_split", full)
+    with pytest.raises(OSError, match="no space left"):
+        trainer(ytvos_root, tmp_path / "run", *flags).run()
+    monkeypatch.undo()
+    monkeypatch.setattr(training.Trainer, "train_step", None)  # there is no step left to take
+    trainer(ytvos_root, tmp_path / "run", *flags).run()
+    assert "score_holdout" in log(tmp_path / "run")[0]
+
+
 def test_masks_of_other_weights_are_not_scored_as_these(ytvos_root, tmp_path):
     """Left in the folder by a run whose checkpoints were deleted."""
     flags = ["--holdout", 1, "--epochs", 1, "--eval_every", 1]
