@@ -37,7 +37,6 @@ FREE_TO_CHANGE = {
     "max_skipped_steps",
     "bad_sample",
     "activation_checkpointing",
-    "compile",
     "dry_run",
     "resume",
     "eval",

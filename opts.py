@@ -184,7 +184,6 @@ def add_train_options(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="less memory for more time: compute the insides of backbone and CMIE again for the gradient",
     )
-    group.add_argument("--compile", action="store_true", help="compile backbone, CMIE and mask decoder")
     group.add_argument(
         "--dry_run",
         action="store_true",

@@ -55,7 +55,7 @@ def rehearse(trainer: Trainer) -> None:
     wrapped = trainer.wrap().train()
     for batch in largest_batches(trainer):
         batches = [batch.to(trainer.device)] * trainer.accumulate
-        trainer.take_step(wrapped, batches)  # the first one allocates, and may compile
+        trainer.take_step(wrapped, batches)  # the first one allocates
         _synchronize(trainer.device)
         start = time.perf_counter()
         trainer.take_step(wrapped, batches)

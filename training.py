@@ -55,8 +55,6 @@ class Trainer:
         self.frozen = models.freeze(self.model, args.freeze)
         if args.activation_checkpointing:
             models.recompute_activations(self.model, args.backbone)
-        if args.compile:
-            self.model.compile_parts()
         self.criterion = models.build_criterion(args)
         self.optimizer, self.scheduler = build_optimizer(args, self.model, self.steps)
         self.amp = amp_dtype(args.amp, device)

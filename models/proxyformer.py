@@ -110,11 +110,6 @@ class ProxyFormer(nn.Module):
         widths = {"joint": 2 * dim, "video": dim, "text": dim}
         self.semantics = nn.Linear(widths[jsc_target], dim) if jsc_target in widths else None
 
-    def compile_parts(self) -> None:
-        """Compiles what is costly (``torch.compile``); the names of the parameters stay."""
-        for part in (self.backbone, *self.cmie.stages, self.mask_decoder):
-            part.compile()
-
     def forward(
         self, video: Tensor, expressions: list[str], video_valid: Tensor | None = None, clip_index: Tensor | None = None
     ) -> Output:

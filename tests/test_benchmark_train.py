@@ -43,16 +43,16 @@ def test_a_variant_that_fails_is_named_and_the_others_are_shown(monkeypatch, cap
 
     class Done:
         def __init__(self, name: str) -> None:
-            self.returncode = int(name == "compile")
+            self.returncode = int(name == "fp16")
             self.stderr = "first line\nno compiler here"
             self.stdout = "noise\n" + json.dumps({"seconds": 2.0 if name == "fp32" else 1.0, "peak": 3, "gflop": 50.0})
 
     monkeypatch.setattr(benchmark_train.subprocess, "run", lambda words, **_: Done(words[-1]))
-    monkeypatch.setattr(benchmark_train.sys, "argv", ["x", *SMALL, "--variants", "compile", "bf16", "--no_loading"])
+    monkeypatch.setattr(benchmark_train.sys, "argv", ["x", *SMALL, "--variants", "fp16", "bf16", "--no_loading"])
     benchmark_train.main()
     lines = capsys.readouterr().out.splitlines()
     assert lines[3].split() == ["fp32", "2.00", "1.00", "3.00", "25%", "1.00x"]
-    assert lines[4].split(maxsplit=1) == ["compile", "failed: no compiler here"]
+    assert lines[4].split(maxsplit=1) == ["fp16", "failed: no compiler here"]
     assert lines[5].split() == ["bf16", "1.00", "2.00", "3.00", "50%", "2.00x"]
 
 

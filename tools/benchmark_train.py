@@ -42,11 +42,9 @@ VARIANTS = {
     "bf16": "--amp bf16",
     "fp16": "--amp fp16",
     "checkpointing": "--activation_checkpointing",
-    "compile": "--compile",
     "bf16+checkpointing": "--amp bf16 --activation_checkpointing",
-    "bf16+compile": "--amp bf16 --compile",
 }
-USUAL = ("fp32", "bf16", "checkpointing", "compile")
+USUAL = ("fp32", "bf16", "checkpointing")
 WARM_UP = 2
 
 
@@ -80,8 +78,6 @@ def step_cost(args: argparse.Namespace) -> dict[str, float]:
     model = build(args, expressions).to(device).train()
     if args.activation_checkpointing:
         models.recompute_activations(model, args.backbone)
-    if args.compile:
-        model.compile_parts()
     criterion, amp = models.build_criterion(args), amp_dtype(args.amp, device)
     optimizer, _ = build_optimizer(args, model, 100)
     scaler = torch.amp.GradScaler(device.type, enabled=amp == torch.float16)
