@@ -37,6 +37,8 @@ FREE_TO_CHANGE = {
     "max_skipped_steps",
     "bad_sample",
     "activation_checkpointing",
+    "compile",
+    "fsdp",
     "dry_run",
     "resume",
     "eval",

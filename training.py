@@ -7,7 +7,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from itertools import islice
 from pathlib import Path
 
@@ -19,6 +19,7 @@ import models
 from datasets.loader import WorkerDied
 from engine import Step, train_step
 from evaluation import pictures, require_truth, score_split
+from models import ProxyFormer, prepare
 from util import checkpoint, dist, optim
 from util.interrupt import Interrupted, StopRequest
 from util.log import RunLog, progress_bar
@@ -52,9 +53,13 @@ class Trainer:
             else models.build_model(args, self.num_classes)
         )
         self.model.to(device)
-        self.frozen = models.freeze(self.model, args.freeze)
+        self.frozen = prepare.freeze(self.model, args.freeze)
         if args.activation_checkpointing:
-            models.recompute_activations(self.model, args.backbone)
+            prepare.recompute_activations(self.model)
+        if args.compile:
+            prepare.compile_blocks(self.model, args.compile)
+        if args.fsdp:
+            prepare.shard(self.model, device)
         self.criterion = models.build_criterion(args)
         self.optimizer, self.scheduler = build_optimizer(args, self.model, self.steps)
         self.amp = amp_dtype(args.amp, device)
@@ -72,11 +77,12 @@ class Trainer:
 
     def restore(self, saved: dict) -> None:
         """Everything that the weights do not hold, as it was when ``saved`` was written."""
-        self.optimizer.load_state_dict(saved["optimizer"])
+        optim.load_state(self.optimizer, saved["optimizer"])
         self.scheduler.load_state_dict(saved["scheduler"])
         self.scaler.load_state_dict(saved["scaler"])
         if self.average:
-            self.average.values = {name: value.to(self.device) for name, value in saved["average"].items()}
+            own = self.average.values
+            self.average.values = {name: dist.divided_like(saved["average"][name], own[name]) for name in own}
         self.best = saved["best"]
         mine = saved["ranks"][dist.rank()]
         torch.set_rng_state(mine["rng"])
@@ -120,7 +126,7 @@ class Trainer:
 
     def wrap(self) -> nn.Module:
         """The model, so that its gradients are averaged over the ranks."""
-        if not dist.active():
+        if not dist.active() or self.args.fsdp:
             return self.model
         devices = [self.device] if self.device.type == "cuda" else None
         return nn.parallel.DistributedDataParallel(self.model, device_ids=devices)
@@ -182,9 +188,9 @@ class Trainer:
 
     def evaluate(self) -> float | None:
         """Scores the model, or its average, and draws what it makes of a few videos; returns the score on rank 0."""
-        with self.average.in_place(self.model) if self.average else nullcontext():
-            predictor = models.build_predictor(self.model, self.args)
-            weights = checkpoint.weights_fingerprint(self.model.state_dict())
+        with self.inference_model() as model:
+            predictor = models.build_predictor(model, self.args)
+            weights = checkpoint.weights_fingerprint(model.state_dict())
             score = score_split(self.args, self.eval_split, predictor, weights)
             if dist.is_main():
                 for name, image in pictures(self.args, self.eval_split, predictor).items():
@@ -192,6 +198,18 @@ class Trainer:
                 self.log.scalars({f"score/{self.eval_split}": score}, self.steps_done)
         dist.barrier()
         return score
+
+    @contextmanager
+    def inference_model(self) -> Iterator[ProxyFormer]:
+        """The model with the weights that are to be scored. Every rank has all of it, and uses it by itself."""
+        if self.args.fsdp:
+            state = dist.whole(self.average.values if self.average else self.model.state_dict())
+            with torch.random.fork_rng(devices=[]):  # the weights that it starts with are drawn
+                model, _ = models.restore_model({"model": state, **self.description()}, "this run")
+            yield model.to(self.device)
+        else:
+            with self.average.in_place(self.model) if self.average else nullcontext():
+                yield self.model
 
     def batches(self) -> Iterator[list[Batch]]:
         """The micro-batches of each step that is left of the epoch; where a worker dies, others take over."""
@@ -269,29 +287,39 @@ class Trainer:
         device_rng = torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None
         mine = {"rng": torch.get_rng_state(), "device_rng": device_rng}
         ranks = dist.gather_list([mine | {"sums": dict(self.sums), "replaced": self.replaced}])
+        weights = {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "average": self.average.values if self.average else None,
+        }
+        weights = dist.whole(weights)
         if not dist.is_main():
             return
         self.saver.save(
             {
-                "model": self.model.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
+                **weights,
                 "scheduler": self.scheduler.state_dict(),
                 "scaler": self.scaler.state_dict(),
-                "average": self.average.values if self.average else None,
                 "best": self.best,
                 "ranks": ranks,
                 "epoch": self.epoch,
                 "step": self.step,
                 "taken": self.taken,
                 "skipped": self.skipped,
-                "options": vars(self.args),
-                "num_classes": self.num_classes,
-                "text_encoder": self.model.text_encoder.description(),
+                **self.description(),
                 "version": {"torch": str(torch.__version__)},
             },
             self.steps_done,
             best=best,
         )
+
+    def description(self) -> dict:
+        """What builds the model that the weights fit."""
+        return {
+            "options": vars(self.args),
+            "num_classes": self.num_classes,
+            "text_encoder": self.model.text_encoder.description(),
+        }
 
 
 def micro_batches(args: argparse.Namespace, world_size: int) -> int:

@@ -6,6 +6,8 @@ import errno
 import os
 import resource
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -231,21 +233,25 @@ def test_workers_that_keep_dying_end_the_run(ytvos_root, tmp_path, monkeypatch):
 # Checkpoints -------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def full_disk():
-    """Files cannot grow beyond some bytes, as on a full disk; undone at the end."""
+@contextmanager
+def full_disk(size: int) -> Iterator[None]:
+    """No file of the process grows beyond ``size`` bytes, as on a full disk; not even pytest's own log, after this."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_a_full_disk_costs_a_checkpoint_and_nothing_else(tmp_path, full_disk, capsys):
+def test_a_full_disk_costs_a_checkpoint_and_nothing_else(tmp_path, capsys):
     saver = Saver(tmp_path, keep=2)
     saver.save({"a": torch.zeros(10)}, 1)
     saver._settle()
-    full_disk(30_000)
-    saver.save({"a": torch.zeros(20_000)}, 2)
-    saver.save({"a": torch.ones(10)}, 3)
+    with full_disk(30_000):
+        saver.save({"a": torch.zeros(20_000)}, 2)
+        saver.save({"a": torch.ones(10)}, 3)
+        saver._settle()
     assert "no checkpoint was written, training goes on: " in (said := capsys.readouterr().err)
     assert "checkpoint_00000002.pth" in said and os.strerror(errno.EFBIG) in said
     saver.close()
@@ -254,11 +260,10 @@ def test_a_full_disk_costs_a_checkpoint_and_nothing_else(tmp_path, full_disk, ca
     assert checkpoint.load(tmp_path / NEWEST)["a"].all()
 
 
-def test_a_run_whose_last_checkpoint_cannot_be_written_says_so(tmp_path, full_disk):
+def test_a_run_whose_last_checkpoint_cannot_be_written_says_so(tmp_path):
     saver = Saver(tmp_path, keep=2)
-    full_disk(30_000)
-    saver.save({"a": torch.zeros(20_000)}, 2)
-    with pytest.raises(OSError, match="checkpoint_00000002.pth"):
+    with full_disk(30_000), pytest.raises(OSError, match="checkpoint_00000002.pth"):
+        saver.save({"a": torch.zeros(20_000)}, 2)
         saver.close()
     assert not list(tmp_path.iterdir())
 

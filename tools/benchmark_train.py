@@ -28,6 +28,7 @@ if __name__ == "__main__":
 import datasets  # noqa: E402
 import models  # noqa: E402
 from engine import train_step  # noqa: E402
+from models import prepare  # noqa: E402
 from opts import parse_train_args  # noqa: E402
 from tools.data.make_synthetic import generate  # noqa: E402
 from tools.profile_model import EXPRESSION, build, make_batch, measure  # noqa: E402
@@ -42,7 +43,9 @@ VARIANTS = {
     "bf16": "--amp bf16",
     "fp16": "--amp fp16",
     "checkpointing": "--activation_checkpointing",
+    "compile": "--compile",
     "bf16+checkpointing": "--amp bf16 --activation_checkpointing",
+    "bf16+compile": "--amp bf16 --compile",
 }
 USUAL = ("fp32", "bf16", "checkpointing")
 WARM_UP = 2
@@ -77,7 +80,9 @@ def step_cost(args: argparse.Namespace) -> dict[str, float]:
     torch.manual_seed(args.seed)
     model = build(args, expressions).to(device).train()
     if args.activation_checkpointing:
-        models.recompute_activations(model, args.backbone)
+        prepare.recompute_activations(model)
+    if args.compile:
+        prepare.compile_blocks(model, args.compile)
     criterion, amp = models.build_criterion(args), amp_dtype(args.amp, device)
     optimizer, _ = build_optimizer(args, model, 100)
     scaler = torch.amp.GradScaler(device.type, enabled=amp == torch.float16)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 # the others wait while one rank scores; that a rank has died is for torchrun to notice
 PATIENCE = timedelta(hours=2)
@@ -66,6 +68,31 @@ def init(device: str | None) -> torch.device:
 def shut_down() -> None:
     if active():
         dist.destroy_process_group()
+
+
+def copy_from_main(state: dict[str, Tensor]) -> None:
+    """Gives these tensors, in place, the values they have on rank 0."""
+    for value in state.values():
+        dist.broadcast(value, 0)
+
+
+def whole(state: Any) -> Any:
+    """Nested plain data, with tensors that are divided among the ranks put together. All ranks take part."""
+    if isinstance(state, DTensor):
+        return state.full_tensor()
+    if isinstance(state, dict):
+        return {key: whole(value) for key, value in state.items()}
+    if isinstance(state, list | tuple):
+        return type(state)(whole(value) for value in state)
+    return state
+
+
+def divided_like(value: Tensor, other: Tensor) -> Tensor:
+    """A whole tensor, which every rank has, divided as ``other`` is; on its device."""
+    value = value.to(other.device)
+    if isinstance(other, DTensor):
+        return distribute_tensor(value, other.device_mesh, other.placements, src_data_rank=None)
+    return value
 
 
 def total(value: Tensor) -> Tensor:
