@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +26,9 @@ from util.log import progress_bar
 from util.precision import autocast
 from util.structures import Batch
 from util.writers import ANNOTATOR_ROOTS, holds_frames, is_complete, mask_name, write_label_png, write_mask_png
+
+WRITERS = 2  # threads; PNGs are compressed outside of Python's lock
+FRAMES_AT_ONCE = 8
 
 
 @dataclass
@@ -105,6 +109,35 @@ def _statistics(model: nn.Module) -> list[Tensor]:
     return [value for norm in norms for value in norm.buffers()]
 
 
+class Writer:
+    """Writes masks while the network is at work; use it in ``with``."""
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(WRITERS)
+        self._jobs: list[Future] = []
+
+    def submit(self, write: Callable[..., None], *arguments: object) -> None:
+        self._jobs.append(self._pool.submit(write, *arguments))
+
+    def wait(self) -> None:
+        """Until all is written; the first error is raised."""
+        jobs, self._jobs = self._jobs, []
+        for job in jobs:
+            job.result()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+
+def chunks(length: int) -> Iterator[range]:
+    """The frames of a video, as many at a time as masks of full size are held in memory."""
+    for start in range(0, length, FRAMES_AT_ONCE):
+        yield range(start, min(length, start + FRAMES_AT_ONCE))
+
+
 def predict_split(predictor: Predictor, videos: VideoSet, results_dir: Path, desc: str = "inference") -> None:
     """Writes the masks of every expression of every video under ``results_dir``, as a submission has them.
 
@@ -113,7 +146,7 @@ def predict_split(predictor: Predictor, videos: VideoSet, results_dir: Path, des
     """
     mine = videos[dist.rank() :: dist.world_size()]
     total = sum(len(video.expressions) for video in mine)
-    with progress_bar(total=total, desc=desc, unit="expression") as progress:
+    with progress_bar(total=total, desc=desc, unit="expression") as progress, Writer() as writer:
         for video in mine:
             names = video.frame_names
             todo = {
@@ -122,11 +155,15 @@ def predict_split(predictor: Predictor, videos: VideoSet, results_dir: Path, des
             progress.update(len(video.expressions) - len(todo))
             if not todo:
                 continue
-            encoded = predictor.encode(video.read(slice(None)))
-            for exp_id, answer in zip(todo, predictor.answer(encoded, list(todo.values())), strict=True):
-                for name, mask in zip(names, answer.masks.numpy(), strict=True):
-                    write_mask_png(results_dir / mask_name(video.video_id, exp_id, name), mask)
-                progress.update()
+            found = predictor.segment(video, list(todo.values()))
+            for frames in chunks(len(names)):
+                masks = found.masks(frames.start, frames.stop).numpy()
+                writer.wait()
+                for exp_id, of_expression in zip(todo, masks, strict=True):
+                    for name, mask in zip(names[frames.start : frames.stop], of_expression, strict=True):
+                        writer.submit(write_mask_png, results_dir / mask_name(video.video_id, exp_id, name), mask)
+            writer.wait()
+            progress.update(len(todo))
     dist.barrier()
 
 
@@ -139,7 +176,8 @@ def predict_annotators(
     interrupted run goes on where it stopped. Ranks share the videos.
     """
     mine = videos[dist.rank() :: dist.world_size()]
-    with progress_bar(total=len(mine) * len(ANNOTATOR_ROOTS), desc=desc, unit="annotator") as progress:
+    total = len(mine) * len(ANNOTATOR_ROOTS)
+    with progress_bar(total=total, desc=desc, unit="annotator") as progress, Writer() as writer:
         for video in mine:
             todo = {
                 folder: texts
@@ -149,14 +187,19 @@ def predict_annotators(
             progress.update(len(ANNOTATOR_ROOTS) - len(todo))
             if not todo:
                 continue
-            encoded = predictor.encode(video.read(slice(None)))
-            answers = predictor.soft_answer(encoded, [text for texts in todo.values() for text in texts.values()])
-            for folder, texts in todo.items():
-                logits = (logits for logits, _ in islice(answers, len(texts)))
-                labels = fuse_objects(zip(texts, logits, strict=True)).cpu().numpy()
-                for name, frame in zip(video.frame_names, labels, strict=True):
-                    write_label_png(folder / f"{name}.png", frame)
-                progress.update()
+            found = predictor.segment(video, [text for texts in todo.values() for text in texts.values()])
+            for frames in chunks(len(video.frame_names)):
+                logits = (found.logits(e, frames.start, frames.stop) for e in range(len(found.scores)))
+                maps = {
+                    folder: fuse_objects(zip(texts, islice(logits, len(texts)), strict=True)).cpu().numpy()
+                    for folder, texts in todo.items()
+                }
+                writer.wait()
+                for folder, labels in maps.items():
+                    for name, frame in zip(video.frame_names[frames.start : frames.stop], labels, strict=True):
+                        writer.submit(write_label_png, folder / f"{name}.png", frame)
+            writer.wait()
+            progress.update(len(todo))
     dist.barrier()
 
 

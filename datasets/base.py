@@ -158,6 +158,10 @@ class VideoEntry:
         """Height and width of the frames on disk."""
         return image_size(self.frame_paths[0])
 
+    def __len__(self) -> int:
+        """Frames."""
+        return len(self.frame_names)
+
     def read(self, frames: slice | Sequence[int]) -> Tensor:
         """Decodes some frames: uint8 RGB ``[T, 3, H, W]``. A missing or damaged file is named in the error."""
         paths = self.frame_paths[frames] if isinstance(frames, slice) else [self.frame_paths[i] for i in frames]

@@ -11,8 +11,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from util.structures import Prediction
-
 
 def query_scores(logits: Tensor, frames: Tensor | None = None) -> Tensor:
     """Score of each query: the probability of a class averaged over the frames, of its best class.
@@ -29,13 +27,6 @@ def query_scores(logits: Tensor, frames: Tensor | None = None) -> Tensor:
         return probability.mean(1).amax(-1)
     share = frames.float()[..., None, None]
     return ((probability * share).sum(1) / share.sum(1).clamp(min=1)).amax(-1)
-
-
-def best_masks(prediction: Prediction) -> tuple[Tensor, Tensor]:
-    """Mask logits ``[b, t, h, w]`` and score ``[b]`` of each sample's best query."""
-    score, query = query_scores(prediction.logits).max(1)
-    samples = torch.arange(len(query), device=query.device)
-    return prediction.masks[samples, :, query], score
 
 
 @torch.inference_mode()

@@ -5,14 +5,17 @@ Shapes: T frames, E expressions, H W size of the frames on disk.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from models.postprocess import best_masks, query_scores, resize_logits
+from models.postprocess import query_scores, resize_logits
 from models.proxyformer import ProxyFormer, VideoFeatures
+from models.windows import OVERLAP, WINDOW, Waiting, Window, follow, windows
 from util.box_ops import cxcywh_to_xyxy
 from util.frames import prepare_frames
 from util.precision import autocast
@@ -76,6 +79,10 @@ class Predictor:
         eval_size, max_size: short side of the network's input and limit of its long side.
         amp: what the network computes in; None: float32.
         threshold: probability above which a pixel belongs to the object.
+        window: frames that the network sees together; overlap: what neighbouring windows of longer videos share.
+
+    Raises:
+        ValueError: such windows are impossible.
     """
 
     def __init__(
@@ -86,7 +93,11 @@ class Predictor:
         max_size: int,
         amp: torch.dtype | None = None,
         threshold: float = 0.5,
+        window: int = WINDOW,
+        overlap: int = OVERLAP,
     ) -> None:
+        windows(1, window, overlap)  # refuses what is impossible now rather than after an hour
+        self.window, self.overlap = window, overlap
         self.model = model.eval()
         self.eval_size, self.max_size, self.amp = eval_size, max_size, amp
         self.device = next(model.parameters()).device
@@ -121,19 +132,54 @@ class Predictor:
         return resize_logits(logits[None], encoded.input_size, encoded.original_size, self.model.mask_stride)[0]
 
     @torch.inference_mode()
-    def soft_answer(
-        self, encoded: EncodedVideo, expressions: list[str], batch: int = 8
-    ) -> Iterator[tuple[Tensor, float]]:
-        """Mask logits ``[T, H, W]``, on the predictor's device, and score of each expression, in their order."""
-        for prediction in self._predictions(encoded, expressions, batch):
-            logits, scores = best_masks(prediction)
-            for sample, score in zip(logits, scores.tolist(), strict=True):
-                yield self._full_size(sample, encoded), score
+    def segment(
+        self,
+        video: Frames,
+        expressions: list[str],
+        *,
+        batch: int = 8,
+        seen: Callable[[int], object] = lambda frames: None,
+    ) -> Segmentation:
+        """Finds what each expression refers to in a video of any length.
 
-    def answer(self, encoded: EncodedVideo, expressions: list[str], batch: int = 8) -> Iterator[Answer]:
-        """Answers the expressions in their order, ``batch`` at a time (which bounds memory, not the result)."""
-        for logits, score in self.soft_answer(encoded, expressions, batch):
-            yield Answer((logits > self.threshold).cpu(), score)
+        Args:
+            video: its frames are read window by window, the next one while the network is at work.
+            expressions: all that is asked; the frames are encoded once for all of them.
+            batch: expressions that are answered together; bounds memory, not the result.
+            seen: is told after each window how many more frames are done.
+
+        Raises:
+            ValueError: the video has no frames, or an expression is empty.
+            OSError: the temporary file of a video of several windows cannot be written.
+        """
+        if not len(video):
+            raise ValueError("the video has no frames")
+        spans = windows(len(video), self.window, self.overlap)
+        waiting = Waiting(on_disk=len(spans) > 1)
+        tails: dict[int, Tensor] = {}  # masks [n, t, h, w] of the frames from the next window's start on
+        sums: dict[int, Tensor] = {}  # class probabilities [n, k] over the frames that are done
+        encoded = None
+        for number, (span, frames) in enumerate(_read_ahead(video, spans)):
+            encoded = self.encode(frames)
+            following = spans[number + 1].start if number + 1 < len(spans) else span.stop
+            own = slice(span.first - span.start, span.last - span.start)
+            asked = enumerate(self._samples(encoded, expressions, batch))
+            for e, (logits, masks) in asked:  # [t, n, k], [t, n, h, w]
+                found = masks.transpose(0, 1) > 0
+                if e in tails:
+                    order = follow(tails[e], found[:, : tails[e].shape[1]])
+                    logits, masks, found = logits[:, order], masks[:, order], found[order]
+                tails[e] = found[:, following - span.start :]
+                sums[e] = sums.get(e, 0) + logits[own].float().sigmoid().sum(0)
+                waiting.put(e, span.first, masks[own])
+            seen(span.last - span.first)
+        scores = torch.stack([sums[e].amax(-1) for e in range(len(expressions))]) / len(video) if expressions else None
+        return Segmentation(self, encoded, waiting, scores)
+
+    def _samples(self, encoded: EncodedVideo, expressions: list[str], batch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Class logits ``[t, n, k]`` and mask logits ``[t, n, h, w]`` of each expression, in their order."""
+        for prediction in self._predictions(encoded, expressions, batch):
+            yield from zip(prediction.logits, prediction.masks, strict=True)
 
     @torch.inference_mode()
     def answer_frame(
@@ -151,5 +197,76 @@ class Predictor:
                 yield FrameAnswer((self._full_size(logits, encoded) > self.threshold).cpu(), scores[i], boxes[i])
 
     def __call__(self, frames: Tensor, expressions: list[str]) -> list[Answer]:
-        """Encodes the frames once and answers all expressions."""
-        return list(self.answer(self.encode(frames), expressions))
+        """What each expression refers to in frames that are in memory, uint8 ``[T, 3, H, W]``."""
+        found = self.segment(InMemory(frames), expressions)
+        masks = found.masks(0, len(frames))
+        return [Answer(mask, score) for mask, score in zip(masks, found.scores, strict=True)]
+
+
+class Frames(Protocol):
+    """A video, wherever it is."""
+
+    def __len__(self) -> int:
+        """Frames."""
+
+    def read(self, positions: Sequence[int]) -> Tensor:
+        """uint8 RGB ``[t, 3, H, W]`` of these frames."""
+
+
+@dataclass
+class InMemory:
+    """A video in memory.
+
+    Attributes:
+        frames: uint8 ``[T, 3, H, W]``.
+    """
+
+    frames: Tensor
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def read(self, positions: Sequence[int]) -> Tensor:
+        return self.frames[list(positions)]
+
+
+class Segmentation:
+    """What expressions refer to in a video; masks are made when they are asked for.
+
+    Attributes:
+        scores: of each expression, the class probability of the chosen proxy, averaged over the frames.
+        size: height and width of the frames.
+    """
+
+    def __init__(self, predictor: Predictor, encoded: EncodedVideo, waiting: Waiting, scores: Tensor | None) -> None:
+        self._predictor, self._waiting = predictor, waiting
+        self._input_size, self.size = encoded.input_size, encoded.original_size
+        best = [] if scores is None else [row.max(0) for row in scores.cpu()]
+        self.scores = [score.item() for score, _ in best]
+        self._proxies = [int(proxy) for _, proxy in best]
+
+    @torch.inference_mode()
+    def logits(self, expression: int, start: int, stop: int) -> Tensor:
+        """Mask logits ``[stop - start, H, W]`` of the frames from ``start`` on, on the predictor's device."""
+        predictor = self._predictor
+        small = self._waiting.get(expression, self._proxies[expression], start, stop, predictor.device)
+        return resize_logits(small[None], self._input_size, self.size, predictor.model.mask_stride)[0]
+
+    def masks(self, start: int, stop: int) -> Tensor:
+        """bool ``[E, stop - start, H, W]`` on the CPU, of the frames from ``start`` on."""
+        found = torch.empty(len(self.scores), stop - start, *self.size, dtype=torch.bool)
+        for e in range(len(found)):
+            found[e] = (self.logits(e, start, stop) > self._predictor.threshold).cpu()
+        return found
+
+
+def _read_ahead(video: Frames, spans: list[Window]) -> Iterator[tuple[Window, Tensor]]:
+    """Each window with its frames; the next one's are decoded while one is worked on."""
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(video.read, range(spans[0].start, spans[0].stop))
+        for number, span in enumerate(spans):
+            frames = coming.result()
+            if number + 1 < len(spans):
+                following = spans[number + 1]
+                coming = pool.submit(video.read, range(following.start, following.stop))
+            yield span, frames

@@ -8,11 +8,25 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from torch import Tensor
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
 
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="the reference data of ../shared is not on this machine")
+
+
+class Painted:
+    """In place of a predictor's segmentation: these masks, bool ``[E, T, H, W]``, each of score 1."""
+
+    def __init__(self, masks: Tensor) -> None:
+        self._masks, self.scores = masks, [1.0] * len(masks)
+
+    def masks(self, start: int, stop: int) -> Tensor:
+        return self._masks[:, start:stop]
+
+    def logits(self, expression: int, start: int, stop: int) -> Tensor:
+        return self._masks[expression, start:stop].float() * 20 - 10
 
 
 def edit(path: Path, change: Callable[[Any], object]) -> None:

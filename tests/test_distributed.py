@@ -11,11 +11,12 @@ import torch.multiprocessing as mp
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
+from datasets.base import VideoEntry
 from datasets.collate import collate
 from engine import train_step
 from evaluation import score_split
 from models import build_criterion, prepare
-from models.predictor import Answer
+from tests.helpers import Painted
 from tests.mini_ytvos import mini_args
 from tests.runs import log, trainer
 from tests.tiny_model import random_clip, random_target, tiny_args, tiny_model
@@ -166,11 +167,9 @@ def test_one_process_has_nothing_to_divide(ytvos_root, tmp_path):
 class Bright:
     """A predictor whose masks are the bright pixels of the colour channel that the expression's length chooses."""
 
-    def encode(self, frames: Tensor) -> Tensor:
-        return frames
-
-    def answer(self, encoded: Tensor, expressions: list[str]) -> list[Answer]:
-        return [Answer(encoded[:, len(text) % 3] > 150, 1.0) for text in expressions]
+    def segment(self, video: VideoEntry, expressions: list[str]) -> Painted:
+        frames = video.read(range(len(video)))
+        return Painted(torch.stack([frames[:, len(text) % 3] > 150 for text in expressions]))
 
 
 def score_rank(rank: int, world_size: int, root: str, folder: str) -> None:

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
 
 import evaluation
 import inference
 import main
+from datasets.base import VideoEntry
 from davis2017 import ytvos_protocol
-from models.predictor import Answer
 from opts import parse_train_args
+from tests.helpers import Painted
 from tests.mini_davis import write_mini_davis
 from tests.mini_mevis import write_mini_mevis
 from tests.mini_ytvos import mini_args, write_mini_ytvos
@@ -30,12 +30,8 @@ class Painter:
     def __init__(self, value: bool) -> None:
         self.value = value
 
-    def encode(self, frames: Tensor) -> Tensor:
-        return frames
-
-    def answer(self, encoded: Tensor, expressions: list[str]) -> list[Answer]:
-        masks = torch.full((len(encoded), *encoded.shape[-2:]), self.value)
-        return [Answer(masks, 1.0) for _ in expressions]
+    def segment(self, video: VideoEntry, expressions: list[str]) -> Painted:
+        return Painted(torch.full((len(expressions), len(video), *video.original_size), self.value))
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import models
 from datasets.collate import collate
 from models.criterion import Criterion
 from models.matcher import LossWeights, TrajectoryMatcher
-from models.postprocess import best_masks
+from models.postprocess import query_scores
 from models.proxyformer import ProxyFormer, VideoFeatures
 from models.video_swin import VideoSwin
 from tests.tiny_model import (
@@ -273,7 +273,9 @@ def test_a_tiny_model_learns_which_of_two_objects_is_meant():
         loss.backward()
         optimizer.step()
     with torch.no_grad():
-        masks = best_masks(answer(model.eval(), batch).final)[0] > 0
+        final = answer(model.eval(), batch).final
+        best = query_scores(final.logits).argmax(1)
+        masks = final.masks[[0, 1], :, best] > 0
     truth = batch.targets.masks[:, :, 0, 2::4, 2::4]
     iou = [[float((m & y).sum() / (m | y).sum()) for y in truth] for m in masks]
     assert min(iou[0][0], iou[1][1]) > 0.8 and max(iou[0][1], iou[1][0]) < 0.6, iou

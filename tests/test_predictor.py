@@ -6,11 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.postprocess import best_masks, query_scores, resize_logits
-from models.predictor import Predictor
+from models.postprocess import query_scores, resize_logits
+from models.predictor import InMemory, Predictor
 from tests.tiny_model import EXPRESSIONS, tiny_model
 from util.frames import prepare_frames
-from util.structures import Prediction
 
 
 @pytest.fixture(scope="module")
@@ -32,14 +31,15 @@ def frames(size: tuple[int, int] = (61, 83), length: int = 3) -> Tensor:
 
 @pytest.mark.parametrize("batch", [1, 2, 8])
 def test_encoding_once_gives_what_asking_one_by_one_gives(predictor, batch):
-    together = list(predictor.answer(predictor.encode(frames()), list(EXPRESSIONS), batch=batch))
-    assert len(together) == len(EXPRESSIONS)
-    for text, answer in zip(EXPRESSIONS, together, strict=True):
+    together = predictor.segment(InMemory(frames()), list(EXPRESSIONS), batch=batch)
+    masks = together.masks(0, 3)
+    assert len(masks) == len(together.scores) == len(EXPRESSIONS)
+    for text, score, mask in zip(EXPRESSIONS, together.scores, masks, strict=True):
         (alone,) = predictor(frames(), [text])
-        assert answer.score == pytest.approx(alone.score, abs=1e-5)
-        assert (answer.masks != alone.masks).float().mean() < 1e-3
-    assert any((a.masks != together[0].masks).any() for a in together[1:])
-    assert 0 < together[0].masks.float().mean() < 1
+        assert score == pytest.approx(alone.score, abs=1e-5)
+        assert (mask != alone.masks).float().mean() < 1e-3
+    assert any((mask != masks[0]).any() for mask in masks[1:])
+    assert 0 < masks[0].float().mean() < 1
 
 
 def test_the_backbone_runs_once_for_any_number_of_expressions(predictor):
@@ -66,10 +66,10 @@ def test_the_masks_are_those_of_the_networks_best_query(predictor):
 
 
 def test_a_frames_answer_has_every_query(predictor):
-    """Masks and boxes of one frame, scored by that frame alone; of the best query the mask that `answer` gives."""
+    """Masks and boxes of one frame, scored by that frame alone; of the best query the mask that a call gives."""
     encoded = predictor.encode(frames())
     answers = list(predictor.answer_frame(encoded, list(EXPRESSIONS), frame=1, batch=3))
-    whole = list(predictor.answer(encoded, list(EXPRESSIONS)))
+    whole = predictor(frames(), list(EXPRESSIONS))
     out = predictor.model(prepare_frames(frames(), 40, 96)[None], [EXPRESSIONS[2]]).final
     assert torch.allclose(answers[2].scores, out.logits[0, 1].sigmoid().amax(-1), atol=1e-6)
     centre, extent = out.boxes[0, 1].split(2, -1)
@@ -82,7 +82,7 @@ def test_a_frames_answer_has_every_query(predictor):
 
 def test_autocast_ends_between_answers(predictor):
     half = Predictor(predictor.model, eval_size=40, max_size=96, amp=torch.bfloat16)
-    for _ in half.answer(half.encode(frames()), list(EXPRESSIONS), batch=1):
+    for _ in half.answer_frame(half.encode(frames()), list(EXPRESSIONS), frame=0, batch=1):
         assert not torch.is_autocast_enabled("cpu") and not torch.is_inference_mode_enabled()
 
 
@@ -137,18 +137,6 @@ def test_score_is_the_probability_of_one_class_over_the_frames():
     only_first = torch.tensor([[True, False]])
     torch.testing.assert_close(query_scores(logits, only_first), torch.tensor([[0.9, 0.6]]))
     assert (query_scores(logits, torch.tensor([[False, False]])) == 0).all()
-
-
-def test_best_masks_are_of_the_best_query_of_each_sample():
-    torch.manual_seed(0)
-    logits, masks = torch.randn(3, 2, 4, 1), torch.randn(3, 2, 4, 5, 6)
-    prediction = Prediction(logits, torch.zeros(3, 2, 4, 4), masks, torch.zeros(3, 2, 4, 8))
-    chosen, score = best_masks(prediction)
-    queries = logits.sigmoid().mean(1)[..., 0].argmax(1).tolist()
-    assert len(set(queries)) > 1
-    for b, q in enumerate(queries):
-        assert torch.equal(chosen[b], masks[b, :, q])
-        assert score[b].item() == pytest.approx(logits[b, :, q].sigmoid().mean().item())
 
 
 @pytest.mark.parametrize("stride", [4, 8, 16])

@@ -1,0 +1,120 @@
+"""Long videos in windows: where these lie, how proxies are followed from one to the next, and where masks wait.
+
+Shapes: t frames of a window, n proxies, h w mask size, k classes.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+# More than the 36 frames of the longest video of Ref-YouTube-VOS; a multiple of Video Swin's 8, which wastes nothing.
+WINDOW, OVERLAP = 40, 8
+
+
+@dataclass(frozen=True)
+class Window:
+    """Frames ``start`` to ``stop`` are seen together; of them ``first`` to ``last`` are answered from this window.
+
+    All are numbers of frames in the video; ``stop`` and ``last`` are not included.
+    """
+
+    start: int
+    stop: int
+    first: int
+    last: int
+
+
+def windows(length: int, size: int, overlap: int) -> list[Window]:
+    """Windows of ``size`` frames over a video of ``length``; neighbours share at least ``overlap`` frames.
+
+    The last one lies at the end of the video and shares more where need be. Each frame is answered from one window: the
+    first half of what two share from the former, the rest from the latter. A video no longer than ``size`` is one.
+
+    Raises:
+        ValueError: the overlap leaves no step from window to window, or is so small that nothing can be followed.
+    """
+    if not 1 <= overlap < size:
+        raise ValueError(f"--overlap {overlap} must be at least 1 and below --window {size}")
+    if length <= size:
+        return [Window(0, length, 0, length)]
+    starts = [*range(0, length - size, size - overlap), length - size]
+    seams = [0, *((start + before + size) // 2 for before, start in zip(starts, starts[1:], strict=False)), length]
+    return [Window(s, s + size, first, last) for s, first, last in zip(starts, seams, seams[1:], strict=False)]
+
+
+def follow(before: Tensor, now: Tensor) -> Tensor:
+    """Which proxy of a window goes on with which of the window before.
+
+    Those pairs are chosen whose masks overlap most in the frames that both windows see (the sum of the IoUs is the
+    largest). Where masks say nothing, as of an absent object, a proxy goes on with itself: all windows start from the
+    same learned queries.
+
+    Args:
+        before, now: bool ``[n, t, h, w]``, masks of the shared frames.
+
+    Returns:
+        long ``[n]``: for each proxy of the window before the one that continues it.
+    """
+    a, b = before.flatten(1).float(), now.flatten(1).float()
+    shared = a @ b.T
+    union = a.sum(1)[:, None] + b.sum(1) - shared
+    iou = (shared / union.clamp(min=1)).cpu()
+    gain = iou + 1e-4 * torch.eye(len(iou))
+    _, chosen = linear_sum_assignment(gain.numpy(), maximize=True)
+    return torch.as_tensor(chosen, device=now.device)
+
+
+class Waiting:
+    """Mask logits of all proxies of a video, which wait until the best proxy is known.
+
+    Those of one window stay where they are, as they are. Those of several go to a temporary file, in float16, so that
+    memory does not grow with the length of the video.
+
+    Args:
+        on_disk: whether there are several windows.
+    """
+
+    def __init__(self, *, on_disk: bool) -> None:
+        self._file = tempfile.TemporaryFile() if on_disk else None  # noqa: SIM115 (closed with the object)
+        self._pieces: dict[int, list[tuple[int, int, Tensor | int]]] = {}  # first and last frame, logits or offset
+        self._end = 0
+        self._grid: torch.Size | None = None
+
+    def put(self, expression: int, first: int, logits: Tensor) -> None:
+        """Takes ``logits [t, n, h, w]`` of the frames from ``first`` on.
+
+        Raises:
+            OSError: the disk is full; names the mend.
+        """
+        kept: Tensor | int = logits
+        if self._file:
+            kept, self._grid = self._end, logits.shape[1:]
+            try:
+                self._end += self._file.write(logits.half().cpu().numpy().tobytes())
+            except OSError as error:
+                mend = "free some space there, set TMPDIR to another folder, or ask fewer expressions at once"
+                raise OSError(error.errno, f"{error.strerror}; {mend}", tempfile.gettempdir()) from error
+        self._pieces.setdefault(expression, []).append((first, first + len(logits), kept))
+
+    def get(self, expression: int, proxy: int, start: int, stop: int, device: torch.device) -> Tensor:
+        """Logits ``[stop - start, h, w]`` of one proxy."""
+        found = []
+        for first, last, kept in self._pieces[expression]:
+            for frame in range(max(first, start), min(last, stop)):
+                found.append(
+                    kept[frame - first, proxy] if isinstance(kept, Tensor) else self._read(kept, frame - first, proxy)
+                )
+        return torch.stack([logits.to(device) for logits in found])
+
+    def _read(self, offset: int, frame: int, proxy: int) -> Tensor:
+        proxies, height, width = self._grid
+        pixels = height * width
+        self._file.seek(offset + 2 * pixels * (frame * proxies + proxy))
+        values = np.frombuffer(self._file.read(2 * pixels), np.float16)
+        return torch.from_numpy(values.astype(np.float32)).view(height, width)

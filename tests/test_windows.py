@@ -1,0 +1,166 @@
+"""Videos longer than a window: where the windows lie, and that an object stays the same from one to the next."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from models import windows as module
+from models.predictor import InMemory, Predictor
+from models.windows import Waiting, follow, windows
+from tests.tiny_model import EXPRESSIONS, tiny_model
+from util.structures import Prediction
+
+
+@given(st.integers(1, 300), st.integers(2, 50), st.data())
+def test_each_frame_is_answered_once_from_a_window_that_sees_it(length, size, data):
+    overlap = data.draw(st.integers(1, size - 1))
+    found = windows(length, size, overlap)
+    assert [frame for w in found for frame in range(w.first, w.last)] == list(range(length))
+    for w in found:
+        assert 0 <= w.start <= w.first < w.last <= w.stop <= length and w.stop - w.start == min(size, length)
+    for before, now in itertools.pairwise(found):
+        assert before.stop - now.start >= overlap
+        assert abs((before.stop - before.last) - (now.first - now.start)) <= 1  # half of what they share
+
+
+def test_windows_of_a_hundred_frames():
+    assert [(w.start, w.stop, w.first, w.last) for w in windows(100, 40, 8)] == [
+        (0, 40, 0, 36),
+        (32, 72, 36, 66),
+        (60, 100, 66, 100),
+    ]
+    assert len(windows(40, 40, 8)) == 1 and len(windows(41, 40, 8)) == 2
+
+
+@pytest.mark.parametrize("overlap", [0, 40, 41])
+def test_windows_that_leave_no_step_or_nothing_to_follow_are_refused(overlap):
+    with pytest.raises(ValueError, match="--overlap .* must be at least 1 and below --window 40"):
+        Predictor(tiny_model(), eval_size=40, max_size=96, window=40, overlap=overlap)
+
+
+def boxes(*columns: int, frames: int = 3) -> Tensor:
+    """bool ``[n, t, 4, 8]``: each mask is two columns wide; -1 is an empty one."""
+    masks = torch.zeros(len(columns), frames, 4, 8, dtype=torch.bool)
+    for mask, column in zip(masks, columns, strict=True):
+        if column >= 0:
+            mask[..., column : column + 2] = True
+    return masks
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "wanted"),
+    [
+        ((0, 2, 4), (4, 0, 2), [1, 2, 0]),
+        ((0, 2, 4), (0, 2, 4), [0, 1, 2]),
+        ((-1, -1, -1), (-1, -1, -1), [0, 1, 2]),
+        ((-1, 2, -1), (2, -1, -1), [1, 0, 2]),  # the others have nothing to go by
+        ((0, 0, 6), (6, 0, 0), [1, 2, 0]),
+        ((0, 3, 6), (2, 4, 0), [2, 0, 1]),  # the best for all, not for each
+    ],
+)
+def test_proxies_are_followed_by_their_masks(before, now, wanted):
+    assert follow(boxes(*before), boxes(*now)).tolist() == wanted
+
+
+# Whole videos ------------------------------------------------------------------------------------------------------
+
+
+def video(length: int) -> InMemory:
+    generator = torch.Generator().manual_seed(0)
+    return InMemory(torch.randint(256, (length, 3, 32, 48), dtype=torch.uint8, generator=generator))
+
+
+def tiny_predictor(**options) -> Predictor:
+    model = tiny_model()
+    with torch.no_grad():
+        model.kernel_head.kernel[-1].weight *= 30
+    return Predictor(model, eval_size=32, max_size=96, **options)
+
+
+@pytest.mark.parametrize("window", [9, 40])
+def test_a_window_as_long_as_the_video_gives_the_result_of_the_whole_video(window):
+    predictor, frames = tiny_predictor(window=window, overlap=2), video(9)
+    found = predictor.segment(frames, list(EXPRESSIONS))
+    whole = list(predictor._samples(predictor.encode(frames.frames), list(EXPRESSIONS), batch=8))
+    for e, (logits, masks) in enumerate(whole):
+        scores = logits.sigmoid().mean(0)[:, 0]
+        assert found.scores[e] == pytest.approx(scores.max().item(), abs=1e-7)
+        full = torch.nn.functional.interpolate(masks[:, scores.argmax()][None], (32, 48), mode="bilinear")[0]
+        assert torch.equal(found.masks(0, 9)[e], full > 0)
+        assert torch.equal(found.masks(2, 5)[e], full[2:5] > 0)
+
+
+class Restless:
+    """In place of the network: each window shows the objects of a fixed film by proxies in another order."""
+
+    def __init__(self, length: int, proxies: int = 4) -> None:
+        generator = torch.Generator().manual_seed(1)
+        self.truth = torch.zeros(length, proxies, 8, 12, dtype=torch.bool)
+        for t, n in itertools.product(range(length), range(proxies)):
+            self.truth[t, n, 2 * n : 2 * n + 2, t % 9 : t % 9 + 3] = True
+        self.certainty = torch.rand(length, proxies, generator=generator) / 2
+        self.certainty[:, 2] += 0.4  # the object that is meant
+        self.orders = itertools.cycle([[0, 1, 2, 3], [2, 0, 3, 1], [3, 2, 1, 0]])
+
+    def predictions(self, encoded: list[int], expressions: list[str], batch: int):
+        order = next(self.orders)
+        masks = (self.truth[encoded][:, order].float() * 20 - 10)[None]
+        logits = self.certainty[encoded][:, order].logit()[None, ..., None]
+        for _ in expressions:
+            yield Prediction(logits, torch.zeros(1, len(encoded), 4, 4), masks, None)
+
+
+def test_an_object_stays_the_same_however_the_proxies_change(monkeypatch):
+    length = 50
+    film, predictor = Restless(length), tiny_predictor(window=12, overlap=4)
+    encode, seen = predictor.encode, []  # the numbers of the frames of each window
+    frames = InMemory(torch.arange(length, dtype=torch.uint8)[:, None, None, None].expand(-1, 3, 32, 48))
+    monkeypatch.setattr(predictor, "encode", lambda given: (seen.append(given[:, 0, 0, 0].tolist()), encode(given))[1])
+    monkeypatch.setattr(predictor, "_predictions", lambda _, texts, batch: film.predictions(seen[-1], texts, batch))
+    found = predictor.segment(frames, ["one", "another"])
+    assert len(seen) == len(windows(length, 12, 4)) > 3
+    wanted = torch.nn.functional.interpolate(
+        film.truth[:, 2].float()[None] * 20 - 10, size=(32, 48), mode="bilinear", align_corners=False
+    )[0]
+    for e in range(2):
+        assert torch.equal(found.masks(0, length)[e], wanted > 0)
+        assert found.scores[e] == pytest.approx(film.certainty[:, 2].mean().item(), abs=1e-6)
+
+
+def test_progress_is_told_frame_by_frame_of_each_window():
+    told = []
+    tiny_predictor(window=8, overlap=2).segment(video(20), ["a star"], seen=told.append)
+    assert len(told) == 3 and sum(told) == 20
+
+
+def test_a_full_disk_is_named_with_the_mend(monkeypatch):
+    class Full:
+        def write(self, _: bytes) -> int:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(module.tempfile, "TemporaryFile", Full)
+    with pytest.raises(OSError, match="No space left on device; free some space there, set TMPDIR"):
+        Waiting(on_disk=True).put(0, 0, torch.zeros(1, 1, 2, 2))
+
+
+def test_what_waits_on_disk_is_what_was_put_there_but_for_rounding():
+    logits = torch.randn(7, 3, 4, 5)
+    waiting = Waiting(on_disk=True)
+    for e in (0, 1):
+        waiting.put(e, 0, logits[:4] + e)
+        waiting.put(e, 4, logits[4:] + e)
+    got = waiting.get(1, 2, 2, 6, torch.device("cpu"))
+    torch.testing.assert_close(got, logits[2:6, 2] + 1, rtol=1e-3, atol=1e-3)
+
+
+def test_no_expressions_and_no_frames():
+    predictor = tiny_predictor()
+    assert predictor.segment(video(3), []).masks(0, 3).shape == (0, 3, 32, 48)
+    with pytest.raises(ValueError, match="the video has no frames"):
+        predictor.segment(video(0), ["a star"])
