@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import re
 
+import torch
 from einops import rearrange
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from torchvision.models.video.swin_transformer import SwinTransformer3d
+
+from models import window_attention
 
 WINDOW = (8, 7, 7)
 VARIANTS = {
@@ -62,7 +65,10 @@ class VideoSwin(nn.Module):
         maps = []
         for i, layer in enumerate(self.features):
             for block in layer if i % 2 == 0 else [layer]:
-                x = checkpoint(block, x, use_reentrant=False) if self.recompute and self.training else block(x)
+                if i % 2 == 0 and not self.training and not torch.is_grad_enabled():
+                    x = window_attention.forward(block, x)
+                else:
+                    x = checkpoint(block, x, use_reentrant=False) if self.recompute and self.training else block(x)
             if i % 2 == 0:  # even layers are the stages, odd ones merge patches between them
                 maps.append(rearrange(x, "v t h w c -> v t c h w"))
         return maps
