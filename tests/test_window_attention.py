@@ -15,7 +15,7 @@ SWIN = dict(embed_dim=12, depths=[2, 2, 2, 2], num_heads=[1, 2, 3, 4], window_si
 def swin() -> VideoSwin:
     torch.manual_seed(0)
     model = VideoSwin(**SWIN).eval()
-    for name, parameter in model.named_parameters():
+    for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.3)  # biases, too: padding shows in them
     return model
 
