@@ -10,12 +10,13 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Self
+from typing import Self, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from datasets import EvalClip, VideoSet
+from datasets.base import VideoEntry
 from datasets.davis import AnnotatedVideo
 from models.criterion import Criterion
 from models.postprocess import fuse_objects
@@ -29,6 +30,9 @@ from util.writers import ANNOTATOR_ROOTS, holds_frames, is_complete, mask_name, 
 
 WRITERS = 2  # threads; PNGs are compressed outside of Python's lock
 FRAMES_AT_ONCE = 8
+ENCODING = 4  # what it costs to encode a frame, in answers to one expression in a frame
+
+Video = TypeVar("Video", bound=VideoEntry)
 
 
 @dataclass
@@ -138,13 +142,25 @@ def chunks(length: int) -> Iterator[range]:
         yield range(start, min(length, start + FRAMES_AT_ONCE))
 
 
+def share(videos: Sequence[Video], work: Sequence[float]) -> list[Video]:
+    """Those that this rank does, so that all ranks have about the same work; the same division in every call."""
+    loads = [0.0] * dist.world_size()
+    mine = set()
+    for number in sorted(range(len(videos)), key=lambda i: -work[i]):  # the longest first, to whoever has least
+        rank = loads.index(min(loads))
+        loads[rank] += work[number]
+        if rank == dist.rank():
+            mine.add(number)
+    return [videos[number] for number in sorted(mine)]
+
+
 def predict_split(predictor: Predictor, videos: VideoSet, results_dir: Path, desc: str = "inference") -> None:
     """Writes the masks of every expression of every video under ``results_dir``, as a submission has them.
 
     Expressions whose masks are all there already are left alone, so an interrupted run goes on where it stopped.
     Ranks share the videos.
     """
-    mine = videos[dist.rank() :: dist.world_size()]
+    mine = share(videos, [len(video) * (ENCODING + len(video.expressions)) for video in videos])
     total = sum(len(video.expressions) for video in mine)
     with progress_bar(total=total, desc=desc, unit="expression") as progress, Writer() as writer:
         for video in mine:
@@ -175,7 +191,7 @@ def predict_annotators(
     The frames of a video are encoded once for all its annotators. What is all there already is left alone, so an
     interrupted run goes on where it stopped. Ranks share the videos.
     """
-    mine = videos[dist.rank() :: dist.world_size()]
+    mine = share(videos, [len(video) * (ENCODING + sum(map(len, video.annotators))) for video in videos])
     total = len(mine) * len(ANNOTATOR_ROOTS)
     with progress_bar(total=total, desc=desc, unit="annotator") as progress, Writer() as writer:
         for video in mine:
