@@ -15,6 +15,7 @@ from datasets import VideoSet
 from datasets.base import VideoEntry
 from engine import predict_split
 from models.proxyformer import ProxyFormer
+from models.windows import OVERLAP, WINDOW
 from opts import differing, model_options, parse_train_args
 from util import checkpoint, dist
 from util.log import progress_bar
@@ -71,12 +72,17 @@ def restore(asked: argparse.Namespace, dataset_file: str) -> tuple[ProxyFormer, 
     return model, args
 
 
+def windows(asked: argparse.Namespace) -> dict[str, int]:
+    """``window`` and ``overlap`` of the predictor, as asked or as usual."""
+    return {"window": asked.window or WINDOW, "overlap": asked.overlap or OVERLAP}
+
+
 def claim(
     asked: argparse.Namespace, args: argparse.Namespace, results_dir: Path, roots: Sequence[str] = (RESULTS_ROOT,)
 ) -> None:
     """Makes ``results_dir`` the folder of the masks of an inference script, for all processes; see claim_results."""
     if dist.is_main():
-        run = {"checkpoint": checkpoint.fingerprint(asked.resume), **datasets.eval_settings(args)}
+        run = {"checkpoint": checkpoint.fingerprint(asked.resume), **datasets.eval_settings(args), **windows(asked)}
         claim_results(results_dir, run, asked.overwrite, roots)
     dist.barrier()
 
@@ -92,7 +98,7 @@ def segment_split(asked: argparse.Namespace, device: torch.device, dataset_file:
     videos = datasets.build_eval_videos(args, asked.split)
     output_dir = Path(asked.output_dir)
     claim(asked, args, output_dir)
-    predict_split(models.build_predictor(model.to(device), args), videos, output_dir)
+    predict_split(models.build_predictor(model.to(device), args, **windows(asked)), videos, output_dir)
     if not dist.is_main():
         return
     sizes = {video.video_id: video.original_size for video in videos}

@@ -21,7 +21,7 @@ import datasets
 import models
 from datasets.davis import SPLITS, AnnotatedVideo
 from engine import predict_annotators
-from inference import claim, restore, run_inference, write_overlay
+from inference import claim, restore, run_inference, windows, write_overlay
 from opts import inference_parser
 from util import cli, dist
 from util.log import progress_bar
@@ -41,7 +41,7 @@ def infer(asked: argparse.Namespace, device: torch.device) -> None:
     videos = datasets.build_eval_videos(args, asked.split)
     results_dir = Path(asked.output_dir) / asked.split
     claim(asked, args, results_dir, ANNOTATOR_ROOTS)
-    predict_annotators(models.build_predictor(model.to(device), args), videos, results_dir)
+    predict_annotators(models.build_predictor(model.to(device), args, **windows(asked)), videos, results_dir)
     if not dist.is_main():
         return
     objects = sum(len(video.annotators[0]) for video in videos)

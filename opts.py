@@ -307,6 +307,14 @@ def inference_parser(program: str, description: str, output: str) -> argparse.Ar
     parser.add_argument("--eval_size", type=_positive_int, help="short side of the input; default: as in training")
     parser.add_argument("--max_size", type=_positive_int, help="limit of its long side; default: as in training")
     parser.add_argument("--amp", choices=_AMP, help="default: off, or auto if the training was not")
+    parser.add_argument(
+        "--window",
+        type=_positive_int,
+        metavar="FRAMES",
+        help="frames that the network sees together; longer videos take several windows, whose objects are followed "
+        "from one to the next; default: 40",
+    )
+    parser.add_argument("--overlap", type=_positive_int, metavar="FRAMES", help="of neighbouring windows; default: 8")
     parser.add_argument("--device", help="cuda, cuda:1, cpu; default: a GPU when there is one")
     parser.add_argument("--visualize", action="store_true", help="also write videos with the masks painted over")
     parser.add_argument("--allow_trained", action="store_true", help="take also videos that were trained on")

@@ -127,10 +127,14 @@ def restore_model(saved: dict, source: str | Path, *, to_train: bool = False) ->
     return model, args
 
 
-def build_predictor(model: ProxyFormer, args: argparse.Namespace) -> Predictor:
-    """A predictor that sees frames in the size, and computes in the precision, that the options name."""
+def build_predictor(model: ProxyFormer, args: argparse.Namespace, **windows: int) -> Predictor:
+    """A predictor that sees frames in the size, and computes in the precision, that the options name.
+
+    Args:
+        windows: ``window`` and ``overlap`` of :class:`Predictor`, where they are not the usual ones.
+    """
     amp = amp_dtype(args.amp, next(model.parameters()).device)
-    return Predictor(model, eval_size=args.eval_size, max_size=args.max_size, amp=amp)
+    return Predictor(model, eval_size=args.eval_size, max_size=args.max_size, amp=amp, **windows)
 
 
 def load_predictor(path: str | Path, device: str | torch.device | None = None) -> tuple[Predictor, argparse.Namespace]:

@@ -2,7 +2,7 @@
 
     python tools/benchmark_inference.py [--frames 5 19 40] [--expressions 1 4 8] [--modes fp32 bf16] [options of main.py]
 
-Weights and frames are random; from uint8 frames to masks of their size, without decoding and writing. One by one is
+Weights and frames are random; from uint8 frames to masks of their size, decoding and writing left out. One by one is
 the same code asked one expression at a time in float32. Every row runs in a process of its own, so that its peak memory
 is its own. FLOPs are those that torch counts, the ceiling is the fastest product of two large matrices in float32 here.
 ``--agreement`` compares the masks of each mode with those of float32, from the weights that the demo ships.
