@@ -173,6 +173,23 @@ def test_frozen_parts_stay(ytvos_root, tmp_path):
         trainer(ytvos_root, tmp_path / "other", "--freeze", "*")
 
 
+def test_frozen_batch_norms_keep_their_statistics(ytvos_root, tmp_path):
+    run = trainer(ytvos_root, tmp_path / "run", "--epochs", 1, "--freeze", "backbone.*")
+    before = {name: value.clone() for name, value in run.model.backbone.state_dict().items()}
+    run.run()
+    assert any("running_mean" in name for name in before) and same(run.model.backbone.state_dict(), before)
+
+
+def test_a_warm_up_that_never_ends_is_refused(ytvos_root, tmp_path):
+    with pytest.raises(ValueError, match="--warmup_steps 1000: the whole run has"):
+        trainer(ytvos_root, tmp_path / "run", "--warmup_steps", 1000)
+
+
+def test_a_backend_that_does_not_exist_is_refused(ytvos_root, tmp_path):
+    with pytest.raises(ValueError, match="--compile inductr: there is no such backend; choose one of"):
+        trainer(ytvos_root, tmp_path / "run", "--compile", "inductr")
+
+
 def test_global_batches_are_whole_micro_batches(ytvos_root, tmp_path):
     with pytest.raises(
         ValueError, match="--global_batch_size 5 is no multiple of 2, which 1 ranks with --batch_size 2"
