@@ -20,6 +20,7 @@ from tests.mini_ytvos import write_mini_ytvos
 from tests.runs import log, same, trainer
 from util import checkpoint, cli
 from util.interrupt import Interrupted, StopRequest
+from util.log import read_lines
 from util.saver import BEST, NEWEST, Saver, newest
 
 
@@ -46,9 +47,7 @@ def assert_same_run(folder: Path, other: Path) -> None:
 # Interruptions -----------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(
-    scope="module", params=["", "--global_batch_size 4 --ema_decay 0.9", "--num_workers 2", "--amp fp16"], ids=str.split
-)
+@pytest.fixture(scope="module", params=["", "--global_batch_size 4 --ema_decay 0.9", "--num_workers 2"])
 def whole(request, ytvos_root, tmp_path_factory) -> tuple[Path, list[str]]:
     """The folder of a run without interruption, and its further flags."""
     folder, flags = tmp_path_factory.mktemp("whole") / "run", request.param.split()
@@ -84,6 +83,17 @@ def test_a_run_that_is_asked_to_stop_in_its_last_step_has_ended(ytvos_root, whol
     interrupt_after(monkeypatch, 2 * run.steps)
     run.run()
     assert_same_run(tmp_path / "run", folder)
+
+
+def test_the_scale_of_float16_goes_on(ytvos_root, tmp_path, monkeypatch):
+    flags = ["--amp", "fp16"]
+    first = trainer(ytvos_root, tmp_path / "run", *flags)
+    first.scaler = torch.amp.GradScaler("cpu", init_scale=512.0)
+    interrupt_after(monkeypatch, 2)
+    with pytest.raises(Interrupted):
+        first.run()
+    state = trainer(ytvos_root, tmp_path / "run", *flags).scaler.state_dict()
+    assert state == first.scaler.state_dict() and state["scale"] == 512 and state["_growth_tracker"] == 2
 
 
 def test_scoring_waits_for_the_next_run_when_this_one_is_to_stop(ytvos_root, tmp_path, monkeypatch):
@@ -132,7 +142,7 @@ def test_a_process_of_another_number_of_ranks_is_refused(ytvos_root, tmp_path, m
 
 def test_a_run_is_taken_up_again_from_before_it_went_astray(ytvos_root, tmp_path, capsys):
     folder = tmp_path / "run"
-    first = trainer(ytvos_root, folder, "--epochs", 1, "--save_every", 1, "--keep", 9)
+    first = trainer(ytvos_root, folder, "--epochs", 1, "--save_every", 1, "--keep", 99)
     first.run()
     again = trainer(ytvos_root, folder, "--epochs", 1, resume=folder / "checkpoint_00000001.pth")
     assert again.steps_done == 1
@@ -145,19 +155,17 @@ def test_a_run_is_taken_up_again_from_before_it_went_astray(ytvos_root, tmp_path
     assert "checkpoint_00000002.pth is of a later step" in capsys.readouterr().err
 
 
-def test_a_folder_that_holds_another_run_is_refused(ytvos_root, tmp_path):
-    for name in "ab":
-        trainer(ytvos_root, tmp_path / name, "--epochs", 1).run()
+def test_a_folder_that_holds_another_run_is_refused(ytvos_root, whole, tmp_path):
+    (tmp_path / "checkpoint_00000001.pth").touch()
     with pytest.raises(ValueError, match="already holds a run"):
-        trainer(ytvos_root, tmp_path / "a", resume=tmp_path / "b" / NEWEST)
-    (tmp_path / "a" / NEWEST).unlink()  # numbered ones are left
+        trainer(ytvos_root, tmp_path, *whole[1], resume=whole[0] / NEWEST)
     with pytest.raises(ValueError, match="already holds a run; go on with it by --resume auto"):
-        trainer(ytvos_root, tmp_path / "a", resume=None)
+        trainer(ytvos_root, tmp_path, resume=None)
 
 
 def test_processes_that_are_started_again_go_on_from_the_newest(ytvos_root, tmp_path, monkeypatch):
     folder = tmp_path / "run"
-    run = trainer(ytvos_root, folder, "--epochs", 1, "--save_every", 1, "--keep", 9)
+    run = trainer(ytvos_root, folder, "--epochs", 1, "--save_every", 1, "--keep", 99)
     run.run()
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
     for resume in (None, folder / "checkpoint_00000001.pth"):
@@ -168,8 +176,8 @@ def test_processes_that_are_started_again_go_on_from_the_newest(ytvos_root, tmp_
 
 
 def test_fewer_epochs_than_are_done_are_refused(ytvos_root, tmp_path, monkeypatch):
-    interrupt_after(monkeypatch, 7)
     run = trainer(ytvos_root, tmp_path / "run", "--epochs", 3)
+    interrupt_after(monkeypatch, run.steps + 1)
     with pytest.raises(Interrupted):
         run.run()
     assert run.epoch > 0
@@ -319,6 +327,7 @@ def test_workers_that_keep_dying_end_the_run(ytvos_root, tmp_path, monkeypatch):
 # Checkpoints -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # of TensorBoard's writer
 def test_a_full_disk_costs_the_log_and_no_training(ytvos_root, tmp_path, monkeypatch, capsys):
     """And once there is space again, the log goes on."""
     run = trainer(ytvos_root, tmp_path / "run")
@@ -337,7 +346,7 @@ def test_a_full_disk_costs_the_log_and_no_training(ytvos_root, tmp_path, monkeyp
     run.run()
     assert run.epoch == 2
     assert "the log is not written, training goes on" in capsys.readouterr().err
-    assert [line["epoch"] for line in log(tmp_path / "run")] == [1]
+    assert [line["epoch"] for line in read_lines(tmp_path / "run" / "log.jsonl")] == [1]
 
 
 @contextmanager

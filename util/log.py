@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -95,8 +96,11 @@ class RunLog:
         """Appends one line to ``log.jsonl``."""
         if self.writer:
             self.told = False
-            with self._or_lost(), (self.folder / "log.jsonl").open("a") as file:
-                file.write(json.dumps(values) + "\n")
+            with self._or_lost(), (self.folder / "log.jsonl").open("ab+") as file:
+                if file.tell():
+                    file.seek(-1, os.SEEK_END)
+                    file.write(b"" if file.read() == b"\n" else b"\n")  # after a line that was cut short
+                file.write(json.dumps(values).encode() + b"\n")
 
     def flush(self) -> None:
         """Until what was logged is on the disk: what a checkpoint has behind it is not logged again."""
