@@ -94,7 +94,7 @@ def train_step(
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     norm = nn.utils.clip_grad_norm_(parameters, clip_max_norm or math.inf)
     norm = dist.whole(norm).item()
-    bad_loss = dist.any_rank(not math.isfinite(sums["loss"]), device)
+    (bad_loss,) = dist.any_rank(not math.isfinite(sums["loss"]), device=device)
     if bad_loss or not math.isfinite(norm):  # which is the same on all ranks
         for value, old in zip(statistics, before, strict=True):
             value.copy_(old)

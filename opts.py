@@ -403,19 +403,13 @@ def _contradictions(args: argparse.Namespace, given: set[str]) -> Iterator[tuple
         args.mask_decoder == "cross_modal" and args.mask_dim % args.nheads,
         f"--mask_decoder cross_modal: --mask_dim {args.mask_dim} {heads}",
     )
+    yield args.hidden_dim % 8, f"--hidden_dim {args.hidden_dim} is not a multiple of 8, as the sine encodings need"
     yield (
-        args.hidden_dim % 8,
-        f"--hidden_dim {args.hidden_dim} is not a multiple of 8, which the sine encodings need",
-    )
-    yield (
-        args.max_size < min(args.train_sizes),
+        not args.eval and args.max_size < min(args.train_sizes),
         f"--max_size {args.max_size} is below all of --train_sizes; give smaller ones, or a larger limit",
     )
     # scoring
-    yield (
-        args.eval and args.resume in (None, "auto"),
-        "--eval needs the checkpoint to score: add --resume CKPT",
-    )
+    yield args.eval and args.resume in (None, "auto"), "--eval needs the checkpoint to score: add --resume CKPT"
     yield args.eval and args.dry_run, "--eval trains nothing that --dry_run could rehearse; leave one out"
     yield (
         args.eval_split and not (args.eval or args.eval_every),

@@ -7,9 +7,10 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from itertools import islice
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 from torch import nn
@@ -52,6 +53,10 @@ class Trainer:
             if saved
             else models.build_model(args, self.num_classes)
         )
+        if args.warmup_steps >= self.steps * args.epochs:
+            raise ValueError(
+                f"--warmup_steps {args.warmup_steps}: the whole run has {self.steps * args.epochs} steps; give less"
+            )
         self.model.to(device)
         self.frozen = prepare.freeze(self.model, args.freeze)
         if args.activation_checkpointing:
@@ -111,18 +116,15 @@ class Trainer:
             OSError: the last checkpoint could not be written.
         """
         if dist.is_main():
-            clear_leftovers(self.output_dir)
+            clear_leftovers(self.output_dir, self.steps_done)
         wrapped = self.wrap()
-        self.log = RunLog(self.output_dir, self.epoch, self.steps_done)
-        self.saver = Saver(self.output_dir, self.args.keep)
-        self.stop = StopRequest()
-        try:
+        with (
+            closing(StopRequest()) as self.stop,  # to the last, so that no second signal ends the saving
+            closing(Saver(self.output_dir, self.args.keep)) as self.saver,
+            closing(RunLog(self.output_dir, self.epoch, self.steps_done)) as self.log,
+        ):
             while self.epoch < self.args.epochs:
                 self.train_epoch(wrapped)
-        finally:
-            self.stop.restore()
-            self.log.close()
-            self.saver.close()
 
     def wrap(self) -> nn.Module:
         """The model, so that its gradients are averaged over the ranks."""
@@ -134,23 +136,44 @@ class Trainer:
     def train_epoch(self, model: nn.Module) -> None:
         """The rest of the epoch."""
         model.train()
+        if self.frozen:
+            prepare.train_mode(self.model)
         start = time.perf_counter()
         progress = progress_bar(desc=f"epoch {self.epoch}", unit="step", initial=self.step, total=self.steps)
+        loaded = self.batches()
         with progress:
-            for batches in self.batches():
-                self.train_step(model, batches)
+            while self.step < self.steps:
+                self.train_step(model, self.next_batches(loaded))
                 loss, peak = self.sums["loss"] / max(1, self.taken), peak_bytes(self.device) / 2**30
                 progress.set_postfix(loss=f"{loss:.3f}", peak=f"{peak:.1f}G", refresh=False)
                 progress.update()
-                if dist.any_rank(self.stop.received is not None, self.device):
-                    self.save()
-                    raise Interrupted(
-                        f"stopped after step {self.step} of epoch {self.epoch}; go on with --resume "
-                        f"{self.output_dir}/checkpoint.pth"
-                    )
                 if self.args.save_every and self.steps_done % self.args.save_every == 0 and self.step < self.steps:
                     self.save()
         self.finish_epoch(time.perf_counter() - start)
+
+    def next_batches(self, loaded: Iterator[list[Batch]]) -> list[Batch]:
+        """What the next step takes. Where some rank cannot have it, or was asked to stop, all of them save and end."""
+        batches, error = None, None
+        try:
+            batches = next(loaded)
+        except (ValueError, OSError) as reason:
+            error = reason
+        failed, stopped = dist.any_rank(error is not None, self.stop.received is not None, device=self.device)
+        if failed or stopped:
+            self.save()
+        if error:
+            raise error
+        if failed:
+            raise OSError("another process could not load its clips; its message says why")
+        if stopped:
+            self.leave()
+        return batches
+
+    def leave(self) -> NoReturn:
+        raise Interrupted(
+            f"stopped after step {self.step} of epoch {self.epoch}; go on with --resume "
+            f"{self.output_dir}/checkpoint.pth"
+        )
 
     def finish_epoch(self, seconds: float) -> None:
         """Its line in the log, its score and its checkpoint, from which the next one begins."""
@@ -167,6 +190,8 @@ class Trainer:
         score = None
         if self.eval_split and (self.epoch + 1) % self.args.eval_every == 0:
             self.save()  # so that nothing that goes wrong in scoring costs the epoch
+            if any(dist.any_rank(self.stop.received is not None, device=self.device)):
+                self.leave()
             score = self.evaluate()
         scored = {} if score is None else {f"score_{self.eval_split}": score}
         self.log.line({"epoch": self.epoch, "seconds": round(seconds, 1), **counts, **values, **scored})
@@ -193,9 +218,10 @@ class Trainer:
             weights = checkpoint.weights_fingerprint(model.state_dict())
             score = score_split(self.args, self.eval_split, predictor, weights)
             if dist.is_main():
+                last = self.steps_done - 1  # what is of the step that is next is dropped when the run goes on
                 for name, image in pictures(self.args, self.eval_split, predictor).items():
-                    self.log.picture(f"{self.eval_split}/{name}", image, self.steps_done)
-                self.log.scalars({f"score/{self.eval_split}": score}, self.steps_done)
+                    self.log.picture(f"{self.eval_split}/{name}", image, last)
+                self.log.scalars({f"score/{self.eval_split}": score}, last)
         dist.barrier()
         return score
 
@@ -209,6 +235,8 @@ class Trainer:
             yield model.to(self.device)
         else:
             with self.average.in_place(self.model) if self.average else nullcontext():
+                if dist.active():  # statistics of batch norms; a checkpoint has those of rank 0
+                    dist.copy_from_main(dict(self.model.named_buffers()))
                 yield self.model
 
     def batches(self) -> Iterator[list[Batch]]:
@@ -225,7 +253,6 @@ class Trainer:
                 deaths = 1 if self.step != last else deaths + 1
                 last = self.step
                 if deaths == MAX_WORKER_DEATHS:
-                    self.save()
                     raise
                 print(f"warning: {error}; starting new ones", file=sys.stderr, flush=True)
                 self.loader.forget_workers()
@@ -292,9 +319,10 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "average": self.average.values if self.average else None,
         }
-        weights = dist.whole(weights)
+        weights = dist.whole(weights, everywhere=False)
         if not dist.is_main():
             return
+        self.log.flush()
         self.saver.save(
             {
                 **weights,
@@ -334,7 +362,8 @@ def micro_batches(args: argparse.Namespace, world_size: int) -> int:
     if args.global_batch_size % at_once:
         raise ValueError(
             f"--global_batch_size {args.global_batch_size} is no multiple of {at_once}, which {world_size} ranks with "
-            f"--batch_size {args.batch_size} take at once"
+            f"--batch_size {args.batch_size} take at once; the next that is one is "
+            f"{-(-args.global_batch_size // at_once) * at_once}"
         )
     return args.global_batch_size // at_once
 

@@ -12,6 +12,8 @@ from torch.distributed.fsdp import fully_shard
 from models.proxyformer import ProxyFormer
 from util import dist
 
+RECOMPILE_LIMIT = 256
+
 
 def blocks(model: ProxyFormer) -> list[nn.Module]:
     """The parts of the encoders and the CMIE that are run one after the other, most of the model's weight and work."""
@@ -41,6 +43,15 @@ def freeze(model: ProxyFormer, patterns: list[str]) -> dict[str, int]:
     return counts
 
 
+def train_mode(model: ProxyFormer) -> None:
+    """Training mode but for what is frozen as a whole: there statistics stay as they are and nothing is dropped."""
+    model.train()
+    for module in model.modules():
+        parameters = list(module.parameters())
+        if parameters and not any(p.requires_grad for p in parameters):
+            module.eval()
+
+
 def recompute_activations(model: ProxyFormer) -> None:
     """Saves the memory of what is within the blocks of the backbone and the stages of the CMIE, for a second forward
     pass through them.
@@ -56,7 +67,15 @@ def compile_blocks(model: ProxyFormer, backend: str) -> None:
     """Has ``torch.compile`` translate each block when it is first run; the names of the parameters stay as they are.
 
     Blocks rather than the whole, because equal ones are translated once.
+
+    Raises:
+        ValueError: there is no such backend.
     """
+    known = torch.compiler.list_backends(exclude_tags=())
+    if backend not in known:
+        raise ValueError(f"--compile {backend}: there is no such backend; choose one of {', '.join(known)}")
+    # all blocks share the limit: of a Video Swin thirteen kinds, each anew for new shapes
+    torch._dynamo.config.recompile_limit = RECOMPILE_LIMIT
     for block in blocks(model):
         block.compile(backend=backend)
 

@@ -126,7 +126,7 @@ def test_jsc_of_micro_batches_is_their_mean():
 
 DIVIDED = """
     --backbone timm:convnext_atto --holdout 1 --eval_every 1 --ema_decay 0.9 --keep 1 --batch_size 1 --lr 1e-4
-    --lr_schedule cosine --warmup_steps 100
+    --lr_schedule cosine --warmup_steps 10
 """
 
 

@@ -173,6 +173,23 @@ def test_frozen_parts_stay(ytvos_root, tmp_path):
         trainer(ytvos_root, tmp_path / "other", "--freeze", "*")
 
 
+def test_frozen_batch_norms_keep_their_statistics(ytvos_root, tmp_path):
+    run = trainer(ytvos_root, tmp_path / "run", "--epochs", 1, "--freeze", "backbone.*")
+    before = {name: value.clone() for name, value in run.model.backbone.state_dict().items()}
+    run.run()
+    assert any("running_mean" in name for name in before) and same(run.model.backbone.state_dict(), before)
+
+
+def test_a_warm_up_that_never_ends_is_refused(ytvos_root, tmp_path):
+    with pytest.raises(ValueError, match="--warmup_steps 1000: the whole run has"):
+        trainer(ytvos_root, tmp_path / "run", "--warmup_steps", 1000)
+
+
+def test_a_backend_that_does_not_exist_is_refused(ytvos_root, tmp_path):
+    with pytest.raises(ValueError, match="--compile inductr: there is no such backend; choose one of"):
+        trainer(ytvos_root, tmp_path / "run", "--compile", "inductr")
+
+
 def test_global_batches_are_whole_micro_batches(ytvos_root, tmp_path):
     with pytest.raises(
         ValueError, match="--global_batch_size 5 is no multiple of 2, which 1 ranks with --batch_size 2"
@@ -194,22 +211,23 @@ def loss_and_gradients(model: ProxyFormer, amp: torch.dtype | None = None) -> tu
     return loss.detach(), {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
 
-@pytest.mark.parametrize(("amp", "error"), [(torch.bfloat16, 0.05), (torch.float16, 0.01)])
+@pytest.mark.parametrize(("amp", "error"), [(torch.bfloat16, 0.1), (torch.float16, 0.03)])
 def test_half_precision_gives_the_gradients_of_float32_but_for_rounding(amp, error):
     """Of rounding to 8 and 11 bits; the gradients themselves are float32."""
-    (plain, wanted), (loss, got) = (
-        loss_and_gradients(tiny_model(backbone=build_backbone("resnet18", pretrained=True)).train(), dtype)
-        for dtype in (None, amp)
-    )
+    torch.manual_seed(0)
+    model = tiny_model(backbone=build_backbone("resnet18", pretrained=True)).train()
+    plain, wanted = loss_and_gradients(model)
+    model.zero_grad(set_to_none=True)
+    loss, got = loss_and_gradients(model, amp)
     assert loss.dtype == torch.float32 and loss != plain
-    torch.testing.assert_close(loss, plain, rtol=error, atol=0)
+    torch.testing.assert_close(loss, plain, rtol=error / 10, atol=0)
     assert got.keys() == wanted.keys() and all(g.dtype == torch.float32 for g in got.values())
     ours, theirs = (torch.cat([g.flatten() for g in gradients.values()]) for gradients in (got, wanted))
-    assert (ours - theirs).norm() <= 4 * error * theirs.norm()
+    assert (ours - theirs).norm() <= error * theirs.norm()
 
 
 def test_compiled_blocks_give_the_same_gradients():
-    model = tiny_model().train()
+    model = tiny_model(enc_layers=1).train()
     plain, wanted = loss_and_gradients(model)
     model.zero_grad(set_to_none=True)
     torch._dynamo.utils.counters.clear()
