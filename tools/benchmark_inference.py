@@ -1,6 +1,6 @@
 """Times inference of whole videos: each expression by itself, and all of them from frames that are encoded once.
 
-    python tools/benchmark_inference.py [--frames 5 19 40] [--expressions 1 4 8] [--modes fp32 bf16] [options of main.py]
+    python tools/benchmark_inference.py [--frames 5 19 40] [--expressions 1 4 8] [--modes fp32 bf16] [main.py's options]
 
 Weights and frames are random; from uint8 frames to masks of their size, decoding and writing left out. One by one is
 the same code asked one expression at a time in float32. Every row runs in a process of its own, so that its peak memory
