@@ -27,9 +27,18 @@ class DynamicKernelHead(nn.Module):
         super().__init__()
         self.kernel = mlp(dim, dim, mask_dim)
 
-    def forward(self, proxies: Tensor, mask_features: Tensor) -> Tensor:
-        """``proxies [b, t, n, c]``, ``mask_features [b, t, m, h, w]`` to mask logits ``[b, t, n, h, w]``."""
-        return torch.einsum("btnm,btmhw->btnhw", self.kernel(proxies), mask_features)
+    def forward(self, proxies: Tensor, mask_features: Tensor, last: nn.Conv2d | None = None) -> Tensor:
+        """``proxies [b, t, n, c]``, ``mask_features [b, t, m, h, w]`` to mask logits ``[b, t, n, h, w]``.
+
+        Args:
+            last: a 1×1 convolution that the mask features still lack. A kernel times what it makes of them is another
+                kernel times themselves, and there are far fewer kernels than pixels.
+        """
+        kernels = self.kernel(proxies)
+        if last is None:
+            return torch.einsum("btnm,btmhw->btnhw", kernels, mask_features)
+        masks = torch.einsum("btnm,btmhw->btnhw", kernels @ last.weight[:, :, 0, 0].to(kernels.dtype), mask_features)
+        return masks + (kernels @ last.bias.to(kernels.dtype))[..., None, None]
 
 
 class ReferenceHead(nn.Module):

@@ -5,8 +5,11 @@ Shapes: b samples, t frames, h w grid of a level, c channels, m mask channels, l
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Sequence
 
+import torch
 import torch.nn.functional as F
 from einops import rearrange, repeat
 from torch import Tensor, nn
@@ -58,7 +61,8 @@ class MaskDecoder(nn.Module):
     """Top-down steps: upsample, add the lateral of the next finer level, 3×3 conv with group norm.
 
     The laterals are a 1×1 projection of backbone maps, which do not depend on the words: :meth:`laterals`
-    computes them once per clip for any number of expressions.
+    computes them once per clip for any number of expressions. In evaluation their share of the 3×3 convolution is taken
+    with them, and the rest is done before upsampling: the same numbers from fewer products.
 
     Args:
         channels: of the backbone's maps, finest first.
@@ -97,11 +101,13 @@ class MaskDecoder(nn.Module):
         self.out = nn.Conv2d(mask_dim, mask_dim, 1)
 
     def laterals(self, maps: list[Tensor]) -> list[Tensor]:
-        """Backbone maps ``[v, t, c_i, h_i, w_i]``, finest first, to ``[v, t, h_i, w_i, c]``, in the steps' order."""
-        return [
-            rearrange(conv(rearrange(x, "v t c h w -> (v t) c h w")), "(v t) c h w -> v t h w c", v=x.shape[0])
-            for conv, x in zip(self.lateral, maps[::-1][1 : 1 + len(self.lateral)], strict=True)
-        ]
+        """What the backbone maps ``[v, t, c_i, h_i, w_i]``, finest first, add in each step: ``[v, t, h_i, w_i, c]``."""
+        added = []
+        for conv, smooth, x in zip(self.lateral, self.smooth, maps[::-1][1 : 1 + len(self.lateral)], strict=True):
+            frames = rearrange(x, "v t c h w -> (v t) c h w")
+            made = conv(frames) if self.training else smoothed_lateral(frames, conv, smooth[0])
+            added.append(rearrange(made, "(v t) c h w -> v t h w c", v=x.shape[0]))
+        return added
 
     def forward(
         self,
@@ -114,15 +120,64 @@ class MaskDecoder(nn.Module):
         """``video [b, t, h, w, c]``, real where ``video_valid [b, h, w]``, and its laterals to the mask features.
 
         Returns:
-            ``[b, t, m, h', w']``, of the last lateral's size.
+            ``[b, t, m, h', w']``, of the last lateral's size; in evaluation without the last 1×1 convolution, ``out``,
+            which :class:`models.heads.DynamicKernelHead` then takes into its kernels.
         """
         b, t, h, w, _ = video.shape
         x = rearrange(video, "b t h w c -> (b t) c h w")
         for i, (lateral, smooth) in enumerate(zip(laterals, self.smooth, strict=True)):
             if i == len(laterals) - 1:
                 x = self.narrow(x)
-            x = F.interpolate(x, size=lateral.shape[2:4], mode="nearest")
-            x = smooth(x + rearrange(lateral, "b t h w c -> (b t) c h w"))
+            lateral = rearrange(lateral, "b t h w c -> (b t) c h w")
+            if self.training:
+                x = smooth(F.interpolate(x, size=lateral.shape[2:], mode="nearest") + lateral)
+            else:
+                x = smooth[1:](upsampled_conv(x, smooth[0].weight, lateral.shape[2:]) + lateral)
             if self.words:
                 x = self.words[i](x, (h, w), video_valid, text, text_valid)
-        return rearrange(self.out(x), "(b t) m h w -> b t m h w", b=b)
+        return rearrange(self.out(x) if self.training else x, "(b t) m h w -> b t m h w", b=b)
+
+
+def smoothed_lateral(x: Tensor, lateral: nn.Conv2d, conv: nn.Conv2d) -> Tensor:
+    """``conv(lateral(x))`` for a 1×1 and a 3×3 convolution; in one where that is less work.
+
+    ``[g, c, h, w]`` to ``[g, m, h, w]``.
+    """
+    channels, width = x.shape[1], conv.in_channels
+    if 9 * (channels + 1) >= channels + 9 * width:
+        return conv(lateral(x))
+    # a further channel of ones carries the bias of the first, which the zeros around the map do not have
+    first = torch.cat((lateral.weight[:, :, 0, 0], lateral.bias[:, None]), 1)
+    weight = torch.einsum("mwyx,wc->mcyx", conv.weight, first)
+    ones = x.new_ones(()).expand(len(x), 1, *x.shape[2:])
+    x = torch.cat((x, ones), 1).contiguous(memory_format=torch.channels_last)
+    return F.conv2d(x, weight, conv.bias, padding=1)
+
+
+def upsampled_conv(x: Tensor, weight: Tensor, size: Sequence[int]) -> Tensor:
+    """A 3×3 convolution of ``x [g, c, h, w]``, upsampled to ``size`` by its nearest neighbours.
+
+    Of the nine pixels that a convolution reads, several are copies of one. Where the map is twice as large, each of its
+    four kinds of pixels (even or odd row and column) reads 2×2 pixels of the small one: 16 products instead of 36.
+
+    Returns:
+        ``[g, m, *size]``.
+    """
+    h, w = x.shape[2:]
+    if tuple(size) != (2 * h, 2 * w):
+        return F.conv2d(F.interpolate(x, size=tuple(size), mode="nearest"), weight, padding=1)
+    # even pixels read the one before twice removed and themselves twice; odd ones the other way round
+    rows = (
+        torch.stack((weight[:, :, 0], weight[:, :, 1] + weight[:, :, 2])),
+        torch.stack((weight[:, :, 0] + weight[:, :, 1], weight[:, :, 2])),
+    )
+    kernels = []
+    for row in rows:  # [2, m, c, 3]
+        kernels.append(torch.stack((row[..., 0], row[..., 1] + row[..., 2]), -1))
+        kernels.append(torch.stack((row[..., 0] + row[..., 1], row[..., 2]), -1))
+    kernel = rearrange(torch.stack(kernels), "kind y m c x -> (kind m) c y x")
+    found = F.conv2d(x, kernel, padding=1).unflatten(1, (2, 2, -1))  # one row and column more than x has
+    out = found.new_empty(len(x), found.shape[3], 2 * h, 2 * w).contiguous(memory_format=torch.channels_last)
+    for a, b in itertools.product((0, 1), (0, 1)):
+        out[:, :, a::2, b::2] = found[:, a, b, :, a : a + h, b : b + w]
+    return out

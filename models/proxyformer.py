@@ -29,7 +29,7 @@ class VideoFeatures:
     Attributes:
         tokens: ``F_v^0 [V, T, H, W, C]``.
         valid: bool ``[V, H, W]`` of the tokens, or None without padding.
-        laterals: ``[V, T, h_i, w_i, C]`` for each step of the mask decoder, coarse to fine.
+        laterals: ``[V, T, h_i, w_i, C]`` that each step of the mask decoder adds, coarse to fine.
     """
 
     tokens: Tensor
@@ -191,7 +191,8 @@ class ProxyFormer(nn.Module):
             part = slice(start, start + step)
             laterals = [x[:, part] for x in features.laterals]
             mask_features = self.mask_decoder(encoded[:, part], laterals, words, text_valid, features.valid)
-            parts.append([self.kernel_head(stage[:, part], mask_features) for stage in stages])
+            last = None if self.training else self.mask_decoder.out
+            parts.append([self.kernel_head(stage[:, part], mask_features, last) for stage in stages])
         return [torch.cat(pieces, dim=1) for pieces in zip(*parts, strict=True)]
 
     def predict(self, proxies: Tensor, masks: Tensor) -> Prediction:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.heads import DynamicKernelHead, ReferenceHead, mlp
-from models.mask_decoder import MaskDecoder
+from models.mask_decoder import MaskDecoder, smoothed_lateral, upsampled_conv
 
 CHANNELS, C, M = [6, 8, 10, 12], 16, 8
 SIZES = [(13, 18), (7, 9), (4, 5), (2, 3)]  # of 50×70 pixels
@@ -128,3 +128,36 @@ def test_mlp_has_a_layer_less_than_sizes_and_is_not_linear():
     assert [tuple(p.shape) for p in net.parameters()] == [(24, C), (24,), (4, 24), (4,)]
     x = torch.randn(50, C)
     assert (net(x) + net(-x) - 2 * net(torch.zeros(C))).abs().max() > 1e-2
+
+
+# Evaluation --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("coarse", [(3, 5), (1, 1), (4, 4)])
+@pytest.mark.parametrize("less", [(0, 0), (1, 0), (0, 1), (1, 1)])
+def test_a_convolution_of_an_upsampled_map(coarse, less):
+    torch.manual_seed(0)
+    size = tuple(max(1, 2 * n - k) for n, k in zip(coarse, less, strict=True))
+    x, weight = torch.randn(2, 3, *coarse, dtype=torch.float64), torch.randn(4, 3, 3, 3, dtype=torch.float64)
+    wanted = F.conv2d(F.interpolate(x, size=size, mode="nearest"), weight, padding=1)
+    torch.testing.assert_close(upsampled_conv(x, weight, size), wanted)
+
+
+@pytest.mark.parametrize("channels", [2, 7, 8, 30])
+def test_a_lateral_and_its_convolution_are_one(channels):
+    torch.manual_seed(0)
+    lateral, conv = torch.nn.Conv2d(channels, 8, 1).double(), torch.nn.Conv2d(8, 6, 3, padding=1, bias=False).double()
+    x = torch.randn(2, channels, 5, 4, dtype=torch.float64)
+    torch.testing.assert_close(smoothed_lateral(x, lateral, conv), conv(lateral(x)))
+
+
+@pytest.mark.parametrize("cross_modal", [False, True])
+@pytest.mark.parametrize("steps", [1, 2, 3])
+def test_evaluation_cuts_the_masks_of_training(steps, cross_modal):
+    net, text = decoder(steps, cross_modal), words()
+    torch.manual_seed(0)
+    head, proxies = DynamicKernelHead(dim=C, mask_dim=M), torch.randn(B, T, 4, C)
+    wanted = head(proxies, decode(net.train(), tokens(), text))
+    got = head(proxies, decode(net.eval(), tokens(), text), net.out)
+    torch.testing.assert_close(got, wanted, atol=1e-4, rtol=1e-4)
+    assert wanted.std() > 0.01
