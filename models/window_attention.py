@@ -28,11 +28,13 @@ class Group:
 
     Attributes:
         tokens: long ``[w, k]``, numbers of the tokens in a clip, t h w of them; one past the last is padding.
-        part: long ``[k]``: tokens see each other where these are equal; None: everywhere.
+        asking: long, places in a window where there is no padding; what padding reads is of no use.
+        hidden: bool ``[asking, k]``, which tokens an asking one does not see; None: it sees all.
     """
 
     tokens: Tensor
-    part: Tensor | None
+    asking: Tensor
+    hidden: Tensor | None
 
 
 @lru_cache(maxsize=32)
@@ -53,9 +55,15 @@ def arrange(size: Size, window: Size, shift: Size, device: torch.device) -> tupl
         x = x.unflatten(2, (-1, window[2])).unflatten(1, (-1, window[1])).unflatten(0, (-1, window[0]))
         return x.permute(0, 2, 4, 1, 3, 5).reshape(-1, window[0] * window[1] * window[2])
 
-    tokens, parts = cut(numbers), cut(parts)
-    kinds, kind = parts.unique(dim=0, return_inverse=True)
-    return tuple(Group(tokens[kind == i], part if part.unique().numel() > 1 else None) for i, part in enumerate(kinds))
+    tokens = cut(numbers)
+    padding = tokens == size[0] * size[1] * size[2]
+    kinds, kind = torch.stack((cut(parts), padding.long()), -1).unique(dim=0, return_inverse=True)
+    groups = []
+    for i, (part, padded) in enumerate(zip(*kinds.unbind(-1), strict=True)):
+        asking = (padded == 0).nonzero()[:, 0]
+        hidden = part[asking][:, None] != part
+        groups.append(Group(tokens[kind == i], asking, hidden if hidden.any() else None))
+    return tuple(groups)
 
 
 def forward(block: SwinTransformerBlock, x: Tensor) -> Tensor:
@@ -86,17 +94,18 @@ def _attend(block: SwinTransformerBlock, rows: Tensor, groups: tuple[Group, ...]
     qkv[count] = attention.qkv.bias  # of padding, which is zero after the norm, and is read like any other token
     read = first.new_empty(count + 1, channels)
     for group in groups:
-        tokens = group.tokens
-        added = bias if group.part is None else bias - 100.0 * (group.part[:, None] != group.part)
+        added = bias[:, group.asking]
+        if group.hidden is not None:
+            added = added - 100.0 * group.hidden
         added = added.to(first.dtype)[None]
-        for some in tokens.split(max(1, _at_once(rows) // tokens.shape[1])):
+        for some in group.tokens.split(max(1, _at_once(rows) // group.tokens.shape[1])):
             query, key, value = (
                 qkv.index_select(0, some.flatten())
                 .view(*some.shape, 3, heads, channels // heads)
                 .permute(2, 0, 3, 1, 4)
             )
-            found = F.scaled_dot_product_attention(query, key, value, attn_mask=added)
-            read.index_copy_(0, some.flatten(), found.transpose(1, 2).reshape(-1, channels))
+            found = F.scaled_dot_product_attention(query[:, :, group.asking], key, value, attn_mask=added)
+            read.index_copy_(0, some[:, group.asking].flatten(), found.transpose(1, 2).reshape(-1, channels))
     return read[:count]
 
 
