@@ -116,4 +116,4 @@ def _at_once(rows: Tensor) -> int:
 
 def _parts(rows: Tensor) -> list[slice]:
     step = _at_once(rows)
-    return [slice(start, start + step) for start in range(0, len(rows), step)]
+    return [slice(start, min(start + step, len(rows))) for start in range(0, len(rows), step)]

@@ -68,7 +68,7 @@ def test_masks_made_with_other_options_are_not_scored_as_if_of_these(ytvos, tmp_
 
 
 def test_inference_does_not_mix_in_masks_of_another_data_set(ytvos, tmp_path):
-    script = argparse.Namespace(resume=tmp_path / "checkpoint.pth", overwrite=False)
+    script = argparse.Namespace(resume=tmp_path / "checkpoint.pth", overwrite=False, window=None, overlap=None)
     results = tmp_path / "results"
     inference.claim(script, mini_args(ytvos), results)
     (results / "Annotations").mkdir()

@@ -60,8 +60,8 @@ def boxes(*columns: int, frames: int = 3) -> Tensor:
         ((0, 2, 4), (0, 2, 4), [0, 1, 2]),
         ((-1, -1, -1), (-1, -1, -1), [0, 1, 2]),
         ((-1, 2, -1), (2, -1, -1), [1, 0, 2]),  # the others have nothing to go by
-        ((0, 0, 6), (6, 0, 0), [1, 2, 0]),
-        ((0, 3, 6), (2, 4, 0), [2, 0, 1]),  # the best for all, not for each
+        ((0, 0, 6), (6, 0, 0), [2, 1, 0]),  # of two that are the same each goes on with itself where it can
+        ((3, 1, 6), (2, 4, 6), [1, 0, 2]),  # the best for all, not for each
     ],
 )
 def test_proxies_are_followed_by_their_masks(before, now, wanted):
