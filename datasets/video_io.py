@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,11 +11,14 @@ from typing import Self
 import av
 import numpy as np
 import torch
+from av.stream import Disposition
 from PIL import Image
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_image
 
 _MEND = "restore this file from the data set's archive (docs/data.md)"
+# failures of a decoder on end, after which nothing more is to be expected of it
+_TOLERATED = 100
 
 
 def _check_exists(path: Path, what: str) -> None:
@@ -109,26 +113,47 @@ def read_label_maps(paths: Sequence[Path], size: tuple[int, int]) -> Tensor:
 class VideoFile:
     """A video file whose frames are read by position, from 0 in the order in which they are shown; use it in ``with``.
 
+    Reading on from where the last read ended, in windows that may overlap, decodes every frame once.
+
     Attributes:
         path: of the file.
         size: height and width in pixels.
+        damaged: times of frames that another one stands in for.
+
+    A subclass may change, besides :meth:`_picture`:
+        mend: what to do about a file that cannot be read.
+        threads: of the decoder, 0 for as many as it likes. Where workers are the parallelism, threads that decode ahead
+            would only decode more than is wanted.
+        lenient: the picture before stands in for a damaged one, as in a player.
 
     Raises FileNotFoundError where there is none, ValueError where it cannot be read.
     """
+
+    mend = _MEND
+    threads = 1
+    lenient = False
 
     def __init__(self, path: Path) -> None:
         _check_exists(path, "video")
         self.path = path
         with self._named_errors():
             self._container = av.open(str(path))
-        if not self._container.streams.video:
+        # the picture on the cover of an album is a stream, too
+        films = [s for s in self._container.streams.video if not s.disposition & Disposition.attached_pic]
+        if not films or films[0].codec_context is None:
             self._container.close()
-            raise ValueError(f"{path}: holds no video; {_MEND}")
-        self._stream = self._container.streams.video[0]
-        # Workers are the parallelism, and threads that decode frames ahead would only decode more than is wanted.
-        self._stream.codec_context.thread_count = 1
-        self.size = (self._stream.codec_context.height, self._stream.codec_context.width)
+            problem = "has a codec that is unknown here" if films else "holds no video"
+            raise ValueError(f"{path}: {problem}; {self.mend}")
+        self._stream = films[0]
+        self._stream.codec_context.thread_type, self._stream.codec_context.thread_count = "AUTO", self.threads
+        self._stored_size = self.size = (self._stream.codec_context.height, self._stream.codec_context.width)
         self._shown: list[int] | None = None
+        self._keys: list[int] = []
+        self._end = 0
+        self._decoder: Iterator[av.VideoFrame] = iter(())
+        self._at: int | None = None  # time of the frame that the decoder gave last
+        self._last: dict[int, Tensor] = {}  # what was read last, by time
+        self.damaged: set[int] = set()
 
     def __enter__(self) -> Self:
         return self
@@ -141,16 +166,29 @@ class VideoFile:
         try:
             yield
         except av.FFmpegError as error:
-            raise ValueError(f"{self.path}: the video is damaged ({error.strerror}); {_MEND}") from error
+            raise self._damage(error.strerror) from error
+
+    def _damage(self, what: str) -> ValueError:
+        return ValueError(f"{self.path}: the video is damaged ({what}); {self.mend}")
 
     def _times(self) -> list[int]:
-        """When each frame is shown, in the container's unit of time; decodes nothing."""
+        """When each frame is shown, in the stream's unit of time; decodes nothing."""
         if self._shown is None:
-            with self._named_errors():
-                packets = [p for p in self._container.demux(self._stream) if p.size and not p.is_discard]
-            times = sorted({p.pts for p in packets if p.pts is not None})
-            if not times or len(times) < len(packets):
-                raise ValueError(f"{self.path}: the video is damaged (its frames have no times of their own); {_MEND}")
+            found = []
+            try:
+                for packet in self._container.demux(self._stream):
+                    if packet.size and not packet.is_discard:
+                        found.append((packet.pts, packet.duration or 0, packet.is_keyframe))
+            except av.FFmpegError as error:
+                if not self.lenient:
+                    raise self._damage(error.strerror) from error
+            lasts = {pts: duration for pts, duration, _ in found if pts is not None}
+            times = sorted(lasts)
+            if not times or (len(times) < len(found) and not self.lenient):
+                raise self._damage("its frames have no times of their own" if found else "it has no frames")
+            self._keys = sorted(pts for pts, _, is_key in found if is_key and pts is not None)
+            before = times[-2] if len(times) > 1 else times[-1] - round(1 / self._stream.time_base)
+            self._end = times[-1] + (lasts[times[-1]] or times[-1] - before)
             self._shown = times
         return self._shown
 
@@ -158,35 +196,95 @@ class VideoFile:
         """Frames."""
         return len(self._times())
 
+    def seconds(self) -> list[float]:
+        """When each frame is shown, counted from the first one; one number more says when the last one ends.
+
+        Where the file does not say how long that one lasts: as long as the one before, or a second.
+        """
+        times = self._times()
+        return [float((time - times[0]) * self._stream.time_base) for time in (*times, self._end)]
+
     def read(self, positions: Sequence[int]) -> Tensor:
         """Frames at these positions: uint8 RGB ``[T, 3, H, W]``, channels-last in memory as in :func:`read_frames`.
 
-        Nothing is decoded but from the last key frame before the first of them to the last of them.
+        Nothing is decoded but up to the last of them, from the first one that the last read had not, if the decoder is
+        there, or else from the last key frame before it.
         """
         times = self._times()
-        wanted = {times[p] for p in positions}
-        found = self._decode(min(wanted), wanted)
-        if found.keys() != wanted:
-            # A file's index may point behind the key frame that a frame needs.
-            found = self._decode(times[0], wanted)
-        if found.keys() != wanted:
-            missing = times.index(min(wanted - found.keys()))
-            raise ValueError(
-                f"{self.path}: the video is damaged (frame {missing + 1} of {len(times)} cannot be decoded); {_MEND}"
-            )
         frames = torch.empty((len(positions), *self.size, 3), dtype=torch.uint8)
-        for t, position in enumerate(positions):
-            frames[t] = torch.from_numpy(found[times[position]])
+        places: dict[int, list[int]] = {}
+        for place, position in enumerate(positions):
+            places.setdefault(times[position], []).append(place)
+        missing = dict(places)
+        for time in self._last.keys() & places.keys():
+            frames[missing.pop(time)] = self._last[time]
+        if missing:
+            self._decode(frames, missing)
+        found = {time: frames[places[time][0]] for time in places.keys() - missing.keys()}
+        if missing:
+            self._stand_in(frames, missing, self._last | found)
+        self._last = {time: frames[places[time][0]] for time in places}
         return frames.permute(0, 3, 1, 2)
 
-    def _decode(self, start: int, wanted: set[int]) -> dict[int, np.ndarray]:
-        """The wanted frames, by the time they are shown, decoding from the last key frame until ``start``."""
-        found = {}
+    def _decode(self, frames: Tensor, missing: dict[int, list[int]]) -> None:
+        """Puts what is shown at the times in ``missing`` into its places in ``frames``, and takes it off the list."""
+        went_back = self._go_to(min(missing))
+        self._go_on(frames, missing)
+        if missing and (went_back or not self.lenient):
+            # A file's index may point behind the key frame that a frame needs.
+            self._seek(self._times()[0])
+            self._go_on(frames, missing)
+
+    def _go_to(self, time: int) -> bool:
+        """Goes back to the last key frame before ``time``, unless there is less to decode from here: whether it did."""
+        times = self._times()
+        if self._at is not None and self._at < time:
+            key = max(0, bisect_right(self._keys, time) - 1)
+            start = self._keys[key] if self._keys else times[0]
+            if bisect_left(times, start) <= bisect_left(times, self._at) + 1:
+                return False
+        self._seek(time)
+        return True
+
+    def _seek(self, time: int) -> None:
         with self._named_errors():
-            self._container.seek(start, stream=self._stream)
-            for frame in self._container.decode(self._stream):
-                if frame.pts in wanted:
-                    found[frame.pts] = frame.to_ndarray(format="rgb24")
-                if frame.pts is not None and frame.pts >= max(wanted):
-                    break
-        return found
+            self._container.seek(time, stream=self._stream)
+        self._decoder = self._frames()
+
+    def _frames(self) -> Iterator[av.VideoFrame]:
+        """What the decoder makes of the packets from here on, without those that a lenient reader may pass over."""
+        failures = 0
+        while failures < _TOLERATED:
+            try:
+                for frame in self._container.decode(self._stream):
+                    failures = 0
+                    if frame.pts is not None:
+                        yield frame
+                return
+            except av.FFmpegError as error:
+                if not self.lenient:
+                    raise self._damage(error.strerror) from error
+                failures += 1
+
+    def _go_on(self, frames: Tensor, missing: dict[int, list[int]]) -> None:
+        last = max(missing)
+        for frame in self._decoder:
+            self._at = frame.pts
+            if frame.pts in missing:
+                frames[missing.pop(frame.pts)] = torch.from_numpy(self._picture(frame))
+            if frame.pts >= last:
+                break
+
+    def _picture(self, frame: av.VideoFrame) -> np.ndarray:
+        """uint8 RGB ``[H, W, 3]``, also where the size changes on the way."""
+        height, width = self._stored_size
+        return frame.to_ndarray(format="rgb24", width=width, height=height)
+
+    def _stand_in(self, frames: Tensor, missing: dict[int, list[int]], known: dict[int, Tensor]) -> None:
+        """Repeats in the places of ``missing`` frames the one before, among the ``known`` ones."""
+        if not self.lenient or not known:
+            times = self._times()
+            raise self._damage(f"frame {times.index(min(missing)) + 1} of {len(times)} cannot be decoded")
+        for time, places in missing.items():
+            frames[places] = known[max((t for t in known if t < time), default=min(known))]
+        self.damaged.update(missing)
