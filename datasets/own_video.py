@@ -130,12 +130,13 @@ class _File(VideoFile):
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
-        self._seek(self._times()[0])
+        times = self._times()
+        self._seek(self._keys[0][1])
         frame = next(self._decoder, None)
         if frame is None:
             raise self._damage("no frame of it can be decoded")
         # What was cut out of a longer film may begin with frames that need one that is not there.
-        self._shown = [time for time in self._times() if time >= frame.pts]
+        self._shown = [time for time in times if time >= frame.pts]
         self._stored_size = self.size = (frame.height, frame.width)
         self._matrix = np.eye(3, dtype=np.int32)
         for data in frame.side_data:

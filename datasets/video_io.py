@@ -148,7 +148,7 @@ class VideoFile:
         self._stream.codec_context.thread_type, self._stream.codec_context.thread_count = "AUTO", self.threads
         self._stored_size = self.size = (self._stream.codec_context.height, self._stream.codec_context.width)
         self._shown: list[int] | None = None
-        self._keys: list[int] = []
+        self._keys: list[tuple[int, int]] = []  # when key frames are shown, and when they are decoded
         self._end = 0
         self._decoder: Iterator[av.VideoFrame] = iter(())
         self._at: int | None = None  # time of the frame that the decoder gave last
@@ -173,24 +173,27 @@ class VideoFile:
 
     def _times(self) -> list[int]:
         """When each frame is shown, in the stream's unit of time; decodes nothing."""
-        if self._shown is None:
-            found = []
-            try:
-                for packet in self._container.demux(self._stream):
-                    if packet.size and not packet.is_discard:
-                        found.append((packet.pts, packet.duration or 0, packet.is_keyframe))
-            except av.FFmpegError as error:
-                if not self.lenient:
-                    raise self._damage(error.strerror) from error
-            lasts = {pts: duration for pts, duration, _ in found if pts is not None}
-            times = sorted(lasts)
-            if not times or (len(times) < len(found) and not self.lenient):
-                raise self._damage("its frames have no times of their own" if found else "it has no frames")
-            self._keys = sorted(pts for pts, _, is_key in found if is_key and pts is not None)
-            before = times[-2] if len(times) > 1 else times[-1] - round(1 / self._stream.time_base)
-            self._end = times[-1] + (lasts[times[-1]] or times[-1] - before)
-            self._shown = times
-        return self._shown
+        if self._shown is not None:
+            return self._shown
+        count, shown, keys = 0, {}, []
+        try:
+            for packet in self._container.demux(self._stream):
+                if packet.size and not packet.is_discard:
+                    count += 1
+                    shown[packet.pts] = packet.duration
+                if packet.size and packet.is_keyframe and packet.pts is not None:
+                    keys.append((packet.pts, packet.pts if packet.dts is None else packet.dts))
+        except av.FFmpegError as error:
+            if not self.lenient:
+                raise self._damage(error.strerror) from error
+        times = sorted(time for time in shown if time is not None)
+        if not times or len(times) < count:
+            raise self._damage("its frames have no times of their own" if count else "it has no frames")
+        self._keys = sorted(keys) or [(times[0], times[0])]
+        before = times[-2] if len(times) > 1 else times[-1] - round(1 / self._stream.time_base)
+        self._end = times[-1] + (shown[times[-1]] or times[-1] - before)
+        self._shown = times
+        return times
 
     def __len__(self) -> int:
         """Frames."""
@@ -207,8 +210,8 @@ class VideoFile:
     def read(self, positions: Sequence[int]) -> Tensor:
         """Frames at these positions: uint8 RGB ``[T, 3, H, W]``, channels-last in memory as in :func:`read_frames`.
 
-        Nothing is decoded but up to the last of them, from the first one that the last read had not, if the decoder is
-        there, or else from the last key frame before it.
+        What is decoded begins where the last read ended, or with the key frame before the first of them if that is
+        less, and ends with the last of them.
         """
         times = self._times()
         frames = torch.empty((len(positions), *self.size, 3), dtype=torch.uint8)
@@ -228,23 +231,17 @@ class VideoFile:
 
     def _decode(self, frames: Tensor, missing: dict[int, list[int]]) -> None:
         """Puts what is shown at the times in ``missing`` into its places in ``frames``, and takes it off the list."""
-        went_back = self._go_to(min(missing))
-        self._go_on(frames, missing)
-        if missing and (went_back or not self.lenient):
-            # A file's index may point behind the key frame that a frame needs.
-            self._seek(self._times()[0])
+        times, time = self._times(), min(missing)
+        key, key_decoded = self._keys[max(0, bisect_right(self._keys, (time, self._end)) - 1)]
+        if self._at is not None and self._at < time and bisect_left(times, key) <= bisect_left(times, self._at) + 1:
             self._go_on(frames, missing)
-
-    def _go_to(self, time: int) -> bool:
-        """Goes back to the last key frame before ``time``, unless there is less to decode from here: whether it did."""
-        times = self._times()
-        if self._at is not None and self._at < time:
-            key = max(0, bisect_right(self._keys, time) - 1)
-            start = self._keys[key] if self._keys else times[0]
-            if bisect_left(times, start) <= bisect_left(times, self._at) + 1:
-                return False
-        self._seek(time)
-        return True
+            return
+        # Containers differ in what they seek by, and an index may point behind the key frame that a frame needs.
+        for target in (time, key_decoded, self._keys[0][1]):
+            self._seek(target)
+            first = self._go_on(frames, missing)
+            if first is not None and first <= time:
+                return
 
     def _seek(self, time: int) -> None:
         with self._named_errors():
@@ -266,14 +263,17 @@ class VideoFile:
                     raise self._damage(error.strerror) from error
                 failures += 1
 
-    def _go_on(self, frames: Tensor, missing: dict[int, list[int]]) -> None:
-        last = max(missing)
+    def _go_on(self, frames: Tensor, missing: dict[int, list[int]]) -> int | None:
+        """Decodes as far as is needed for what is missing; returns the time of the first frame that came."""
+        first, last = None, max(missing)
         for frame in self._decoder:
             self._at = frame.pts
+            first = frame.pts if first is None else first
             if frame.pts in missing:
                 frames[missing.pop(frame.pts)] = torch.from_numpy(self._picture(frame))
             if frame.pts >= last:
                 break
+        return first
 
     def _picture(self, frame: av.VideoFrame) -> np.ndarray:
         """uint8 RGB ``[H, W, 3]``, also where the size changes on the way."""
@@ -286,5 +286,5 @@ class VideoFile:
             times = self._times()
             raise self._damage(f"frame {times.index(min(missing)) + 1} of {len(times)} cannot be decoded")
         for time, places in missing.items():
-            frames[places] = known[max((t for t in known if t < time), default=min(known))]
+            frames[places] = known[max((t for t in known if t < time), default=min(known))].clone()
         self.damaged.update(missing)

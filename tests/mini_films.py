@@ -35,17 +35,16 @@ def write_film(
     Args:
         turn: how a player has to turn it: degrees counterclockwise, then mirrored in x, in y.
     """
-    times = times or [i / 25 for i in range(len(frames))]
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=25)
         stream.codec_context.time_base = Fraction(1, 1000)
         stream.height, stream.width, stream.pix_fmt = *frames[0].shape[:2], pixels
         stream.gop_size = gop
         if codec == "libx264":
-            stream.options = {"crf": "8", "bf": "2"}
+            stream.options = {"crf": "8", "bf": "0" if times else "2"}  # phones make no B-frames
         if any(turn):
             stream.set_display_rotation(*turn)
-        for frame, time in zip(frames, times, strict=True):
+        for frame, time in zip(frames, times or [i / 25 for i in range(len(frames))], strict=True):
             picture = av.VideoFrame.from_ndarray(frame, format="rgb24")
             picture.pts, picture.time_base = round(1000 * time), Fraction(1, 1000)
             container.mux(stream.encode(picture))
@@ -58,8 +57,8 @@ def write_sound(path: Path, cover: bool = False) -> Path:
     with av.open(str(path), "w") as container:
         stream = container.add_stream("aac", rate=16000)
         if cover:
-            picture = container.add_stream("png")
-            picture.height, picture.width, picture.pix_fmt = *SIZE, "rgb24"
+            picture = container.add_stream("mjpeg")
+            picture.height, picture.width, picture.pix_fmt = *SIZE, "yuvj420p"
             picture.disposition = av.stream.Disposition.attached_pic
         frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
         frame.sample_rate = 16000

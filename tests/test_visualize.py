@@ -132,6 +132,13 @@ def test_sheet_without_truth(tmp_path):
     assert _near(sheet, PREDICTED_COLOUR).any()
 
 
+def test_sheet_without_the_frames_as_they_are(tmp_path):
+    row = _row(truth=False)
+    whole = _sheet(tmp_path / "sheet.png", [row])
+    row.plain = False
+    assert whole.shape[0] - _sheet(tmp_path / "sheet.png", [row]).shape[0] == 160 + 6
+
+
 @pytest.mark.parametrize("size", [(40, 60), (720, 1280), (400, 100)])
 def test_cells_are_wide_enough_for_any_frame(tmp_path, size):
     narrow, wide = (_sheet(tmp_path / f"{k}.png", [_row(k, size=size)]).shape[1] for k in (1, 3))
@@ -181,7 +188,7 @@ def test_a_frame_made_small_for_the_sheet_gives_the_same_sheet(tmp_path):
 def test_extreme_frames_make_no_extreme_pictures(tmp_path, size):
     large = enlarged(_frame(*size))
     assert 640 <= large.shape[1] <= 2000 and large.shape[0] <= 2160
-    assert max(_sheet(tmp_path / "sheet.png", [_row(1, size=size)]).shape) < 3000
+    assert max(_sheet(tmp_path / "sheet.png", [_row(1, size=size)]).shape) < 3200
 
 
 def test_colours_are_different():

@@ -78,7 +78,7 @@ def write_result(
         In how many frames each expression has a pixel.
     """
     colours = distinct_colours(len(expressions))
-    captions = [f"{text}  {score:.2f}" for text, score in zip(expressions, segmentation.scores, strict=True)]
+    captions = [f"{text} · {score:.2f}" for text, score in zip(expressions, segmentation.scores, strict=True)]
     seen = np.zeros(len(expressions), int)
     height, width = video.size
     at_once = min(16, max(1, _BYTES // (height * width * (3 + len(expressions)))))
@@ -152,8 +152,8 @@ def _sheet(path: Path, video: Video, captions: list[str], colours: list) -> Iter
 
     yield add
     rows = [
-        SheetRow(caption, "", frames, None, np.stack(masks), names, colour)
-        for caption, masks, colour in zip(captions, masks_of, colours, strict=True)
+        SheetRow(caption, "", frames, None, np.stack(masks), names, colour, plain=i == 0)
+        for i, (caption, masks, colour) in enumerate(zip(captions, masks_of, colours, strict=True))
     ]
     contact_sheet(rows, path)
 

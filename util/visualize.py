@@ -13,6 +13,7 @@ from fractions import Fraction
 import av
 import cv2
 import numpy as np
+from av.codec.context import Flags
 from PIL import Image, ImageDraw
 
 from util.fonts import font
@@ -65,7 +66,9 @@ def overlay(
     out = frame.copy()
     for i, mask in enumerate(masks):
         colour = np.array(colours[i % len(colours)])
-        out[mask] = np.round((1 - alpha) * out[mask] + alpha * colour)
+        # what becomes of each of the values from 0 to 255, in each channel
+        mixed = np.round((1 - alpha) * np.arange(256)[:, None] + alpha * colour).astype(np.uint8)
+        out = cv2.copyTo(cv2.LUT(out, mixed[None]), mask.view(np.uint8), out)
         if outline:
             inside = cv2.erode(mask.view(np.uint8), np.ones((3, 3), np.uint8), iterations=width).view(bool)
             out[mask & ~inside] = colour
@@ -118,6 +121,7 @@ class SheetRow:
         predicted: bool ``[k, H, W]``.
         frame_ids: names of the frames.
         colour: of the prediction.
+        plain: show the frames as they are, too.
     """
 
     caption: str
@@ -127,6 +131,7 @@ class SheetRow:
     predicted: np.ndarray
     frame_ids: Sequence[str]
     colour: Colour = PREDICTED_COLOUR
+    plain: bool = True
 
 
 # in a second: whole numbers for all usual frame rates, and as many as MPEG-4 counts
@@ -194,7 +199,7 @@ def _card(row: SheetRow, width: int) -> Image.Image:
     cell = _cell_size(height, frame_width)
     caption = _wrapped(row.caption, 22, width - 2 * _PAD)
     note = _wrapped(row.note, 15, width - 2 * _PAD) if row.note else []
-    bands: list[tuple[str, Colour | None, np.ndarray | None]] = [("frame", None, None)]
+    bands: list[tuple[str, Colour | None, np.ndarray | None]] = [("frame", None, None)] if row.plain else []
     if row.truth is not None:
         bands.append(("ground truth", TRUTH_COLOUR, row.truth))
     bands.append(("prediction", row.colour, row.predicted))
@@ -281,8 +286,10 @@ def open_film(path: str | os.PathLike, fps: float) -> Iterator[Callable[[np.ndar
                 stream.codec_context.time_base = Fraction(1, _TICKS)
                 stream.height, stream.width = size[0] + size[0] % 2, size[1] + size[1] % 2
                 stream.pix_fmt = "yuv420p"
+                stream.codec_context.flags |= Flags.frame_duration
                 if stream.codec.name == "libx264":
-                    stream.options = {"crf": "18"}
+                    # In mp4 the times of B-frames are told by the order of decoding, which loses the film's length.
+                    stream.options = {"crf": "18", "bf": "0", "preset": "veryfast"}
                 else:
                     stream.bit_rate = 8_000_000
             even = np.pad(frame, ((0, size[0] % 2), (0, size[1] % 2), (0, 0)), "edge")
