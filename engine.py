@@ -84,8 +84,9 @@ def train_step(
         sums.update(dict(zip(named, torch.stack(list(named.values())).tolist(), strict=True)))
     scaler.unscale_(optimizer)
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    norm = nn.utils.clip_grad_norm_(parameters, clip_max_norm or math.inf).item()
-    bad_loss = dist.any_rank(not math.isfinite(sums["loss"]), device)
+    norm = nn.utils.clip_grad_norm_(parameters, clip_max_norm or math.inf)
+    norm = dist.whole(norm).item()
+    (bad_loss,) = dist.any_rank(not math.isfinite(sums["loss"]), device=device)
     if bad_loss or not math.isfinite(norm):  # which is the same on all ranks
         for value, old in zip(statistics, before, strict=True):
             value.copy_(old)

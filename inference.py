@@ -29,11 +29,8 @@ OVERLAY_FPS = 6
 def run_inference(asked: argparse.Namespace, infer: Callable[[argparse.Namespace, torch.device], None]) -> None:
     """Calls ``infer`` on the device that ``opts.inference_parser`` was given, in every process of the launch."""
     keep_large_buffers()
-    device = dist.init(asked.device)
-    try:
+    with dist.joined(asked.device) as device:
         infer(asked, device)
-    finally:
-        dist.shut_down()
 
 
 def restore(asked: argparse.Namespace, dataset_file: str) -> tuple[ProxyFormer, argparse.Namespace]:

@@ -10,7 +10,6 @@ The options are in ``opts.py``, the recipes in ``docs/train.md``.
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 
 import torch
@@ -22,8 +21,8 @@ from opts import differing, model_options, parse_train_args
 from training import Trainer
 from util import checkpoint, cli, dist
 from util.memory import keep_large_buffers
-from util.precision import inference_amp
-from util.saver import NEWEST, newest
+from util.precision import AMP, amp_dtype, inference_amp
+from util.saver import newest
 
 # what may differ from the checkpoint's options without making it another run
 FREE_TO_CHANGE = {
@@ -37,6 +36,8 @@ FREE_TO_CHANGE = {
     "max_skipped_steps",
     "bad_sample",
     "activation_checkpointing",
+    "compile",
+    "fsdp",
     "dry_run",
     "resume",
     "eval",
@@ -51,48 +52,66 @@ OF_THIS_CALL = {"dry_run", "device", "resume", "eval", "eval_split", "allow_trai
 
 def main() -> None:
     args = parse_train_args()
-    saved = None
-    if args.resume == "auto":
-        args.resume, saved = find_checkpoint(args)
-    elif args.resume:
-        saved = checkpoint.load(args.resume)
+    with dist.joined(args.device) as device:
+        args, saved = restore_options(args)
+        keep_large_buffers()
+        torch.manual_seed(args.seed + dist.rank())
+        if device.type == "cpu":
+            # the fused attention's backward pass is slower than plain products on short sequences there
+            torch.backends.cuda.enable_flash_sdp(False)
+        if args.eval:
+            refuse_other_model(args, saved["options"])
+            evaluate(args, saved, device)
+            return
+        trainer = build_trainer(args, saved, device)
+        del saved  # as large as the model and the optimiser's state
+        plan.describe(trainer)
+        if args.dry_run:
+            plan.rehearse(trainer)
+        else:
+            trainer.run()
+
+
+def restore_options(args: argparse.Namespace) -> tuple[argparse.Namespace, dict | None]:
+    """The options, those of the checkpoint that is to be resumed among them, and its content if there is one."""
+    path, saved = find_checkpoint(args)
     if saved:
-        path = args.resume
         ours = OF_THIS_CALL if args.eval else OF_THIS_CALL - {"eval_split"}
         defaults = {k: v for k, v in saved["options"].items() if k not in ours}
         if args.eval:
             defaults["amp"] = inference_amp(defaults["amp"])
         args = parse_train_args(defaults=defaults)
-        args.resume = path
-    keep_large_buffers()
-    device = dist.init(args.device)
-    torch.manual_seed(args.seed + dist.rank())
-    if device.type == "cpu":
-        # the fused attention's backward pass is slower than plain products on short sequences there
-        torch.backends.cuda.enable_flash_sdp(False)
-    try:
-        if args.eval:
-            refuse_other_model(args, saved["options"])
-            evaluate(args, saved, device)
-        else:
-            train(args, saved, device)
-    finally:
-        dist.shut_down()
+        if args.amp == "auto" and not args.eval:
+            args.amp = saved["options"]["amp"]
+    args.resume = path
+    return args, saved
 
 
 def find_checkpoint(args: argparse.Namespace) -> tuple[str | None, dict | None]:
-    """The newest checkpoint of the output folder that can be read and its content; None and None to start anew."""
-    found = newest(args.output_dir)
-    if found is None:
-        if int(os.environ.get("RANK", 0)) == 0:
-            print(f"--resume auto: no checkpoint in {args.output_dir} yet, a new run", flush=True)
+    """The checkpoint that is to be resumed and its content, the same on all ranks; None and None to start anew."""
+    path = args.resume
+    own = None  # rank 0's, which need not be read again
+    # processes that torchrun has started again go on with what the ones before them left
+    if path == "auto" or (dist.restarts() and not args.eval):
+        own = newest(args.output_dir) if dist.is_main() else None
+        found = dist.from_main(own and str(own[0]))
+        if not found and path == "auto":
+            path = None
+            if dist.is_main():
+                print(f"--resume auto: no checkpoint in {args.output_dir} yet, a new run", flush=True)
+        path = found or path
+    if not path:
         return None, None
-    path, saved = found
-    return str(path), saved
+    return path, own[1] if own else checkpoint.load(path)
 
 
-def train(args: argparse.Namespace, saved: dict | None, device: torch.device) -> None:
-    """Trains from the start, or goes on where ``saved`` was written."""
+def build_trainer(args: argparse.Namespace, saved: dict | None, device: torch.device) -> Trainer:
+    """A run from the start, or one that goes on where ``saved`` was written."""
+    folder = Path(args.output_dir)
+    if any(folder.glob("checkpoint*.pth")) and not (saved and Path(args.resume).resolve().parent == folder.resolve()):
+        raise ValueError(
+            f"--output_dir {folder} already holds a run; go on with it by --resume auto, or choose another folder"
+        )
     if saved:
         if "optimizer" not in saved:
             raise ValueError(
@@ -100,17 +119,9 @@ def train(args: argparse.Namespace, saved: dict | None, device: torch.device) ->
                 "from them with --pretrained_weights"
             )
         refuse_other_run(args, saved)
-    elif (Path(args.output_dir) / NEWEST).exists():
-        raise ValueError(
-            f"--output_dir {args.output_dir} already holds a run; go on with it by --resume auto, or choose another "
-            "folder"
-        )
-    trainer = Trainer(args, saved, device)
-    plan.describe(trainer)
-    if args.dry_run:
-        plan.rehearse(trainer)
-    else:
-        trainer.run()
+    if args.amp == "auto":  # a measurement on a CPU: the same for all ranks, and for those that go on later
+        args.amp = dist.from_main(AMP[amp_dtype("auto", device)])
+    return Trainer(args, saved, device)
 
 
 def refuse_other_run(args: argparse.Namespace, saved: dict) -> None:
@@ -124,6 +135,10 @@ def refuse_other_run(args: argparse.Namespace, saved: dict) -> None:
         raise ValueError(
             f"--resume {args.resume} is of a run of {len(saved['ranks'])} processes, these are {dist.world_size()}: "
             "start as many, or start a new run with --pretrained_weights"
+        )
+    if args.epochs <= saved["epoch"] and saved["epoch"] < saved["options"]["epochs"]:
+        raise ValueError(
+            f"--epochs {args.epochs}: {saved['epoch']} epochs of the run of --resume {args.resume} are done; give more"
         )
     changed = differing(args, saved["options"], vars(args).keys() - FREE_TO_CHANGE)
     if changed:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 _AMP = ("off", "bf16", "fp16", "auto")
 _A2D = dict(dataset_file="a2d", batch_size=2, eval_size=320, max_size=576, freeze_text_encoder=True)
@@ -185,6 +185,18 @@ def add_train_options(parser: argparse.ArgumentParser) -> None:
         help="less memory for more time: compute the insides of backbone and CMIE again for the gradient",
     )
     group.add_argument(
+        "--compile",
+        nargs="?",
+        const="inductor",
+        metavar="BACKEND",
+        help="translate the blocks of the encoders with torch.compile, by default to machine code (inductor)",
+    )
+    group.add_argument(
+        "--fsdp",
+        action="store_true",
+        help="divide weights, gradients and the optimiser's state among the ranks, for large backbones (FSDP2)",
+    )
+    group.add_argument(
         "--dry_run",
         action="store_true",
         help="build everything, take a step on each shape of clips, print the plan, end",
@@ -346,7 +358,10 @@ def parse_scoring_args(parser: argparse.ArgumentParser, argv: list[str] | None =
 def train_parser() -> argparse.ArgumentParser:
     """The parser of ``main.py``."""
     parser = argparse.ArgumentParser(
-        "main.py", description="Train ProxyFormer, or score a checkpoint with --eval.", allow_abbrev=False
+        "main.py",
+        usage="%(prog)s [options]; --help lists them",  # before an error all of them would be sixty lines
+        description="Train ProxyFormer, or score a checkpoint with --eval.",
+        allow_abbrev=False,
     )
     parser.add_argument("--preset", choices=sorted(PRESETS), help="defaults of a recipe of docs/train.md")
     for add in (add_run_options, add_data_options, add_model_options, add_loss_options, add_train_options):
@@ -360,29 +375,71 @@ def parse_train_args(argv: list[str] | None = None, defaults: dict | None = None
     Exits with a message (argparse's way) when options contradict each other.
     """
     parser = train_parser()
-    given = parser.parse_known_args(argv, argparse.Namespace(lr_drop=None))[0]
-    if given.preset:
-        parser.set_defaults(**PRESETS[given.preset])
+    unset = object()
+    seed = argparse.Namespace(**{action.dest: unset for action in parser._actions if action.dest != "help"})
+    flags = {name: value for name, value in vars(parser.parse_known_args(argv, seed)[0]).items() if value is not unset}
+    if flags.get("preset"):
+        parser.set_defaults(**PRESETS[flags["preset"]])
     parser.set_defaults(**(defaults or {}))
     args = parser.parse_args(argv)
-    if args.hidden_dim % args.nheads:
-        parser.error(f"--hidden_dim {args.hidden_dim} is not a multiple of --nheads {args.nheads}")
-    if args.mask_decoder == "cross_modal" and args.mask_dim % args.nheads:
-        parser.error(
-            f"--mask_decoder cross_modal: --mask_dim {args.mask_dim} is not a multiple of --nheads {args.nheads}"
-        )
-    if args.hidden_dim % 8:
-        parser.error(f"--hidden_dim {args.hidden_dim} is not a multiple of 8, which the sine encodings need")
-    if args.eval and args.resume in (None, "auto"):
-        parser.error("--eval needs the checkpoint to score: add --resume CKPT")
-    if args.eval_split and not (args.eval or args.eval_every):
-        parser.error("--eval_split is for scoring: add --eval or --eval_every, or leave it out")
-    if args.allow_trained and not args.eval:
-        parser.error("--allow_trained is for scoring: add --eval, or leave it out")
-    if len(dict(args.mix or ())) < len(args.mix or ()):
-        parser.error("--mix names a data set twice")
-    if args.lr_drop != sorted(set(args.lr_drop)):
-        parser.error(f"--lr_drop {' '.join(map(str, args.lr_drop))}: the epochs must rise")
-    if given.lr_drop and args.lr_schedule == "cosine":
-        parser.error("--lr_drop is for --lr_schedule step; cosine falls by itself")
+    for wrong, message in _contradictions(args, set(flags)):
+        if wrong:
+            parser.error(message)
     return args
+
+
+def _contradictions(args: argparse.Namespace, given: set[str]) -> Iterator[tuple[bool, str]]:
+    """Whether options contradict each other, and how that is mended, one pair after the other.
+
+    Args:
+        given: names of the options that were given as flags: of them one may expect that they do something.
+    """
+    heads = f"is not a multiple of --nheads {args.nheads}"
+    yield args.hidden_dim % args.nheads, f"--hidden_dim {args.hidden_dim} {heads}"
+    yield (
+        args.mask_decoder == "cross_modal" and args.mask_dim % args.nheads,
+        f"--mask_decoder cross_modal: --mask_dim {args.mask_dim} {heads}",
+    )
+    yield args.hidden_dim % 8, f"--hidden_dim {args.hidden_dim} is not a multiple of 8, as the sine encodings need"
+    yield (
+        not args.eval and args.max_size < min(args.train_sizes),
+        f"--max_size {args.max_size} is below all of --train_sizes; give smaller ones, or a larger limit",
+    )
+    # scoring
+    yield args.eval and args.resume in (None, "auto"), "--eval needs the checkpoint to score: add --resume CKPT"
+    yield args.eval and args.dry_run, "--eval trains nothing that --dry_run could rehearse; leave one out"
+    yield (
+        args.eval_split and not (args.eval or args.eval_every),
+        "--eval_split is for scoring: add --eval or --eval_every, or leave it out",
+    )
+    yield args.allow_trained and not args.eval, "--allow_trained is for scoring: add --eval, or leave it out"
+    yield (
+        not args.eval and args.eval_every > args.epochs,
+        f"--eval_every {args.eval_every} is more than --epochs {args.epochs}, so nothing would be scored",
+    )
+    # data
+    yield len(dict(args.mix or ())) < len(args.mix or ()), "--mix names a data set twice"
+    # learning rates
+    drops = " ".join(map(str, args.lr_drop))
+    yield args.lr_drop != sorted(set(args.lr_drop)), f"--lr_drop {drops}: the epochs must rise"
+    yield (
+        "lr_drop" in given and args.lr_schedule == "cosine",
+        "--lr_drop is for --lr_schedule step; cosine falls by itself",
+    )
+    yield (
+        "lr_drop" in given and args.lr_drop[-1] >= args.epochs,
+        f"--lr_drop {drops}: the run has ended after --epochs {args.epochs}",
+    )
+    yield (
+        "lr_text_encoder" in given and args.freeze_text_encoder,
+        "--lr_text_encoder is of no use to a frozen text encoder: leave it out, or add --no-freeze_text_encoder",
+    )
+    # parts that are left out
+    yield (
+        args.jsc_target == "none" and bool(given & {"jsc_loss_coef", "jsc_temperature"}),
+        "--jsc_target none has no JSC loss: leave --jsc_loss_coef and --jsc_temperature out, or choose a target",
+    )
+    yield (
+        "pretrained_weights" in given and "backbone_pretrained" in given,
+        "--pretrained_weights holds a backbone, too: leave --backbone_pretrained out",
+    )

@@ -27,6 +27,8 @@ def describe(trainer: Trainer) -> None:
     for group in trainer.optimizer.param_groups:
         count = sum(p.numel() for p in group["params"])
         print(f"  {group['name']}: {count / 1e6:.1f} M, lr {group['initial_lr']:g}")
+    if args.fsdp:
+        print(f"  divided among the {world} ranks")
     for pattern, count in trainer.frozen.items():
         print(f"  frozen by {pattern}: {count / 1e6:.1f} M")
     at_once = args.batch_size * world

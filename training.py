@@ -7,9 +7,10 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from itertools import islice
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 from torch import nn
@@ -19,6 +20,7 @@ import models
 from datasets.loader import WorkerDied
 from engine import Step, train_step
 from evaluation import pictures, require_truth, score_split
+from models import ProxyFormer, prepare
 from util import checkpoint, dist, optim
 from util.interrupt import Interrupted, StopRequest
 from util.log import RunLog, progress_bar
@@ -51,10 +53,18 @@ class Trainer:
             if saved
             else models.build_model(args, self.num_classes)
         )
+        if args.warmup_steps >= self.steps * args.epochs:
+            raise ValueError(
+                f"--warmup_steps {args.warmup_steps}: the whole run has {self.steps * args.epochs} steps; give less"
+            )
         self.model.to(device)
-        self.frozen = models.freeze(self.model, args.freeze)
+        self.frozen = prepare.freeze(self.model, args.freeze)
         if args.activation_checkpointing:
-            models.recompute_activations(self.model, args.backbone)
+            prepare.recompute_activations(self.model)
+        if args.compile:
+            prepare.compile_blocks(self.model, args.compile)
+        if args.fsdp:
+            prepare.shard(self.model, device)
         self.criterion = models.build_criterion(args)
         self.optimizer, self.scheduler = build_optimizer(args, self.model, self.steps)
         self.amp = amp_dtype(args.amp, device)
@@ -72,11 +82,12 @@ class Trainer:
 
     def restore(self, saved: dict) -> None:
         """Everything that the weights do not hold, as it was when ``saved`` was written."""
-        self.optimizer.load_state_dict(saved["optimizer"])
+        optim.load_state(self.optimizer, saved["optimizer"])
         self.scheduler.load_state_dict(saved["scheduler"])
         self.scaler.load_state_dict(saved["scaler"])
         if self.average:
-            self.average.values = {name: value.to(self.device) for name, value in saved["average"].items()}
+            own = self.average.values
+            self.average.values = {name: dist.divided_like(saved["average"][name], own[name]) for name in own}
         self.best = saved["best"]
         mine = saved["ranks"][dist.rank()]
         torch.set_rng_state(mine["rng"])
@@ -105,22 +116,19 @@ class Trainer:
             OSError: the last checkpoint could not be written.
         """
         if dist.is_main():
-            clear_leftovers(self.output_dir)
+            clear_leftovers(self.output_dir, self.steps_done)
         wrapped = self.wrap()
-        self.log = RunLog(self.output_dir, self.epoch, self.steps_done)
-        self.saver = Saver(self.output_dir, self.args.keep)
-        self.stop = StopRequest()
-        try:
+        with (
+            closing(StopRequest()) as self.stop,  # to the last, so that no second signal ends the saving
+            closing(Saver(self.output_dir, self.args.keep)) as self.saver,
+            closing(RunLog(self.output_dir, self.epoch, self.steps_done)) as self.log,
+        ):
             while self.epoch < self.args.epochs:
                 self.train_epoch(wrapped)
-        finally:
-            self.stop.restore()
-            self.log.close()
-            self.saver.close()
 
     def wrap(self) -> nn.Module:
         """The model, so that its gradients are averaged over the ranks."""
-        if not dist.active():
+        if not dist.active() or self.args.fsdp:
             return self.model
         devices = [self.device] if self.device.type == "cuda" else None
         return nn.parallel.DistributedDataParallel(self.model, device_ids=devices)
@@ -128,23 +136,44 @@ class Trainer:
     def train_epoch(self, model: nn.Module) -> None:
         """The rest of the epoch."""
         model.train()
+        if self.frozen:
+            prepare.train_mode(self.model)
         start = time.perf_counter()
         progress = progress_bar(desc=f"epoch {self.epoch}", unit="step", initial=self.step, total=self.steps)
+        loaded = self.batches()
         with progress:
-            for batches in self.batches():
-                self.train_step(model, batches)
+            while self.step < self.steps:
+                self.train_step(model, self.next_batches(loaded))
                 loss, peak = self.sums["loss"] / max(1, self.taken), peak_bytes(self.device) / 2**30
                 progress.set_postfix(loss=f"{loss:.3f}", peak=f"{peak:.1f}G", refresh=False)
                 progress.update()
-                if dist.any_rank(self.stop.received is not None, self.device):
-                    self.save()
-                    raise Interrupted(
-                        f"stopped after step {self.step} of epoch {self.epoch}; go on with --resume "
-                        f"{self.output_dir}/checkpoint.pth"
-                    )
                 if self.args.save_every and self.steps_done % self.args.save_every == 0 and self.step < self.steps:
                     self.save()
         self.finish_epoch(time.perf_counter() - start)
+
+    def next_batches(self, loaded: Iterator[list[Batch]]) -> list[Batch]:
+        """What the next step takes. Where some rank cannot have it, or was asked to stop, all of them save and end."""
+        batches, error = None, None
+        try:
+            batches = next(loaded)
+        except (ValueError, OSError) as reason:
+            error = reason
+        failed, stopped = dist.any_rank(error is not None, self.stop.received is not None, device=self.device)
+        if failed or stopped:
+            self.save()
+        if error:
+            raise error
+        if failed:
+            raise OSError("another process could not load its clips; its message says why")
+        if stopped:
+            self.leave()
+        return batches
+
+    def leave(self) -> NoReturn:
+        raise Interrupted(
+            f"stopped after step {self.step} of epoch {self.epoch}; go on with --resume "
+            f"{self.output_dir}/checkpoint.pth"
+        )
 
     def finish_epoch(self, seconds: float) -> None:
         """Its line in the log, its score and its checkpoint, from which the next one begins."""
@@ -161,6 +190,8 @@ class Trainer:
         score = None
         if self.eval_split and (self.epoch + 1) % self.args.eval_every == 0:
             self.save()  # so that nothing that goes wrong in scoring costs the epoch
+            if any(dist.any_rank(self.stop.received is not None, device=self.device)):
+                self.leave()
             score = self.evaluate()
         scored = {} if score is None else {f"score_{self.eval_split}": score}
         self.log.line({"epoch": self.epoch, "seconds": round(seconds, 1), **counts, **values, **scored})
@@ -182,16 +213,31 @@ class Trainer:
 
     def evaluate(self) -> float | None:
         """Scores the model, or its average, and draws what it makes of a few videos; returns the score on rank 0."""
-        with self.average.in_place(self.model) if self.average else nullcontext():
-            predictor = models.build_predictor(self.model, self.args)
-            weights = checkpoint.weights_fingerprint(self.model.state_dict())
+        with self.inference_model() as model:
+            predictor = models.build_predictor(model, self.args)
+            weights = checkpoint.weights_fingerprint(model.state_dict())
             score = score_split(self.args, self.eval_split, predictor, weights)
             if dist.is_main():
+                last = self.steps_done - 1  # what is of the step that is next is dropped when the run goes on
                 for name, image in pictures(self.args, self.eval_split, predictor).items():
-                    self.log.picture(f"{self.eval_split}/{name}", image, self.steps_done)
-                self.log.scalars({f"score/{self.eval_split}": score}, self.steps_done)
+                    self.log.picture(f"{self.eval_split}/{name}", image, last)
+                self.log.scalars({f"score/{self.eval_split}": score}, last)
         dist.barrier()
         return score
+
+    @contextmanager
+    def inference_model(self) -> Iterator[ProxyFormer]:
+        """The model with the weights that are to be scored. Every rank has all of it, and uses it by itself."""
+        if self.args.fsdp:
+            state = dist.whole(self.average.values if self.average else self.model.state_dict())
+            with torch.random.fork_rng(devices=[]):  # the weights that it starts with are drawn
+                model, _ = models.restore_model({"model": state, **self.description()}, "this run")
+            yield model.to(self.device)
+        else:
+            with self.average.in_place(self.model) if self.average else nullcontext():
+                if dist.active():  # statistics of batch norms; a checkpoint has those of rank 0
+                    dist.copy_from_main(dict(self.model.named_buffers()))
+                yield self.model
 
     def batches(self) -> Iterator[list[Batch]]:
         """The micro-batches of each step that is left of the epoch; where a worker dies, others take over."""
@@ -207,7 +253,6 @@ class Trainer:
                 deaths = 1 if self.step != last else deaths + 1
                 last = self.step
                 if deaths == MAX_WORKER_DEATHS:
-                    self.save()
                     raise
                 print(f"warning: {error}; starting new ones", file=sys.stderr, flush=True)
                 self.loader.forget_workers()
@@ -269,29 +314,40 @@ class Trainer:
         device_rng = torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None
         mine = {"rng": torch.get_rng_state(), "device_rng": device_rng}
         ranks = dist.gather_list([mine | {"sums": dict(self.sums), "replaced": self.replaced}])
+        weights = {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "average": self.average.values if self.average else None,
+        }
+        weights = dist.whole(weights, everywhere=False)
         if not dist.is_main():
             return
+        self.log.flush()
         self.saver.save(
             {
-                "model": self.model.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
+                **weights,
                 "scheduler": self.scheduler.state_dict(),
                 "scaler": self.scaler.state_dict(),
-                "average": self.average.values if self.average else None,
                 "best": self.best,
                 "ranks": ranks,
                 "epoch": self.epoch,
                 "step": self.step,
                 "taken": self.taken,
                 "skipped": self.skipped,
-                "options": vars(self.args),
-                "num_classes": self.num_classes,
-                "text_encoder": self.model.text_encoder.description(),
+                **self.description(),
                 "version": {"torch": str(torch.__version__)},
             },
             self.steps_done,
             best=best,
         )
+
+    def description(self) -> dict:
+        """What builds the model that the weights fit."""
+        return {
+            "options": vars(self.args),
+            "num_classes": self.num_classes,
+            "text_encoder": self.model.text_encoder.description(),
+        }
 
 
 def micro_batches(args: argparse.Namespace, world_size: int) -> int:
@@ -306,7 +362,8 @@ def micro_batches(args: argparse.Namespace, world_size: int) -> int:
     if args.global_batch_size % at_once:
         raise ValueError(
             f"--global_batch_size {args.global_batch_size} is no multiple of {at_once}, which {world_size} ranks with "
-            f"--batch_size {args.batch_size} take at once"
+            f"--batch_size {args.batch_size} take at once; the next that is one is "
+            f"{-(-args.global_batch_size // at_once) * at_once}"
         )
     return args.global_batch_size // at_once
 

@@ -295,7 +295,7 @@ def build_train_loader(
         collate_fn=collate,
         num_workers=args.num_workers,
         persistent_workers=args.num_workers > 0,
-        pin_memory=torch.cuda.is_available(),
+        pin_memory=torch.cuda.is_available() and torch.device(args.device or "cuda").type == "cuda",
         worker_init_fn=set_up_worker,
         generator=torch.Generator(),  # else every epoch would draw from the one that training draws from
     )

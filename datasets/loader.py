@@ -13,7 +13,8 @@ from torch.utils.data import DataLoader
 from util.interrupt import ignore_in_worker
 from util.structures import Batch
 
-_WORKER_DIED = re.compile(r"DataLoader worker \(pid")
+# the second is what the thread that pins memory makes of it
+_WORKER_DIED = re.compile(r"DataLoader worker \(pid|Pin memory thread exited")
 
 
 def single_threaded(_worker: int) -> None:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from fnmatch import fnmatchcase
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from models.backbone import build_backbone, load_pretrained
 from models.criterion import Criterion
@@ -25,8 +23,6 @@ __all__ = [
     "build_criterion",
     "build_model",
     "build_predictor",
-    "freeze",
-    "recompute_activations",
     "load_predictor",
     "restore_model",
 ]
@@ -96,44 +92,6 @@ def assemble(args: argparse.Namespace, num_classes: int, text_encoder: TextEncod
         aux_loss=not args.no_aux_loss,
         jsc_target=args.jsc_target,
     )
-
-
-def recompute_activations(model: ProxyFormer, backbone: str) -> None:
-    """Saves the memory of what is within the blocks of the backbone and the stages of the CMIE, for a second forward
-    pass through them.
-
-    Raises:
-        ValueError: that pass would count the clips twice in the statistics of a batch norm.
-    """
-    if any(isinstance(module, nn.BatchNorm2d) for module in model.backbone.modules()):
-        raise ValueError(
-            f"--activation_checkpointing: the batch norms of --backbone {backbone} are trained, and would count every "
-            "clip twice; leave it out, or take a backbone with frozen ones"
-        )
-    model.backbone.recompute = model.cmie.recompute = True
-
-
-def freeze(model: ProxyFormer, patterns: list[str]) -> dict[str, int]:
-    """Excludes from training the parameters whose names match the patterns of a shell, such as ``backbone.*``.
-
-    Returns:
-        How many parameters (numbers, not tensors) each pattern names.
-
-    Raises:
-        ValueError: a pattern matches no name, or nothing is left to train.
-    """
-    counts = {}
-    for pattern in patterns:
-        named = [p for name, p in model.named_parameters() if fnmatchcase(name, pattern)]
-        if not named:
-            parts = ", ".join(f"{name}.*" for name, _ in model.named_children())
-            raise ValueError(f"--freeze {pattern} is the name of no parameter; there are {parts}")
-        counts[pattern] = sum(p.numel() for p in named)
-        for parameter in named:
-            parameter.requires_grad_(False)
-    if not any(p.requires_grad for p in model.parameters()):
-        raise ValueError("--freeze leaves nothing to train")
-    return counts
 
 
 def build_criterion(args: argparse.Namespace) -> Criterion:

@@ -2,6 +2,8 @@
 
 Every backbone has ``strides`` (4, 8, 16, 32), ``channels`` of the four maps, and maps a clip
 ``[v, t, 3, h, w]`` to four ``[v, t, c_i, h_i, w_i]``, finest first. Image backbones see the frames one by one.
+``blocks()`` are the modules it runs in turn; with ``recompute`` it keeps their inputs only, in training, and computes
+what is within anew for the gradient.
 """
 
 from __future__ import annotations
@@ -60,11 +62,14 @@ class ResNet(nn.Module):
         width = net.fc.in_features
         self.channels = [width // 8, width // 4, width // 2, width]
 
+    def blocks(self) -> list[nn.Module]:
+        return [self.layer1, self.layer2, self.layer3, self.layer4]
+
     def forward(self, video: Tensor) -> list[Tensor]:
         x = _as_images(video)
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
         maps = []
-        for layer in (self.layer1, self.layer2, self.layer3, self.layer4):
+        for layer in self.blocks():
             x = checkpoint(layer, x, use_reentrant=False) if self.recompute and self.training else layer(x)
             maps.append(rearrange(x, "(v t) c h w -> v t c h w", v=video.shape[0]))
         return maps
@@ -102,6 +107,9 @@ class TimmBackbone(nn.Module):
         channels_last = getattr(self.net, "output_fmt", None) == timm.layers.Format.NHWC
         self._layout = "h w c" if channels_last else "c h w"
         self.recompute = False
+
+    def blocks(self) -> list[nn.Module]:
+        return [self.net]
 
     def forward(self, video: Tensor) -> list[Tensor]:
         # some models want whole patches, some drop the part of a cell at the edge; neither sees one here

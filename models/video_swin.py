@@ -26,9 +26,6 @@ class VideoSwin(nn.Module):
     Args:
         embed_dim, depths, num_heads, window_size: as in "Video Swin Transformer" (arXiv 2106.13230).
         stochastic_depth: largest chance that a block is skipped in training.
-
-    Attributes:
-        recompute: keep the inputs of the blocks only, and compute what is within anew for the gradient.
     """
 
     strides = (4, 8, 16, 32)
@@ -55,6 +52,9 @@ class VideoSwin(nn.Module):
         self.patch_embed, self.features = swin.patch_embed, swin.features
         self.channels = [embed_dim * 2**i for i in range(len(depths))]
         self.recompute = False
+
+    def blocks(self) -> list[nn.Module]:
+        return [block for i, layer in enumerate(self.features) for block in (layer if i % 2 == 0 else [layer])]
 
     def forward(self, video: Tensor) -> list[Tensor]:
         """``[v, t, 3, h, w]`` to four ``[v, t, c_i, h_i, w_i]``, finest first."""

@@ -60,8 +60,17 @@ launch() {
         elif [[ -n "${PORT:-}" ]]; then
             meet=(--master_port "$PORT")
         fi
+        # a run that is asked to stop ends its step and saves; what asks may send other signals than torchrun passes on
+        export TORCHELASTIC_SIGNALS_TO_HANDLE="${TORCHELASTIC_SIGNALS_TO_HANDLE:-SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1}"
+        export TORCH_ELASTIC_SHUTDOWN_TIMEOUT="${TORCH_ELASTIC_SHUTDOWN_TIMEOUT:-150}" # seconds, until it is killed
+        local code=0
+        PROXYFORMER_STOPPED="$(mktemp)"
+        export PROXYFORMER_STOPPED
         "$PYTHON" -m torch.distributed.run --nproc_per_node "$PROCESSES" --max_restarts "${MAX_RESTARTS:-0}" \
-            "${meet[@]}" "$script" "$@"
+            "${meet[@]}" "$script" "$@" || code=$?
+        [[ ! -s "$PROXYFORMER_STOPPED" ]] || code=75 # of which torchrun makes 1
+        rm -f "$PROXYFORMER_STOPPED"
+        return "$code"
     elif ((PROCESSES == 0)); then
         CUDA_VISIBLE_DEVICES="" "$PYTHON" "$script" "$@"
     else

@@ -27,7 +27,7 @@ import importlib.util
 import re
 import sys
 
-modules = {"opencv-python-headless": "cv2", "pillow": "PIL"}
+modules = {"opencv-python-headless": "cv2", "pillow": "PIL", "pytest-xdist": "xdist"}
 names = {name for path in sys.argv[1:] for name in re.findall(r"^[\w-]+(?===)", open(path).read(), re.MULTILINE)}
 print(*sorted(name for name in names if importlib.util.find_spec(modules.get(name, name)) is None))
 PY

@@ -32,12 +32,12 @@ asked=0 code=0
 srun --kill-on-bad-exit=1 bash -c 'trap "" TERM; NODE_RANK=$SLURM_NODEID exec "$@"' _ "$ROOT/scripts/$1" "${@:2}" &
 step=$!
 trap 'asked=1; kill -TERM "$step"' USR1
-# a trapped signal ends "wait" as well; the job step may still be saving then
-wait "$step" || code=$?
-while kill -0 "$step" 2>/dev/null; do
-    code=0
-    wait "$step" || code=$?
+# a trapped signal ends "wait" as well; the job step may still be saving then, for which it has some of the three minutes
+deadline=""
+while kill -0 "$step" 2>/dev/null && ((!asked || SECONDS < ${deadline:=$((SECONDS + ${SAVING_TIME:-155}))})); do
+    if ((asked)); then sleep 1; else wait "$step" || true; fi
 done
+kill -0 "$step" 2>/dev/null || wait "$step" || code=$?
 if ((asked)); then
     echo "slurm_train.sh: the time is up; the job is queued again"
     scontrol requeue "$SLURM_JOB_ID"

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from main import find_checkpoint, refuse_other_run
+from main import build_trainer, find_checkpoint
 from opts import parse_train_args
 from training import Trainer
 
@@ -22,15 +22,14 @@ FLAGS = """
 """
 
 
-def trainer(root: Path, folder: Path, *flags: str) -> Trainer:
-    """A new run, or one that goes on, as ``main.py --resume auto`` would."""
+def trainer(root: Path, folder: Path, *flags: object, resume: str | Path | None = "auto") -> Trainer:
+    """A new run, or one that goes on, as ``main.py`` makes it."""
     words = [*FLAGS.split(), "--ytvos_path", str(root), "--text_encoder", str(root / "text")]
     args = parse_train_args([*words, "--output_dir", str(folder), *map(str, flags)])
+    args.resume = resume and str(resume)
     args.resume, saved = find_checkpoint(args)
-    if saved:
-        refuse_other_run(args, saved)
     torch.manual_seed(args.seed)
-    return Trainer(args, saved, CPU)
+    return build_trainer(args, saved, CPU)
 
 
 def log(folder: Path) -> list[dict]:

@@ -45,7 +45,9 @@ def test_a_variant_that_fails_is_named_and_the_others_are_shown(monkeypatch, cap
         def __init__(self, name: str) -> None:
             self.returncode = int(name == "fp16")
             self.stderr = "first line\nno compiler here"
-            self.stdout = "noise\n" + json.dumps({"seconds": 2.0 if name == "fp32" else 1.0, "peak": 3, "gflop": 50.0})
+            self.stdout = "noise\n" + json.dumps(
+                {"seconds": 2.0 if name == "fp32" else 1.0, "peak": 3, "gflop": 50.0, "frames": 2}
+            )
 
     monkeypatch.setattr(benchmark_train.subprocess, "run", lambda words, **_: Done(words[-1]))
     monkeypatch.setattr(benchmark_train.sys, "argv", ["x", *SMALL, "--variants", "fp16", "bf16", "--no_loading"])

@@ -14,11 +14,13 @@ from torch.nn.parallel import DistributedDataParallel
 from datasets.collate import collate
 from engine import train_step
 from evaluation import score_split
-from models import build_criterion
+from models import build_criterion, prepare
 from models.predictor import Answer
 from tests.mini_ytvos import mini_args
+from tests.runs import log, trainer
 from tests.tiny_model import random_clip, random_target, tiny_args, tiny_model
-from util import dist
+from util import checkpoint, dist
+from util.saver import NEWEST
 from util.structures import Batch
 
 CPU = torch.device("cpu")
@@ -33,10 +35,12 @@ def batch_of(step: int, *samples: int) -> Batch:
     return collate(clips)
 
 
-def train(dtype: torch.dtype, batches: list[list[Batch]], *flags: str) -> dict[str, list]:
+def train(dtype: torch.dtype, batches: list[list[Batch]], *flags: str, sharded: bool = False) -> dict[str, list]:
     """Losses, gradients and weights after each of the steps, whose micro-batches are given."""
-    model = tiny_model().to(dtype).train()
-    wrapped = DistributedDataParallel(model) if dist.active() else model
+    model = tiny_model(seed=dist.rank()).to(dtype).train()  # of other ranks, the weights are not used
+    if sharded:
+        prepare.shard(model, CPU)
+    wrapped = DistributedDataParallel(model) if dist.active() and not sharded else model
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     seen: dict[str, list] = {"loss": [], "gradients": [], "weights": [], "terms": []}
     for micro_batches in batches:
@@ -56,15 +60,19 @@ def train(dtype: torch.dtype, batches: list[list[Batch]], *flags: str) -> dict[s
         loss = dist.total(torch.tensor(step.terms["loss"], dtype=torch.float64)) / dist.world_size()
         seen["loss"].append(loss)
         seen["terms"].append(step.terms)
-        seen["gradients"].append([p.grad.clone() for p in model.parameters() if p.grad is not None])
-        seen["weights"].append([p.detach().clone() for p in model.parameters()])
+        seen["gradients"].append([dist.whole(p.grad).clone() for p in model.parameters() if p.grad is not None])
+        seen["weights"].append([dist.whole(p.detach()).clone() for p in model.parameters()])
     return seen
 
 
 def one_rank(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
-    seen = {dtype: train(dtype, [[batch_of(step, rank)] for step in range(STEPS)]) for dtype in TOLERANCE}
+    seen = {
+        (dtype, sharded): train(dtype, [[batch_of(step, rank)] for step in range(STEPS)], sharded=sharded)
+        for dtype in TOLERANCE
+        for sharded in (False, True)
+    }
     torch.save(seen, f"{folder}/{rank}.pt")
     dist.shut_down()
 
@@ -86,12 +94,13 @@ def two_ranks(tmp_path_factory) -> list[dict]:
     return [torch.load(folder / f"{rank}.pt") for rank in (0, 1)]
 
 
+@pytest.mark.parametrize("sharded", [False, True])
 @pytest.mark.parametrize("dtype", list(TOLERANCE))
-def test_two_ranks_train_as_one_with_both_samples(two_ranks, dtype):
+def test_two_ranks_train_as_one_with_both_samples(two_ranks, dtype, sharded):
     together = train(dtype, [[batch_of(step, 0, 1)] for step in range(STEPS)])
     assert all(terms["loss_jsc"] > 0 for terms in together["terms"])
     for rank in two_ranks:
-        assert_close(rank[dtype], together, TOLERANCE[dtype])
+        assert_close(rank[dtype, sharded], together, TOLERANCE[dtype])
     alone = train(dtype, [[batch_of(step, 0)] for step in range(STEPS)])
     assert abs(alone["loss"][0] - together["loss"][0]) > 0.01
 
@@ -110,6 +119,45 @@ def test_jsc_of_micro_batches_is_their_mean():
     alone = [train(torch.float64, [[batch]])["terms"][0]["loss_jsc"] for batch in batches]
     both = train(torch.float64, [batches])["terms"][0]["loss_jsc"]
     assert both == pytest.approx(sum(alone) / 2, rel=1e-9) and min(alone) > 0
+
+
+# A divided model -----------------------------------------------------------------------------------------------------
+
+DIVIDED = """
+    --backbone timm:convnext_atto --holdout 1 --eval_every 1 --ema_decay 0.9 --keep 1 --batch_size 1 --lr 1e-4
+    --lr_schedule cosine --warmup_steps 10
+"""
+
+
+def divided_rank(rank: int, root: str, folder: str) -> None:
+    """Two runs that end, and one of whose checkpoint after an epoch another goes on."""
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+    for name, flags in {"plain": [], "divided": ["--fsdp"], "parted": ["--fsdp", "--activation_checkpointing"]}.items():
+        run = trainer(Path(root), Path(folder) / name, *DIVIDED.split(), *flags)
+        if name == "parted":
+            run.args.epochs = 1
+            run.run()
+            run = trainer(Path(root), Path(folder) / name, *DIVIDED.split(), "--fsdp")
+            assert run.epoch == 1
+        run.run()
+    dist.shut_down()
+
+
+def test_a_divided_model_trains_scores_and_goes_on_as_a_whole_one(ytvos_root, tmp_path):
+    mp.spawn(divided_rank, (str(ytvos_root), str(tmp_path)), nprocs=2)
+    plain, divided, parted = (checkpoint.load(tmp_path / name / NEWEST) for name in ("plain", "divided", "parted"))
+    for part in ("model", "average"):
+        torch.testing.assert_close(divided[part], plain[part], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(parted[part], plain[part], rtol=1e-4, atol=1e-5)
+    assert divided["optimizer"]["state"].keys() == plain["optimizer"]["state"].keys()
+    scores = [[line["score_holdout"] for line in log(tmp_path / name)] for name in ("plain", "divided", "parted")]
+    assert scores[1] == pytest.approx(scores[0], abs=0.01) and scores[2] == pytest.approx(scores[0], abs=0.01)
+
+
+def test_one_process_has_nothing_to_divide(ytvos_root, tmp_path):
+    with pytest.raises(ValueError, match="--fsdp divides the model among processes, and this is one"):
+        trainer(ytvos_root, tmp_path / "run", "--fsdp")
 
 
 # Evaluation --------------------------------------------------------------------------------------------------------

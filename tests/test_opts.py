@@ -131,6 +131,13 @@ def test_flags_win_over_a_checkpoint_and_that_over_a_preset():
         ("--lr_drop 5 3", "--lr_drop 5 3"),
         ("--lr_drop 3 3", "--lr_drop 3 3"),
         ("--lr_schedule cosine --lr_drop 3", "--lr_drop"),
+        ("--epochs 3 --lr_drop 3", "--lr_drop 3: the run has ended after --epochs 3"),
+        ("--preset scratch --lr_text_encoder 1e-5", "add --no-freeze_text_encoder"),
+        ("--eval_every 3 --epochs 2", "--eval_every 3 is more than --epochs 2"),
+        ("--eval --resume c.pth --dry_run", "--dry_run"),
+        ("--max_size 200 --train_sizes 256 288", "--max_size 200 is below all of --train_sizes"),
+        ("--jsc_target none --jsc_temperature 0.1", "--jsc_target none has no JSC loss"),
+        ("--pretrained_weights a.pth --backbone_pretrained b.pth", "leave --backbone_pretrained out"),
     ],
 )
 def test_contradictions_are_refused(argv, named, capsys):

@@ -161,7 +161,8 @@ class TestSetup:
 
 
 class TestTests:
-    CHECKS = (["-m", "ruff", "check", "."], ["-m", "ruff", "format", "--check", "."], ["-m", "pytest"])
+    PYTEST = ["-m", "pytest", "--numprocesses", "auto", "--maxprocesses", "8", "--dist", "loadfile"]
+    CHECKS = (["-m", "ruff", "check", "."], ["-m", "ruff", "format", "--check", "."], PYTEST)
 
     @pytest.mark.parametrize("script", ["test.sh", ".ci/run"])
     def test_set_up_lint_format_tests(self, sandbox, tmp_path, script):
@@ -172,7 +173,7 @@ class TestTests:
 
     def test_arguments_are_those_of_pytest(self, sandbox):
         sandbox.run("test.sh", "-k", "two words", PYTHON=sandbox.python)
-        assert sandbox.calls()[-1].args == ["-m", "pytest", "-k", "two words"]
+        assert sandbox.calls()[-1].args == [*self.PYTEST, "-k", "two words"]
 
     @pytest.mark.parametrize("number", range(3))
     def test_a_failure_ends_it(self, sandbox, number):

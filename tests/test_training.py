@@ -6,6 +6,8 @@ import errno
 import os
 import resource
 import signal
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -17,18 +19,19 @@ from models.criterion import Criterion
 from tests.mini_ytvos import write_mini_ytvos
 from tests.runs import log, same, trainer
 from util import checkpoint, cli
-from util.interrupt import Interrupted
+from util.interrupt import Interrupted, StopRequest
+from util.log import read_lines
 from util.saver import BEST, NEWEST, Saver, newest
 
 
-def interrupt_after(monkeypatch, step: int) -> None:
-    """SIGTERM arrives in the step after ``step`` steps of the process."""
+def interrupt_after(monkeypatch, step: int, number: int = signal.SIGTERM) -> None:
+    """A signal arrives in step ``step``, counted from 1, of the process."""
     taken, real = [], training.train_step
 
     def train_step(*args, **options):
         taken.append(None)
         if len(taken) == step:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), number)
         return real(*args, **options)
 
     monkeypatch.setattr(training, "train_step", train_step)
@@ -36,7 +39,7 @@ def interrupt_after(monkeypatch, step: int) -> None:
 
 def assert_same_run(folder: Path, other: Path) -> None:
     states = [checkpoint.load(f / NEWEST) for f in (folder, other)]
-    for part in ("model", "optimizer", "scheduler", "scaler", "ranks", "epoch", "step"):
+    for part in ("model", "optimizer", "scheduler", "scaler", "average", "best", "ranks", "epoch", "step"):
         assert same(*(state[part] for state in states)), part
     assert log(folder) == log(other)
 
@@ -44,7 +47,7 @@ def assert_same_run(folder: Path, other: Path) -> None:
 # Interruptions -----------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module", params=["", "--global_batch_size 4", "--num_workers 2"])
+@pytest.fixture(scope="module", params=["", "--global_batch_size 4 --ema_decay 0.9", "--num_workers 2"])
 def whole(request, ytvos_root, tmp_path_factory) -> tuple[Path, list[str]]:
     """The folder of a run without interruption, and its further flags."""
     folder, flags = tmp_path_factory.mktemp("whole") / "run", request.param.split()
@@ -54,31 +57,73 @@ def whole(request, ytvos_root, tmp_path_factory) -> tuple[Path, list[str]]:
     return folder, flags
 
 
-@pytest.mark.parametrize("step", [1, 2, -1, 0, 1000])
-def test_an_interrupted_run_ends_as_one_without_interruption(ytvos_root, whole, tmp_path, monkeypatch, step):
-    """Within the first epoch, at the end of it (-1, 0 being the first step of the second), and after all."""
+@pytest.mark.parametrize(
+    ("step", "number"), [(1, signal.SIGTERM), (2, signal.SIGINT), (-1, signal.SIGHUP), (0, signal.SIGUSR1)]
+)
+def test_an_interrupted_run_ends_as_one_without_interruption(ytvos_root, whole, tmp_path, monkeypatch, step, number):
+    """Within the first epoch, and at the end of it (-1, 0 being the first step of the second)."""
     folder, flags = whole
     first = trainer(ytvos_root, tmp_path / "run", *flags)
-    number = {-1: first.steps, 0: first.steps + 1, 1000: 2 * first.steps}.get(step, step)
-    interrupt_after(monkeypatch, number)
-    before = signal.getsignal(signal.SIGTERM)
+    sent = {-1: first.steps, 0: first.steps + 1}.get(step, step)
+    interrupt_after(monkeypatch, sent, number)
+    before = signal.getsignal(number)
     with pytest.raises(Interrupted, match="go on with --resume"):
         first.run()
-    assert signal.getsignal(signal.SIGTERM) is before
+    assert signal.getsignal(number) is before
     monkeypatch.undo()
     second = trainer(ytvos_root, tmp_path / "run", *flags)
-    assert second.steps_done == number
+    assert second.steps_done == sent
     second.run()
     assert_same_run(tmp_path / "run", folder)
 
 
-def test_an_interrupted_program_ends_with_a_code_to_requeue_on(capsys):
+def test_a_run_that_is_asked_to_stop_in_its_last_step_has_ended(ytvos_root, whole, tmp_path, monkeypatch):
+    folder, flags = whole
+    run = trainer(ytvos_root, tmp_path / "run", *flags)
+    interrupt_after(monkeypatch, 2 * run.steps)
+    run.run()
+    assert_same_run(tmp_path / "run", folder)
+
+
+def test_the_scale_of_float16_goes_on(ytvos_root, tmp_path, monkeypatch):
+    flags = ["--amp", "fp16"]
+    first = trainer(ytvos_root, tmp_path / "run", *flags)
+    first.scaler = torch.amp.GradScaler("cpu", init_scale=512.0)
+    interrupt_after(monkeypatch, 2)
+    with pytest.raises(Interrupted):
+        first.run()
+    state = trainer(ytvos_root, tmp_path / "run", *flags).scaler.state_dict()
+    assert state == first.scaler.state_dict() and state["scale"] == 512 and state["_growth_tracker"] == 2
+
+
+def test_scoring_waits_for_the_next_run_when_this_one_is_to_stop(ytvos_root, tmp_path, monkeypatch):
+    flags = ["--holdout", 1, "--eval_every", 1, "--epochs", 1]
+    run = trainer(ytvos_root, tmp_path / "run", *flags)
+    interrupt_after(monkeypatch, run.steps)
+    with pytest.raises(Interrupted):
+        run.run()
+    assert not (tmp_path / "run" / "log.jsonl").exists()
+    trainer(ytvos_root, tmp_path / "run", *flags).run()
+    assert "score_holdout" in log(tmp_path / "run")[0]
+
+
+def test_a_second_interrupt_from_the_keyboard_does_not_wait():
+    with closing(StopRequest()):
+        os.kill(os.getpid(), signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_an_interrupted_program_ends_with_a_code_to_requeue_on(capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv(cli.STOPPED_MARK, str(tmp_path / "mark"))
+
     def stopped() -> None:
         raise Interrupted("stopped after step 3")
 
     with pytest.raises(SystemExit) as ended:
         cli.run(stopped)
     assert ended.value.code == 75 and capsys.readouterr().err == "stopped after step 3\n"
+    assert (tmp_path / "mark").stat().st_size > 0  # for scripts that see torchrun's code only
 
 
 def test_a_process_of_another_number_of_ranks_is_refused(ytvos_root, tmp_path, monkeypatch):
@@ -93,6 +138,51 @@ def test_a_process_of_another_number_of_ranks_is_refused(ytvos_root, tmp_path, m
     checkpoint.save(path, saved)
     with pytest.raises(ValueError, match="--pretrained_weights"):
         trainer(ytvos_root, tmp_path / "run")
+
+
+def test_a_run_is_taken_up_again_from_before_it_went_astray(ytvos_root, tmp_path, capsys):
+    folder = tmp_path / "run"
+    first = trainer(ytvos_root, folder, "--epochs", 1, "--save_every", 1, "--keep", 99)
+    first.run()
+    again = trainer(ytvos_root, folder, "--epochs", 1, resume=folder / "checkpoint_00000001.pth")
+    assert again.steps_done == 1
+    interrupted = again.next_batches
+    again.next_batches = lambda loaded: interrupted(loaded) if again.step < 2 else again.leave()
+    with pytest.raises(Interrupted):  # before it saves for the first time
+        again.run()
+    assert trainer(ytvos_root, folder, "--epochs", 1).steps_done == 1
+    assert len(list(folder.glob("abandoned_checkpoint_*.pth"))) == first.steps - 1
+    assert "checkpoint_00000002.pth is of a later step" in capsys.readouterr().err
+
+
+def test_a_folder_that_holds_another_run_is_refused(ytvos_root, whole, tmp_path):
+    (tmp_path / "checkpoint_00000001.pth").touch()
+    with pytest.raises(ValueError, match="already holds a run"):
+        trainer(ytvos_root, tmp_path, *whole[1], resume=whole[0] / NEWEST)
+    with pytest.raises(ValueError, match="already holds a run; go on with it by --resume auto"):
+        trainer(ytvos_root, tmp_path, resume=None)
+
+
+def test_processes_that_are_started_again_go_on_from_the_newest(ytvos_root, tmp_path, monkeypatch):
+    folder = tmp_path / "run"
+    run = trainer(ytvos_root, folder, "--epochs", 1, "--save_every", 1, "--keep", 99)
+    run.run()
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    for resume in (None, folder / "checkpoint_00000001.pth"):
+        assert trainer(ytvos_root, folder, resume=resume).steps_done == run.steps
+    elsewhere = tmp_path / "elsewhere"  # died before it saved
+    assert trainer(ytvos_root, elsewhere, resume=folder / "checkpoint_00000001.pth").steps_done == 1
+    assert trainer(ytvos_root, elsewhere, resume=None).steps_done == 0
+
+
+def test_fewer_epochs_than_are_done_are_refused(ytvos_root, tmp_path, monkeypatch):
+    run = trainer(ytvos_root, tmp_path / "run", "--epochs", 3)
+    interrupt_after(monkeypatch, run.steps + 1)
+    with pytest.raises(Interrupted):
+        run.run()
+    assert run.epoch > 0
+    with pytest.raises(ValueError, match="--epochs 1: .* are done; give more"):
+        trainer(ytvos_root, tmp_path / "run", "--epochs", 1)
 
 
 def test_the_curves_of_a_lost_attempt_are_dropped(ytvos_root, tmp_path, monkeypatch):
@@ -170,10 +260,13 @@ def test_a_gradient_that_is_not_finite_is_noticed_too(ytvos_root, tmp_path):
 
 
 def test_float16_overflows_only_lower_the_scale(ytvos_root, tmp_path):
-    run = trainer(ytvos_root, tmp_path / "run", "--epochs", 1, "--amp", "fp16")
+    run = trainer(ytvos_root, tmp_path / "run", "--epochs", 1, "--amp", "fp16", "--max_skipped_steps", 0)
+    run.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**40)
+    before = {name: value.clone() for name, value in run.model.state_dict().items()}
     run.run()
-    assert run.scaler.is_enabled() and log(tmp_path / "run")[0]["skipped_steps"] == 0
-    assert checkpoint.load(tmp_path / "run" / NEWEST)["scaler"]["scale"] <= 65536
+    assert log(tmp_path / "run")[0]["skipped_steps"] == 0
+    assert checkpoint.load(tmp_path / "run" / NEWEST)["scaler"]["scale"] < 2.0**40
+    assert same(run.model.state_dict(), before) == (run.taken == 0)
 
 
 def test_a_damaged_frame_ends_the_run_unless_it_is_to_be_skipped(tmp_path, ytvos_root, capsys):
@@ -181,8 +274,11 @@ def test_a_damaged_frame_ends_the_run_unless_it_is_to_be_skipped(tmp_path, ytvos
     (own / "text").symlink_to(ytvos_root / "text")
     frame = sorted((own / "train" / "JPEGImages" / "aa_wide").iterdir())[2]
     frame.write_bytes(frame.read_bytes()[:200])
+    first = trainer(own, tmp_path / "fails", "--seed", 0)
     with pytest.raises(ValueError, match=frame.name):
-        trainer(own, tmp_path / "fails").run()
+        first.run()
+    # nothing is lost of what was trained until then
+    assert checkpoint.load(tmp_path / "fails" / NEWEST)["step"] == first.step > 0
     run = trainer(own, tmp_path / "run", "--epochs", 1, "--bad_sample", "skip")
     run.run()
     said = [line for line in capsys.readouterr().err.splitlines() if "a clip is skipped" in line]
@@ -231,21 +327,47 @@ def test_workers_that_keep_dying_end_the_run(ytvos_root, tmp_path, monkeypatch):
 # Checkpoints -------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def full_disk():
-    """Files cannot grow beyond some bytes, as on a full disk; undone at the end."""
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # of TensorBoard's writer
+def test_a_full_disk_costs_the_log_and_no_training(ytvos_root, tmp_path, monkeypatch, capsys):
+    """And once there is space again, the log goes on."""
+    run = trainer(ytvos_root, tmp_path / "run")
+    monkeypatch.setattr(Saver, "save", lambda *_, **__: None)
+    finish = run.finish_epoch
+
+    def in_the_first_epoch(seconds: float) -> None:
+        if run.epoch:
+            finish(seconds)
+            return
+        with full_disk(1):
+            finish(seconds)
+            run.log.flush()
+
+    run.finish_epoch = in_the_first_epoch
+    run.run()
+    assert run.epoch == 2
+    assert "the log is not written, training goes on" in capsys.readouterr().err
+    assert [line["epoch"] for line in read_lines(tmp_path / "run" / "log.jsonl")] == [1]
+
+
+@contextmanager
+def full_disk(size: int) -> Iterator[None]:
+    """No file of the process grows beyond ``size`` bytes, as on a full disk; not even pytest's own log, after this."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_a_full_disk_costs_a_checkpoint_and_nothing_else(tmp_path, full_disk, capsys):
+def test_a_full_disk_costs_a_checkpoint_and_nothing_else(tmp_path, capsys):
     saver = Saver(tmp_path, keep=2)
     saver.save({"a": torch.zeros(10)}, 1)
     saver._settle()
-    full_disk(30_000)
-    saver.save({"a": torch.zeros(20_000)}, 2)
-    saver.save({"a": torch.ones(10)}, 3)
+    with full_disk(30_000):
+        saver.save({"a": torch.zeros(20_000)}, 2)
+        saver.save({"a": torch.ones(10)}, 3)
+        saver._settle()
     assert "no checkpoint was written, training goes on: " in (said := capsys.readouterr().err)
     assert "checkpoint_00000002.pth" in said and os.strerror(errno.EFBIG) in said
     saver.close()
@@ -254,11 +376,10 @@ def test_a_full_disk_costs_a_checkpoint_and_nothing_else(tmp_path, full_disk, ca
     assert checkpoint.load(tmp_path / NEWEST)["a"].all()
 
 
-def test_a_run_whose_last_checkpoint_cannot_be_written_says_so(tmp_path, full_disk):
+def test_a_run_whose_last_checkpoint_cannot_be_written_says_so(tmp_path):
     saver = Saver(tmp_path, keep=2)
-    full_disk(30_000)
-    saver.save({"a": torch.zeros(20_000)}, 2)
-    with pytest.raises(OSError, match="checkpoint_00000002.pth"):
+    with full_disk(30_000), pytest.raises(OSError, match="checkpoint_00000002.pth"):
+        saver.save({"a": torch.zeros(20_000)}, 2)
         saver.close()
     assert not list(tmp_path.iterdir())
 

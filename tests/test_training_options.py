@@ -8,19 +8,22 @@ import sys
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 
 import models
 import plan
 import training
 from evaluation import score_split
-from models import build_criterion
+from models import build_criterion, prepare
 from models.backbone import build_backbone
+from models.proxyformer import ProxyFormer
 from tests.runs import log, same, trainer
 from tests.tiny_model import random_batch, tiny_args, tiny_model
 from tools import plot
 from util import checkpoint
 from util.log import RunLog, read_lines
 from util.optim import Average
+from util.precision import autocast
 from util.saver import BEST, NEWEST
 
 # Seeing it ---------------------------------------------------------------------------------------------------------
@@ -139,7 +142,10 @@ def test_curves_of_several_runs_are_drawn(tmp_path, monkeypatch, capsys):
 
 def test_a_rehearsal_tells_the_plan_and_writes_nothing(ytvos_root, tmp_path, capsys):
     words = ["--global_batch_size", 4, "--freeze", "backbone.*", "cmie.stages.0.video_*", "--activation_checkpointing"]
-    with pytest.raises(ValueError, match="tsm_resnet10_half are trained, and would count every clip twice"):
+    with pytest.raises(
+        ValueError,
+        match="--activation_checkpointing: the batch norms of this --backbone are trained, and would count every clip",
+    ):
         trainer(ytvos_root, tmp_path / "run", *words)
     run = trainer(ytvos_root, tmp_path / "run", *words[:-1])
     plan.describe(run)
@@ -167,6 +173,23 @@ def test_frozen_parts_stay(ytvos_root, tmp_path):
         trainer(ytvos_root, tmp_path / "other", "--freeze", "*")
 
 
+def test_frozen_batch_norms_keep_their_statistics(ytvos_root, tmp_path):
+    run = trainer(ytvos_root, tmp_path / "run", "--epochs", 1, "--freeze", "backbone.*")
+    before = {name: value.clone() for name, value in run.model.backbone.state_dict().items()}
+    run.run()
+    assert any("running_mean" in name for name in before) and same(run.model.backbone.state_dict(), before)
+
+
+def test_a_warm_up_that_never_ends_is_refused(ytvos_root, tmp_path):
+    with pytest.raises(ValueError, match="--warmup_steps 1000: the whole run has"):
+        trainer(ytvos_root, tmp_path / "run", "--warmup_steps", 1000)
+
+
+def test_a_backend_that_does_not_exist_is_refused(ytvos_root, tmp_path):
+    with pytest.raises(ValueError, match="--compile inductr: there is no such backend; choose one of"):
+        trainer(ytvos_root, tmp_path / "run", "--compile", "inductr")
+
+
 def test_global_batches_are_whole_micro_batches(ytvos_root, tmp_path):
     with pytest.raises(
         ValueError, match="--global_batch_size 5 is no multiple of 2, which 1 ranks with --batch_size 2"
@@ -177,6 +200,45 @@ def test_global_batches_are_whole_micro_batches(ytvos_root, tmp_path):
 # Less memory, less time --------------------------------------------------------------------------------------------
 
 
+def loss_and_gradients(model: ProxyFormer, amp: torch.dtype | None = None) -> tuple[Tensor, dict[str, Tensor]]:
+    """Of the same batch and, from the same random state, the same dropout."""
+    batch = random_batch(1, expressions=2, size=(64, 64))
+    torch.manual_seed(1)
+    with autocast(torch.device("cpu"), amp):
+        output = model(batch.video, batch.expressions, batch.video_valid, batch.clip_index)
+    loss, _ = build_criterion(tiny_args())(output, batch)
+    loss.backward()
+    return loss.detach(), {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize(("amp", "error"), [(torch.bfloat16, 0.1), (torch.float16, 0.03)])
+def test_half_precision_gives_the_gradients_of_float32_but_for_rounding(amp, error):
+    """Of rounding to 8 and 11 bits; the gradients themselves are float32."""
+    torch.manual_seed(0)
+    model = tiny_model(backbone=build_backbone("resnet18", pretrained=True)).train()
+    plain, wanted = loss_and_gradients(model)
+    model.zero_grad(set_to_none=True)
+    loss, got = loss_and_gradients(model, amp)
+    assert loss.dtype == torch.float32 and loss != plain
+    torch.testing.assert_close(loss, plain, rtol=error / 10, atol=0)
+    assert got.keys() == wanted.keys() and all(g.dtype == torch.float32 for g in got.values())
+    ours, theirs = (torch.cat([g.flatten() for g in gradients.values()]) for gradients in (got, wanted))
+    assert (ours - theirs).norm() <= error * theirs.norm()
+
+
+def test_compiled_blocks_give_the_same_gradients():
+    model = tiny_model(enc_layers=1).train()
+    plain, wanted = loss_and_gradients(model)
+    model.zero_grad(set_to_none=True)
+    torch._dynamo.utils.counters.clear()
+    prepare.compile_blocks(model, "aot_eager")
+    loss, got = loss_and_gradients(model)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] >= 3  # of the backbone, the text encoder, the CMIE
+    torch.testing.assert_close(loss, plain, rtol=1e-5, atol=0)
+    torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-5)
+    assert not any("_orig_mod" in name for name in model.state_dict())
+
+
 @pytest.mark.parametrize("backbone", ["video_swin_t", "resnet18", "timm:convnext_atto"])
 def test_recomputed_activations_give_the_same_gradients(backbone):
     """With dropout and skipped blocks: what is computed again is what was computed."""
@@ -185,11 +247,7 @@ def test_recomputed_activations_give_the_same_gradients(backbone):
         torch.manual_seed(0)
         model = tiny_model(backbone=build_backbone(backbone, pretrained=True), dropout=0.2).train()
         if recompute:
-            models.recompute_activations(model, backbone)
-        batch = random_batch(1, expressions=2, size=(64, 64))
-        torch.manual_seed(1)
-        output = model(batch.video, batch.expressions, batch.video_valid, batch.clip_index)
-        build_criterion(tiny_args())(output, batch)[0].backward()
-        gradients.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
+            prepare.recompute_activations(model)
+        gradients.append(loss_and_gradients(model)[1])
     for name, gradient in gradients[0].items():
         torch.testing.assert_close(gradients[1][name], gradient, msg=name)

@@ -40,6 +40,9 @@ class FakeBackbone(nn.Module):
         self.channels = [6, 8, 10, 12]
         self.mix = nn.ModuleList(nn.Conv2d(c, d, 1) for c, d in itertools.pairwise([3, *self.channels]))
 
+    def blocks(self) -> list[nn.Module]:
+        return list(self.mix)
+
     def forward(self, video: Tensor) -> list[Tensor]:
         x, maps = video.flatten(0, 1), []
         for mix, stride in zip(self.mix, (4, 2, 2, 2), strict=True):

@@ -4,7 +4,8 @@
 
 Every variant runs in a process of its own, so that its peak memory is its own. Steps are of clips of noise with random
 weights; what loading costs is measured apart, on a small generated set of frames of the same size. FLOPs are those that
-torch counts in one step of the plain variant, the ceiling is the fastest product of two large matrices here.
+torch counts in one step of the plain variant, the ceiling is the fastest product of two large matrices in float32
+here, also where a variant computes in less; "against fp32" compares frames per second.
 """
 
 from __future__ import annotations
@@ -28,10 +29,11 @@ if __name__ == "__main__":
 import datasets  # noqa: E402
 import models  # noqa: E402
 from engine import train_step  # noqa: E402
+from models import prepare  # noqa: E402
 from opts import parse_train_args  # noqa: E402
 from tools.data.make_synthetic import generate  # noqa: E402
 from tools.profile_model import EXPRESSION, build, make_batch, measure  # noqa: E402
-from training import build_optimizer  # noqa: E402
+from training import build_optimizer, micro_batches  # noqa: E402
 from util import cli  # noqa: E402
 from util.memory import keep_large_buffers  # noqa: E402
 from util.precision import amp_dtype  # noqa: E402
@@ -42,7 +44,10 @@ VARIANTS = {
     "bf16": "--amp bf16",
     "fp16": "--amp fp16",
     "checkpointing": "--activation_checkpointing",
+    "accumulation": "--global_batch_size {twice}",
+    "compile": "--compile",
     "bf16+checkpointing": "--amp bf16 --activation_checkpointing",
+    "bf16+compile": "--amp bf16 --compile",
 }
 USUAL = ("fp32", "bf16", "checkpointing")
 WARM_UP = 2
@@ -64,20 +69,22 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     own, others = parser.parse_known_args(argv)
     if min(own.size) < 32 or own.steps < 1:
         parser.error("--size must be at least 32 both ways, --steps at least 1")
-    name = own.one or "fp32"
-    args = parse_train_args([*others, *shlex.split(VARIANTS[name])])
+    twice = 2 * parse_train_args(others).batch_size
+    args = parse_train_args([*others, *shlex.split(VARIANTS[own.one or "fp32"].format(twice=twice))])
     vars(args).update({**vars(own), "size": tuple(own.size), "others": others})
     return args
 
 
 def step_cost(args: argparse.Namespace) -> dict[str, float]:
-    """Seconds, peak memory in GiB and GFLOP of one training step in this process."""
+    """Seconds, frames, peak memory in GiB and GFLOP of one training step in this process."""
     device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     expressions = [EXPRESSION] * args.expressions_per_clip
     torch.manual_seed(args.seed)
     model = build(args, expressions).to(device).train()
     if args.activation_checkpointing:
-        models.recompute_activations(model, args.backbone)
+        prepare.recompute_activations(model)
+    if args.compile:
+        prepare.compile_blocks(model, args.compile)
     criterion, amp = models.build_criterion(args), amp_dtype(args.amp, device)
     optimizer, _ = build_optimizer(args, model, 100)
     scaler = torch.amp.GradScaler(device.type, enabled=amp == torch.float16)
@@ -85,7 +92,7 @@ def step_cost(args: argparse.Namespace) -> dict[str, float]:
 
     def step() -> None:
         options = dict(device=device, scaler=scaler, amp=amp, clip_max_norm=args.clip_max_norm)
-        train_step(model, criterion, [batch], optimizer, **options)
+        train_step(model, criterion, [batch] * micro_batches(args, 1), optimizer, **options)
 
     for _ in range(WARM_UP):
         step()
@@ -98,6 +105,7 @@ def step_cost(args: argparse.Namespace) -> dict[str, float]:
         gflop = counter.get_total_flops() / 1e9
     return {
         "seconds": min(cost.seconds for cost in costs),
+        "frames": args.num_frames * args.batch_size * micro_batches(args, 1),
         "peak": max(cost.peak for cost in costs) / 2**30,
         "gflop": gflop,
     }
@@ -105,7 +113,7 @@ def step_cost(args: argparse.Namespace) -> dict[str, float]:
 
 def ceiling(device: torch.device, dtype: torch.dtype) -> float:
     """GFLOP/s of the product of two large matrices."""
-    n = 8192 if device.type == "cuda" else 2048
+    n = 8192 if device.type == "cuda" else 2048 if dtype == torch.float32 else 1024  # where it may be emulated
     a = torch.ones(n, n, device=device, dtype=dtype)
     fastest = min(measure(lambda: (a @ a).sum().item(), device).seconds for _ in range(5))
     return 2 * n**3 / fastest / 1e9
@@ -114,15 +122,18 @@ def ceiling(device: torch.device, dtype: torch.dtype) -> float:
 def loading(args: argparse.Namespace) -> float:
     """Frames a second that the training loader delivers, with transforms, from a generated set of this size."""
     with tempfile.TemporaryDirectory() as folder:
-        generate(Path(folder) / "data", train_videos=12, valid_videos=1, frames=8, size=args.size)
+        generate(Path(folder) / "data", train_videos=24, valid_videos=1, frames=8, size=args.size)
         words = [*args.others, "--dataset_file", "ytvos", "--ytvos_path", f"{folder}/data", "--binary"]
         words += ["--train_sizes", str(min(args.size)), "--max_size", str(max(args.size))]
         loader = datasets.build_train_loader(parse_train_args(words))
         frames, start = 0, 0.0
+        ahead = 2 * args.num_workers  # batches that were made while the workers started
+        if len(loader) <= 2 * ahead:
+            raise ValueError(f"--num_workers {args.num_workers} are too many for this measurement; give fewer")
         for i, batch in enumerate(loader):
-            if i == 0:  # the workers have started
+            if i == ahead:
                 start = time.perf_counter()
-            else:
+            elif i > ahead:
                 frames += batch.video.shape[0] * batch.video.shape[1]
         return frames / (time.perf_counter() - start)
 
@@ -134,16 +145,17 @@ def main() -> None:
         print(json.dumps(step_cost(args)))
         return
     device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    limit = ceiling(device, torch.float32)
+    limits = {name: ceiling(device, dtype) for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16))}
+    limit = limits["fp32"]
     size = "x".join(map(str, args.size))
     print(
         f"{args.backbone}, {args.batch_size} clip(s) of {args.num_frames} frames {size}, {args.expressions_per_clip} "
         f"expression(s) each; {device}, {torch.get_num_threads()} threads, torch {torch.__version__}\n"
-        f"matrix products in fp32: {limit:.0f} GFLOP/s",
+        f"products of matrices: fp32 {limit:.0f} GFLOP/s, bf16 {limits['bf16']:.0f}",
         flush=True,
     )
     print(f"{'variant':<20}{'s a step':>10}{'frames/s':>10}{'peak GiB':>10}{'of ceiling':>12}{'against fp32':>14}")
-    frames, plain, gflop = args.batch_size * args.num_frames, None, 0.0
+    plain, gflop = None, 0.0
     for name in dict.fromkeys(["fp32", *args.variants]):
         words = [*sys.argv[1:], "--one", name]
         done = subprocess.run([sys.executable, __file__, *words], capture_output=True, text=True)
@@ -151,14 +163,15 @@ def main() -> None:
             print(f"{name:<20} failed: {(done.stderr.strip().splitlines() or ['no message'])[-1]}", flush=True)
             continue
         cost = json.loads(done.stdout.strip().splitlines()[-1])
-        plain, gflop = plain or cost["seconds"], gflop or cost["gflop"]
-        seconds = cost["seconds"]
+        seconds, frames = cost["seconds"], cost["frames"]
+        gflop = gflop or cost["gflop"] / frames
+        plain = plain or seconds / frames
         print(
             f"{name:<20}{seconds:>10.2f}{frames / seconds:>10.2f}{cost['peak']:>10.2f}"
-            f"{gflop / seconds / limit:>12.0%}{plain / seconds:>13.2f}x",
+            f"{gflop * frames / seconds / limit:>12.0%}{plain * frames / seconds:>13.2f}x",
             flush=True,
         )
-    print(f"FLOPs of a step: {gflop:.0f} G")
+    print(f"GFLOP of a frame: {gflop:.1f}")
     if not args.no_loading:
         print(f"loading alone: {loading(args):.1f} frames/s with {args.num_workers} worker(s)")
 

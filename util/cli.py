@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from util.interrupt import REQUEUE, Interrupted
 
+# names a file in which a run that was asked to stop, and saved, leaves a word for who started it
+STOPPED_MARK = "PROXYFORMER_STOPPED"
 USER_ERRORS = (ValueError, OSError, FloatingPointError)
 
 
@@ -24,6 +27,8 @@ def run(main: Callable[[], int | None]) -> None:
         sys.exit(2)
     except Interrupted as stopped:
         print(stopped, file=sys.stderr)
+        if mark := os.environ.get(STOPPED_MARK):  # torchrun turns every code into 1
+            Path(mark).write_text("stopped\n")
         sys.exit(REQUEUE)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.tensor import DTensor, distribute_tensor
 
-# the others wait while one rank scores; that a rank has died is for torchrun to notice
-PATIENCE = timedelta(hours=2)
+from util.interrupt import Interrupted
+
+# between steps ranks wait for the slowest; that one has died is for torchrun to notice
+PATIENCE = timedelta(minutes=30)
+# the others wait while one rank scores a whole split
+LONG_PATIENCE = timedelta(hours=4)
+
+_patient: dist.ProcessGroup | None = None  # of the CPU, for objects and long waits; None: the ordinary one
 
 
 def active() -> bool:
@@ -31,11 +41,14 @@ def is_main() -> bool:
 
 def barrier() -> None:
     if active():
-        dist.barrier()
+        dist.barrier(group=_patient)
 
 
-def init(device: str | None) -> torch.device:
-    """Joins the process group that torchrun or torch.distributed.launch describes, and picks this rank's device.
+@contextmanager
+def joined(device: str | None) -> Iterator[torch.device]:
+    """Within, this process is one of those that torchrun or torch.distributed.launch started; yields its device.
+
+    After an error it leaves without a word to the others, which may be waiting for something else: torchrun ends them.
 
     Args:
         device: "cuda", "cuda:1", "cpu" …; None takes a GPU when there is one.
@@ -43,6 +56,16 @@ def init(device: str | None) -> torch.device:
     Raises:
         ValueError: a GPU is asked for and there is none, or there are fewer than ranks on this node.
     """
+    try:
+        yield _init(device)
+    except Interrupted:  # which all ranks are together
+        shut_down()
+        raise
+    shut_down()
+
+
+def _init(device: str | None) -> torch.device:
+    global _patient
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     kind = torch.device(device).type
@@ -51,21 +74,61 @@ def init(device: str | None) -> torch.device:
     if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
         local = int(os.environ.get("LOCAL_RANK", 0))
         if kind == "cuda":
+            if torch.device(device).index is not None:
+                raise ValueError(f"--device {device}: each rank takes a GPU of its own; choose by CUDA_VISIBLE_DEVICES")
             if local >= torch.cuda.device_count():
                 raise ValueError(f"local rank {local} has no GPU; start at most {torch.cuda.device_count()} per node")
             device = f"cuda:{local}"
             torch.cuda.set_device(local)
         store, number, size = next(dist.rendezvous("env://"))
         # ranks that torchrun has started again would find the addresses of their dead predecessors there
-        store = dist.PrefixStore(f"attempt_{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+        store = dist.PrefixStore(f"attempt_{restarts()}", store)
         backend = "nccl" if kind == "cuda" else "gloo"
         dist.init_process_group(backend, store=store, rank=number, world_size=size, timeout=PATIENCE)
+        _patient = dist.new_group(backend="gloo", timeout=LONG_PATIENCE)
     return torch.device(device)
 
 
 def shut_down() -> None:
+    global _patient
+    _patient = None
     if active():
         dist.destroy_process_group()
+
+
+def restarts() -> int:
+    """How often torchrun has started the processes again."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
+
+
+def copy_from_main(state: dict[str, Tensor]) -> None:
+    """Gives these tensors, in place, the values they have on rank 0."""
+    for value in state.values():
+        dist.broadcast(value, 0)
+
+
+def whole(state: Any, *, everywhere: bool = True) -> Any:
+    """Nested plain data, with tensors that are divided among the ranks put together on the CPU. All ranks take part.
+
+    Args:
+        everywhere: on all ranks; else None takes their place where it is not rank 0.
+    """
+    if isinstance(state, DTensor):
+        value = state.full_tensor()  # one at a time on the device, which may not hold all of them
+        return value.cpu() if everywhere or is_main() else None
+    if isinstance(state, dict):
+        return {key: whole(value, everywhere=everywhere) for key, value in state.items()}
+    if isinstance(state, list | tuple):
+        return type(state)(whole(value, everywhere=everywhere) for value in state)
+    return state
+
+
+def divided_like(value: Tensor, other: Tensor) -> Tensor:
+    """A whole tensor, which every rank has, divided as ``other`` is; on its device."""
+    value = value.to(other.device)
+    if isinstance(other, DTensor):
+        return distribute_tensor(value, other.device_mesh, other.placements, src_data_rank=None)
+    return value
 
 
 def total(value: Tensor) -> Tensor:
@@ -76,11 +139,20 @@ def total(value: Tensor) -> Tensor:
     return value
 
 
-def any_rank(flag: bool, device: torch.device) -> bool:
-    """Whether ``flag`` is True on some rank."""
+def any_rank(*flags: bool, device: torch.device) -> list[bool]:
+    """Of each flag, whether it is True on some rank."""
     if world_size() == 1:
-        return flag
-    return bool(total(torch.tensor([float(flag)], device=device)).item())
+        return list(flags)
+    return [value > 0 for value in total(torch.tensor([float(flag) for flag in flags], device=device)).tolist()]
+
+
+def from_main(value: Any) -> Any:
+    """What rank 0 gave; plain data."""
+    if world_size() == 1:
+        return value
+    box = [value]
+    dist.broadcast_object_list(box, 0, group=_patient)
+    return box[0]
 
 
 def gather_list(items: list) -> list:
@@ -88,7 +160,7 @@ def gather_list(items: list) -> list:
     if world_size() == 1:
         return items
     parts = [None] * world_size() if is_main() else None
-    dist.gather_object(items, parts)
+    dist.gather_object(items, parts, group=_patient)
     return [item for part in parts for item in part] if is_main() else []
 
 

@@ -7,7 +7,7 @@ import sys
 from types import FrameType
 
 REQUEUE = 75  # EX_TEMPFAIL of sysexits.h: try again later
-ASKING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+ASKING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 
 
 class Interrupted(Exception):  # noqa: N818 (not an error)
@@ -15,7 +15,7 @@ class Interrupted(Exception):  # noqa: N818 (not an error)
 
 
 class StopRequest:
-    """Notices SIGTERM, SIGINT and SIGUSR1 instead of dying of them. A second SIGINT interrupts at once."""
+    """Notices the signals of :data:`ASKING` instead of dying of them. A second SIGINT interrupts at once."""
 
     def __init__(self) -> None:
         self.received: str | None = None
@@ -27,7 +27,7 @@ class StopRequest:
         self.received = signal.Signals(number).name
         print(f"{self.received}: saving after this step", file=sys.stderr, flush=True)
 
-    def restore(self) -> None:
+    def close(self) -> None:
         """Lets signals do again what they did before."""
         for number, handler in self._before.items():
             signal.signal(number, handler)

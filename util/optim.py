@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+
+from util.dist import divided_like
 
 
 def parameter_groups(model: nn.Module, *, lr: float, lr_backbone: float, lr_text_encoder: float) -> list[dict]:
@@ -52,6 +54,20 @@ def build_optimizer(groups: list[dict], weight_decay: float, factor: Callable[[i
     """AdamW and a scheduler to be stepped after each optimiser step."""
     optimizer = torch.optim.AdamW(groups, weight_decay=weight_decay, fused=True)
     return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+
+
+def load_state(optimizer: torch.optim.Optimizer, state: dict) -> None:
+    """Takes over the state of another run, of whole tensors; they are divided as the parameters are, if these are."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+
+    def placed(value: Tensor, parameter: Tensor) -> Tensor:
+        return divided_like(value, parameter) if value.shape == parameter.shape else value
+
+    of_parameters = {
+        i: {name: placed(value, parameters[i]) for name, value in values.items()}
+        for i, values in state["state"].items()
+    }
+    optimizer.load_state_dict({**state, "state": of_parameters})
 
 
 class Average:

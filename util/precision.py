@@ -10,6 +10,9 @@ from torch import Tensor
 
 from util import dist
 
+# names of --amp, by what is computed in
+AMP = {None: "off", torch.bfloat16: "bf16", torch.float16: "fp16"}
+
 # Below this, rounding costs more than the time it saves.
 _WORTH = 1.3
 

@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -75,7 +74,7 @@ class Saver:
                     os.link(path, temporary)
                 except OSError:  # a file system without links
                     shutil.copyfile(path, temporary)
-        for old in list(_numbered(self.folder))[self.keep :]:
+        for _, old in _numbered(self.folder)[self.keep :]:
             old.unlink(missing_ok=True)
 
 
@@ -88,7 +87,8 @@ def newest(folder: str | Path) -> tuple[Path, dict[str, Any]] | None:
         ValueError: there are checkpoints, but none can be read.
     """
     folder = Path(folder)
-    found = [path for path in (folder / NEWEST, *_numbered(folder), folder / BEST) if path.is_file()]
+    candidates = (folder / NEWEST, *(path for _, path in _numbered(folder)), folder / BEST)
+    found = [path for path in candidates if path.is_file()]
     tried: list[Path] = []
     for path in found:
         if any(path.samefile(other) for other in tried):
@@ -103,16 +103,27 @@ def newest(folder: str | Path) -> tuple[Path, dict[str, Any]] | None:
     return None
 
 
-def clear_leftovers(folder: str | Path) -> None:
-    """Deletes what processes that were killed while writing a checkpoint left in the folder of a run."""
-    for path in Path(folder).glob(".checkpoint*"):
+def clear_leftovers(folder: str | Path, step: int) -> None:
+    """Tidies the folder of a run that starts from, or goes on after, this step.
+
+    What processes that were killed while writing a checkpoint left is deleted. Checkpoints of later steps, as of a run
+    that went astray and is taken up again from before, are renamed: they must not pass for the newest.
+    """
+    folder = Path(folder)
+    for path in folder.glob(".checkpoint*"):
         path.unlink(missing_ok=True)
+    for number, path in _numbered(folder):
+        if number > step:
+            if (latest := folder / NEWEST).is_file() and latest.samefile(path):
+                latest.unlink()
+            path.replace(path.with_name(f"abandoned_{path.name}"))
+            print(f"{path.name} is of a later step; it is abandoned_{path.name} now", file=sys.stderr, flush=True)
 
 
-def _numbered(folder: Path) -> Iterator[Path]:
-    """``checkpoint_<step>.pth``, the newest first."""
+def _numbered(folder: Path) -> list[tuple[int, Path]]:
+    """Step and path of each ``checkpoint_<step>.pth``, the newest first."""
     found = [(int(match[1]), path) for path in folder.glob("*.pth") if (match := _NUMBERED.fullmatch(path.name))]
-    return (path for _, path in sorted(found, reverse=True))
+    return sorted(found, reverse=True)
 
 
 def _copied(content: Any) -> Any:
