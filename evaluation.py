@@ -70,14 +70,13 @@ def pictures(args: argparse.Namespace, split: str, predictor: models.Predictor) 
             frames = clip.read()
         else:
             frames = clip.read(np.linspace(0, len(clip.frame_names) - 1, PICTURE_FRAMES).round().astype(int).tolist())
-        (answer,) = predictor(frames, [text])
+        (masks,), (score,) = predictor(frames, [text])
         shown = np.linspace(0, len(frames) - 1, min(3, len(frames))).round().astype(int)
         painted = [
-            overlay(frames[t].permute(1, 2, 0).numpy(), answer.masks[t, None].numpy(), [PREDICTED_COLOUR])
-            for t in shown
+            overlay(frames[t].permute(1, 2, 0).numpy(), masks[t, None].numpy(), [PREDICTED_COLOUR]) for t in shown
         ]
         name = clip.clip_id if frames_only else clip.video_id
-        drawn[name] = titled(np.concatenate(painted, axis=1), f"{text} ({answer.score:.2f})")
+        drawn[name] = titled(np.concatenate(painted, axis=1), f"{text} ({score:.2f})")
     return drawn
 
 

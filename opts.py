@@ -292,6 +292,17 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--photometric", action=argparse.BooleanOptionalAction, default=True)
 
 
+def add_predictor_options(parser: argparse.ArgumentParser) -> None:
+    """Which weights to predict with, and how."""
+    parser.add_argument("--resume", required=True, metavar="CKPT", help="checkpoint of main.py, or exported weights")
+    parser.add_argument("--eval_size", type=_positive_int, help="short side of the input; default: as in training")
+    parser.add_argument("--max_size", type=_positive_int, help="limit of its long side; default: as in training")
+    parser.add_argument("--amp", choices=_AMP, help="default: off, or auto if the training was not")
+    parser.add_argument("--window", type=_positive_int, metavar="FRAMES", help="of a video seen at once; default: 40")
+    parser.add_argument("--overlap", type=_positive_int, metavar="FRAMES", help="of neighbouring windows; default: 8")
+    parser.add_argument("--device", help="cuda, cuda:1, cpu; default: a GPU when there is one")
+
+
 def inference_parser(program: str, description: str, output: str) -> argparse.ArgumentParser:
     """A parser with what the inference scripts of all data sets share; they add the rest.
 
@@ -299,23 +310,11 @@ def inference_parser(program: str, description: str, output: str) -> argparse.Ar
         output: default of ``--output_dir``.
     """
     parser = argparse.ArgumentParser(program, description=description, allow_abbrev=False)
-    parser.add_argument("--resume", required=True, metavar="CKPT", help="checkpoint of main.py, or exported weights")
+    add_predictor_options(parser)
     parser.add_argument("--output_dir", default=output, help="folder for the masks")
     parser.add_argument(
         "--holdout", type=_non_negative_int, metavar="N", help="hold-out videos; default: as in training"
     )
-    parser.add_argument("--eval_size", type=_positive_int, help="short side of the input; default: as in training")
-    parser.add_argument("--max_size", type=_positive_int, help="limit of its long side; default: as in training")
-    parser.add_argument("--amp", choices=_AMP, help="default: off, or auto if the training was not")
-    parser.add_argument(
-        "--window",
-        type=_positive_int,
-        metavar="FRAMES",
-        help="frames that the network sees together; longer videos take several windows, whose objects are followed "
-        "from one to the next; default: 40",
-    )
-    parser.add_argument("--overlap", type=_positive_int, metavar="FRAMES", help="of neighbouring windows; default: 8")
-    parser.add_argument("--device", help="cuda, cuda:1, cpu; default: a GPU when there is one")
     parser.add_argument("--visualize", action="store_true", help="also write videos with the masks painted over")
     parser.add_argument("--allow_trained", action="store_true", help="take also videos that were trained on")
     parser.add_argument("--overwrite", action="store_true", help="delete masks that another run left in --output_dir")

@@ -1,6 +1,6 @@
 """A2D-Sentences: where things lie on disk, what its lists say, the masks of a frame. Clips are made of mp4 files.
 
-Frames are numbered from 1 in the lists and in the names of the masks, from 0 in :class:`datasets.video_io.VideoFile`.
+Frames are numbered from 1 in the lists and in the names of the masks, from 0 in :class:`util.video_io.VideoFile`.
 Always binary.
 """
 
@@ -20,8 +20,8 @@ from torch import Tensor
 from datasets.base import EvalClip, Expression, TrainVideo
 from datasets.sampling import centred_window
 from datasets.sentences import Sentences, clean_query
-from datasets.video_io import VideoFile
 from util.coco import Truth
+from util.video_io import VideoFile
 
 SPLITS = ("train", "test")
 SET = Sentences(title="A2D-Sentences", flag="--a2d_path", name="a2d")

@@ -18,9 +18,9 @@ from tqdm import tqdm
 from datasets.samplers import ClipRequest
 from datasets.sampling import draw_group, draw_window, group_count, stream, window_starts
 from datasets.transforms import TrainTransform
-from datasets.video_io import image_size, read_frames, read_label_maps
 from util.box_ops import masks_to_boxes
 from util.structures import Clip, Target
+from util.video_io import image_size, read_frames, read_label_maps
 
 # Random streams of a sample: its own choices, those it shares with its step, the grouping of a window's expressions.
 _OWN, _SHARED, _GROUPING, _SUBSTITUTE = range(4)

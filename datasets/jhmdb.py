@@ -16,9 +16,9 @@ from torch import Tensor
 from datasets.base import EvalClip
 from datasets.sampling import centred_window
 from datasets.sentences import Sentences, clean_query
-from datasets.video_io import read_frames
 from util import dist
 from util.coco import Truth
+from util.video_io import read_frames
 
 SET = Sentences(title="JHMDB-Sentences", flag="--jhmdb_path", name="jhmdb")
 _FORM = "[video, frame path, mask path, number of frames, query]"

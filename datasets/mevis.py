@@ -17,8 +17,8 @@ from torch import Tensor
 
 from datasets import ytvos
 from datasets.base import Expression, JpegVideo, VideoSet
-from datasets.video_io import check_size
 from util.rle import Rle, decode
+from util.video_io import check_size
 
 SPLITS = ("train", "holdout", "valid_u", "valid")
 

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from datasets.base import EvalClip, Expression, TrainVideo
 from datasets.pseudo_video import pseudo_video
-from datasets.video_io import read_frames
 from util.rle import decode, parse
+from util.video_io import read_frames
 
 # Whose division into splits each set is published with, and what those splits are.
 DIVISIONS = {"refcoco": "unc", "refcoco+": "unc", "refcocog": "umd"}
@@ -159,7 +159,7 @@ def read_sentences(root: Path, name: str, split: str) -> dict[int, list[Sentence
 
 
 def read_image(path: Path, size: tuple[int, int], source: Path) -> Tensor:
-    """uint8 RGB ``[1, 3, H, W]``. Raises as :func:`datasets.video_io.read_frames`, and ValueError for another size
+    """uint8 RGB ``[1, 3, H, W]``. Raises as :func:`util.video_io.read_frames`, and ValueError for another size
     than ``source`` has for it."""
     frames = read_frames([path])
     height, width = frames.shape[-2:]

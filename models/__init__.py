@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -24,6 +25,7 @@ __all__ = [
     "build_model",
     "build_predictor",
     "load_predictor",
+    "load_with_options",
     "restore_model",
 ]
 
@@ -137,14 +139,34 @@ def build_predictor(model: ProxyFormer, args: argparse.Namespace, **windows: int
     return Predictor(model, eval_size=args.eval_size, max_size=args.max_size, amp=amp, **windows)
 
 
-def load_predictor(path: str | Path, device: str | torch.device | None = None) -> tuple[Predictor, argparse.Namespace]:
-    """A predictor from a checkpoint of ``main.py``, and the options of its training, ``amp`` as inference takes it.
+def load_predictor(path: str | Path, device: str | torch.device | None = None, **asked: Any) -> Predictor:
+    """A predictor from a checkpoint of ``main.py`` or from exported weights.
+
+    ::
+
+        predictor = load_predictor("checkpoint.pth")
+        masks, scores = predictor("video.mp4", ["the dog on the left", "a man in red"])
 
     Args:
         path: of the checkpoint.
         device: None takes a GPU when there is one.
+        asked: ``eval_size``, ``max_size``, ``amp``, ``window``, ``overlap``, by the meaning of the flags of the inference
+            scripts; what is not given, or None, is as in the training, or as usual.
+
+    Raises:
+        FileNotFoundError, ValueError: there is no such file, it is damaged, or what is asked for is impossible.
     """
+    return load_with_options(path, device, **asked)[0]
+
+
+def load_with_options(
+    path: str | Path, device: str | torch.device | None = None, **asked: Any
+) -> tuple[Predictor, argparse.Namespace]:
+    """:func:`load_predictor` and the options of the training, with what is ``asked`` instead."""
     model, args = restore_model(checkpoint.load(path), path)
     args.amp = inference_amp(args.amp)
+    given = {name: value for name, value in asked.items() if value is not None}
+    windows = {name: given.pop(name) for name in ("window", "overlap") if name in given}
+    vars(args).update(given)
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    return build_predictor(model.to(device), args), args
+    return build_predictor(model.to(device), args, **windows), args

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -18,6 +19,7 @@ from models.proxyformer import ProxyFormer, VideoFeatures
 from models.windows import OVERLAP, WINDOW, Waiting, Window, follow, windows
 from util.box_ops import cxcywh_to_xyxy
 from util.frames import prepare_frames
+from util.own_video import open_video
 from util.precision import autocast
 from util.structures import Prediction
 
@@ -41,19 +43,6 @@ class EncodedVideo:
     def __len__(self) -> int:
         """Frames."""
         return self.length
-
-
-@dataclass
-class Answer:
-    """What one expression refers to.
-
-    Attributes:
-        masks: bool ``[T, H, W]``, on the CPU, in the size of the frames.
-        score: class probability of the chosen query, averaged over the frames.
-    """
-
-    masks: Tensor
-    score: float
 
 
 @dataclass
@@ -196,11 +185,24 @@ class Predictor:
             for i, logits in enumerate(prediction.masks[:, frame]):
                 yield FrameAnswer((self._full_size(logits, encoded) > self.threshold).cpu(), scores[i], boxes[i])
 
-    def __call__(self, frames: Tensor, expressions: list[str]) -> list[Answer]:
-        """What each expression refers to in frames that are in memory, uint8 ``[T, 3, H, W]``."""
-        found = self.segment(InMemory(frames), expressions)
-        masks = found.masks(0, len(frames))
-        return [Answer(mask, score) for mask, score in zip(masks, found.scores, strict=True)]
+    def __call__(self, video: str | Path | Tensor | Frames, expressions: list[str]) -> tuple[Tensor, list[float]]:
+        """What each expression refers to; all masks of the video at once, where :meth:`segment` gives them by and by.
+
+        Args:
+            video: path of a video file, of a folder of frames or of an image; or frames, uint8 RGB ``[T, 3, H, W]``.
+            expressions: any number.
+
+        Returns:
+            bool ``[E, T, H, W]`` on the CPU, in the size of the frames, and the score of each expression.
+
+        Raises:
+            FileNotFoundError, ValueError: the video is not there or damaged, or an expression is empty.
+        """
+        if isinstance(video, str | Path):
+            with open_video(video) as opened:
+                return self(opened, expressions)
+        found = self.segment(InMemory(video) if isinstance(video, Tensor) else video, expressions)
+        return found.masks(0, len(video)), found.scores
 
 
 class Frames(Protocol):

@@ -144,7 +144,7 @@ def test_a_checkpoint_alone_rebuilds_the_model_and_its_predictor(tmp_path, flags
     video = torch.randn(1, 2, 3, 50, 70)
     outputs = [m.eval()(video, [EXPRESSIONS[0]]).final for m in (model, rebuilt)]
     assert torch.equal(outputs[0].masks, outputs[1].masks) and torch.equal(outputs[0].logits, outputs[1].logits)
-    predictor, _ = models.load_predictor(tmp_path / "c.pth", device="cpu")
+    predictor = models.load_predictor(tmp_path / "c.pth", device="cpu")
     assert predictor.eval_size == 40 and not predictor.model.training
 
 
@@ -152,7 +152,7 @@ def test_a_checkpoint_alone_rebuilds_the_model_and_its_predictor(tmp_path, flags
 def test_a_model_trained_in_bf16_predicts_in_what_is_faster(trained, speedup, used, monkeypatch, tmp_path):
     monkeypatch.setattr(precision, "bf16_speedup", lambda: speedup)
     saved_model(tmp_path / "c.pth", "--amp", trained)
-    predictor, _ = models.load_predictor(tmp_path / "c.pth", device="cpu")
+    predictor = models.load_predictor(tmp_path / "c.pth", device="cpu")
     assert (predictor.amp is not None) == used
 
 

@@ -15,12 +15,12 @@ from datasets.base import ClipDataset
 from datasets.collate import collate
 from datasets.samplers import ClipRequest
 from datasets.transforms import swap_sides
-from datasets.video_io import read_frame, read_frames, read_label_maps
 from datasets.ytvos import CATEGORIES, annotations_root, frames_root, split_videos
 from tests.helpers import SHARED, needs_shared
 from tests.mini_ytvos import VIDEOS, MiniVideo, meta_entry, mini_args, write_meta, write_mini_ytvos, write_video
 from util.box_ops import masks_to_boxes
 from util.structures import Clip, Target
+from util.video_io import read_frame, read_frames, read_label_maps
 
 
 @pytest.fixture(scope="module")

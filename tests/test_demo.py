@@ -28,7 +28,7 @@ def test_the_options_are_those_of_main(stage):
 def test_the_shipped_weights_know_appearance_motion_and_relations(tmp_path):
     """On videos that no training saw; and the same text about another object of the video has other pixels."""
     generate(tmp_path / "data", train_videos=1, valid_videos=12, seed=20261121)
-    predictor, args = models.load_predictor(demo.PRETRAINED)
+    predictor, args = models.load_with_options(demo.PRETRAINED)
     args.ytvos_path = tmp_path / "data"
     predict_split(predictor, datasets.build_eval_videos(args, "valid"), tmp_path / "results")
     scores = demo.score(tmp_path / "results", tmp_path / "data")

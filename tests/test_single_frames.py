@@ -19,7 +19,7 @@ from datasets import a2d, jhmdb
 from datasets.base import EvalClip
 from engine import predict_clips, read_ahead
 from evaluation import score_clips
-from models import load_predictor
+from models import load_with_options
 from models.predictor import FrameAnswer
 from tests.helpers import ROOT
 from tests.mini_a2d import QUERIES, frame_number, mask, write_mini_a2d
@@ -184,7 +184,7 @@ def test_a2d_trains_and_is_scored(data, trained):
     assert f"overall IoU                      {100 * scores['overall_iou']:6.2f}" in done.stdout
 
     # what the scripts predict is what the model says of each clip's middle frame
-    predictor, args = load_predictor(trained / "checkpoint.pth", "cpu")
+    predictor, args = load_with_options(trained / "checkpoint.pth", "cpu")
     predictions = predict_clips(predictor, a2d.eval_clips(data / "a2d", args.num_frames))
     saved = json.loads((results / "predictions.json").read_text())
     assert [p["image_id"] for p in saved] == [p["image_id"] for p in predictions] and len(saved) == 5 * 3

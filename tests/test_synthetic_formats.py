@@ -11,11 +11,11 @@ from PIL import Image
 
 import datasets
 from datasets.samplers import ClipRequest
-from datasets.video_io import read_labels
 from opts import parse_train_args
 from tools.data import convert_davis_to_ytvos, convert_refcoco, make_sentences_annotations
 from tools.data.make_synthetic import FORMATS, generate
 from tools.data.synthetic_formats import WRITERS
+from util.video_io import read_labels
 
 VIDEOS = dict(train_videos=3, valid_videos=6, seed=4, workers=1)
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from datasets.sampling import centred_window
-from datasets.video_io import VideoFile
 from tests.mini_a2d import frame_number, write_video
+from util.video_io import VideoFile
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,21 @@ import pytest
 from PIL import Image
 
 from tests.helpers import SHARED, needs_shared
-from util import visualize
-from util.visualize import PALETTE, PREDICTED_COLOUR, TRUTH_COLOUR, SheetRow, contact_sheet, overlay, write_video
+from util import fonts, visualize
+from util.visualize import (
+    PALETTE,
+    PREDICTED_COLOUR,
+    TRUTH_COLOUR,
+    SheetRow,
+    contact_sheet,
+    distinct_colours,
+    enlarged,
+    for_sheet,
+    legend,
+    open_film,
+    overlay,
+    write_video,
+)
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)
 
@@ -119,6 +132,13 @@ def test_sheet_without_truth(tmp_path):
     assert _near(sheet, PREDICTED_COLOUR).any()
 
 
+def test_sheet_without_the_frames_as_they_are(tmp_path):
+    row = _row(truth=False)
+    whole = _sheet(tmp_path / "sheet.png", [row])
+    row.plain = False
+    assert whole.shape[0] - _sheet(tmp_path / "sheet.png", [row]).shape[0] == 160 + 6
+
+
 @pytest.mark.parametrize("size", [(40, 60), (720, 1280), (400, 100)])
 def test_cells_are_wide_enough_for_any_frame(tmp_path, size):
     narrow, wide = (_sheet(tmp_path / f"{k}.png", [_row(k, size=size)]).shape[1] for k in (1, 3))
@@ -154,6 +174,49 @@ def test_rows_that_do_not_fit(tmp_path, change):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_frame_made_small_for_the_sheet_gives_the_same_sheet(tmp_path):
+    frame, mask = _frame(480, 720), _box(480, 720)
+    small, small_masks = for_sheet(frame, mask[None])
+    assert small.shape[:2] == small_masks.shape[1:] == (160, 240)
+    large_sheet = _sheet(tmp_path / "large.png", [SheetRow("a", "", [frame], None, mask[None], ["0"])])
+    assert np.array_equal(
+        large_sheet, _sheet(tmp_path / "s.png", [SheetRow("a", "", [small], None, small_masks, ["0"])])
+    )
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2000, 1), (1, 2000)])
+def test_extreme_frames_make_no_extreme_pictures(tmp_path, size):
+    large = enlarged(_frame(*size))
+    assert 640 <= large.shape[1] <= 2000 and large.shape[0] <= 2160
+    assert max(_sheet(tmp_path / "sheet.png", [_row(1, size=size)]).shape) < 3200
+
+
+def test_colours_are_different():
+    assert distinct_colours(3) == list(PALETTE[:3])
+    colours = np.array(distinct_colours(24))
+    gaps = np.abs(colours[:, None] - colours[None]).sum(-1)[~np.eye(24, dtype=bool)]
+    assert gaps.min() > 15
+
+
+def test_a_legend_has_a_line_and_a_patch_for_each_text():
+    one, two = (legend(["a red dog", "a blue cat"][:n], PALETTE[:n], 640) for n in (1, 2))
+    assert one.shape[1:] == two.shape[1:] == (640, 3) and 20 < len(two) - len(one) < 40
+    for n, colour in enumerate(PALETTE[:2]):
+        rows, columns = np.nonzero((two == colour).all(-1))
+        assert columns.max() < 60 and rows.min() >= n * 29 and rows.max() < 16 + (n + 1) * 29
+    long = legend(["word " * 60], PALETTE[:1], 640)
+    assert len(long) > 3 * len(one) and (long[:, -8:] == 255).all()
+    assert len(legend(["a red dog"], PALETTE[:1], 3840)) > 2 * len(one)  # as large to the eye
+
+
+def test_other_scripts_have_a_font():
+    """DejaVu comes with matplotlib; for what no font here has, the text is drawn all the same."""
+    for text in ("the dog", "собака слева", "ο σκύλος"):
+        assert fonts._lacking(fonts._path(frozenset(text)), frozenset(text)) == 0
+    assert fonts._path(frozenset("the dog")) is None
+    assert legend(["左边的狗" * 30], PALETTE[:1], 640).shape[1] == 640
+
+
 def _decoded(path) -> tuple[list[np.ndarray], float, str]:
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
@@ -174,6 +237,19 @@ def test_video_plays_back(tmp_path, size, encoder, monkeypatch):
     assert [frame.shape for frame in played] == [(64, size[1] + size[1] % 2, 3)] * 5
     for frame, shown in zip(frames, played, strict=True):
         assert np.abs(shown[: size[0], : size[1]].astype(int) - frame).mean() < 4
+
+
+@pytest.mark.parametrize("encoder", ["libx264", "mpeg4"])
+def test_each_frame_is_shown_as_long_as_it_should(tmp_path, encoder, monkeypatch):
+    monkeypatch.setattr(visualize, "_encoder", lambda: encoder)
+    times = [0, 1 / 30, 2 / 30, 0.5, 0.501, 2, 3.25]
+    with open_film(tmp_path / "v.mp4", fps=3) as show:
+        for start, end in zip(times[:-1], times[1:], strict=True):
+            show(_frame(), start, end)
+    with av.open(str(tmp_path / "v.mp4")) as container:
+        stream = container.streams.video[0]
+        assert [frame.time for frame in container.decode(stream)] == pytest.approx(times[:-1], abs=2e-5)
+        assert float(stream.duration * stream.time_base) == pytest.approx(3.25, abs=2e-5)
 
 
 def test_without_h264_the_older_encoder_is_used(monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import shutil
@@ -17,10 +18,12 @@ from PIL import Image
 from util.writers import (
     Results,
     atomic_path,
+    atomic_pieces,
     build_submission,
     claim_results,
     is_complete,
     mask_name,
+    open_json,
     validate_submission,
     write_json,
     write_label_png,
@@ -280,3 +283,56 @@ def test_a_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("not a folder")
     with pytest.raises(OSError, match=r"cannot be written.*file/a/m\.png"):
         write_mask_png(tmp_path / "file" / "a" / "m.png", np.ones((3, 3), bool))
+
+
+PIECES = ("film", "masks", "record")
+
+
+def _write_pieces(folder, *names, replace=False):
+    with atomic_pieces(folder, PIECES, replace) as work:
+        for name in names:
+            (work / name).write_text(name)
+            assert not (folder / name).exists() or replace
+
+
+def test_pieces_appear_together_and_replace_a_former_result_alone(tmp_path):
+    out = tmp_path / "a" / "out"
+    _write_pieces(out, "film", "record")
+    assert _files(out) == ["film", "record"]
+    (out / ".unfinished" / "of a process that was killed").mkdir(parents=True)
+    (out / "notes").write_text("mine")
+    _write_pieces(out, "masks", "record", replace=True)
+    assert sorted(os.listdir(out)) == ["masks", "notes", "record"]
+
+
+def test_pieces_of_an_interrupted_run_are_gone_with_the_folders_made_for_them(tmp_path):
+    _write_pieces(tmp_path / "out", "film", "record")
+    for folder in (tmp_path / "out", tmp_path / "a" / "b"):
+        with pytest.raises(KeyboardInterrupt), atomic_pieces(folder, PIECES, replace=True) as work:
+            (work / "masks").mkdir()
+            raise KeyboardInterrupt
+    assert sorted(os.listdir(tmp_path)) == ["out"] and sorted(os.listdir(tmp_path / "out")) == ["film", "record"]
+
+
+def test_pieces_that_may_not_be_replaced(tmp_path):
+    _write_pieces(tmp_path / "out", "film", "record")
+    with pytest.raises(
+        ValueError, match=r"already holds a result \(film, record\): choose another, or add --overwrite"
+    ):
+        _write_pieces(tmp_path / "out", "record")
+    (tmp_path / "out" / "record").unlink()
+    with pytest.raises(ValueError, match="holds film, of unknown origin; choose another folder"):
+        _write_pieces(tmp_path / "out", "record", replace=True)
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match="file is a file"):
+        _write_pieces(tmp_path / "file", "record")
+    with pytest.raises(OSError, match="cannot be written"):
+        _write_pieces(tmp_path / "file" / "out", "record")
+
+
+@pytest.mark.parametrize("items", [[], [{"a": [1]}], [1, "ü", None]])
+def test_json_that_is_written_item_by_item(tmp_path, items):
+    with open_json(tmp_path / "a.json", {"head": {"x": []}}, "list") as add:
+        for item in items:
+            add(item)
+    assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8")) == {"head": {"x": []}, "list": items}

@@ -96,7 +96,7 @@ def agreement(args: argparse.Namespace) -> None:
         generate(root / "data", train_videos=1, valid_videos=12, seed=20261121)
         scores, masks = {}, {}
         for mode in dict.fromkeys(["fp32", *args.modes]):
-            predictor, trained = models.load_predictor(PRETRAINED, args.device)
+            predictor, trained = models.load_with_options(PRETRAINED, args.device)
             predictor.amp = amp_dtype(MODES[mode], predictor.device)
             trained.ytvos_path = root / "data"
             videos = datasets.build_eval_videos(trained, "valid")

@@ -25,7 +25,6 @@ import torch
 import datasets
 import models
 from datasets import VideoSet
-from datasets.video_io import read_label_maps
 from datasets.ytvos import annotations_root, split_videos
 from davis2017.ytvos_protocol import score_results
 from engine import predict_split
@@ -35,6 +34,7 @@ from tools.folders import require_new
 from util import cli
 from util.memory import keep_large_buffers
 from util.precision import amp_dtype
+from util.video_io import read_label_maps
 from util.visualize import PALETTE, SheetRow, contact_sheet, overlay, titled, write_video
 from util.writers import Results, claim_results, mask_name, write_json
 
@@ -118,7 +118,7 @@ def main() -> None:
     scores = score(results, data)
 
     step(4, "the same videos without language, without time, without training")
-    predictor, args = models.load_predictor(trained)
+    predictor, args = models.load_with_options(trained)
     args.ytvos_path = data
     videos = datasets.build_eval_videos(args, "valid")
     meta = split_videos(data, "valid")

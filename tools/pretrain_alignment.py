@@ -32,7 +32,6 @@ from transformers import AutoTokenizer
 
 from datasets.loader import TrainLoader, single_threaded
 from datasets.transforms import swap_sides
-from datasets.video_io import image_size, read_frames, read_label_maps
 from datasets.ytvos import annotations_root, frames_root, is_object_id, read_videos, split_videos
 from models.backbone import build_backbone
 from models.criterion import subsample
@@ -43,6 +42,7 @@ from util.frames import normalise
 from util.log import progress_bar
 from util.memory import keep_large_buffers
 from util.precision import amp_dtype, autocast
+from util.video_io import image_size, read_frames, read_label_maps
 
 BACKGROUND_WEIGHT = 0.1  # most pixels are background, which has little to teach
 DIRECTIONS = 5  # none, left, right, up, down

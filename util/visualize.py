@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import colorsys
 import os
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import cache
 
 import av
 import cv2
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from av.codec.context import Flags
+from PIL import Image, ImageDraw
 
+from util.fonts import font
 from util.writers import atomic_path
 
 Colour = tuple[int, int, int]
@@ -30,6 +33,13 @@ PALETTE: tuple[Colour, ...] = (
     (213, 94, 0),
     (204, 121, 167),
 )
+
+
+def distinct_colours(count: int) -> list[Colour]:
+    """So many different colours, first those of :data:`PALETTE`."""
+    hues = (0.618034 * i % 1 for i in range(len(PALETTE), count))  # far from those just before
+    more = [tuple(round(255 * c) for c in colorsys.hsv_to_rgb(hue, 0.6, 0.95)) for hue in hues]
+    return [*PALETTE[:count], *more]
 
 
 def overlay(
@@ -56,7 +66,9 @@ def overlay(
     out = frame.copy()
     for i, mask in enumerate(masks):
         colour = np.array(colours[i % len(colours)])
-        out[mask] = np.round((1 - alpha) * out[mask] + alpha * colour)
+        # what becomes of each of the values from 0 to 255, in each channel
+        mixed = np.round((1 - alpha) * np.arange(256)[:, None] + alpha * colour).astype(np.uint8)
+        out = cv2.copyTo(cv2.LUT(out, mixed[None]), mask.view(np.uint8), out)
         if outline:
             inside = cv2.erode(mask.view(np.uint8), np.ones((3, 3), np.uint8), iterations=width).view(bool)
             out[mask & ~inside] = colour
@@ -65,14 +77,36 @@ def overlay(
 
 def titled(frame: np.ndarray, text: str, width: int = 640) -> np.ndarray:
     """A frame enlarged to at least ``width`` pixels with a line of text above it: uint8 ``[H, W, 3]``."""
-    scale = max(1, -(-width // frame.shape[1]))
+    large = enlarged(frame, width)
+    return np.concatenate([legend([text], [None], large.shape[1]), large])
+
+
+def enlarged(frame: np.ndarray, width: int = 640, highest: int = 2160) -> np.ndarray:
+    """A frame at least ``width`` pixels wide: so many times as large, or with black beside it where it would be higher
+    than ``highest``."""
+    scale = max(1, min(-(-width // frame.shape[1]), highest // frame.shape[0]))
     large = cv2.resize(frame, None, fx=scale, fy=scale, interpolation=cv2.INTER_NEAREST)
-    lines = _wrapped(text, 22, large.shape[1] - 2 * _PAD)
-    band = Image.new("RGB", (large.shape[1], 29 * len(lines) + _PAD), _CARD)
+    gap = max(0, width - large.shape[1])
+    return np.pad(large, ((0, 0), (gap // 2, gap - gap // 2), (0, 0)))
+
+
+def legend(texts: Sequence[str], colours: Sequence[Colour | None], width: int) -> np.ndarray:
+    """Texts on a white band, one below the other, each with a patch of its colour: uint8 ``[h, width, 3]``."""
+    size = max(22, width // 56)
+    height, patch = round(1.3 * size), size if any(colours) else 0
+    indent = _PAD + round(1.4 * patch)
+    lines: list[tuple[str, Colour | None]] = []
+    for text, colour in zip(texts, colours, strict=True):
+        first, *more = _wrapped(text, size, width - indent - _PAD)
+        lines += [(first, colour), *((line, None) for line in more)]
+    band = Image.new("RGB", (width, height * len(lines) + _PAD), _CARD)
     draw = ImageDraw.Draw(band)
-    for i, line in enumerate(lines):
-        draw.text((_PAD, _PAD // 2 + 29 * i), line, _INK, _font(22))
-    return np.concatenate([np.asarray(band), large])
+    for i, (line, colour) in enumerate(lines):
+        y = _PAD // 2 + height * i
+        if colour:
+            draw.rectangle((_PAD, y + size // 6, _PAD + patch, y + size // 6 + patch), colour)
+        draw.text((indent, y), line, _INK, font(line, size))
+    return np.asarray(band)
 
 
 @dataclass
@@ -86,6 +120,8 @@ class SheetRow:
         truth: bool ``[k, H, W]``, or None where there is no ground truth.
         predicted: bool ``[k, H, W]``.
         frame_ids: names of the frames.
+        colour: of the prediction.
+        plain: show the frames as they are, too.
     """
 
     caption: str
@@ -94,8 +130,12 @@ class SheetRow:
     truth: np.ndarray | None
     predicted: np.ndarray
     frame_ids: Sequence[str]
+    colour: Colour = PREDICTED_COLOUR
+    plain: bool = True
 
 
+# in a second: whole numbers for all usual frame rates, and as many as MPEG-4 counts
+_TICKS = 60_000
 _BACKGROUND, _CARD, _INK, _FAINT, _LINE = "#eef0f3", "#ffffff", "#14181f", "#667080", "#d9dde3"
 _CELL = 240
 _GAP = 6
@@ -104,23 +144,18 @@ _PAD = 16
 _LABELS = 118
 
 
-@cache
-def _font(size: int) -> ImageFont.FreeTypeFont:
-    return ImageFont.load_default(size=size)
-
-
 def _wrapped(text: str, size: int, width: int) -> list[str]:
     """Lines of ``text`` that fit into ``width`` pixels; a word that is too long alone is cut."""
-    font, lines = _font(size), []
+    face, lines = font(text, size), []
     for paragraph in text.splitlines():
         line = ""
         for word in paragraph.split():
             longer = f"{line} {word}".strip()
-            if font.getlength(longer) <= width:
+            if face.getlength(longer) <= width:
                 line = longer
                 continue
             lines += [line] if line else []
-            pieces = textwrap.wrap(word, max(1, int(width / font.getlength("m")))) or [word]
+            pieces = textwrap.wrap(word, max(1, int(width / max(1, *map(face.getlength, word))))) or [word]
             lines += pieces[:-1]
             line = pieces[-1]
         lines.append(line)
@@ -138,42 +173,60 @@ def _check(row: SheetRow) -> None:
             )
 
 
+def _cell_size(height: int, width: int) -> tuple[int, int]:
+    """Width and height on a sheet, in pixels, of a frame."""
+    scale = min(_CELL / width, 4 * _CELL / height)
+    return max(1, round(scale * width)), max(1, round(scale * height))
+
+
+def _fitted(picture: np.ndarray, cell: tuple[int, int]) -> np.ndarray:
+    return cv2.resize(picture, cell, interpolation=cv2.INTER_AREA if picture.shape[1] > cell[0] else cv2.INTER_CUBIC)
+
+
+def _fitted_mask(mask: np.ndarray, cell: tuple[int, int]) -> np.ndarray:
+    return _fitted(mask.astype(np.float32), cell) > 0.5
+
+
+def for_sheet(frame: np.ndarray, masks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A frame and its masks, bool ``[n, H, W]``, in the size that a contact sheet shows them in."""
+    cell = _cell_size(*frame.shape[:2])
+    return _fitted(frame, cell), np.stack([_fitted_mask(mask, cell) for mask in masks])
+
+
 def _card(row: SheetRow, width: int) -> Image.Image:
     _check(row)
     height, frame_width = row.frames[0].shape[:2]
-    cell = (_CELL, max(1, round(_CELL * height / frame_width)))
-    shrink_or_grow = cv2.INTER_AREA if frame_width > _CELL else cv2.INTER_CUBIC
+    cell = _cell_size(height, frame_width)
     caption = _wrapped(row.caption, 22, width - 2 * _PAD)
     note = _wrapped(row.note, 15, width - 2 * _PAD) if row.note else []
-    bands: list[tuple[str, Colour | None, np.ndarray | None]] = [("frame", None, None)]
+    bands: list[tuple[str, Colour | None, np.ndarray | None]] = [("frame", None, None)] if row.plain else []
     if row.truth is not None:
         bands.append(("ground truth", TRUTH_COLOUR, row.truth))
-    bands.append(("prediction", PREDICTED_COLOUR, row.predicted))
+    bands.append(("prediction", row.colour, row.predicted))
 
     top = _PAD + 29 * len(caption) + 21 * len(note) + 30
     card = Image.new("RGB", (width, top + len(bands) * (cell[1] + _GAP) - _GAP + _PAD), _CARD)
     draw = ImageDraw.Draw(card)
     y = _PAD
     for line in caption:
-        draw.text((_PAD, y), line, _INK, _font(22))
+        draw.text((_PAD, y), line, _INK, font(line, 22))
         y += 29
     for line in note:
-        draw.text((_PAD, y), line, _FAINT, _font(15))
+        draw.text((_PAD, y), line, _FAINT, font(line, 15))
         y += 21
     for t, name in enumerate(row.frame_ids):
         x = _PAD + _LABELS + t * (_CELL + _GAP) + _CELL // 2
-        draw.text((x, top - 7), name, _FAINT, _font(14), anchor="ms")
+        draw.text((x, top - 7), name, _FAINT, font(name, 14), anchor="ms")
     # Masks are painted at the size they are seen in, so that outlines are equally fine on small and large frames.
-    frames = [cv2.resize(frame, cell, interpolation=shrink_or_grow) for frame in row.frames]
+    frames = [_fitted(frame, cell) for frame in row.frames]
     for b, (label, colour, masks) in enumerate(bands):
         y = top + b * (cell[1] + _GAP)
         if colour:
             draw.ellipse((_PAD, y + cell[1] // 2 - 5, _PAD + 10, y + cell[1] // 2 + 5), fill=colour)
-        draw.text((_PAD + 17, y + cell[1] // 2), label, _INK, _font(15), anchor="lm")
+        draw.text((_PAD + 17, y + cell[1] // 2), label, _INK, font(label, 15), anchor="lm")
         for t, picture in enumerate(frames):
             if masks is not None:
-                soft = cv2.resize(masks[t].astype(np.float32), cell, interpolation=shrink_or_grow)
-                picture = overlay(picture, soft[None] > 0.5, [colour])
+                picture = overlay(picture, _fitted_mask(masks[t], cell)[None], [colour])
             card.paste(Image.fromarray(picture), (_PAD + _LABELS + t * (_CELL + _GAP), y))
     return card
 
@@ -206,32 +259,54 @@ def _encoder() -> str:
         return "mpeg4"
 
 
-def write_video(path: str | os.PathLike, frames: Iterable[np.ndarray], fps: float) -> None:
-    """Writes an mp4, atomically; frames of odd height or width get their last row or column twice.
+@contextmanager
+def open_film(path: str | os.PathLike, fps: float) -> Iterator[Callable[[np.ndarray, float, float], None]]:
+    """Writes an mp4 frame by frame, atomically; frames of odd height or width get their last row or column twice.
+
+    Yields a function that adds a frame, uint8 ``[H, W, 3]``, all of one size, which is shown from one time until
+    another, in seconds.
 
     Args:
         path: ends in ``.mp4``.
-        frames: uint8 ``[H, W, 3]`` each, all of one size; read one at a time.
-        fps: frames per second.
+        fps: frames per second, about: for the encoder to reckon with.
     """
     if not 0 < fps < float("inf"):
         raise ValueError(f"{path}: frames per second must be above 0, not {fps}")
     stream = size = None
+    shown = -1
     with atomic_path(path) as temporary, av.open(str(temporary), "w", format="mp4") as container:
-        for frame in frames:
+
+        def add(frame: np.ndarray, start: float, end: float) -> None:
+            nonlocal stream, size, shown
             size = size or frame.shape
             if frame.dtype != np.uint8 or frame.shape != size or frame.ndim != 3 or frame.shape[2] != 3:
                 raise ValueError(f"{path}: frames are uint8 [H, W, 3] of one size, not {frame.dtype} {frame.shape}")
             if stream is None:
                 stream = container.add_stream(_encoder(), rate=Fraction(fps).limit_denominator(1000))
+                stream.codec_context.time_base = Fraction(1, _TICKS)
                 stream.height, stream.width = size[0] + size[0] % 2, size[1] + size[1] % 2
                 stream.pix_fmt = "yuv420p"
+                stream.codec_context.flags |= Flags.frame_duration
                 if stream.codec.name == "libx264":
-                    stream.options = {"crf": "18"}
+                    # In mp4 the times of B-frames are told by the order of decoding, which loses the film's length.
+                    stream.options = {"crf": "18", "bf": "0", "preset": "veryfast"}
                 else:
                     stream.bit_rate = 8_000_000
             even = np.pad(frame, ((0, size[0] % 2), (0, size[1] % 2), (0, 0)), "edge")
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(even, format="rgb24")))
+            picture = av.VideoFrame.from_ndarray(even, format="rgb24")
+            shown = max(shown + 1, round(start * _TICKS))
+            picture.pts, picture.time_base = shown, Fraction(1, _TICKS)
+            picture.duration = max(1, round(end * _TICKS) - shown)
+            container.mux(stream.encode(picture))
+
+        yield add
         if stream is None:
             raise ValueError(f"{path}: a video needs at least one frame")
         container.mux(stream.encode())
+
+
+def write_video(path: str | os.PathLike, frames: Iterable[np.ndarray], fps: float) -> None:
+    """Writes an mp4 of frames that are all shown equally long, read one at a time; otherwise as :func:`open_film`."""
+    with open_film(path, fps) as add:
+        for i, frame in enumerate(frames):
+            add(frame, i / fps, (i + 1) / fps)

@@ -24,9 +24,9 @@ if __name__ == "__main__":
 
 from datasets import a2d, jhmdb  # noqa: E402
 from datasets.sentences import Sentences  # noqa: E402
-from datasets.video_io import image_size  # noqa: E402
 from util.cli import run  # noqa: E402
 from util.coco import ground_truth  # noqa: E402
+from util.video_io import image_size  # noqa: E402
 from util.writers import write_json  # noqa: E402
 
 

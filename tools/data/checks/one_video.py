@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from datasets.video_io import read_labels
 from davis2017.label_maps import ids_in
 from tools.data.checks.report import Found, Size, pixels
 from util.rle import Rle, is_blank
+from util.video_io import read_labels
 
 VOID = 255
 

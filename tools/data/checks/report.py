@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from datasets.loader import single_threaded
-from datasets.video_io import read_frame
 from util.parallel import run_jobs
+from util.video_io import read_frame
 
 Size = tuple[int, int]
 T = TypeVar("T")

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from datasets import a2d, jhmdb
 from datasets.sentences import Sentences
-from datasets.video_io import VideoFile
 from tools.data.checks.report import Found, Report, pixels, said
+from util.video_io import VideoFile
 
 PUBLISHED = {
     "a2d": {"train": {"videos": 3017}, "test": {"videos": 737}},
