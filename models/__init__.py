@@ -150,8 +150,8 @@ def load_predictor(path: str | Path, device: str | torch.device | None = None, *
     Args:
         path: of the checkpoint.
         device: None takes a GPU when there is one.
-        asked: ``eval_size``, ``max_size``, ``amp``, ``window``, ``overlap``, by the meaning of the flags of the inference
-            scripts; what is not given, or None, is as in the training, or as usual.
+        asked: ``eval_size``, ``max_size``, ``amp``, ``window``, ``overlap``, with the meaning of the inference scripts'
+            flags; what is not given, or None, is as in the training, or as usual.
 
     Raises:
         FileNotFoundError, ValueError: there is no such file, it is damaged, or what is asked for is impossible.
