@@ -181,6 +181,40 @@ class TestTests:
         assert [call.args for call in sandbox.calls()] == list(self.CHECKS[: number + 1])
 
 
+class TestApp:
+    LACKING = dict(FAIL="find_spec")  # of the look for gradio
+
+    @pytest.fixture(autouse=True)
+    def requirements(self, sandbox):
+        (sandbox.root / "requirements-app.txt").write_text("gradio==1.0\n")
+
+    @staticmethod
+    def started(sandbox, call: Call) -> bool:
+        return call.args == [f"{sandbox.root}/app.py", "--resume", "a b"]
+
+    def test_gradio_gets_an_environment_of_its_own_once(self, sandbox):
+        sandbox.run("app.sh", "--resume", "a b", PYTHON=sandbox.python, **self.LACKING)
+        venv, install, app = sandbox.calls()
+        assert venv.args == ["-m", "venv", f"{sandbox.root}/.venv-app"] and self.started(sandbox, app)
+        assert install.args[:3] == ["-m", "pip", "install"] and install.args[-1].endswith("/requirements-app.txt")
+        assert not sandbox.venv.exists()
+        sandbox.run("app.sh", "--resume", "a b", PYTHON=sandbox.python, **self.LACKING)
+        (app,) = sandbox.calls()
+        assert self.started(sandbox, app)
+        (sandbox.root / "requirements-app.txt").write_text("gradio==1.1\n")
+        sandbox.run("app.sh", PYTHON=sandbox.python, **self.LACKING)
+        assert len(sandbox.calls()) == 3
+
+    def test_an_environment_with_gradio_serves_as_it_is(self, sandbox):
+        sandbox.run("app.sh", "--resume", "a b", PYTHON=sandbox.python)
+        (app,) = sandbox.calls()
+        assert self.started(sandbox, app)
+
+    def test_set_up_comes_first(self, sandbox):
+        sandbox.run("app.sh", "--resume", "a b")
+        assert [call.args[1] for call in sandbox.calls()[:2]] == ["venv", "pip"] and sandbox.venv.exists()
+
+
 class TestRecipes:
     @pytest.fixture(params=[FINETUNE, SCRATCH])
     def recipe(self, request, sandbox, tmp_path):

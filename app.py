@@ -1,0 +1,256 @@
+"""Segments a video in the browser: upload it, write what to look for, see and download the masks.
+
+    ./scripts/app.sh --resume pretrained_weights/demo.safetensors
+    python app.py --resume output/run/checkpoint.pth --port 7861
+
+The page is served on this machine only, unless --host says otherwise. It needs gradio, which scripts/app.sh installs in
+an environment of its own (requirements-app.txt says why).
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextvars
+import html
+import importlib.util
+import os
+import signal
+import socket
+import tempfile
+import threading
+import traceback
+from pathlib import Path
+
+import torch
+
+import models
+from models.predictor import Predictor
+from tools.data.make_synthetic import make_scene, paint
+from util import cli
+from util.visualize import write_video
+from webapp import LABELS, Desk, Limits, LocalPage
+
+EXAMPLES = (11, 10, 9)  # of the generator
+EXAMPLE_SIZE = (288, 480)
+EXAMPLE_FRAMES = 8  # as the shipped weights were trained
+EXAMPLE_FPS = 4
+KEPT_SECONDS = 3600  # a file that the page has handed out
+STYLE = """
+#legend table { border-collapse: collapse; text-align: left; }
+#legend :is(table, tr, th, td) { border: none; }
+#legend :is(th, td) { padding: .15rem .9rem .15rem 0; }
+#legend span { display: inline-block; width: 1rem; height: 1rem; border-radius: 50%; vertical-align: middle; }
+#frame img { width: 100%; }
+"""
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser("app.py", description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.add_argument("--resume", required=True, metavar="CKPT", help="checkpoint of main.py, or exported weights")
+    parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets other machines in, whoever uses them")
+    parser.add_argument("--port", type=int, default=7860)
+    parser.add_argument("--device", help="cuda, cuda:1, cpu; default: a GPU when there is one")
+    parser.add_argument("--max_megabytes", type=int, default=200, metavar="N", help="of an uploaded video")
+    parser.add_argument("--max_seconds", type=float, default=60, metavar="N", help="of the part that is segmented")
+    args = parser.parse_args(argv)
+    if not 0 < args.port < 65536:
+        parser.error(f"--port {args.port}: is between 1 and 65535")
+    if args.max_megabytes < 1 or not 0 < args.max_seconds < float("inf"):
+        parser.error("--max_megabytes and --max_seconds must be above 0")
+    return args
+
+
+def example_clips(folder: Path) -> list[tuple[Path, str]]:
+    """Draws a few videos of moving shapes: their files, and what there is to ask of each, one expression per line."""
+    clips = []
+    for i, number in enumerate(EXAMPLES, 1):
+        scene, expressions, rng = make_scene(0, "valid", number, EXAMPLE_FRAMES, EXAMPLE_SIZE)
+        path = folder / f"shapes_{i}.mp4"
+        write_video(path, paint(scene, rng), EXAMPLE_FPS)
+        one_each: dict[int, str] = {}
+        for expression in expressions:
+            one_each.setdefault(expression.target, expression.text)
+        clips.append((path, "\n".join(one_each.values())))
+    return clips
+
+
+def import_gradio(folder: Path) -> None:
+    """Makes gradio ``gr``; it reads what it is told here when it is imported, and keeps its files in ``folder``."""
+    global gr
+    os.environ |= {"GRADIO_TEMP_DIR": str(folder), "GRADIO_ANALYTICS_ENABLED": "False"}
+    import gradio as gr
+
+
+def told(error: Exception) -> gr.Error:
+    """The message that the page shows, as the HTML that it takes it for."""
+    if isinstance(error, cli.USER_ERRORS):
+        return gr.Error(html.escape(str(error)), duration=None, print_exception=False)
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return gr.Error("memory does not suffice for this video; make its frames smaller", print_exception=False)
+    traceback.print_exception(error)
+    fault = "This is a fault of the app, not of yours; the terminal in which it runs says more."
+    return gr.Error(fault, duration=None, print_exception=False)
+
+
+def build_page(desk: Desk, clips: list[tuple[Path, str]]) -> gr.Blocks:
+    """The page.
+
+    Args:
+        desk: what answers.
+        clips: videos to pick, with expressions.
+    """
+
+    def segment(video, text, start, end, every, request: gr.Request, progress=gr.Progress()):  # noqa: B008 (its way)
+        try:
+            here = contextvars.copy_context()  # where gradio looks up whose progress it is; frames are read elsewhere
+            part = dict(start=start, end=end, every=every)
+            job = desk.segment(
+                request.session_hash, video, text, **part, report=lambda *done: here.run(progress, *done)
+            )
+            return {
+                results: gr.Column(visible=True),
+                legend: job.legend(),
+                film: str(job.film),
+                position: gr.Slider(1, max(2, len(job)), 1, step=1, visible=len(job) > 1),
+                shown: gr.CheckboxGroup(
+                    [(asked, i) for i, asked in enumerate(job.expressions)], value=list(range(len(job.expressions)))
+                ),
+                frame: job.frame(0),
+                save_film: gr.DownloadButton(value=str(job.film)),
+                save_masks: gr.DownloadButton(value=str(job.archive)),
+            }
+        except Exception as error:
+            raise told(error) from None
+
+    def step(position, shown, request: gr.Request):
+        try:
+            return desk.job(request.session_hash).frame(int(position) - 1, shown)
+        except Exception as error:
+            raise told(error) from None
+
+    def stop(request: gr.Request):
+        desk.stop(request.session_hash)
+
+    def leave(request: gr.Request):
+        desk.leave(request.session_hash)
+
+    with gr.Blocks(
+        title="ProxyFormer", analytics_enabled=False, fill_width=True, delete_cache=(KEPT_SECONDS // 4, KEPT_SECONDS)
+    ) as page:
+        gr.Markdown("# ProxyFormer\nFinds what you describe in every frame of a video.")
+        with gr.Row():
+            with gr.Column(scale=2):
+                video = gr.Video(label="Video", sources=["upload"], height=240, elem_id="video")
+                text = gr.Textbox(
+                    label="What to find, one expression per line",
+                    placeholder="the dog on the left\nthe person jumping",
+                    lines=4,
+                    max_lines=desk.limits.expressions,
+                    elem_id="expressions",
+                )
+                with gr.Accordion("Only a part of the video", open=False, elem_id="part"), gr.Row():
+                    start = gr.Number(0, label=LABELS["--start"], minimum=0, elem_id="start")
+                    end = gr.Number(0, label=LABELS["--end"], info="0: to its end", minimum=0, elem_id="end")
+                    every = gr.Number(1, label=LABELS["--every"], minimum=1, precision=0, elem_id="every")
+                with gr.Row():
+                    run = gr.Button("Segment", variant="primary", scale=3, elem_id="segment")
+                    halt = gr.Button("Stop", scale=1, elem_id="stop")
+                gr.Markdown(f"At most {desk.limits}.")
+                gr.Examples(
+                    [[str(path), asked] for path, asked in clips],
+                    [video, text],
+                    label="Drawn shapes to try",
+                    elem_id="examples",
+                )
+            with gr.Column(scale=3):
+                legend = gr.HTML("What is found appears here.", min_height=120, elem_id="legend")
+                with gr.Column(visible=False) as results:
+                    with gr.Row():
+                        picture = dict(interactive=False, show_label=False, buttons=[])
+                        film = gr.Video(label="Overlay", autoplay=True, loop=True, elem_id="film", **picture)
+                        frame = gr.Image(label="Frame", format="jpeg", elem_id="frame", **picture)
+                    position = gr.Slider(1, 2, 1, step=1, label="Frame", buttons=[], elem_id="position")
+                    shown = gr.CheckboxGroup(label="Painted over", elem_id="shown")
+                    with gr.Row():
+                        save_film = gr.DownloadButton("Overlay (mp4)", elem_id="save_film")
+                        save_masks = gr.DownloadButton("Masks (zip of PNG)", elem_id="save_masks")
+        run.click(
+            segment,
+            [video, text, start, end, every],
+            [results, legend, film, position, shown, frame, save_film, save_masks],
+            show_progress_on=legend,
+            api_visibility="private",
+        )
+        # beside the queue: to look at frames, and to stop, does not wait for what is being segmented
+        beside = dict(queue=False, show_progress="hidden", api_visibility="private")
+        for moved in (position.input, shown.input):
+            moved(step, [position, shown], frame, trigger_mode="always_last", **beside)
+        halt.click(stop, **beside)
+        page.unload(leave)
+    return page.queue(max_size=desk.limits.waiting, default_concurrency_limit=1, api_open=False)
+
+
+def serve(args: argparse.Namespace, predictor: Predictor, folder: Path) -> None:
+    """Serves the page until Ctrl-C or SIGTERM; all its files are in ``folder``."""
+    import_gradio(folder / "page")
+    examples = folder / "examples"
+    examples.mkdir()
+    desk = Desk(predictor, folder / "jobs", Limits(args.max_megabytes, args.max_seconds))
+    page = build_page(desk, example_clips(examples))
+    try:
+        _, address, _ = page.launch(
+            server_name=args.host,
+            server_port=args.port,
+            share=False,
+            quiet=True,
+            prevent_thread_lock=True,
+            max_file_size=args.max_megabytes * 2**20,
+            allowed_paths=[str(examples)],
+            theme=gr.themes.Base(font=("system-ui", "sans-serif"), font_mono=("monospace",)),
+            css=STYLE,
+            app_kwargs={"middleware": [(LocalPage, (), {})]},
+            footer_links=[],
+            run_history=False,
+            enable_monitoring=False,
+            ssr_mode=False,
+            pwa=False,
+            mcp_server=False,
+        )
+        print(f"{address}  (Ctrl-C ends it)", flush=True)
+        threading.Event().wait()
+    finally:
+        desk.close()
+        page.close()
+
+
+def check_can_serve(host: str, port: int) -> None:
+    """Raises ValueError where the page cannot be served; that is known before the checkpoint is read."""
+    if importlib.util.find_spec("gradio") is None:
+        raise ValueError(
+            "gradio is not installed here. ./scripts/app.sh takes the same options, installs it in an environment of "
+            "its own and starts the app. What it installs, among it an older Pillow, is in requirements-app.txt"
+        )
+    try:
+        socket.create_server((host, port)).close()
+    except OSError as error:
+        raise ValueError(
+            f"--host {host} --port {port} cannot be served: {error.strerror or error}; give another"
+        ) from error
+
+
+def main() -> int:
+    args = parse_args()
+    check_can_serve(args.host, args.port)
+    predictor, _ = models.load_predictor(args.resume, args.device)
+    # so that the temporary folder goes with the process
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with tempfile.TemporaryDirectory(prefix="proxyformer-") as folder:
+        try:
+            serve(args, predictor, Path(folder))
+        except KeyboardInterrupt:
+            print("stopped")
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run(main)

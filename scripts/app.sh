@@ -1,0 +1,27 @@
+#!/usr/bin/env bash
+# app.sh --resume CKPT [options of app.py]: set-up, and the app in the browser.
+# gradio refuses the Pillow of requirements.txt. So it gets .venv-app, an environment that takes all else from the one of
+# the other scripts; where that is your own and has gradio, it serves as it is.
+source "$(dirname "${BASH_SOURCE[0]}")/_common.sh"
+
+"$ROOT/scripts/setup.sh"
+if ! "$PYTHON" -P -c 'import importlib.util, sys; sys.exit(importlib.util.find_spec("gradio") is None)'; then
+    over="$ROOT/.venv-app"
+    stamp="$over/installed"
+    mapfile -t below < <("$PYTHON" -P -c 'import site; print(*site.getsitepackages(), sep="\n")')
+    wanted="$("$PYTHON" -P -c 'import sys; print(sys.version)' && printf '%s\n' "${below[@]}" &&
+        cat "$ROOT/requirements-app.txt")"
+    if [[ ! -f "$stamp" || "$(<"$stamp")" != "$wanted" ]]; then
+        echo "making .venv-app: gradio and what it needs, some 200 MB"
+        rm -rf "$over"
+        "$PYTHON" -m venv "$over"
+        # what a .pth file names comes after the environment's own packages
+        "$over/bin/python" -P -c 'import pathlib, site, sys
+pathlib.Path(site.getsitepackages()[0], "below.pth").write_text("\n".join(sys.argv[1:]))' "${below[@]}"
+        "$over/bin/python" -m pip install --disable-pip-version-check --requirement "$ROOT/requirements-app.txt" ||
+            fail "gradio was not installed (pip's reason is above); once it is mended, run this again"
+        echo "$wanted" >"$stamp"
+    fi
+    PYTHON="$over/bin/python"
+fi
+exec "$PYTHON" "$ROOT/app.py" "$@"

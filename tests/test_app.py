@@ -1,0 +1,235 @@
+"""The app in a real browser, with the shipped weights. Skipped where gradio or the browser is missing."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import queue
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from datasets.own_video import open_video
+from tests import browser
+from tests.browser import Browser
+from tests.helpers import ROOT
+from util.visualize import write_video
+
+OVER = ROOT / ".venv-app" / "bin" / "python"
+PYTHON = sys.executable if importlib.util.find_spec("gradio") else str(OVER) if OVER.is_file() else None
+LACKING = [*([] if PYTHON else ["gradio (./scripts/app.sh --help installs it in .venv-app)"]), *browser.missing()]
+pytestmark = pytest.mark.skipif(bool(LACKING), reason=f"not on this machine: {', '.join(LACKING)}")
+TOAST = "[data-testid=toast-body]"
+SECONDS = 3
+
+
+class Server:
+    """app.py as a process of its own; its temporary files go to ``temporary``."""
+
+    def __init__(self, temporary: Path) -> None:
+        self.temporary = temporary
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        command = [PYTHON, ROOT / "app.py", "--resume", ROOT / "pretrained_weights" / "demo.safetensors"]
+        command += ["--port", str(port), "--device", "cpu", "--max_megabytes", "1", "--max_seconds", str(SECONDS)]
+        self.process = subprocess.Popen(
+            command,
+            env=os.environ | {"TMPDIR": str(temporary)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        self.said: list[str] = []
+        address: queue.Queue[str] = queue.Queue()
+
+        def listen() -> None:
+            for line in self.process.stdout:
+                self.said.append(line)
+                if "(Ctrl-C ends it)" in line:
+                    address.put(line.split()[0])
+            address.put("")
+
+        threading.Thread(target=listen, daemon=True).start()
+        self.address = address.get(timeout=180)
+        assert self.address == f"http://127.0.0.1:{port}/", self.said
+
+    def files(self) -> list[Path]:
+        """What lies in its folders of answers and of uploads, the examples aside."""
+        (folder,) = self.temporary.glob("proxyformer-*")
+        paths = [p for place in ("jobs", "page") for p in (folder / place).rglob("*") if p.is_file()]
+        return [path for path in paths if not path.name.startswith("shapes_")]
+
+    def stop(self) -> int:
+        """Its exit status after SIGTERM."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(30)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory) -> Iterator[Server]:
+    """The app; after all tests it ends as it should and leaves nothing."""
+    server = Server(tmp_path_factory.mktemp("temporary"))
+    try:
+        yield server
+        assert server.stop() == 0 and "Traceback" not in "".join(server.said)
+        assert list(server.temporary.glob("proxyformer-*")) == []
+    finally:
+        server.process.kill()
+        server.process.wait()
+
+
+@pytest.fixture
+def page(server, tmp_path) -> Iterator[Browser]:
+    """The page, loaded; at the end, it has asked nobody else for anything."""
+    with Browser(tmp_path) as window:
+        window.open(server.address)
+        window.until("document.querySelector('#segment')")
+        yield window
+        assert [address for address in window.requested() if not address.startswith(server.address)] == []
+
+
+def film(path: Path, seconds: float, fps: float = 10, size: tuple[int, int] = (96, 161)) -> Path:
+    """A video of a red square that moves over black."""
+    frames = np.zeros((round(seconds * fps), *size, 3), np.uint8)
+    for t, frame in enumerate(frames):
+        frame[30:60, 20 + t % 60 : 50 + t % 60] = 215, 40, 40
+    write_video(path, frames, fps)
+    return path
+
+
+def upload(page: Browser, path: Path) -> None:
+    page.run("document.querySelector('#video [aria-label=Clear]')?.click()")
+    page.until("document.querySelector('#video input[type=file]')")
+    page.write("#video input[type=file]", str(path))
+    page.until("document.querySelector('#video video')?.readyState > 0")
+
+
+def ask(page: Browser, text: str) -> None:
+    page.write("#expressions textarea", text)
+    page.click("#segment")
+
+
+def legend(page: Browser) -> list[list[str]]:
+    """Expression, score and what was found, of each, once they are there."""
+    page.until("document.querySelector('#legend tbody tr')")
+    return [row.strip().split("\t") for row in page.text("#legend tbody").splitlines()]
+
+
+def message(page: Browser) -> str:
+    """The message that the page shows, which it then closes."""
+    page.until("document.querySelector(arguments[0])", TOAST)
+    text = page.text(TOAST)
+    page.click("[data-testid=toast-close]")
+    page.until("!document.querySelector(arguments[0])", TOAST)
+    return text
+
+
+def test_an_example_from_the_first_click_to_the_files(page):
+    page.click("#examples tbody tr")
+    asked = page.until("document.querySelector('#expressions textarea').value").splitlines()
+    page.until("document.querySelector('#video video')?.readyState > 0")
+    page.click("#segment")
+    rows = legend(page)
+    assert [row[0] for row in rows] == asked and len(asked) > 1
+    assert all(float(row[1]) > 0.5 and re.fullmatch(r"in [5-8] of 8 frames", row[2]) for row in rows)
+
+    page.until("document.querySelector('#film video')?.readyState > 1")
+    assert page.run("return document.querySelector('#film video').duration") == pytest.approx(2, abs=0.1)
+    source = "document.querySelector('#frame img')?.src"
+    first = page.until(source)
+    page.write("#position input[type=range]", "\ue014")  # the arrow to the right
+    second = page.until(f"{source} !== arguments[0] && {source}", first)
+    assert page.run("return document.querySelector('#position input[type=number]').value") == "2"
+    page.click("#shown input[type=checkbox]")
+    page.until(f"{source} !== arguments[0]", second)
+    assert page.complaints() == []
+
+    page.click("#save_film")
+    with open_video(page.downloaded("overlay.mp4")) as painted:
+        assert len(painted) == 8
+    page.click("#save_masks")
+    with zipfile.ZipFile(page.downloaded("masks.zip")) as packed:
+        assert len(packed.namelist()) == 8 * len(asked) + 1
+
+
+def test_ones_own_video_and_a_part_of_it(page, server, tmp_path):
+    upload(page, film(tmp_path / "my film.mp4", 4))
+    ask(page, "the red square\nthe <i>red</i> square\n\n四角")
+    assert "this is 4.0 seconds of video; at most 3 are taken" in message(page)
+    page.click("#part button")
+    page.until("document.querySelector('#every input')?.offsetParent")
+    page.write("#start input", "1")
+    page.write("#every input", "3")
+    page.click("#segment")
+    rows = legend(page)
+    assert [row[0] for row in rows] == ["the red square", "the <i>red</i> square", "四角"]
+    assert all(row[2].endswith(" 10 frames") for row in rows)  # or "in no frame"
+    assert page.run("return document.querySelector('#position input[type=range]').max") == "10"
+
+
+def test_mistakes_are_told(page, tmp_path):
+    page.click("#segment")
+    assert "write what to find in the video, one expression per line" in message(page)
+    ask(page, "the dog")
+    assert "choose a video first" in message(page)
+    ask(page, "\n".join(map(str, range(13))))
+    assert "these are 13 expressions; at most 12 are taken" in message(page)
+
+    large, notes = tmp_path / "large.mp4", tmp_path / "<b>notes.mp4"
+    large.write_bytes(bytes(2**20 + 1))
+    page.write("#video input[type=file]", str(large))
+    assert "exceed the maximum allowed size of 1.0 Mb" in message(page)
+    notes.write_text("these are notes, not a film " * 99)
+    page.write("#video input[type=file]", str(notes))
+    assert "Video not playable" in message(page)
+    ask(page, "the dog")
+    assert "notes.mp4 is no video that can be read" in message(page)
+    assert page.text("#legend").endswith("What is found appears here.") and "Traceback" not in page.text()
+
+
+def test_stop_ends_a_long_one_and_who_leaves_leaves_nothing(page, server, tmp_path):
+    upload(page, film(tmp_path / "long.mp4", SECONDS, fps=100))
+    ask(page, "the red square\nthe circle\nthe star\nthe triangle")
+    page.until("document.querySelector('#legend').innerText.includes('looking')")
+    page.click("#stop")
+    assert "stopped" in message(page)
+    upload(page, film(tmp_path / "short.mp4", 1))
+    page.click("#segment")
+    legend(page)
+    assert any("jobs" in path.parts for path in server.files())
+    page.open("about:blank")
+    end = time.monotonic() + 60
+    while left := [path for path in server.files() if "jobs" in path.parts]:
+        assert time.monotonic() < end, left
+        time.sleep(0.2)
+
+
+def fetch(address: str, data: bytes | None = None) -> tuple[int, str]:
+    request = urllib.request.Request(address, data, {"Content-Type": "application/json"})
+    try:
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
+def test_the_server_names_no_other_site_and_gives_no_other_file(server):
+    status, text = fetch(server.address)
+    assert status == 200 and set(re.findall(r"https?://[^/\"]+", text)) == {server.address.rstrip("/")}
+    for path in ("/etc/passwd", ROOT / "README.md", ROOT / "pretrained_weights" / "demo.safetensors"):
+        assert fetch(f"{server.address}gradio_api/file={path}")[0] == 403
+    # what is asked past the page waits in the same queue
+    status, text = fetch(f"{server.address}gradio_api/run/segment", b'{"data": [null, "a", 0, 0, 1]}')
+    assert status == 404 and "Traceback" not in text
