@@ -241,7 +241,7 @@ def check_can_serve(host: str, port: int) -> None:
 def main() -> int:
     args = parse_args()
     check_can_serve(args.host, args.port)
-    predictor, _ = models.load_predictor(args.resume, args.device)
+    predictor = models.load_predictor(args.resume, args.device)
     # so that the temporary folder goes with the process
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with tempfile.TemporaryDirectory(prefix="proxyformer-") as folder:

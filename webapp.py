@@ -20,8 +20,8 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from datasets.own_video import OwnVideo, open_video
 from models import Predictor
+from util.own_video import OwnVideo, open_video
 from util.video_result import RECORD, write_result
 from util.visualize import distinct_colours, overlay
 

@@ -21,10 +21,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from datasets.own_video import open_video
 from tests import browser
 from tests.browser import Browser
 from tests.helpers import ROOT
+from util.own_video import open_video
 from util.visualize import write_video
 
 OVER = ROOT / ".venv-app" / "bin" / "python"

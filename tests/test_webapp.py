@@ -17,9 +17,9 @@ from PIL import Image
 import app
 import models
 import webapp
-from datasets.own_video import open_video
 from tests.helpers import ROOT
 from tools.data.make_synthetic import make_scene
+from util.own_video import open_video
 from util.visualize import write_video
 from webapp import Desk, Limits, LocalPage
 
