@@ -255,7 +255,7 @@ def test_bad_input_is_named_and_leaves_nothing(tmp_path, phone, run):
         assert code == 2 and not out.parent.exists() and "\n" not in error
         return error
 
-    assert "gone.mp4: there is nothing; give a video" in refusal(tmp_path / "gone.mp4")
+    assert "gone.mp4: no such file or folder; give a video" in refusal(tmp_path / "gone.mp4")
     assert "sound.m4a: holds no video" in refusal(write_sound(tmp_path / "sound.m4a"))
     assert "--start 9 leaves no frame of" in refusal(phone, "--start", 9)
     assert "--every 0: take every frame with 1" in refusal(phone, "--every", 0)

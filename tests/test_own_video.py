@@ -304,7 +304,7 @@ def test_what_cannot_be_read_is_named(tmp_path, phone):
         assert str(tmp_path / name) in str(raised.value)
         return str(raised.value)
 
-    assert "there is nothing; give a video, a folder of frames or an image" in refusal("gone.mp4", FileNotFoundError)
+    assert "no such file or folder; give a video, a folder of frames" in refusal("gone.mp4", FileNotFoundError)
     (tmp_path / "empty.mp4").touch()
     assert "the file is empty; copy or download it again" in refusal("empty.mp4")
     for name in ("text.mp4", "text"):

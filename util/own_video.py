@@ -108,7 +108,7 @@ def open_video(
 
 def _open(path: Path, fps: float | None) -> _File | _Images:
     if not path.exists():
-        raise FileNotFoundError(f"{path}: there is nothing; give a video, a folder of frames or an image")
+        raise FileNotFoundError(f"{path}: no such file or folder; give a video, a folder of frames or an image")
     if path.is_dir():
         return _Images(_frame_paths(path), fps)
     if path.stat().st_size == 0:
