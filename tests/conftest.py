@@ -15,6 +15,15 @@ from tools.make_tiny_text_encoder import make_encoder, train_tokenizer
 
 Faults = list[tuple[str, str, str]]
 
+# the longest first, or the last of them would run while other processes have nothing left to do
+LONG = ("test_interruptions", "test_end_to_end", "test_single_frames", "test_refcoco_end_to_end", "test_mevis")
+LONG += ("test_davis", "test_training", "test_distributed", "test_training_options", "test_paper_size", "test_demo")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    places = {name: place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(places)))
+
 
 @pytest.fixture(scope="session")
 def ytvos_root(tmp_path_factory) -> Path:

@@ -29,7 +29,7 @@ NETWORK = """
     --expressions_per_clip 2 --num_workers 1 --device cpu --epochs 2 --lr 1e-3 --lr_schedule cosine
 """
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-SECONDS = 120
+SECONDS = 300
 
 
 def start(*words, restarts: int = 0, meeting: str = "--standalone --nproc_per_node 2") -> subprocess.Popen:

@@ -113,5 +113,5 @@ raise SystemExit(process.exitcode is None)
 
 def test_a_loader_may_use_opencv_after_the_process_that_forks_it():
     """Setting the number of OpenCV's threads there, once these are running, waits for ever."""
-    done = subprocess.run([sys.executable, "-c", FORK_AFTER_OPENCV], cwd=ROOT, timeout=60)
+    done = subprocess.run([sys.executable, "-c", FORK_AFTER_OPENCV], cwd=ROOT, timeout=240)
     assert done.returncode == 0

@@ -161,7 +161,17 @@ class TestSetup:
 
 
 class TestTests:
-    PYTEST = ["-m", "pytest", "--numprocesses", "auto", "--maxprocesses", "8", "--dist", "loadfile"]
+    PYTEST = [
+        "-m",
+        "pytest",
+        "--numprocesses",
+        "auto",
+        "--maxprocesses",
+        "8",
+        "--dist",
+        "loadfile",
+        "--no-loadscope-reorder",
+    ]
     CHECKS = (["-m", "ruff", "check", "."], ["-m", "ruff", "format", "--check", "."], PYTEST)
 
     @pytest.mark.parametrize("script", ["test.sh", ".ci/run"])
