@@ -301,7 +301,7 @@ class TestStart:
 
 def test_the_shipped_weights_find_what_the_examples_ask_for(tmp_path):
     clips = app.example_clips(tmp_path)
-    predictor, _ = models.load_predictor(ROOT / "pretrained_weights" / "demo.safetensors", "cpu")
+    predictor = models.load_predictor(ROOT / "pretrained_weights" / "demo.safetensors", "cpu")
     desk = Desk(predictor, tmp_path / "jobs", Limits())
     overlaps = []
     for (path, text), number in zip(clips, app.EXAMPLES, strict=True):
