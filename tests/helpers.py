@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import resource
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,17 @@ class Painted:
 
     def logits(self, expression: int, start: int, stop: int) -> Tensor:
         return self._masks[expression, start:stop].float() * 20 - 10
+
+
+@contextmanager
+def full_disk(size: int) -> Iterator[None]:
+    """No file of the process grows beyond ``size`` bytes, as on a full disk; not even pytest's own log, after this."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def edit(path: Path, change: Callable[[Any], object]) -> None:

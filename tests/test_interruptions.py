@@ -32,10 +32,12 @@ ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 SECONDS = 300
 
 
-def start(*words, restarts: int = 0, meeting: str = "--standalone --nproc_per_node 2") -> subprocess.Popen:
-    launcher = ["-m", "torch.distributed.run", *meeting.split(), "--max_restarts", str(restarts)]
+def start(
+    *words, restarts: int = 0, launcher: str = "run", meeting: str = "--standalone --nproc_per_node 2"
+) -> subprocess.Popen:
+    command = ["-m", f"torch.distributed.{launcher}", *meeting.split(), "--max_restarts", str(restarts)]
     return subprocess.Popen(
-        [sys.executable, *launcher, "main.py", *map(str, words)],
+        [sys.executable, *command, "main.py", *map(str, words)],
         cwd=ROOT,
         env=ENVIRONMENT,
         stdout=subprocess.PIPE,
@@ -83,9 +85,9 @@ def options(tmp_path_factory) -> list:
 
 @pytest.fixture(scope="module")
 def whole(options, tmp_path_factory) -> Path:
-    """The folder of a run without interruption."""
+    """The folder of a run without interruption; the older launcher hands the rank over as torchrun does, if asked."""
     folder = tmp_path_factory.mktemp("whole") / "run"
-    finish(start(*options, "--output_dir", folder))
+    finish(start(*options, "--output_dir", folder, launcher="launch", meeting="--use_env --nproc_per_node 2"))
     return folder
 
 

@@ -292,6 +292,11 @@ class TestRecipes:
             programs.append(Path(call.args[len(before)]).name)
         assert programs == ["main.py", "inference_ytvos.py"]
 
+    def test_a_run_that_was_asked_to_stop_ends_with_a_code_to_requeue_on(self, recipe, tmp_path):
+        """Of one process its own code does; torchrun makes 1 of all."""
+        calls, _ = recipe(GPUS=2, STOP=1, TMPDIR=tmp_path, code=75)
+        assert len(calls) == 1 and not list(tmp_path.glob("tmp.*"))
+
     @pytest.mark.parametrize(
         ("env", "gpus"), [({}, ""), ({"GPUS": 0, "FOUND": 2}, ""), ({"FOUND": 1}, "unset"), ({"GPUS": 1}, "unset")]
     )

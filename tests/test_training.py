@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import errno
+import multiprocessing
 import os
-import resource
 import signal
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -16,12 +14,13 @@ from torch import Tensor
 
 import training
 from models.criterion import Criterion
+from tests.helpers import full_disk
 from tests.mini_ytvos import write_mini_ytvos
 from tests.runs import log, same, trainer
 from util import checkpoint, cli
 from util.interrupt import Interrupted, StopRequest
 from util.log import read_lines
-from util.saver import BEST, NEWEST, Saver, newest
+from util.saver import NEWEST, Saver
 
 
 def interrupt_after(monkeypatch, step: int, number: int = signal.SIGTERM) -> None:
@@ -74,6 +73,34 @@ def test_an_interrupted_run_ends_as_one_without_interruption(ytvos_root, whole, 
     second = trainer(ytvos_root, tmp_path / "run", *flags)
     assert second.steps_done == sent
     second.run()
+    assert_same_run(tmp_path / "run", folder)
+
+
+def die_in_the_third_step(root: Path, folder: Path, flags: list[str]) -> None:
+    """Of a forked process: it has what is imported, and no threads."""
+    torch.set_num_threads(1)
+    run = trainer(root, folder, *flags, "--save_every", 1, "--keep", 9)
+    real = run.train_step
+
+    def train_step(*args) -> None:
+        if run.steps_done == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        real(*args)
+
+    run.train_step = train_step
+    run.run()
+
+
+def test_a_killed_run_ends_as_one_without_interruption(ytvos_root, whole, tmp_path):
+    folder, flags = whole
+    arguments = (ytvos_root, tmp_path / "run", flags)
+    killed = multiprocessing.get_context("fork").Process(target=die_in_the_third_step, args=arguments)
+    killed.start()
+    killed.join(120)
+    assert killed.exitcode == -signal.SIGKILL
+    run = trainer(ytvos_root, tmp_path / "run", *flags)
+    assert run.steps_done in (1, 2)  # the second may not have been written yet
+    run.run()
     assert_same_run(tmp_path / "run", folder)
 
 
@@ -324,9 +351,6 @@ def test_workers_that_keep_dying_end_the_run(ytvos_root, tmp_path, monkeypatch):
         run.run()
 
 
-# Checkpoints -------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # of TensorBoard's writer
 def test_a_full_disk_costs_the_log_and_no_training(ytvos_root, tmp_path, monkeypatch, capsys):
     """And once there is space again, the log goes on."""
@@ -347,76 +371,3 @@ def test_a_full_disk_costs_the_log_and_no_training(ytvos_root, tmp_path, monkeyp
     assert run.epoch == 2
     assert "the log is not written, training goes on" in capsys.readouterr().err
     assert [line["epoch"] for line in read_lines(tmp_path / "run" / "log.jsonl")] == [1]
-
-
-@contextmanager
-def full_disk(size: int) -> Iterator[None]:
-    """No file of the process grows beyond ``size`` bytes, as on a full disk; not even pytest's own log, after this."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
-def test_a_full_disk_costs_a_checkpoint_and_nothing_else(tmp_path, capsys):
-    saver = Saver(tmp_path, keep=2)
-    saver.save({"a": torch.zeros(10)}, 1)
-    saver._settle()
-    with full_disk(30_000):
-        saver.save({"a": torch.zeros(20_000)}, 2)
-        saver.save({"a": torch.ones(10)}, 3)
-        saver._settle()
-    assert "no checkpoint was written, training goes on: " in (said := capsys.readouterr().err)
-    assert "checkpoint_00000002.pth" in said and os.strerror(errno.EFBIG) in said
-    saver.close()
-    assert sorted(p.name for p in tmp_path.glob("*_*")) == ["checkpoint_00000001.pth", "checkpoint_00000003.pth"]
-    assert not list(tmp_path.glob(".*"))
-    assert checkpoint.load(tmp_path / NEWEST)["a"].all()
-
-
-def test_a_run_whose_last_checkpoint_cannot_be_written_says_so(tmp_path):
-    saver = Saver(tmp_path, keep=2)
-    with full_disk(30_000), pytest.raises(OSError, match="checkpoint_00000002.pth"):
-        saver.save({"a": torch.zeros(20_000)}, 2)
-        saver.close()
-    assert not list(tmp_path.iterdir())
-
-
-def test_what_is_saved_is_of_the_moment(tmp_path):
-    saver, weight = Saver(tmp_path, keep=1), torch.zeros(1000)
-    saver.save({"nested": [{"weight": weight}]}, 1)
-    weight += 1
-    saver.close()
-    assert not checkpoint.load(tmp_path / NEWEST)["nested"][0]["weight"].any()
-
-
-def test_the_last_and_the_best_are_kept(tmp_path):
-    saver = Saver(tmp_path, keep=2)
-    for step in range(1, 6):
-        saver.save({"step": step}, step, best=step == 2)
-    saver.close()
-    numbered = ["checkpoint_00000004.pth", "checkpoint_00000005.pth"]
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([NEWEST, BEST, *numbered])
-    assert checkpoint.load(tmp_path / BEST)["step"] == 2 and checkpoint.load(tmp_path / NEWEST)["step"] == 5
-
-
-@pytest.mark.parametrize("share", [0, 0.5, 0.99])
-def test_a_checkpoint_cut_short_is_passed_over(tmp_path, share, capsys):
-    saver = Saver(tmp_path, keep=3)
-    for step in (1, 2):
-        saver.save({"step": step, "a": torch.zeros(1000)}, step)
-    saver.close()
-    path = tmp_path / NEWEST
-    os.truncate(path, int(share * path.stat().st_size))  # one file of two names
-    found, content = newest(tmp_path)
-    assert (found.name, content["step"]) == ("checkpoint_00000001.pth", 1)
-    assert capsys.readouterr().err.count("the one before it is taken") == 1
-    os.truncate(found, 10)
-    with pytest.raises(ValueError, match="none of the checkpoints"):
-        newest(tmp_path)
-
-
-def test_a_folder_without_checkpoints_starts_a_new_run(tmp_path):
-    assert newest(tmp_path / "not there") is None
