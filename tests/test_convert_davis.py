@@ -6,14 +6,14 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from tests.helpers import ROOT, SHARED, needs_shared
+from tests.commands import started
+from tests.helpers import SHARED, needs_shared
 from tests.mini_davis import TRAIN, VALID, write_mini_davis
 from tools.data import convert_davis_to_ytvos as converter
 from tools.data.convert_davis_to_ytvos import PARTS, convert, read_annotators
@@ -332,8 +332,7 @@ def test_command_says_what_it_did_and_errors_are_one_line(originals, monkeypatch
         "  valid: 2 videos, 3 objects, 12 expressions",
     ]
     (originals / FIRST).unlink()
-    words = [sys.executable, ROOT / "tools/data/convert_davis_to_ytvos.py", originals]
-    done = subprocess.run(words, capture_output=True, text=True)
+    done = started("tools/data/convert_davis_to_ytvos.py", originals)
     assert done.returncode == 2
     assert re.fullmatch(r"convert_davis_to_ytvos\.py: error: .*annot1\.txt: this file does not exist.*\n", done.stderr)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -14,7 +13,8 @@ import pytest
 import eval_davis
 from davis2017.davis_protocol import count_objects, score_results, score_video, semi_supervised, unsupervised
 from davis2017.metrics import db_eval_boundary, db_eval_iou
-from tests.helpers import ROOT, SHARED, needs_shared
+from tests.commands import started
+from tests.helpers import SHARED, needs_shared
 from tests.mini_davis import write_masks
 
 SHAPE = (40, 60)
@@ -385,8 +385,7 @@ def test_contradicting_options(words, message, capsys):
 
 
 def test_user_mistakes_end_without_a_traceback(tmp_path):
-    words = [sys.executable, ROOT / "eval_davis.py", tmp_path, "--davis_path", tmp_path / "absent"]
-    done = subprocess.run(words, capture_output=True, text=True)
+    done = started("eval_davis.py", tmp_path, "--davis_path", tmp_path / "absent")
     assert done.returncode == 2 and done.stderr.startswith("eval_davis.py: error: ")
     assert len(done.stderr.splitlines()) == 1
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 import subprocess
-import sys
 
 import pytest
 
@@ -12,7 +11,7 @@ import datasets
 import models
 from engine import predict_split
 from opts import parse_train_args
-from tests.helpers import ROOT
+from tests.commands import started
 from tools import demo
 from tools.data.make_synthetic import generate
 
@@ -42,8 +41,7 @@ def test_the_shipped_weights_are_small():
 
 
 def run(*words: object) -> subprocess.CompletedProcess:
-    command = [sys.executable, ROOT / "tools" / "demo.py", *map(str, words)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    return started("tools/demo.py", *words)
 
 
 def test_a_folder_that_holds_something_is_left_alone(tmp_path):

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import shutil
-import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
@@ -15,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.helpers import ROOT
+from tests.commands import run
 from tools.data.make_synthetic import generate
 
 NETWORK = """
@@ -23,17 +20,6 @@ NETWORK = """
     --train_sizes 48 --eval_size 48 --max_size 80 --no-random_crop --batch_size 2 --num_frames 2
     --expressions_per_clip 2 --num_workers 0 --device cpu
 """
-ENVIRONMENT = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-
-
-def run(*words, ok: bool = True) -> subprocess.CompletedProcess:
-    """Runs a script of the repository; checks that it ended as expected and without a traceback."""
-    done = subprocess.run(
-        [sys.executable, *map(str, words)], cwd=ROOT, capture_output=True, text=True, env=os.environ | ENVIRONMENT
-    )
-    assert (done.returncode == 0) == ok, done.stdout + done.stderr
-    assert "Traceback" not in done.stderr, done.stderr
-    return done
 
 
 @pytest.fixture(scope="module")

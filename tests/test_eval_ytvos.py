@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 
 import numpy as np
@@ -15,7 +14,7 @@ from davis2017 import ytvos_protocol
 from davis2017.metrics import db_eval_boundary, db_eval_iou
 from davis2017.truth import LabelMaps
 from davis2017.ytvos_protocol import score_results
-from tests.helpers import ROOT
+from tests.commands import started
 from util.writers import mask_name, write_json, write_mask_png, write_submission_zip
 
 SHAPE = (40, 60)
@@ -311,11 +310,7 @@ def test_a_split_that_cannot_be_scored_names_one_that_can(results, data, monkeyp
 
 
 def test_user_mistakes_end_without_a_traceback(tmp_path):
-    done = subprocess.run(
-        [sys.executable, ROOT / "eval_ytvos.py", tmp_path, "--ytvos_path", tmp_path / "absent"],
-        capture_output=True,
-        text=True,
-    )
+    done = started("eval_ytvos.py", tmp_path, "--ytvos_path", tmp_path / "absent")
     assert done.returncode == 2
     assert done.stderr.startswith("eval_ytvos.py: error: ") and "absent: no such folder" in done.stderr
     assert len(done.stderr.splitlines()) == 1

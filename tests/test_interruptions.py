@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.commands import ENVIRONMENT, run
 from tests.helpers import ROOT
 from tests.runs import log
 from tools.data.make_synthetic import generate
@@ -28,7 +29,6 @@ NETWORK = """
     --dropout 0.2 --train_sizes 32 48 --eval_size 48 --max_size 80 --batch_size 1 --num_frames 2 --seed 3
     --expressions_per_clip 2 --num_workers 1 --device cpu --epochs 2 --lr 1e-3 --lr_schedule cosine
 """
-ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 SECONDS = 300
 
 
@@ -39,7 +39,7 @@ def start(
     return subprocess.Popen(
         [sys.executable, *command, "main.py", *map(str, words)],
         cwd=ROOT,
-        env=ENVIRONMENT,
+        env=os.environ | ENVIRONMENT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -78,8 +78,7 @@ def options(tmp_path_factory) -> list:
     root = tmp_path_factory.mktemp("interruptions") / "data"
     generate(root, train_videos=4, valid_videos=1, frames=6, size=(48, 80), workers=1)
     expressions = root / "meta_expressions" / "train" / "meta_expressions.json"
-    words = ["tools/make_tiny_text_encoder.py", expressions, "--output_dir", root / "text", "--hidden_size", 16]
-    subprocess.run([sys.executable, *map(str, words)], cwd=ROOT, env=ENVIRONMENT, check=True, capture_output=True)
+    run("tools/make_tiny_text_encoder.py", expressions, "--output_dir", root / "text", "--hidden_size", 16)
     return [*shlex.split(NETWORK), "--ytvos_path", root, "--text_encoder", root / "text"]
 
 

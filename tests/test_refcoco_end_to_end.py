@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-from tests.helpers import ROOT
+from tests import commands
 from tests.mini_refcoco import write_mini_refcoco
 from tests.mini_ytvos import write_mini_ytvos
 
@@ -20,16 +17,11 @@ NETWORK = """
     --backbone resnet18 --hidden_dim 16 --nheads 2 --mask_dim 8 --enc_layers 1 --num_queries 2 --dropout 0
     --train_sizes 48 --max_size 80 --batch_size 2 --expressions_per_clip 2 --num_workers 0 --device cpu --epochs 1
 """
-ENVIRONMENT = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 
 
 def run(*words, ok: bool = True) -> str:
-    """Runs a script of the repository; what it printed."""
-    done = subprocess.run(
-        [sys.executable, *map(str, words)], cwd=ROOT, capture_output=True, text=True, env=os.environ | ENVIRONMENT
-    )
-    assert (done.returncode == 0) == ok, done.stdout + done.stderr
-    assert "Traceback" not in done.stderr, done.stderr
+    """What a program printed; where it failed, its error."""
+    done = commands.run(*words, ok=ok)
     return done.stdout if ok else done.stderr
 
 

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,7 +18,7 @@ from engine import predict_clips, read_ahead
 from evaluation import score_clips
 from models import load_with_options
 from models.predictor import FrameAnswer
-from tests.helpers import ROOT
+from tests.commands import run
 from tests.mini_a2d import QUERIES, frame_number, mask, write_mini_a2d
 from tests.mini_jhmdb import write_mini_jhmdb
 from tools.data import make_sentences_annotations as tool
@@ -152,13 +149,6 @@ NETWORK = """
     --no-random_crop --epochs 1 --eval_size 48 --max_size 80 --num_frames 4 --expressions_per_clip 2 --num_workers 0
     --device cpu
 """
-
-
-def run(*words) -> subprocess.CompletedProcess:
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run([sys.executable, *map(str, words)], cwd=ROOT, capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done
 
 
 @pytest.fixture(scope="module")

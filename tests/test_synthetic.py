@@ -6,7 +6,6 @@ import errno
 import json
 import re
 import subprocess
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.helpers import ROOT
+from tests.commands import started
 from tools.data import make_synthetic
 from tools.data.make_synthetic import generate, make_scene
 from tools.data.synthetic_scene import COLOURS, MARGIN, RADII, SHAPES, VISIBLE_SHARE, Scene, Thing
@@ -389,8 +388,7 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path, monkeypatch):
 
 def test_script_says_what_it_wrote_and_how_to_mend_mistakes(tmp_path):
     def script(*arguments: str) -> subprocess.CompletedProcess:
-        command = [sys.executable, "tools/data/make_synthetic.py", str(tmp_path / "set"), "--workers", "1", *arguments]
-        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        return started("tools/data/make_synthetic.py", tmp_path / "set", "--workers", 1, *arguments)
 
     few = ("--train_videos", "1", "--valid_videos", "1")
     first, again, wrong = script(*few), script(*few), script("--frames", "2")

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModel, AutoTokenizer
 
-from tests.helpers import ROOT
+from tests.commands import started
 from tools.make_tiny_text_encoder import make_encoder, read_expressions, train_tokenizer
 
 TEXTS = ["the big red circle", "a small square moving to the left", "the star left of the blue circle"]
@@ -27,9 +25,7 @@ def meta_file(path: Path, texts: list) -> Path:
 
 
 def script(*arguments) -> subprocess.CompletedProcess:
-    command = [sys.executable, "tools/make_tiny_text_encoder.py", *map(str, arguments)]
-    offline = {**os.environ, "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=offline)
+    return started("tools/make_tiny_text_encoder.py", *arguments)
 
 
 @pytest.fixture(scope="module")
