@@ -8,21 +8,24 @@ import subprocess
 import sys
 import tempfile
 import traceback
+from collections.abc import Callable
 from subprocess import CompletedProcess
 from typing import TextIO
 
 import torch
+import torch.multiprocessing as mp
 
 from tests.helpers import ROOT
 
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+FORKS_TRAIN = not torch.cuda.is_available()  # CUDA and autograd's threads for it do not survive a fork
 
 
 def run(*words: object, ok: bool = True) -> CompletedProcess:
     """Runs a program in a process of its own; checks that it ended as expected and without a traceback.
 
-    The process is a fork of this one, which torch and transformers are imported in: a new one takes ten seconds of CPU
-    for that. What is run by ``-m``, as launchers are, is a new one.
+    The process is a fork of this one, if it can be, which torch and transformers are imported in: a new one takes ten
+    seconds of CPU for that. What is run by ``-m``, as launchers are, is a new one.
     """
     done = started(*words)
     assert (done.returncode == 0) == ok, done.stdout + done.stderr
@@ -33,7 +36,7 @@ def run(*words: object, ok: bool = True) -> CompletedProcess:
 def started(*words: object) -> CompletedProcess:
     """How it ended, and what it printed."""
     command = [str(word) for word in words]
-    if command[0] == "-m":
+    if command[0] == "-m" or not FORKS_TRAIN:
         environment = os.environ | ENVIRONMENT
         return subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True, env=environment)
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
@@ -46,6 +49,11 @@ def started(*words: object) -> CompletedProcess:
             file.seek(0)
             texts.append(file.read())
     return CompletedProcess(command, os.waitstatus_to_exitcode(status), *texts)
+
+
+def run_ranks(work: Callable[..., None], count: int, *arguments: object) -> None:
+    """Calls ``work(rank, *arguments)`` in so many processes at once; an error of one is raised here."""
+    mp.start_processes(work, arguments, nprocs=count, start_method="fork" if FORKS_TRAIN else "spawn")
 
 
 def _become(command: list[str], out: TextIO, err: TextIO) -> None:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.multiprocessing as mp
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
@@ -16,6 +15,7 @@ from datasets.collate import collate
 from engine import train_step
 from evaluation import score_split
 from models import build_criterion, prepare
+from tests.commands import run_ranks
 from tests.helpers import Painted
 from tests.mini_ytvos import mini_args
 from tests.runs import log, trainer
@@ -91,7 +91,7 @@ def assert_close(got: dict[str, list], wanted: dict[str, list], tolerance: float
 @pytest.fixture(scope="module")
 def two_ranks(tmp_path_factory) -> list[dict]:
     folder = tmp_path_factory.mktemp("ranks")
-    mp.spawn(one_rank, (str(folder),), nprocs=2)
+    run_ranks(one_rank, 2, str(folder))
     return [torch.load(folder / f"{rank}.pt") for rank in (0, 1)]
 
 
@@ -146,7 +146,7 @@ def divided_rank(rank: int, root: str, folder: str) -> None:
 
 
 def test_a_divided_model_trains_scores_and_goes_on_as_a_whole_one(ytvos_root, tmp_path):
-    mp.spawn(divided_rank, (str(ytvos_root), str(tmp_path)), nprocs=2)
+    run_ranks(divided_rank, 2, str(ytvos_root), str(tmp_path))
     plain, divided, parted = (checkpoint.load(tmp_path / name / NEWEST) for name in ("plain", "divided", "parted"))
     for part in ("model", "average"):
         torch.testing.assert_close(divided[part], plain[part], rtol=1e-4, atol=1e-5)
@@ -194,6 +194,6 @@ def test_any_number_of_ranks_scores_the_same(ytvos_root, tmp_path):
         if world_size == 1:
             score_here(str(ytvos_root), str(folder))
         else:
-            mp.spawn(score_rank, (world_size, str(ytvos_root), str(folder)), nprocs=world_size)
+            run_ranks(score_rank, world_size, world_size, str(ytvos_root), str(folder))
         scores[world_size] = json.loads((folder / "eval_ytvos_holdout" / "scores.json").read_text())
     assert scores[1] == scores[2] == scores[3] and 0 < scores[1]["J&F"] < 1

@@ -8,7 +8,6 @@ from dataclasses import fields, replace
 
 import pytest
 import torch
-import torch.multiprocessing as mp
 from torch import Tensor
 from torchvision.ops import box_convert, generalized_box_iou
 
@@ -17,6 +16,7 @@ from datasets.collate import collate
 from models.criterion import Criterion, continue_edge, identity_numbers, subsample
 from models.losses import info_nce, sigmoid_focal_loss
 from models.matcher import LossWeights, TrajectoryMatcher
+from tests.commands import run_ranks
 from tests.test_losses import reference_dice, reference_info_nce
 from tests.tiny_model import random_batch, random_clip, random_target, tiny_args
 from util import dist
@@ -383,7 +383,7 @@ def two_samples(*chosen: int) -> Batch:
 
 
 def test_two_ranks_are_one_batch(tmp_path):
-    mp.spawn(one_rank, (str(tmp_path),), nprocs=2)
+    run_ranks(one_rank, 2, str(tmp_path))
     ranks = [torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1)]
 
     rows = torch.cat((rows_of(0), rows_of(1))).requires_grad_()

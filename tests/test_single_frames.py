@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.multiprocessing as mp
 from torch import Tensor
 
 from datasets import a2d, jhmdb
@@ -18,7 +17,7 @@ from engine import predict_clips, read_ahead
 from evaluation import score_clips
 from models import load_with_options
 from models.predictor import FrameAnswer
-from tests.commands import run
+from tests.commands import run, run_ranks
 from tests.mini_a2d import QUERIES, frame_number, mask, write_mini_a2d
 from tests.mini_jhmdb import write_mini_jhmdb
 from tools.data import make_sentences_annotations as tool
@@ -106,7 +105,7 @@ def test_two_ranks_score_every_sample_once(data, tmp_path):
     clips = a2d.eval_clips(data / "a2d", 5)
     assert len(clips) % 2
     alone = score_clips(KnownPredictor(), clips, a2d.truth(data / "a2d"), tmp_path / "alone", {})
-    mp.spawn(one_rank, (str(tmp_path), str(data / "a2d")), nprocs=2)
+    run_ranks(one_rank, 2, str(tmp_path), str(data / "a2d"))
     first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
     assert first == [alone, 2 * len(clips[0].expressions), [0, 1, 1]]
     assert second == [None, 0, []] and not (tmp_path / "of_1").exists()

@@ -14,6 +14,7 @@ from torch import Tensor
 
 import training
 from models.criterion import Criterion
+from tests.commands import FORKS_TRAIN
 from tests.helpers import full_disk
 from tests.mini_ytvos import write_mini_ytvos
 from tests.runs import log, same, trainer
@@ -91,6 +92,7 @@ def die_in_the_third_step(root: Path, folder: Path, flags: list[str]) -> None:
     run.run()
 
 
+@pytest.mark.skipif(not FORKS_TRAIN, reason="where there is a GPU a forked process cannot train")
 def test_a_killed_run_ends_as_one_without_interruption(ytvos_root, whole, tmp_path):
     folder, flags = whole
     arguments = (ytvos_root, tmp_path / "run", flags)
