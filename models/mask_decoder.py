@@ -57,6 +57,27 @@ class WordAttention(nn.Module):
         return rearrange(pixels, "g (h w) c -> g c h w", h=h)
 
 
+class Lateral(nn.Conv2d):
+    """A 1×1 projection of a backbone map."""
+
+    def __init__(self, channels: int, width: int) -> None:
+        super().__init__(channels, width, 1)
+
+    def forward(self, x: Tensor, smooth: nn.Conv2d | None = None) -> Tensor:
+        """``[g, c, h, w]`` to ``[g, width, h, w]``; or what a 3×3 convolution ``smooth`` makes of that, in one
+        convolution where this is less work."""
+        if smooth is None:
+            return super().forward(x)
+        if 9 * (self.in_channels + 1) >= self.in_channels + 9 * self.out_channels:
+            return smooth(super().forward(x))
+        # a further channel of ones carries the bias, which the zeros around the map do not have
+        first = torch.cat((self.weight[:, :, 0, 0], self.bias[:, None]), 1)
+        weight = torch.einsum("mwyx,wc->mcyx", smooth.weight, first)
+        ones = x.new_ones(()).expand(len(x), 1, *x.shape[2:])
+        x = torch.cat((x, ones), 1).contiguous(memory_format=torch.channels_last)
+        return F.conv2d(x, weight, smooth.bias, padding=1)
+
+
 class MaskDecoder(nn.Module):
     """Top-down steps: upsample, add the lateral of the next finer level, 3×3 conv with group norm.
 
@@ -87,7 +108,7 @@ class MaskDecoder(nn.Module):
         finer = channels[::-1][1 : steps + 1]
         widths = [dim] * (steps - 1) + [mask_dim]
         self.narrow = nn.Conv2d(dim, mask_dim, 1) if mask_dim != dim else nn.Identity()
-        self.lateral = nn.ModuleList(nn.Conv2d(c, width, 1) for c, width in zip(finer, widths, strict=True))
+        self.lateral = nn.ModuleList(Lateral(c, width) for c, width in zip(finer, widths, strict=True))
         self.smooth = nn.ModuleList(
             nn.Sequential(
                 nn.Conv2d(width, width, 3, padding=1, bias=False), GroupNorm(math.gcd(32, width), width), nn.ReLU()
@@ -105,7 +126,7 @@ class MaskDecoder(nn.Module):
         added = []
         for conv, smooth, x in zip(self.lateral, self.smooth, maps[::-1][1 : 1 + len(self.lateral)], strict=True):
             frames = rearrange(x, "v t c h w -> (v t) c h w")
-            made = conv(frames) if self.training else smoothed_lateral(frames, conv, smooth[0])
+            made = conv(frames, None if self.training else smooth[0])
             added.append(rearrange(made, "(v t) c h w -> v t h w c", v=x.shape[0]))
         return added
 
@@ -136,22 +157,6 @@ class MaskDecoder(nn.Module):
             if self.words:
                 x = self.words[i](x, (h, w), video_valid, text, text_valid)
         return rearrange(self.out(x) if self.training else x, "(b t) m h w -> b t m h w", b=b)
-
-
-def smoothed_lateral(x: Tensor, lateral: nn.Conv2d, conv: nn.Conv2d) -> Tensor:
-    """``conv(lateral(x))`` for a 1×1 and a 3×3 convolution; in one where that is less work.
-
-    ``[g, c, h, w]`` to ``[g, m, h, w]``.
-    """
-    channels, width = x.shape[1], conv.in_channels
-    if 9 * (channels + 1) >= channels + 9 * width:
-        return conv(lateral(x))
-    # a further channel of ones carries the bias of the first, which the zeros around the map do not have
-    first = torch.cat((lateral.weight[:, :, 0, 0], lateral.bias[:, None]), 1)
-    weight = torch.einsum("mwyx,wc->mcyx", conv.weight, first)
-    ones = x.new_ones(()).expand(len(x), 1, *x.shape[2:])
-    x = torch.cat((x, ones), 1).contiguous(memory_format=torch.channels_last)
-    return F.conv2d(x, weight, conv.bias, padding=1)
 
 
 def upsampled_conv(x: Tensor, weight: Tensor, size: Sequence[int]) -> Tensor:

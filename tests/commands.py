@@ -53,7 +53,7 @@ def started(*words: object) -> CompletedProcess:
 
 def run_ranks(work: Callable[..., None], count: int, *arguments: object) -> None:
     """Calls ``work(rank, *arguments)`` in so many processes at once; an error of one is raised here."""
-    mp.start_processes(work, arguments, nprocs=count, start_method="fork" if FORKS_TRAIN else "spawn")
+    mp.spawn(work, arguments, nprocs=count)
 
 
 def _become(command: list[str], out: TextIO, err: TextIO) -> None:

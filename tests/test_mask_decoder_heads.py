@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.heads import DynamicKernelHead, ReferenceHead, mlp
-from models.mask_decoder import MaskDecoder, smoothed_lateral, upsampled_conv
+from models.mask_decoder import Lateral, MaskDecoder, upsampled_conv
 
 CHANNELS, C, M = [6, 8, 10, 12], 16, 8
 SIZES = [(13, 18), (7, 9), (4, 5), (2, 3)]  # of 50×70 pixels
@@ -146,9 +146,9 @@ def test_a_convolution_of_an_upsampled_map(coarse, less):
 @pytest.mark.parametrize("channels", [2, 7, 8, 30])
 def test_a_lateral_and_its_convolution_are_one(channels):
     torch.manual_seed(0)
-    lateral, conv = torch.nn.Conv2d(channels, 8, 1).double(), torch.nn.Conv2d(8, 6, 3, padding=1, bias=False).double()
+    lateral, conv = Lateral(channels, 8).double(), torch.nn.Conv2d(8, 6, 3, padding=1, bias=False).double()
     x = torch.randn(2, channels, 5, 4, dtype=torch.float64)
-    torch.testing.assert_close(smoothed_lateral(x, lateral, conv), conv(lateral(x)))
+    torch.testing.assert_close(lateral(x, conv), conv(lateral(x)))
 
 
 @pytest.mark.parametrize("cross_modal", [False, True])
