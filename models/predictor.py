@@ -154,11 +154,11 @@ class Predictor:
             own = slice(span.first - span.start, span.last - span.start)
             asked = enumerate(self._samples(encoded, expressions, batch))
             for e, (logits, masks) in asked:  # [t, n, k], [t, n, h, w]
-                found = masks.transpose(0, 1) > 0
                 if e in tails:
-                    order = follow(tails[e], found[:, : tails[e].shape[1]])
-                    logits, masks, found = logits[:, order], masks[:, order], found[order]
-                tails[e] = found[:, following - span.start :]
+                    shared = masks[: tails[e].shape[1]].transpose(0, 1) > 0
+                    order = follow(tails[e], shared)
+                    logits, masks = logits[:, order], masks[:, order]
+                tails[e] = masks[following - span.start :].transpose(0, 1) > 0
                 sums[e] = sums.get(e, 0) + logits[own].float().sigmoid().sum(0)
                 waiting.put(e, span.first, masks[own])
             seen(span.last - span.first)
