@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Self, TypeVar
 
@@ -163,15 +163,18 @@ def predict_split(predictor: Predictor, videos: VideoSet, results_dir: Path, des
     mine = share(videos, [len(video) * (ENCODING + len(video.expressions)) for video in videos])
     total = sum(len(video.expressions) for video in mine)
     with progress_bar(total=total, desc=desc, unit="expression") as progress, Writer() as writer:
+        jobs = []
         for video in mine:
-            names = video.frame_names
             todo = {
-                e: t for e, t in video.expressions.items() if not is_complete(results_dir, video.video_id, e, names)
+                e: t
+                for e, t in video.expressions.items()
+                if not is_complete(results_dir, video.video_id, e, video.frame_names)
             }
             progress.update(len(video.expressions) - len(todo))
-            if not todo:
-                continue
-            found = predictor.segment(video, list(todo.values()))
+            jobs += [(video, todo)] * bool(todo)
+        for (video, todo), following in zip_longest(jobs, [video for video, _ in jobs[1:]]):
+            names = video.frame_names
+            found = predictor.segment(video, list(todo.values()), following=following)
             for frames in chunks(len(names)):
                 masks = found.masks(frames.start, frames.stop).numpy()
                 writer.wait()
@@ -194,6 +197,7 @@ def predict_annotators(
     mine = share(videos, [len(video) * (ENCODING + sum(map(len, video.annotators))) for video in videos])
     total = len(mine) * len(ANNOTATOR_ROOTS)
     with progress_bar(total=total, desc=desc, unit="annotator") as progress, Writer() as writer:
+        jobs = []
         for video in mine:
             todo = {
                 folder: texts
@@ -201,9 +205,10 @@ def predict_annotators(
                 if not holds_frames(folder := results_dir / root / video.video_id, video.frame_names)
             }
             progress.update(len(ANNOTATOR_ROOTS) - len(todo))
-            if not todo:
-                continue
-            found = predictor.segment(video, [text for texts in todo.values() for text in texts.values()])
+            jobs += [(video, todo)] * bool(todo)
+        for (video, todo), following in zip_longest(jobs, [video for video, _ in jobs[1:]]):
+            asked = [text for texts in todo.values() for text in texts.values()]
+            found = predictor.segment(video, asked, following=following)
             for frames in chunks(len(video.frame_names)):
                 logits = (found.logits(e, frames.start, frames.stop) for e in range(len(found.scores)))
                 maps = {

@@ -3,7 +3,8 @@
 Every backbone has ``strides`` (4, 8, 16, 32), ``channels`` of the four maps, and maps a clip
 ``[v, t, 3, h, w]`` to four ``[v, t, c_i, h_i, w_i]``, finest first. Image backbones see the frames one by one.
 ``blocks()`` are the modules it runs in turn; with ``recompute`` it keeps their inputs only, in training, and computes
-what is within anew for the gradient.
+what is within anew for the gradient. ``working`` is about how many numbers for each pixel of a frame it holds at
+inference beside those maps (measured).
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from torchvision.ops import FrozenBatchNorm2d
 from models.video_swin import VARIANTS, VideoSwin, convert_weights
 from util.checkpoint import load_weights, read_plain
 
+# ``working`` of a stem of 64 channels at half the resolution
+STEM = 70
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101")
 # ReferFormer's names for image Swin
 SWINS = {
@@ -61,6 +64,7 @@ class ResNet(nn.Module):
         self.recompute = False
         width = net.fc.in_features
         self.channels = [width // 8, width // 4, width // 2, width]
+        self.working = STEM
 
     def blocks(self) -> list[nn.Module]:
         return [self.layer1, self.layer2, self.layer3, self.layer4]
@@ -104,6 +108,7 @@ class TimmBackbone(nn.Module):
             )
         self.channels = [c for c, _ in chosen]
         self._picked = [k for _, k in chosen]
+        self.working = max(STEM, 11 * max(c / r**2 for r, c, _ in info if r in self.strides))
         channels_last = getattr(self.net, "output_fmt", None) == timm.layers.Format.NHWC
         self._layout = "h w c" if channels_last else "c h w"
         self.recompute = False

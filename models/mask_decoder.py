@@ -5,9 +5,8 @@ Shapes: b samples, t frames, h w grid of a level, c channels, m mask channels, l
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +14,12 @@ from einops import rearrange, repeat
 from torch import Tensor, nn
 
 from models.attention import Attention
+from models.upsampling import joined, kinds, upsampled_conv
+
+
+def frames_at_once(device: torch.device) -> int:
+    """Frames that the mask decoder makes together at inference: few enough for a CPU's cache, enough to fill a GPU."""
+    return 64 if device.type == "cuda" else 4
 
 
 class GroupNorm(nn.GroupNorm):
@@ -83,7 +88,7 @@ class MaskDecoder(nn.Module):
 
     The laterals are a 1×1 projection of backbone maps, which do not depend on the words: :meth:`laterals`
     computes them once per clip for any number of expressions. In evaluation their share of the 3×3 convolution is taken
-    with them, and the rest is done before upsampling: the same numbers from fewer products.
+    with them, and the rest is done before upsampling (:mod:`models.upsampling`): the same numbers from fewer products.
 
     Args:
         channels: of the backbone's maps, finest first.
@@ -111,7 +116,9 @@ class MaskDecoder(nn.Module):
         self.lateral = nn.ModuleList(Lateral(c, width) for c, width in zip(finer, widths, strict=True))
         self.smooth = nn.ModuleList(
             nn.Sequential(
-                nn.Conv2d(width, width, 3, padding=1, bias=False), GroupNorm(math.gcd(32, width), width), nn.ReLU()
+                nn.Conv2d(width, width, 3, padding=1, bias=False),
+                GroupNorm(math.gcd(32, width), width),
+                nn.ReLU(inplace=True),
             )
             for width in widths
         )
@@ -122,13 +129,34 @@ class MaskDecoder(nn.Module):
         self.out = nn.Conv2d(mask_dim, mask_dim, 1)
 
     def laterals(self, maps: list[Tensor]) -> list[Tensor]:
-        """What the backbone maps ``[v, t, c_i, h_i, w_i]``, finest first, add in each step: ``[v, t, h_i, w_i, c]``."""
+        """What the backbone maps ``[v, t, c_i, h_i, w_i]``, finest first, add in each step.
+
+        Returns:
+            Coarse to fine ``[v, t, c, h_i, w_i]``; in evaluation as the four kinds of pixels of a doubled map
+            ``[v, t, c, 2, 2, h, w]`` where the map before is of half the size.
+        """
         added = []
-        for conv, smooth, x in zip(self.lateral, self.smooth, maps[::-1][1 : 1 + len(self.lateral)], strict=True):
+        coarse_to_fine = maps[::-1][: 1 + len(self.lateral)]
+        for i, (conv, smooth, x) in enumerate(zip(self.lateral, self.smooth, coarse_to_fine[1:], strict=True)):
             frames = rearrange(x, "v t c h w -> (v t) c h w")
-            made = conv(frames, None if self.training else smooth[0])
-            added.append(rearrange(made, "(v t) c h w -> v t h w c", v=x.shape[0]))
+            if self.training:
+                made = conv(frames)
+            else:
+                # the first step starts from the tokens, which may lie on a finer grid than the coarsest map
+                doubled = i > 0 and x.shape[-2:] == tuple(2 * n for n in coarse_to_fine[i].shape[-2:])
+                made = self._whole_lateral(frames, conv, smooth[0], kinds if doubled else Tensor.contiguous)
+            added.append(made.unflatten(0, x.shape[:2]))
         return added
+
+    @staticmethod
+    def _whole_lateral(frames: Tensor, conv: Lateral, smooth: nn.Conv2d, arrange: Callable[[Tensor], Tensor]) -> Tensor:
+        """What the map ``[g, c, h, w]`` adds after the 3×3 convolution; a few frames at a time bound the memory."""
+        made = None
+        for start in range(0, len(frames), step := frames_at_once(frames.device)):
+            part = arrange(conv(frames[start : start + step], smooth))
+            made = part.new_empty(len(frames), *part.shape[1:]) if made is None else made
+            made[start : start + step] = part
+        return made
 
     def forward(
         self,
@@ -141,48 +169,22 @@ class MaskDecoder(nn.Module):
         """``video [b, t, h, w, c]``, real where ``video_valid [b, h, w]``, and its laterals to the mask features.
 
         Returns:
-            ``[b, t, m, h', w']``, of the last lateral's size; in evaluation without the last 1×1 convolution, ``out``,
-            which :class:`models.heads.DynamicKernelHead` then takes into its kernels.
+            ``[b, t, m, h', w']`` of the last lateral's size, or as four kinds of pixels like it; in evaluation without
+            the last 1×1 convolution, ``out``, which :class:`models.heads.DynamicKernelHead` takes into its kernels.
         """
         b, t, h, w, _ = video.shape
         x = rearrange(video, "b t h w c -> (b t) c h w")
+        if not self.training:
+            x = x.contiguous()
         for i, (lateral, smooth) in enumerate(zip(laterals, self.smooth, strict=True)):
-            if i == len(laterals) - 1:
-                x = self.narrow(x)
-            lateral = rearrange(lateral, "b t h w c -> (b t) c h w")
+            last = i == len(laterals) - 1
+            x = self.narrow(x) if last else x
+            lateral = lateral.flatten(0, 1)
             if self.training:
                 x = smooth(F.interpolate(x, size=lateral.shape[2:], mode="nearest") + lateral)
             else:
-                x = smooth[1:](upsampled_conv(x, smooth[0].weight, lateral.shape[2:]) + lateral)
+                x = smooth[1:](upsampled_conv(x, smooth[0].weight, lateral))
+                x = joined(x) if x.ndim == 6 and (self.words or not last) else x
             if self.words:
                 x = self.words[i](x, (h, w), video_valid, text, text_valid)
-        return rearrange(self.out(x) if self.training else x, "(b t) m h w -> b t m h w", b=b)
-
-
-def upsampled_conv(x: Tensor, weight: Tensor, size: Sequence[int]) -> Tensor:
-    """A 3×3 convolution of ``x [g, c, h, w]``, upsampled to ``size`` by its nearest neighbours.
-
-    Of the nine pixels that a convolution reads, several are copies of one. Where the map is twice as large, each of its
-    four kinds of pixels (even or odd row and column) reads 2×2 pixels of the small one: 16 products instead of 36.
-
-    Returns:
-        ``[g, m, *size]``.
-    """
-    h, w = x.shape[2:]
-    if tuple(size) != (2 * h, 2 * w):
-        return F.conv2d(F.interpolate(x, size=tuple(size), mode="nearest"), weight, padding=1)
-    # even pixels read the one before twice removed and themselves twice; odd ones the other way round
-    rows = (
-        torch.stack((weight[:, :, 0], weight[:, :, 1] + weight[:, :, 2])),
-        torch.stack((weight[:, :, 0] + weight[:, :, 1], weight[:, :, 2])),
-    )
-    kernels = []
-    for row in rows:  # [2, m, c, 3]
-        kernels.append(torch.stack((row[..., 0], row[..., 1] + row[..., 2]), -1))
-        kernels.append(torch.stack((row[..., 0] + row[..., 1], row[..., 2]), -1))
-    kernel = rearrange(torch.stack(kernels), "kind y m c x -> (kind m) c y x")
-    found = F.conv2d(x, kernel, padding=1).unflatten(1, (2, 2, -1))  # one row and column more than x has
-    out = found.new_empty(len(x), found.shape[3], 2 * h, 2 * w).contiguous(memory_format=torch.channels_last)
-    for a, b in itertools.product((0, 1), (0, 1)):
-        out[:, :, a::2, b::2] = found[:, a, b, :, a : a + h, b : b + w]
-    return out
+        return (self.out(x) if self.training else x).unflatten(0, (b, t))

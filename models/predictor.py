@@ -5,8 +5,9 @@ Shapes: T frames, E expressions, H W size of the frames on disk.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -16,12 +17,15 @@ from torch import Tensor
 
 from models.postprocess import query_scores, resize_logits
 from models.proxyformer import ProxyFormer, VideoFeatures
-from models.windows import OVERLAP, WINDOW, Waiting, Window, follow, windows
+from models.windows import OVERLAP, WINDOW, Waiting, Window, follow, window_bytes, windows
 from util.box_ops import cxcywh_to_xyxy
-from util.frames import prepare_frames
+from util.frames import fitted_size, normalise, resize_frames
+from util.memory import free_bytes
 from util.own_video import open_video
 from util.precision import autocast
 from util.structures import Prediction
+
+READ_AT_ONCE = 8  # frames in the size of the video
 
 
 @dataclass
@@ -91,20 +95,34 @@ class Predictor:
         self.eval_size, self.max_size, self.amp = eval_size, max_size, amp
         self.device = next(model.parameters()).device
         self.threshold = torch.tensor(threshold).logit().item()
+        self._granted = 0  # bytes that a window was found to have
+        self._reader = ThreadPoolExecutor(1, "frames")
+        self._ahead: tuple[Frames, Future] | None = None  # a video whose first window is being read, and that
 
-    @torch.inference_mode()
-    def encode(self, frames: Tensor) -> EncodedVideo:
-        """Runs the backbone over uint8 frames ``[T, 3, H, W]``, all that no expression changes.
+    def fit(self, frames: Tensor) -> Tensor:
+        """uint8 frames ``[T, 3, H, W]`` in the size that the network sees, on its device.
 
         Raises:
             ValueError: there are no frames, or they are not uint8 RGB.
         """
         if frames.ndim != 4 or frames.shape[1] != 3 or frames.dtype != torch.uint8 or not len(frames):
             raise ValueError(f"expected uint8 frames [T, 3, H, W], got {frames.dtype} {tuple(frames.shape)}")
-        video = prepare_frames(frames.to(self.device), self.eval_size, self.max_size)
+        return resize_frames(frames.to(self.device), fitted_size(*frames.shape[-2:], self.eval_size, self.max_size))
+
+    @torch.inference_mode()
+    def encode(self, frames: Tensor, original_size: tuple[int, int] | None = None) -> EncodedVideo:
+        """Runs the backbone over uint8 frames ``[T, 3, H, W]``, all that no expression changes.
+
+        Args:
+            original_size: height and width of the masks that are wanted, where the frames are of another size.
+
+        Raises:
+            ValueError: there are no frames, or they are not uint8 RGB.
+        """
+        fitted = self.fit(frames)
         with autocast(self.device, self.amp):
-            features = self.model.encode_video(video[None])
-        return EncodedVideo(features, tuple(video.shape[-2:]), tuple(frames.shape[-2:]), len(frames))
+            features = self.model.encode_video(normalise(fitted)[None])
+        return EncodedVideo(features, tuple(fitted.shape[-2:]), original_size or tuple(frames.shape[-2:]), len(frames))
 
     def _predictions(self, encoded: EncodedVideo, expressions: list[str], batch: int) -> Iterator[Prediction]:
         """What the last stage says of each ``batch`` of expressions."""
@@ -128,6 +146,7 @@ class Predictor:
         *,
         batch: int = 8,
         seen: Callable[[int], object] = lambda frames: None,
+        following: Frames | None = None,
     ) -> Segmentation:
         """Finds what each expression refers to in a video of any length.
 
@@ -136,6 +155,7 @@ class Predictor:
             expressions: all that is asked; the frames are encoded once for all of them.
             batch: expressions that are answered together; bounds memory, not the result.
             seen: is told after each window how many more frames are done.
+            following: the video that will be asked about next; its first frames are read during this one's last window.
 
         Raises:
             ValueError: the video has no frames, or an expression is empty.
@@ -148,9 +168,10 @@ class Predictor:
         tails: dict[int, Tensor] = {}  # masks [n, t, h, w] of the frames from the next window's start on
         sums: dict[int, Tensor] = {}  # class probabilities [n, k] over the frames that are done
         encoded = None
-        for number, (span, frames) in enumerate(_read_ahead(video, spans)):
-            encoded = self.encode(frames)
-            following = spans[number + 1].start if number + 1 < len(spans) else span.stop
+        for number, (span, (frames, size)) in enumerate(self._read_ahead(video, spans, following)):
+            self._tell_where_memory_will_not_do(frames, min(batch, len(expressions)))
+            encoded = self.encode(frames, size)
+            next_start = spans[number + 1].start if number + 1 < len(spans) else span.stop
             own = slice(span.first - span.start, span.last - span.start)
             asked = enumerate(self._samples(encoded, expressions, batch))
             for e, (logits, masks) in asked:  # [t, n, k], [t, n, h, w]
@@ -158,12 +179,58 @@ class Predictor:
                     shared = masks[: tails[e].shape[1]].transpose(0, 1) > 0
                     order = follow(tails[e], shared)
                     logits, masks = logits[:, order], masks[:, order]
-                tails[e] = masks[following - span.start :].transpose(0, 1) > 0
+                tails[e] = masks[next_start - span.start :].transpose(0, 1) > 0
                 sums[e] = sums.get(e, 0) + logits[own].float().sigmoid().sum(0)
+                if len(spans) == 1:  # the best one is known, the others need not wait
+                    best = sums[e].amax(-1).argmax()[None]
+                    sums[e], masks = sums[e][best], masks[:, best]
                 waiting.put(e, span.first, masks[own])
             seen(span.last - span.first)
         scores = torch.stack([sums[e].amax(-1) for e in range(len(expressions))]) / len(video) if expressions else None
         return Segmentation(self, encoded, waiting, scores)
+
+    def _read_ahead(
+        self, video: Frames, spans: list[Window], following: Frames | None
+    ) -> Iterator[tuple[Window, tuple[Tensor, tuple[int, int]]]]:
+        """Each window with what :meth:`_read` gives; the next one's frames are decoded while one is worked on."""
+        first, self._ahead = self._ahead, None
+        started = first is not None and first[0] is video
+        coming = first[1] if started else self._reader.submit(self._read, video, spans[0])
+        for number, span in enumerate(spans):
+            frames = coming.result()
+            if number + 1 < len(spans):
+                coming = self._reader.submit(self._read, video, spans[number + 1])
+            elif following is not None and len(following):
+                window = windows(len(following), self.window, self.overlap)[0]
+                self._ahead = following, self._reader.submit(self._read, following, window)
+            yield span, frames
+
+    def _read(self, video: Frames, span: Window) -> tuple[Tensor, tuple[int, int]]:
+        """The frames of a window in the size that the network sees, and the size of the video."""
+        parts = []
+        for start in range(span.start, span.stop, READ_AT_ONCE):  # a window of large frames would fill the memory
+            frames = video.read(range(start, min(span.stop, start + READ_AT_ONCE)))
+            parts.append(self.fit(frames))
+        return torch.cat(parts), tuple(frames.shape[-2:])
+
+    def _tell_where_memory_will_not_do(self, frames: Tensor, expressions: int) -> None:
+        """A warning, before the network starts on the first window of its size, with a window that would fit."""
+        size = tuple(frames.shape[-2:])
+        needed, free = window_bytes(self.model, size, len(frames), expressions), free_bytes(self.device)
+        if needed <= self._granted or free is None:  # what was once taken can be taken again
+            return
+        self._granted = needed
+        if needed <= free:
+            return
+        fitting = (n for n in range(self.window - 1, self.overlap, -1))
+        mend = next((n for n in fitting if window_bytes(self.model, size, n, expressions) <= free), None)
+        how = f"--window {mend} would do" if mend else "lower --eval_size and --max_size, or --window and --overlap"
+        print(
+            f"warning: {len(frames)} frames of {size[0]}x{size[1]} at once take about {needed / 2**30:.1f} GiB, and "
+            f"{free / 2**30:.1f} GiB of memory are free; {how}",
+            file=sys.stderr,
+            flush=True,
+        )
 
     def _samples(self, encoded: EncodedVideo, expressions: list[str], batch: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Class logits ``[t, n, k]`` and mask logits ``[t, n, h, w]`` of each expression, in their order."""
@@ -260,15 +327,3 @@ class Segmentation:
         for e in range(len(found)):
             found[e] = (self.logits(e, start, stop) > self._predictor.threshold).cpu()
         return found
-
-
-def _read_ahead(video: Frames, spans: list[Window]) -> Iterator[tuple[Window, Tensor]]:
-    """Each window with its frames; the next one's are decoded while one is worked on."""
-    with ThreadPoolExecutor(1) as pool:
-        coming = pool.submit(video.read, range(spans[0].start, spans[0].stop))
-        for number, span in enumerate(spans):
-            frames = coming.result()
-            if number + 1 < len(spans):
-                following = spans[number + 1]
-                coming = pool.submit(video.read, range(following.start, following.stop))
-            yield span, frames

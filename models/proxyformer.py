@@ -14,12 +14,11 @@ from torch import Tensor, nn
 
 from models.cmie import CMIEStack, Surroundings, masked_mean
 from models.heads import DynamicKernelHead, ReferenceHead
-from models.mask_decoder import MaskDecoder
+from models.mask_decoder import MaskDecoder, frames_at_once
 from models.position_encoding import sine_1d, sine_2d
 from models.text_encoder import TextEncoder
+from models.upsampling import joined
 from util.structures import Output, Prediction
-
-FRAMES_AT_ONCE = 4  # of the mask decoder at inference
 
 
 @dataclass
@@ -29,7 +28,7 @@ class VideoFeatures:
     Attributes:
         tokens: ``F_v^0 [V, T, H, W, C]``.
         valid: bool ``[V, H, W]`` of the tokens, or None without padding.
-        laterals: ``[V, T, h_i, w_i, C]`` that each step of the mask decoder adds, coarse to fine.
+        laterals: ``[V, T, C, ...]`` that each step of the mask decoder adds, coarse to fine.
     """
 
     tokens: Tensor
@@ -184,15 +183,16 @@ class ProxyFormer(nn.Module):
 
         The mask decoder sees each frame by itself; outside training a few frames at a time bound the memory.
         """
-        t = encoded.shape[1]
-        step = t if self.training else FRAMES_AT_ONCE
+        b, t = encoded.shape[:2]
+        step = t if self.training else max(1, frames_at_once(encoded.device) // b)
         parts = []
         for start in range(0, t, step):
             part = slice(start, start + step)
             laterals = [x[:, part] for x in features.laterals]
             mask_features = self.mask_decoder(encoded[:, part], laterals, words, text_valid, features.valid)
             last = None if self.training else self.mask_decoder.out
-            parts.append([self.kernel_head(stage[:, part], mask_features, last) for stage in stages])
+            masks = [self.kernel_head(stage[:, part], mask_features, last) for stage in stages]
+            parts.append([joined(x) if x.ndim == 7 else x for x in masks])
         return [torch.cat(pieces, dim=1) for pieces in zip(*parts, strict=True)]
 
     def predict(self, proxies: Tensor, masks: Tensor) -> Prediction:

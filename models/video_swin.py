@@ -54,6 +54,8 @@ class VideoSwin(nn.Module):
         )
         self.patch_embed, self.features = swin.patch_embed, swin.features
         self.channels = [embed_dim * 2**i for i in range(len(depths))]
+        # tokens of the first stage, their queries, keys and values, what they read, and a little
+        self.working = 6 * embed_dim / self.strides[0] ** 2
         self.recompute = False
 
     def blocks(self) -> list[nn.Module]:

@@ -1,4 +1,4 @@
-"""Long videos in windows: where these lie, how proxies are followed from one to the next, and where masks wait.
+"""Long videos in windows: where these lie, what they cost, how proxies are followed through them, where masks wait.
 
 Shapes: t frames of a window, n proxies, h w mask size, k classes.
 """
@@ -13,6 +13,10 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from models.mask_decoder import frames_at_once
+from models.proxyformer import ProxyFormer
+
+DECODING = 5  # maps of mask features that the mask decoder holds for each of its own
 # More than the 36 frames of the longest video of Ref-YouTube-VOS; a multiple of Video Swin's 8, which wastes nothing.
 WINDOW, OVERLAP = 40, 8
 
@@ -46,6 +50,24 @@ def windows(length: int, size: int, overlap: int) -> list[Window]:
     starts = [*range(0, length - size, size - overlap), length - size]
     seams = [0, *((start + before + size) // 2 for before, start in zip(starts, starts[1:], strict=False)), length]
     return [Window(s, s + size, first, last) for s, first, last in zip(starts, seams, seams[1:], strict=False)]
+
+
+def window_bytes(model: ProxyFormer, size: tuple[int, int], frames: int, expressions: int) -> int:
+    """About what a window takes in memory beside the weights, in float32.
+
+    Of each frame the input, the backbone's maps, and whichever is more: what else the backbone holds, or what the mask
+    decoder keeps of the maps; and once what the mask decoder makes of a few frames.
+
+    Args:
+        size: height and width that the network sees.
+        expressions: answered together.
+    """
+    backbone, decoder = model.backbone, model.mask_decoder
+    maps = [channels / stride**2 for channels, stride in zip(backbone.channels, backbone.strides, strict=True)]
+    laterals = [conv.out_channels / s**2 for conv, s in zip(decoder.lateral, backbone.strides[-2::-1], strict=False)]
+    of_frame = 3 + sum(maps) + max(backbone.working, sum(laterals))
+    decoding = DECODING * max(frames_at_once(next(model.parameters()).device), expressions) * max(laterals)
+    return int(4 * size[0] * size[1] * (frames * of_frame + decoding))
 
 
 def follow(before: Tensor, now: Tensor) -> Tensor:

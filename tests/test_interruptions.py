@@ -68,7 +68,7 @@ def when_there(path: Path, process: subprocess.Popen) -> None:
 
 
 def ranks(process: subprocess.Popen) -> list[int]:
-    """Process numbers of the two ranks."""
+    """Process numbers of a launcher's ranks."""
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     return [int(n) for n in children if "main.py" in Path(f"/proc/{n}/cmdline").read_text().split("\0")]
 
@@ -131,13 +131,26 @@ def test_a_signal_saves_on_all_ranks(options, whole, tmp_path):
     assert_same(folder, whole)
 
 
-def test_two_nodes_of_one_process_train_as_one_of_two(options, whole, tmp_path):
+def two_nodes(*words, restarts: int = 0) -> list[subprocess.Popen]:
+    """Two launchers, each with one process, that meet at a free port."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     meeting = f"--nnodes 2 --nproc_per_node 1 --master_addr 127.0.0.1 --master_port {port} --node_rank"
-    words = [*options, "--output_dir", tmp_path / "run"]
-    nodes = [start(*words, meeting=f"{meeting} {rank}") for rank in (0, 1)]
-    for node in nodes:
+    return [start(*words, restarts=restarts, meeting=f"{meeting} {rank}") for rank in (0, 1)]
+
+
+def test_two_nodes_of_one_process_train_as_one_of_two(options, whole, tmp_path):
+    for node in two_nodes(*options, "--output_dir", tmp_path / "run"):
         finish(node)
     assert_same(tmp_path / "run", whole)
+
+
+def test_a_killed_rank_of_one_node_starts_both_again(options, whole, tmp_path):
+    folder = tmp_path / "run"
+    nodes = two_nodes(*options, "--output_dir", folder, "--save_every", 1, "--resume", "auto", restarts=1)
+    when_there(folder / "checkpoint_00000002.pth", nodes[0])
+    os.kill(*ranks(nodes[1]), signal.SIGKILL)
+    for node in nodes:
+        finish(node)
+    assert_same(folder, whole)

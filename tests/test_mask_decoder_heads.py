@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.heads import DynamicKernelHead, ReferenceHead, mlp
-from models.mask_decoder import Lateral, MaskDecoder, upsampled_conv
+from models.mask_decoder import Lateral, MaskDecoder
+from models.upsampling import joined, kinds, upsampled_conv
 
 CHANNELS, C, M = [6, 8, 10, 12], 16, 8
 SIZES = [(13, 18), (7, 9), (4, 5), (2, 3)]  # of 50×70 pixels
@@ -46,7 +47,7 @@ def decode(net: MaskDecoder, video: Tensor, text: tuple[Tensor, Tensor], **masks
 @pytest.mark.parametrize("grid", [SIZES[-1], SIZES[-2]], ids=["stride 32", "stride 16"])
 def test_features_have_the_size_of_the_last_lateral(steps, cross_modal, grid):
     net = decoder(steps, cross_modal)
-    assert [x.shape[2:4] for x in net.laterals(maps())] == SIZES[::-1][1 : steps + 1]
+    assert [x.shape[3:] for x in net.laterals(maps())] == SIZES[::-1][1 : steps + 1]
     assert decode(net, tokens(grid), words()).shape == (B, T, M, *SIZES[3 - steps])
 
 
@@ -84,7 +85,7 @@ def test_cross_modal_pixels_do_not_attend_to_padding():
     def attended(x: Tensor) -> Tensor:
         return level(x, SIZES[-1], valid, *text)
 
-    x = laterals[0].flatten(0, 1).permute(0, 3, 1, 2)
+    x = laterals[0].flatten(0, 1)
     garbage = x.clone()
     garbage[T:, :, :, 4:] = 50.0  # lies under the masked column of the second sample alone
     torch.testing.assert_close(attended(garbage)[..., :4], attended(x)[..., :4], atol=1e-5, rtol=0)
@@ -139,8 +140,11 @@ def test_a_convolution_of_an_upsampled_map(coarse, less):
     torch.manual_seed(0)
     size = tuple(max(1, 2 * n - k) for n, k in zip(coarse, less, strict=True))
     x, weight = torch.randn(2, 3, *coarse, dtype=torch.float64), torch.randn(4, 3, 3, 3, dtype=torch.float64)
-    wanted = F.conv2d(F.interpolate(x, size=size, mode="nearest"), weight, padding=1)
-    torch.testing.assert_close(upsampled_conv(x, weight, size), wanted)
+    added = torch.randn(2, 4, *size, dtype=torch.float64)
+    wanted = F.conv2d(F.interpolate(x, size=size, mode="nearest"), weight, padding=1) + added
+    torch.testing.assert_close(upsampled_conv(x, weight, added), wanted)
+    if less == (0, 0):
+        torch.testing.assert_close(joined(upsampled_conv(x, weight, kinds(added))), wanted)
 
 
 @pytest.mark.parametrize("channels", [2, 7, 8, 30])
@@ -153,11 +157,19 @@ def test_a_lateral_and_its_convolution_are_one(channels):
 
 @pytest.mark.parametrize("cross_modal", [False, True])
 @pytest.mark.parametrize("steps", [1, 2, 3])
-def test_evaluation_cuts_the_masks_of_training(steps, cross_modal):
+@pytest.mark.parametrize("grid", [SIZES[-1], (1, 2)], ids=["odd sizes", "doubled sizes"])
+def test_evaluation_cuts_the_masks_of_training(steps, cross_modal, grid):
     net, text = decoder(steps, cross_modal), words()
-    torch.manual_seed(0)
+    sizes = SIZES if grid == SIZES[-1] else [(8, 16), (4, 8), (2, 4), (1, 2)]
+    pyramid = [torch.randn(B, T, c, *size) for c, size in zip(CHANNELS, sizes, strict=True)]
     head, proxies = DynamicKernelHead(dim=C, mask_dim=M), torch.randn(B, T, 4, C)
-    wanted = head(proxies, decode(net.train(), tokens(), text))
-    got = head(proxies, decode(net.eval(), tokens(), text), net.out)
-    torch.testing.assert_close(got, wanted, atol=1e-4, rtol=1e-4)
-    assert wanted.std() > 0.01
+
+    def masks(last: torch.nn.Conv2d | None) -> Tensor:
+        found = head(proxies, net(tokens(grid), net.laterals(pyramid), *text), last)
+        return joined(found) if found.ndim == 7 else found
+
+    net.train()
+    wanted = masks(None)
+    net.eval()
+    torch.testing.assert_close(masks(net.out), wanted, atol=1e-4, rtol=1e-4)
+    assert wanted.std() > 0.01 and wanted.shape[-2:] == sizes[3 - steps]

@@ -9,7 +9,7 @@ from torch import Tensor
 from models.postprocess import query_scores, resize_logits
 from models.predictor import InMemory, Predictor
 from tests.tiny_model import EXPRESSIONS, tiny_model
-from util.frames import prepare_frames
+from util.frames import fitted_size, normalise, resize_frames
 
 
 @pytest.fixture(scope="module")
@@ -24,6 +24,10 @@ def predictor() -> Predictor:
 def frames(size: tuple[int, int] = (61, 83), length: int = 3) -> Tensor:
     generator = torch.Generator().manual_seed(0)
     return torch.randint(256, (length, 3, *size), dtype=torch.uint8, generator=generator)
+
+
+def prepared() -> Tensor:
+    return normalise(resize_frames(frames(), fitted_size(61, 83, 40, 96)))
 
 
 # Predictor ---------------------------------------------------------------------------------------------------------
@@ -52,7 +56,7 @@ def test_the_backbone_runs_once_for_any_number_of_expressions(predictor):
 
 @torch.inference_mode()
 def test_the_masks_are_those_of_the_networks_best_query(predictor):
-    model, video = predictor.model, prepare_frames(frames(), 40, 96)
+    model, video = predictor.model, prepared()
     assert video.shape[-2:] == (40, 54)
     out = model(video[None], [EXPRESSIONS[0]]).final
     query = out.logits.sigmoid().mean((0, 1))[:, 0].argmax()
@@ -70,7 +74,7 @@ def test_a_frames_answer_has_every_query(predictor):
     encoded = predictor.encode(frames())
     answers = list(predictor.answer_frame(encoded, list(EXPRESSIONS), frame=1, batch=3))
     whole, _ = predictor(frames(), list(EXPRESSIONS))
-    out = predictor.model(prepare_frames(frames(), 40, 96)[None], [EXPRESSIONS[2]]).final
+    out = predictor.model(prepared()[None], [EXPRESSIONS[2]]).final
     assert torch.allclose(answers[2].scores, out.logits[0, 1].sigmoid().amax(-1), atol=1e-6)
     centre, extent = out.boxes[0, 1].split(2, -1)
     box = torch.cat((centre - extent / 2, centre + extent / 2), -1) * torch.tensor([83.0, 61, 83, 61])

@@ -21,7 +21,7 @@ from tests.runs import log, same, trainer
 from util import checkpoint, cli
 from util.interrupt import Interrupted, StopRequest
 from util.log import read_lines
-from util.saver import NEWEST, Saver
+from util.saver import NEWEST
 
 
 def interrupt_after(monkeypatch, step: int, number: int = signal.SIGTERM) -> None:
@@ -354,10 +354,11 @@ def test_workers_that_keep_dying_end_the_run(ytvos_root, tmp_path, monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # of TensorBoard's writer
-def test_a_full_disk_costs_the_log_and_no_training(ytvos_root, tmp_path, monkeypatch, capsys):
-    """And once there is space again, the log goes on."""
+def test_a_full_disk_costs_log_and_checkpoint_and_no_training(ytvos_root, tmp_path, capsys):
+    """Once there is space again both go on, and the run ends as one that never lacked it."""
+    other = trainer(ytvos_root, tmp_path / "other")
+    other.run()
     run = trainer(ytvos_root, tmp_path / "run")
-    monkeypatch.setattr(Saver, "save", lambda *_, **__: None)
     finish = run.finish_epoch
 
     def in_the_first_epoch(seconds: float) -> None:
@@ -367,9 +368,14 @@ def test_a_full_disk_costs_the_log_and_no_training(ytvos_root, tmp_path, monkeyp
         with full_disk(1):
             finish(seconds)
             run.log.flush()
+            run.saver._settle()
 
     run.finish_epoch = in_the_first_epoch
     run.run()
     assert run.epoch == 2
-    assert "the log is not written, training goes on" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "the log is not written, training goes on" in said and "no checkpoint was written, training goes on" in said
     assert [line["epoch"] for line in read_lines(tmp_path / "run" / "log.jsonl")] == [1]
+    assert len(list((tmp_path / "run").glob("checkpoint_*.pth"))) == 1
+    wanted, got = (checkpoint.load(tmp_path / name / NEWEST) for name in ("other", "run"))
+    assert same(wanted["model"], got["model"]) and same(wanted["optimizer"], got["optimizer"])

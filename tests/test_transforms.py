@@ -19,7 +19,7 @@ from util.box_ops import (
     pairwise_generalised_iou,
     xyxy_to_cxcywh,
 )
-from util.frames import MEAN, STD, fitted_size, normalise, prepare_frames, resize_frames
+from util.frames import MEAN, STD, fitted_size, normalise, resize_frames
 
 OFF = {"flip": False, "random_crop": False, "photometric": False}
 ON = {"flip": True, "random_crop": True, "photometric": True}
@@ -148,7 +148,7 @@ def test_clips_of_a_step_get_the_same_shape():
 def test_without_augmentation_training_frames_are_inference_frames():
     frames, labels = noise(2, 3, 50, 70), torch.zeros(2, 1, 50, 70, dtype=torch.uint8)
     got, _, texts = apply(TrainTransform([40], 80, **OFF), frames, labels)
-    assert torch.equal(got, prepare_frames(frames, 40, 80))
+    assert torch.equal(got, normalise(resize_frames(frames, fitted_size(50, 70, 40, 80))))
     assert texts == ["on the left"]
 
 

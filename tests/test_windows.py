@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import re
+import time
 
 import pytest
 import torch
@@ -10,9 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from models import predictor as predictor_module
 from models import windows as module
 from models.predictor import InMemory, Predictor
-from models.windows import Waiting, follow, windows
+from models.windows import Waiting, follow, window_bytes, windows
 from tests.tiny_model import EXPRESSIONS, tiny_model
 from util.structures import Prediction
 
@@ -121,7 +124,9 @@ def test_an_object_stays_the_same_however_the_proxies_change(monkeypatch):
     film, predictor = Restless(length), tiny_predictor(window=12, overlap=4)
     encode, seen = predictor.encode, []  # the numbers of the frames of each window
     frames = InMemory(torch.arange(length, dtype=torch.uint8)[:, None, None, None].expand(-1, 3, 32, 48))
-    monkeypatch.setattr(predictor, "encode", lambda given: (seen.append(given[:, 0, 0, 0].tolist()), encode(given))[1])
+    monkeypatch.setattr(
+        predictor, "encode", lambda given, _: (seen.append(given[:, 0, 0, 0].tolist()), encode(given))[1]
+    )
     monkeypatch.setattr(predictor, "_predictions", lambda _, texts, batch: film.predictions(seen[-1], texts, batch))
     found = predictor.segment(frames, ["one", "another"])
     assert len(seen) == len(windows(length, 12, 4)) > 3
@@ -137,6 +142,61 @@ def test_progress_is_told_frame_by_frame_of_each_window():
     told = []
     tiny_predictor(window=8, overlap=2).segment(video(20), ["a star"], seen=told.append)
     assert len(told) == 3 and sum(told) == 20
+
+
+class Recorded:
+    """A video that tells when which frames were read."""
+
+    def __init__(self, events: list, name: str, length: int, size: tuple[int, int] = (32, 48)) -> None:
+        self.events, self.name, self.frames = events, name, torch.zeros(length, 3, *size, dtype=torch.uint8)
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def read(self, positions) -> Tensor:
+        self.events.append((self.name, *positions))
+        return self.frames[list(positions)]
+
+
+def test_the_next_frames_are_read_while_the_network_is_at_work(monkeypatch):
+    """Those of the next window, and of the first window of the video that follows, each once."""
+    predictor, events = tiny_predictor(window=4, overlap=2), []
+    first, second = Recorded(events, "a", 6), Recorded(events, "b", 3)
+    encode = predictor.encode
+
+    def encode_when_the_next_is_read(*given):
+        while len(events) < len(encoded) + 2:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        encoded.append(None)
+        return encode(*given)
+
+    deadline, encoded = time.monotonic() + 60, []
+    monkeypatch.setattr(predictor, "encode", encode_when_the_next_is_read)
+    predictor.segment(first, ["a star"], following=second)
+    monkeypatch.setattr(predictor, "encode", encode)
+    found = predictor.segment(second, ["a star"])
+    assert events == [("a", 0, 1, 2, 3), ("a", 2, 3, 4, 5), ("b", 0, 1, 2)]
+    assert torch.equal(found.masks(0, 3), predictor(second.frames, ["a star"])[0])
+
+
+def test_large_frames_are_read_a_few_at_a_time(monkeypatch):
+    monkeypatch.setattr(predictor_module, "READ_AT_ONCE", 2)
+    predictor, events = tiny_predictor(), []
+    video = Recorded(events, "a", 5, size=(64, 96))
+    masks = predictor.segment(video, ["a star"]).masks(0, 5)
+    assert masks.shape == (1, 5, 64, 96) and events == [("a", 0, 1), ("a", 2, 3), ("a", 4)]
+
+
+@pytest.mark.parametrize(("share", "said"), [(0.8, r"--window [67] would do"), (0.01, "lower --eval_size"), (1.1, "")])
+def test_lack_of_memory_is_told_before_the_network_starts(monkeypatch, capsys, share, said):
+    predictor = tiny_predictor(window=9, overlap=2)
+    needed = window_bytes(predictor.model, (32, 48), 9, 1)
+    monkeypatch.setattr(predictor_module, "free_bytes", lambda _: int(share * needed))
+    predictor.segment(video(20), ["a star"])
+    first, again = capsys.readouterr().err, (predictor.segment(video(20), ["a star"]), capsys.readouterr().err)[1]
+    assert re.search(f"warning: 9 frames of 32x48 .*{said}", first) if said else not first
+    assert not again and first.count("warning") <= 1
 
 
 def test_a_full_disk_is_named_with_the_mend(monkeypatch):

@@ -26,11 +26,3 @@ def normalise(frames: Tensor) -> Tensor:
     """uint8 ``[T, 3, H, W]`` to normalised float32 of the same shape."""
     mean, std = (torch.tensor(values, device=frames.device)[:, None, None] * 255 for values in (MEAN, STD))
     return frames.to(torch.float32, memory_format=torch.contiguous_format).sub_(mean).div_(std)
-
-
-def prepare_frames(frames: Tensor, eval_size: int, max_size: int) -> Tensor:
-    """uint8 ``[T, 3, H, W]`` as decoded to normalised float32 ``[T, 3, h, w]`` at the size of inference.
-
-    The short side becomes ``eval_size``, or less where the long side would exceed ``max_size``.
-    """
-    return normalise(resize_frames(frames, fitted_size(*frames.shape[-2:], eval_size, max_size)))
