@@ -25,6 +25,7 @@ import torch
 
 import models
 from models.predictor import Predictor
+from opts import PREDICTOR_OPTIONS, add_predictor_options
 from tools.data.make_synthetic import make_scene, paint
 from util import cli
 from util.visualize import write_video
@@ -46,10 +47,9 @@ STYLE = """
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser("app.py", description=__doc__.splitlines()[0], allow_abbrev=False)
-    parser.add_argument("--resume", required=True, metavar="CKPT", help="checkpoint of main.py, or exported weights")
+    add_predictor_options(parser)
     parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets other machines in, whoever uses them")
     parser.add_argument("--port", type=int, default=7860)
-    parser.add_argument("--device", help="cuda, cuda:1, cpu; default: a GPU when there is one")
     parser.add_argument("--max_megabytes", type=int, default=200, metavar="N", help="of an uploaded video")
     parser.add_argument("--max_seconds", type=float, default=60, metavar="N", help="of the part that is segmented")
     args = parser.parse_args(argv)
@@ -241,7 +241,8 @@ def check_can_serve(host: str, port: int) -> None:
 def main() -> int:
     args = parse_args()
     check_can_serve(args.host, args.port)
-    predictor = models.load_predictor(args.resume, args.device)
+    how = {name: getattr(args, name) for name in PREDICTOR_OPTIONS}
+    predictor = models.load_predictor(args.resume, args.device, **how)
     # so that the temporary folder goes with the process
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with tempfile.TemporaryDirectory(prefix="proxyformer-") as folder:

@@ -15,7 +15,7 @@ import torch
 import models
 from inference import run_inference
 from models import Predictor
-from opts import add_predictor_options
+from opts import PREDICTOR_OPTIONS, add_predictor_options
 from util import cli, dist
 from util.log import progress_bar
 from util.own_video import FOLDER_FPS, open_video
@@ -46,8 +46,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def load(asked: argparse.Namespace, device: torch.device) -> Predictor:
     """The predictor of a checkpoint, as it was trained but for what is ``asked``. It can read all the texts."""
-    names = ("eval_size", "max_size", "amp", "window", "overlap")
-    predictor = models.load_predictor(asked.resume, device, **{name: getattr(asked, name) for name in names})
+    how = {name: getattr(asked, name) for name in PREDICTOR_OPTIONS}
+    predictor = models.load_predictor(asked.resume, device, **how)
     predictor.model.text_encoder.tokenize(asked.text)  # raises now rather than after the video
     return predictor
 

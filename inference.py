@@ -14,6 +14,7 @@ import models
 from datasets import VideoSet
 from datasets.base import VideoEntry
 from engine import predict_split
+from models.prepare import fold_batch_norms
 from models.proxyformer import ProxyFormer
 from models.windows import OVERLAP, WINDOW
 from opts import differing, model_options, parse_train_args
@@ -48,6 +49,7 @@ def restore(asked: argparse.Namespace, dataset_file: str) -> tuple[ProxyFormer, 
     """
     saved = checkpoint.load(asked.resume)
     model, trained = models.restore_model(saved, asked.resume)
+    fold_batch_norms(model)
     given = {name for name in model_options() if getattr(asked, name) is not None}
     contradiction = differing(asked, vars(trained), given)
     if contradiction:

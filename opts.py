@@ -292,6 +292,9 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--photometric", action=argparse.BooleanOptionalAction, default=True)
 
 
+PREDICTOR_OPTIONS = ("eval_size", "max_size", "amp", "window", "overlap")  # of models.load_predictor
+
+
 def add_predictor_options(parser: argparse.ArgumentParser) -> None:
     """Which weights to predict with, and how."""
     parser.add_argument("--resume", required=True, metavar="CKPT", help="checkpoint of main.py, or exported weights")

@@ -12,6 +12,7 @@ from models.backbone import build_backbone, load_pretrained
 from models.criterion import Criterion
 from models.matcher import LossWeights, TrajectoryMatcher
 from models.predictor import Predictor
+from models.prepare import fold_batch_norms
 from models.proxyformer import ProxyFormer
 from models.text_encoder import TextEncoder
 from util import checkpoint, dist
@@ -164,6 +165,7 @@ def load_with_options(
 ) -> tuple[Predictor, argparse.Namespace]:
     """:func:`load_predictor` and the options of the training, with what is ``asked`` instead."""
     model, args = restore_model(checkpoint.load(path), path)
+    fold_batch_norms(model)
     args.amp = inference_amp(args.amp)
     given = {name: value for name, value in asked.items() if value is not None}
     windows = {name: given.pop(name) for name in ("window", "overlap") if name in given}

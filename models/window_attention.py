@@ -94,7 +94,8 @@ def _attend(block: SwinTransformerBlock, rows: Tensor, groups: tuple[Group, ...]
     qkv[count] = attention.qkv.bias  # of padding, which is zero after the norm, and is read like any other token
     read = first.new_empty(count + 1, channels)
     for group in groups:
-        added = bias[:, group.asking]
+        whole = len(group.asking) == group.tokens.shape[1]
+        added = bias if whole else bias[:, group.asking]
         if group.hidden is not None:
             added = added - 100.0 * group.hidden
         added = added.to(first.dtype)[None]
@@ -104,8 +105,11 @@ def _attend(block: SwinTransformerBlock, rows: Tensor, groups: tuple[Group, ...]
                 .view(*some.shape, 3, heads, channels // heads)
                 .permute(2, 0, 3, 1, 4)
             )
-            found = F.scaled_dot_product_attention(query[:, :, group.asking], key, value, attn_mask=added)
-            read.index_copy_(0, some[:, group.asking].flatten(), found.transpose(1, 2).reshape(-1, channels))
+            asking = some
+            if not whole:
+                query, asking = query[:, :, group.asking], some[:, group.asking]
+            found = F.scaled_dot_product_attention(query, key, value, attn_mask=added)
+            read.index_copy_(0, asking.flatten(), found.transpose(1, 2).reshape(-1, channels))
     return read[:count]
 
 

@@ -12,11 +12,14 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torchvision.models.feature_extraction import create_feature_extractor
 from torchvision.models.video.swin_transformer import SwinTransformer3d
+from torchvision.ops import FrozenBatchNorm2d
 
+from models import prepare
 from models.backbone import RESNETS, SHIFTED, SWINS, build_backbone, load_pretrained
 from models.video_swin import VARIANTS, VideoSwin
 from tests.helpers import SHARED, needs_shared
 from tests.test_checkpoint_optim import Code
+from tests.tiny_model import tiny_model
 
 TINY_SWIN = dict(embed_dim=8, depths=[1, 2, 1, 1], num_heads=[1, 2, 2, 4], window_size=(4, 3, 3))
 TIMM = ("timm:resnet10t", "timm:convnext_atto", "timm:mobilenetv3_small_050", "timm:efficientnet_b0", "timm:pvt_v2_b0")
@@ -51,6 +54,27 @@ def test_every_name_gives_four_maps_of_the_stated_channels_and_strides(name, pre
             wanted = [(2, 3, c, *s) for c, s in zip(backbone.channels, ceil_sizes(size), strict=True)]
             assert [tuple(x.shape) for x in maps] == wanted
     assert tuple(backbone.strides) == (4, 8, 16, 32)
+
+
+@pytest.mark.parametrize(
+    ("name", "pretrained"), [("resnet18", True), ("resnet50", False), ("tsm_resnet10_half", False)]
+)
+def test_folded_batch_norms_give_the_same_maps(name, pretrained):
+    torch.manual_seed(0)
+    model = tiny_model(backbone=build_backbone(name, pretrained=pretrained)).eval()
+    norms = [m for m in model.backbone.modules() if isinstance(m, nn.BatchNorm2d | FrozenBatchNorm2d)]
+    for norm in norms:  # as trained ones have them
+        for value, (low, high) in zip(
+            (norm.running_mean, norm.running_var, norm.weight, norm.bias),
+            ((-0.1, 0.1), (0.5, 2), (0.5, 1.5), (-0.5, 0.5)),
+            strict=True,
+        ):
+            nn.init.uniform_(value, low, high)
+    wanted = model.backbone(clip())
+    prepare.fold_batch_norms(model)
+    assert len(norms) > 10 and not any("Norm" in type(m).__name__ for m in model.backbone.modules())
+    for got, expected in zip(model.backbone(clip()), wanted, strict=True):
+        assert (got - expected).abs().max() < 1e-4 * expected.abs().max()
 
 
 # Temporal shift ----------------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from torchvision.ops import FrozenBatchNorm2d
 import inference
 import models
 from opts import inference_parser
+from tests.commands import run
 from tests.tiny_model import EXPRESSIONS, tiny_args, tiny_model, tiny_text_encoder
 from util import checkpoint, optim, precision
 
@@ -179,6 +180,15 @@ def test_exported_weights_predict_as_the_checkpoint_does(tmp_path):
     rebuilt, options = models.restore_model(checkpoint.load(tmp_path / "w.safetensors"), "w")
     assert vars(options) == vars(args)
     assert all(torch.equal(v, rebuilt.state_dict()[k]) for k, v in model.state_dict().items())
+
+
+def test_exported_weights_name_no_folder_of_the_training(tmp_path):
+    paths = [name for name in vars(tiny_args()) if name.endswith("_path")]
+    flags = [word for name in paths for word in (f"--{name}", "/home/somebody")]
+    saved_model(tmp_path / "c.pth", *flags, "--output_dir", "/home/somebody/run")
+    run("tools/export.py", tmp_path / "c.pth", tmp_path / "w.safetensors")
+    found = (tmp_path / "w.safetensors").read_bytes()
+    assert len(paths) > 5 and b"/home/somebody" not in found and b"nowhere/encoder" not in found
 
 
 def test_exported_halves_are_read_as_full_floats(tmp_path):

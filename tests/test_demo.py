@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import subprocess
+import sys
 
 import pytest
+from PIL import Image
 
 import datasets
 import models
 from engine import predict_split
 from opts import parse_train_args
-from tests.commands import started
+from tests.commands import ENVIRONMENT, started
+from tests.helpers import ROOT
 from tools import demo
 from tools.data.make_synthetic import generate
 
@@ -34,6 +38,24 @@ def test_the_shipped_weights_know_appearance_motion_and_relations(tmp_path):
     assert scores["J&F"] > 0.7 and scores["J&F_other_object"] < 0.25
     for kind, least in {"appearance": 0.75, "motion": 0.5, "relation": 0.75}.items():
         assert scores["by_kind"][kind]["J&F"] > least, kind
+
+
+def test_the_example_of_the_docs(tmp_path):
+    generate(tmp_path / "data", train_videos=1, valid_videos=1, frames=9, seed=3)
+    (tmp_path / "pretrained_weights").symlink_to(demo.PRETRAINED.parent)
+    (video,) = (tmp_path / "data" / "valid" / "JPEGImages").iterdir()
+    done = subprocess.run(
+        [sys.executable, ROOT / "docs" / "example.py", video, "the red object", "a circle"],
+        cwd=tmp_path,
+        env=os.environ | ENVIRONMENT | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    told = done.stdout.splitlines()
+    assert [line.split("  ")[1] for line in told[:2]] == ["the red object", "a circle"]
+    assert [line.split(":")[0] for line in told[2:]] == [f"frame {t}" for t in range(9)]
+    assert Image.open(tmp_path / "example.png").size == Image.open(next(video.iterdir())).size
 
 
 def test_the_shipped_weights_are_small():

@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import time
+import zipfile
 from contextlib import suppress
 from pathlib import Path
 
@@ -33,11 +34,15 @@ SECONDS = 300
 
 
 def start(
-    *words, restarts: int = 0, launcher: str = "run", meeting: str = "--standalone --nproc_per_node 2"
+    *words,
+    restarts: int = 0,
+    launcher: str = "run",
+    meeting: str = "--standalone --nproc_per_node 2",
+    program: str = "main.py",
 ) -> subprocess.Popen:
     command = ["-m", f"torch.distributed.{launcher}", *meeting.split(), "--max_restarts", str(restarts)]
     return subprocess.Popen(
-        [sys.executable, *command, "main.py", *map(str, words)],
+        [sys.executable, *command, program, *map(str, words)],
         cwd=ROOT,
         env=os.environ | ENVIRONMENT,
         stdout=subprocess.PIPE,
@@ -67,10 +72,10 @@ def when_there(path: Path, process: subprocess.Popen) -> None:
         time.sleep(0.02)
 
 
-def ranks(process: subprocess.Popen) -> list[int]:
+def ranks(process: subprocess.Popen, program: str = "main.py") -> list[int]:
     """Process numbers of a launcher's ranks."""
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    return [int(n) for n in children if "main.py" in Path(f"/proc/{n}/cmdline").read_text().split("\0")]
+    return [int(n) for n in children if program in Path(f"/proc/{n}/cmdline").read_text().split("\0")]
 
 
 @pytest.fixture(scope="module")
@@ -154,3 +159,23 @@ def test_a_killed_rank_of_one_node_starts_both_again(options, whole, tmp_path):
     for node in nodes:
         finish(node)
     assert_same(folder, whole)
+
+
+@pytest.mark.parametrize("restarts", [0, 1])
+def test_an_inference_survives_a_killed_rank(options, whole, tmp_path, restarts):
+    """Started again, by torchrun or by the user, it does what is left, and packs what one process packs."""
+    program, root = "inference_ytvos.py", options[options.index("--ytvos_path") + 1]
+    words = ["--resume", whole / "checkpoint.pth", "--ytvos_path", root, "--split", "train", "--allow_trained"]
+    words += ["--device", "cpu", "--output_dir"]
+    process = start(*words, tmp_path / "two", program=program, restarts=restarts)
+    when_there(tmp_path / "two" / "inference.json", process)
+    os.kill(ranks(process, program)[1], signal.SIGKILL)
+    if not restarts:
+        process.communicate(timeout=60)
+        assert process.returncode != 0 and not (tmp_path / "two" / "submission.zip").exists()
+        process = start(*words, tmp_path / "two", program=program)
+    finish(process)
+    run(program, *words, tmp_path / "one")
+    wanted, got = (zipfile.ZipFile(tmp_path / name / "submission.zip") for name in ("one", "two"))
+    assert got.namelist() == wanted.namelist() and len(got.namelist()) > 10
+    assert all(got.read(name) == wanted.read(name) for name in got.namelist())

@@ -22,8 +22,8 @@ from util import checkpoint
 from util.cli import run
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-# where things lay on the machine of the training is nobody else's business
-PLACES = ("output_dir", "ytvos_path", "davis_path", "mevis_path", "text_encoder", "resume")
+# where things lay on the machine of the training is nobody else's business; the folders of data, ``…_path``, are added
+PLACES = ("output_dir", "text_encoder", "resume")
 # of these it matters that there were some: a ResNet's batch norm is then frozen
 ORIGINS = ("backbone_pretrained", "pretrained_weights")
 
@@ -36,7 +36,8 @@ def main() -> None:
     args = parser.parse_args()
     content = checkpoint.load(args.checkpoint)
     usual = vars(parse_train_args([]))
-    options = content["options"] | {name: usual[name] for name in PLACES}
+    places = {name for name in usual if name in PLACES or name.endswith("_path")}
+    options = content["options"] | {name: usual[name] for name in places}
     for name in ORIGINS:
         options[name] = options[name] and Path(options[name]).name
     content["options"] = options

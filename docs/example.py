@@ -1,0 +1,36 @@
+"""What texts refer to in a video, from Python. In the repository's folder:
+
+    PYTHONPATH=. python docs/example.py VIDEO "the dog on the left" "a man in red"
+
+`masks, scores = predictor(VIDEO, texts)` is the short form; it holds the masks of the whole video at once.
+"""
+
+import sys
+
+from PIL import Image
+
+from models import load_predictor
+from util.own_video import open_video
+from util.visualize import distinct_colours, overlay
+
+
+def main(path: str, *texts: str) -> None:
+    predictor = load_predictor("pretrained_weights/demo.safetensors")  # or a checkpoint of main.py
+    colours = distinct_colours(len(texts))
+    with open_video(path) as video:  # a film, a folder of frames or an image
+        found = predictor.segment(video, list(texts))
+        for text, score in zip(texts, found.scores, strict=True):
+            print(f"{score:.2f}  {text}")
+        for start in range(0, len(video), 8):
+            frames = video.read(range(start, min(start + 8, len(video))))  # uint8 [t, 3, H, W]
+            masks = found.masks(start, start + len(frames))  # bool [texts, t, H, W]
+            pixels = masks.flatten(2).sum(2)
+            for t, frame in enumerate(frames, start):
+                print(f"frame {t}:", *(f"{count:6d} pixels" for count in pixels[:, t - start]))
+                if t == len(video) // 2:
+                    picture = overlay(frame.permute(1, 2, 0).numpy(), masks[:, t - start].numpy(), colours)
+                    Image.fromarray(picture).save("example.png")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,147 @@
+"""Times inference without one of the things that make it fast, for each of them, side by side in one run.
+
+    python tools/benchmark_levers.py [--num_frames 19] [--backbone resnet50] [any option of main.py]
+
+A video of noise, random weights, float32, one expression, from uint8 frames to mask logits. Each row runs in a process
+of its own. "difference" is the largest of the mask logits from those with everything on, over the largest logit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from einops import rearrange  # noqa: E402
+
+from models import backbone, mask_decoder, window_attention  # noqa: E402
+from models.prepare import fold_batch_norms  # noqa: E402
+from models.upsampling import joined, kinds  # noqa: E402
+from opts import parse_train_args  # noqa: E402
+from tools.benchmark_train import ceiling  # noqa: E402
+from tools.profile_model import EXPRESSION, build, measure  # noqa: E402
+from util import cli  # noqa: E402
+from util.frames import normalise  # noqa: E402
+from util.memory import keep_large_buffers  # noqa: E402
+
+ALL = "everything on"
+
+
+def _plain_blocks() -> None:
+    window_attention.forward = lambda block, x: block(x)
+
+
+def _after_upsampling() -> None:
+    def conv(x: Tensor, weight: Tensor, added: Tensor) -> Tensor:
+        whole = joined(added) if added.ndim == 6 else added
+        out = F.conv2d(F.interpolate(x, size=whole.shape[2:], mode="nearest"), weight, padding=1) + whole
+        return kinds(out) if added.ndim == 6 else out
+
+    mask_decoder.upsampled_conv = conv
+
+
+def _two_convolutions() -> None:
+    mask_decoder.Lateral.forward = lambda self, x, smooth: smooth(self._conv_forward(x, self.weight, self.bias))
+
+
+def _plain_layout() -> None:
+    backbone._as_images = lambda video: rearrange(video, "v t c h w -> (v t) c h w")
+
+
+BUFFERS, NORMS = "keeping large buffers", "folded batch norms"
+# what is left out, and how; what is None is done where the process starts
+OF_VIDEO_SWIN = {"windows by number": _plain_blocks}
+OF_IMAGES = {"channels-last": _plain_layout, NORMS: None}
+LEVERS: dict[str, Callable[[], None] | None] = {
+    BUFFERS: None,
+    **OF_VIDEO_SWIN,
+    **OF_IMAGES,
+    "3x3 convolutions before upsampling": _after_upsampling,
+    "laterals and 3x3 convolution in one": _two_convolutions,
+}
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """The options of ``main.py`` with a few more."""
+    parser = argparse.ArgumentParser(
+        "benchmark_levers.py", description=__doc__.splitlines()[0], epilog="Other options are those of main.py."
+    )
+    parser.add_argument("--size", type=int, nargs=2, default=(360, 640), metavar=("HEIGHT", "WIDTH"))
+    parser.add_argument("--repeat", type=int, default=3, help="runs after the first, of which the fastest counts")
+    parser.add_argument("--one", nargs=2, metavar=("LEVER", "FILE"), help=argparse.SUPPRESS)
+    own, others = parser.parse_known_args(argv)
+    if min(own.size) < 32 or own.repeat < 1:
+        parser.error("--size must be at least 32 both ways, --repeat at least 1")
+    args = parse_train_args(others)
+    vars(args).update(vars(own))
+    return args
+
+
+@torch.inference_mode()
+def cost(args: argparse.Namespace, without: str, file: Path) -> dict[str, float]:
+    """Seconds and peak GiB in this process; the mask logits are written to ``file``."""
+    if without != BUFFERS:
+        keep_large_buffers()
+    device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    torch.manual_seed(args.seed)
+    model = build(args, [EXPRESSION]).to(device).eval()
+    if without != NORMS:
+        fold_batch_norms(model)
+    if leave_out := LEVERS.get(without):
+        leave_out()
+    frames = torch.randint(256, (args.num_frames, 3, *args.size), dtype=torch.uint8, device=device)
+    found = []
+
+    def run() -> None:
+        found[:] = [model(normalise(frames)[None], [EXPRESSION]).final.masks]
+
+    run()
+    costs = [measure(run, device) for _ in range(args.repeat)]
+    torch.save(found[0].cpu(), file)
+    return {"seconds": min(c.seconds for c in costs), "peak": max(c.peak for c in costs) / 2**30}
+
+
+def main() -> None:
+    args = parse_args()
+    if args.one:
+        print(json.dumps(cost(args, args.one[0], Path(args.one[1]))))
+        return
+    device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    size = "x".join(map(str, args.size))
+    print(
+        f"{args.backbone}, {args.num_frames} frames of {size}, {device}, {torch.get_num_threads()} threads, torch "
+        f"{torch.__version__}; matrix products in fp32: {ceiling(device, torch.float32):.0f} GFLOP/s\n"
+        f"{'without':<38}{'s':>8}{'times':>8}{'peak GiB':>10}{'difference':>12}",
+        flush=True,
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        plain, seconds = None, 0.0
+        others = OF_IMAGES if args.backbone.startswith("video_swin") else OF_VIDEO_SWIN
+        for number, name in enumerate([ALL, *(name for name in LEVERS if name not in others)]):
+            file = Path(folder) / f"{number}.pt"
+            words = [sys.executable, __file__, *sys.argv[1:], "--one", name, str(file)]
+            done = subprocess.run(words, capture_output=True, text=True)
+            if done.returncode:
+                raise ValueError(f"{name}: {(done.stderr.strip().splitlines() or ['ended without a message'])[-1]}")
+            found, masks = json.loads(done.stdout.strip().splitlines()[-1]), torch.load(file)
+            plain, seconds = (masks, found["seconds"]) if plain is None else (plain, seconds)
+            difference = ((masks - plain).abs().max() / plain.abs().max()).item()
+            times = found["seconds"] / seconds
+            print(
+                f"{name:<38}{found['seconds']:>8.2f}{times:>7.2f}x{found['peak']:>10.2f}{difference:>12.1e}", flush=True
+            )
+
+
+if __name__ == "__main__":
+    cli.run(main)
