@@ -21,8 +21,6 @@ import threading
 import traceback
 from pathlib import Path
 
-import torch
-
 import models
 from models.predictor import Predictor
 from opts import PREDICTOR_OPTIONS, add_predictor_options
@@ -85,8 +83,8 @@ def told(error: Exception) -> gr.Error:
     """The message that the page shows, as the HTML that it takes it for."""
     if isinstance(error, cli.USER_ERRORS):
         return gr.Error(html.escape(str(error)), duration=None, print_exception=False)
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
-        return gr.Error("memory does not suffice for this video; make its frames smaller", print_exception=False)
+    if cli.lacks_memory(error):
+        return gr.Error("memory does not suffice for this video; choose a part of it", print_exception=False)
     traceback.print_exception(error)
     fault = "This is a fault of the app, not of yours; the terminal in which it runs says more."
     return gr.Error(fault, duration=None, print_exception=False)

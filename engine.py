@@ -181,8 +181,8 @@ def predict_split(predictor: Predictor, videos: VideoSet, results_dir: Path, des
                 for exp_id, of_expression in zip(todo, masks, strict=True):
                     for name, mask in zip(names[frames.start : frames.stop], of_expression, strict=True):
                         writer.submit(write_mask_png, results_dir / mask_name(video.video_id, exp_id, name), mask)
-            writer.wait()
             progress.update(len(todo))
+        writer.wait()
     dist.barrier()
 
 
@@ -219,8 +219,8 @@ def predict_annotators(
                 for folder, labels in maps.items():
                     for name, frame in zip(video.frame_names[frames.start : frames.stop], labels, strict=True):
                         writer.submit(write_label_png, folder / f"{name}.png", frame)
-            writer.wait()
             progress.update(len(todo))
+        writer.wait()
     dist.barrier()
 
 

@@ -96,8 +96,9 @@ def segment_split(asked: argparse.Namespace, device: torch.device, dataset_file:
     model, args = restore(asked, dataset_file)
     videos = datasets.build_eval_videos(args, asked.split)
     output_dir = Path(asked.output_dir)
+    predictor = models.build_predictor(model.to(device), args, **windows(asked))
     claim(asked, args, output_dir)
-    predict_split(models.build_predictor(model.to(device), args, **windows(asked)), videos, output_dir)
+    predict_split(predictor, videos, output_dir)
     if not dist.is_main():
         return
     sizes = {video.video_id: video.original_size for video in videos}

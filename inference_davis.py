@@ -40,8 +40,9 @@ def infer(asked: argparse.Namespace, device: torch.device) -> None:
     model, args = restore(asked, "davis")
     videos = datasets.build_eval_videos(args, asked.split)
     results_dir = Path(asked.output_dir) / asked.split
+    predictor = models.build_predictor(model.to(device), args, **windows(asked))
     claim(asked, args, results_dir, ANNOTATOR_ROOTS)
-    predict_annotators(models.build_predictor(model.to(device), args, **windows(asked)), videos, results_dir)
+    predict_annotators(predictor, videos, results_dir)
     if not dist.is_main():
         return
     objects = sum(len(video.annotators[0]) for video in videos)

@@ -30,6 +30,8 @@ FILM, ARCHIVE = "overlay.mp4", "masks.zip"
 # FFmpeg also reads play lists, which may name any file of this machine and any address.
 CONTAINERS = "mov,matroska,avi,mpegts,mpeg,ogg,flv,asf"
 MOST_PIXELS = 4096 * 2304
+LOOKING = 0.7  # share of the work that the network does
+GONE = "this result is no longer there; segment the video again"
 LABELS = {"--start": "From second", "--end": "To second", "--every": "Every Nth frame"}
 
 # takes the share that is done and what is being done
@@ -58,7 +60,9 @@ class Limits:
             raise ValueError(f"{path.name} has {size / 2**20:.0f} MB; at most {self.megabytes} are taken")
         try:
             with av.open(str(path), options={"format_whitelist": CONTAINERS}) as container:
-                sizes = [(s.codec_context.width, s.codec_context.height) for s in container.streams.video]
+                # what has no codec here is refused, in better words, when it is opened
+                contexts = filter(None, (stream.codec_context for stream in container.streams.video))
+                sizes = [(context.width, context.height) for context in contexts]
         except av.FFmpegError as error:
             raise ValueError(
                 f"{path.name} is no video that can be read ({error.strerror}); give an mp4, mov or webm that plays"
@@ -101,7 +105,7 @@ class Job:
         self.expressions, self.scores, self.seen = [entry["text"] for entry in found], scores, seen
         self.film, self.archive = folder / FILM, folder / ARCHIVE
         self._masks = [folder / entry["masks"] for entry in found]
-        self._video, self._held = video, held
+        self._video, self._held, self._closed = video, held, False
         self._lock = threading.Lock()  # one decoder serves all who look
 
     def __len__(self) -> int:
@@ -114,16 +118,21 @@ class Job:
         Args:
             position: from 0.
             shown: numbers of expressions; all where it is None.
+
+        Raises:
+            ValueError: the job has been closed.
         """
         chosen = range(len(self.expressions)) if shown is None else sorted(shown)
         colours = distinct_colours(len(self.expressions))
         name = f"{self._video.names[position]}.png"
         with self._lock:
+            if self._closed:
+                raise ValueError(GONE)
             frame = self._video.read([position])[0].permute(1, 2, 0).numpy()
-        masks = np.zeros((len(chosen), *frame.shape[:2]), bool)
-        for mask, e in zip(masks, chosen, strict=True):
-            with Image.open(self._masks[e] / name) as image:
-                mask[:] = np.asarray(image) > 0
+            masks = np.zeros((len(chosen), *frame.shape[:2]), bool)
+            for mask, e in zip(masks, chosen, strict=True):
+                with Image.open(self._masks[e] / name) as image:
+                    mask[:] = np.asarray(image) > 0
         return overlay(frame, masks, [colours[e] for e in chosen])
 
     def legend(self) -> str:
@@ -142,19 +151,15 @@ class Job:
     def close(self) -> None:
         """Deletes its files."""
         with self._lock:
+            self._closed = True
             self._held.close()
 
 
-class Watched:
-    """A video that tells how much of it has been read."""
+class Painted:
+    """A video that tells how much of it has been read, which is done to paint the masks over it."""
 
     def __init__(self, video: OwnVideo, report: Report) -> None:
         self._video, self._report = video, report
-        self._what, self._share = "", (0.0, 1.0)
-
-    def is_read_to(self, what: str, start: float, end: float) -> None:
-        """Names what it is read for from now on, which is the work from one share to another."""
-        self._what, self._share = what, (start, end)
 
     def __len__(self) -> int:
         return len(self._video)
@@ -164,8 +169,7 @@ class Watched:
 
     def read(self, positions: Sequence[int]) -> Tensor:
         frames = self._video.read(positions)
-        start, end = self._share
-        self._report(start + (end - start) * (max(positions) + 1) / len(self), self._what)
+        self._report(LOOKING + (1 - LOOKING) * (max(positions) + 1) / len(self), "painting")
         return frames
 
 
@@ -242,11 +246,11 @@ class Desk:
         with self._lock:
             job = self._jobs.get(visitor)
         if job is None:
-            raise ValueError("this result is no longer there; segment the video again")
+            raise ValueError(GONE)
         return job
 
     def stop(self, visitor: str) -> None:
-        """Ends what is being done for a visitor, if anything is, at its next few frames."""
+        """Ends what is being done for a visitor, if anything is, at the next answer or the next frames painted."""
         if stopped := self._stops.get(visitor):
             stopped.set()
 
@@ -277,11 +281,16 @@ class Desk:
                 raise ValueError(f"{path.name} is an image; give a video (demo.py takes images, too)")
             self.limits.check_seconds(video.times[-1])
             video.path = Path(path.name)  # as it is called in what is downloaded
-            watched = Watched(video, report)
-            watched.is_read_to("looking", 0, 0.7)
-            segmentation = self.predictor.segment(watched, expressions)
-            watched.is_read_to("painting", 0.7, 1)
-            seen = write_result(folder, watched, expressions, segmentation, "png")
+            done = 0
+
+            def looked(frames: int) -> None:
+                nonlocal done
+                done += frames
+                report(LOOKING * done / len(video), "looking")
+
+            looked(0)
+            segmentation = self.predictor.segment(video, expressions, seen=looked)
+            seen = write_result(folder, Painted(video, report), expressions, segmentation, "png")
             _pack(folder)
             return Job(folder, video, segmentation.scores, seen, stack.pop_all())
 

@@ -20,7 +20,7 @@ from datasets.sampling import draw_group, draw_window, group_count, stream, wind
 from datasets.transforms import TrainTransform
 from util.box_ops import masks_to_boxes
 from util.structures import Clip, Target
-from util.video_io import image_size, read_frames, read_label_maps
+from util.video_io import check_size, image_size, read_frames, read_label_maps
 
 # Random streams of a sample: its own choices, those it shares with its step, the grouping of a window's expressions.
 _OWN, _SHARED, _GROUPING, _SUBSTITUTE = range(4)
@@ -165,7 +165,9 @@ class VideoEntry:
     def read(self, frames: slice | Sequence[int]) -> Tensor:
         """Decodes some frames: uint8 RGB ``[T, 3, H, W]``. A missing or damaged file is named in the error."""
         paths = self.frame_paths[frames] if isinstance(frames, slice) else [self.frame_paths[i] for i in frames]
-        return read_frames(paths)
+        read = read_frames(paths)
+        check_size(paths[0], read.shape[-2:], self.original_size, f"the frame {self.frame_paths[0].name} of its video")
+        return read
 
 
 VideoSet = list[VideoEntry]

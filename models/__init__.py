@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -16,6 +15,7 @@ from models.prepare import fold_batch_norms
 from models.proxyformer import ProxyFormer
 from models.text_encoder import TextEncoder
 from util import checkpoint, dist
+from util.memory import keep_large_buffers
 from util.precision import amp_dtype, inference_amp
 
 __all__ = [
@@ -140,7 +140,16 @@ def build_predictor(model: ProxyFormer, args: argparse.Namespace, **windows: int
     return Predictor(model, eval_size=args.eval_size, max_size=args.max_size, amp=amp, **windows)
 
 
-def load_predictor(path: str | Path, device: str | torch.device | None = None, **asked: Any) -> Predictor:
+def load_predictor(
+    path: str | Path,
+    device: str | torch.device | None = None,
+    *,
+    eval_size: int | None = None,
+    max_size: int | None = None,
+    amp: str | None = None,
+    window: int | None = None,
+    overlap: int | None = None,
+) -> Predictor:
     """A predictor from a checkpoint of ``main.py`` or from exported weights.
 
     ::
@@ -151,24 +160,28 @@ def load_predictor(path: str | Path, device: str | torch.device | None = None, *
     Args:
         path: of the checkpoint.
         device: None takes a GPU when there is one.
-        asked: ``eval_size``, ``max_size``, ``amp``, ``window``, ``overlap``, with the meaning of the inference scripts'
-            flags; what is not given, or None, is as in the training, or as usual.
+        eval_size, max_size: short side of the network's input and limit of its long side; None: as in the training.
+        amp: what to compute in, "off" (float32), "bf16", "fp16" or "auto"; None: off, or auto if the training was not.
+        window, overlap: frames that are seen together, and what neighbouring windows share; None: 40 and 8.
 
     Raises:
         FileNotFoundError, ValueError: there is no such file, it is damaged, or what is asked for is impossible.
     """
+    asked = dict(eval_size=eval_size, max_size=max_size, amp=amp, window=window, overlap=overlap)
     return load_with_options(path, device, **asked)[0]
 
 
 def load_with_options(
-    path: str | Path, device: str | torch.device | None = None, **asked: Any
+    path: str | Path, device: str | torch.device | None = None, **asked: int | str | None
 ) -> tuple[Predictor, argparse.Namespace]:
     """:func:`load_predictor` and the options of the training, with what is ``asked`` instead."""
+    device = dist.device_of(device)
+    if device.type == "cpu":
+        keep_large_buffers()
     model, args = restore_model(checkpoint.load(path), path)
     fold_batch_norms(model)
     args.amp = inference_amp(args.amp)
     given = {name: value for name, value in asked.items() if value is not None}
     windows = {name: given.pop(name) for name in ("window", "overlap") if name in given}
     vars(args).update(given)
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     return build_predictor(model.to(device), args, **windows), args

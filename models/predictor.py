@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -25,7 +25,7 @@ from util.own_video import open_video
 from util.precision import autocast
 from util.structures import Prediction
 
-READ_AT_ONCE = 8  # frames in the size of the video
+AT_ONCE = 8  # frames in the size of the video that are read, or cut out, together
 
 
 @dataclass
@@ -75,7 +75,7 @@ class Predictor:
         window: frames that the network sees together; overlap: what neighbouring windows of longer videos share.
 
     Raises:
-        ValueError: such windows are impossible.
+        ValueError: such windows or sizes are impossible.
     """
 
     def __init__(
@@ -89,6 +89,9 @@ class Predictor:
         window: int = WINDOW,
         overlap: int = OVERLAP,
     ) -> None:
+        for name, value in (("--eval_size", eval_size), ("--max_size", max_size)):
+            if value < 1:
+                raise ValueError(f"{name} {value} is no size of frames; give at least 32")
         windows(1, window, overlap)  # refuses what is impossible now rather than after an hour
         self.window, self.overlap = window, overlap
         self.model = model.eval()
@@ -154,7 +157,7 @@ class Predictor:
             video: its frames are read window by window, the next one while the network is at work.
             expressions: all that is asked; the frames are encoded once for all of them.
             batch: expressions that are answered together; bounds memory, not the result.
-            seen: is told after each window how many more frames are done.
+            seen: is told after each window how many more frames are done, and 0 in between; what it raises ends all.
             following: the video that will be asked about next; its first frames are read during this one's last window.
 
         Raises:
@@ -163,6 +166,8 @@ class Predictor:
         """
         if not len(video):
             raise ValueError("the video has no frames")
+        if expressions:
+            self.model.text_encoder.tokenize(expressions)  # an empty one is refused now rather than after a window
         spans = windows(len(video), self.window, self.overlap)
         waiting = Waiting(on_disk=len(spans) > 1)
         tails: dict[int, Tensor] = {}  # masks [n, t, h, w] of the frames from the next window's start on
@@ -170,6 +175,7 @@ class Predictor:
         encoded = None
         for number, (span, (frames, size)) in enumerate(self._read_ahead(video, spans, following)):
             self._tell_where_memory_will_not_do(frames, min(batch, len(expressions)))
+            encoded = None  # the features of the window before make room
             encoded = self.encode(frames, size)
             next_start = spans[number + 1].start if number + 1 < len(spans) else span.stop
             own = slice(span.first - span.start, span.last - span.start)
@@ -185,6 +191,7 @@ class Predictor:
                     best = sums[e].amax(-1).argmax()[None]
                     sums[e], masks = sums[e][best], masks[:, best]
                 waiting.put(e, span.first, masks[own])
+                seen(0)
             seen(span.last - span.first)
         scores = torch.stack([sums[e].amax(-1) for e in range(len(expressions))]) / len(video) if expressions else None
         return Segmentation(self, encoded, waiting, scores)
@@ -196,20 +203,23 @@ class Predictor:
         first, self._ahead = self._ahead, None
         started = first is not None and first[0] is video
         coming = first[1] if started else self._reader.submit(self._read, video, spans[0])
-        for number, span in enumerate(spans):
-            frames = coming.result()
-            if number + 1 < len(spans):
-                coming = self._reader.submit(self._read, video, spans[number + 1])
-            elif following is not None and len(following):
-                window = windows(len(following), self.window, self.overlap)[0]
-                self._ahead = following, self._reader.submit(self._read, following, window)
-            yield span, frames
+        try:
+            for number, span in enumerate(spans):
+                frames = coming.result()
+                if number + 1 < len(spans):
+                    coming = self._reader.submit(self._read, video, spans[number + 1])
+                elif following is not None and len(following):
+                    window = windows(len(following), self.window, self.overlap)[0]
+                    self._ahead = following, self._reader.submit(self._read, following, window)
+                yield span, frames
+        finally:
+            wait([coming])  # after an error: a film that is closed while it is being read takes the process with it
 
     def _read(self, video: Frames, span: Window) -> tuple[Tensor, tuple[int, int]]:
         """The frames of a window in the size that the network sees, and the size of the video."""
         parts = []
-        for start in range(span.start, span.stop, READ_AT_ONCE):  # a window of large frames would fill the memory
-            frames = video.read(range(start, min(span.stop, start + READ_AT_ONCE)))
+        for start in range(span.start, span.stop, AT_ONCE):  # a window of large frames would fill the memory
+            frames = video.read(range(start, min(span.stop, start + AT_ONCE)))
             parts.append(self.fit(frames))
         return torch.cat(parts), tuple(frames.shape[-2:])
 
@@ -217,10 +227,12 @@ class Predictor:
         """A warning, before the network starts on the first window of its size, with a window that would fit."""
         size = tuple(frames.shape[-2:])
         needed, free = window_bytes(self.model, size, len(frames), expressions), free_bytes(self.device)
-        if needed <= self._granted or free is None:  # what was once taken can be taken again
+        if free is None:
             return
-        self._granted = needed
-        if needed <= free:
+        if self.device.type == "cpu":  # where what was once taken is kept for the next time
+            free += self._granted
+        self._granted, before = max(self._granted, needed), self._granted
+        if needed <= max(free, before):
             return
         fitting = (n for n in range(self.window - 1, self.overlap, -1))
         mend = next((n for n in fitting if window_bytes(self.model, size, n, expressions) <= free), None)
@@ -325,5 +337,7 @@ class Segmentation:
         """bool ``[E, stop - start, H, W]`` on the CPU, of the frames from ``start`` on."""
         found = torch.empty(len(self.scores), stop - start, *self.size, dtype=torch.bool)
         for e in range(len(found)):
-            found[e] = (self.logits(e, start, stop) > self._predictor.threshold).cpu()
+            for first in range(start, stop, AT_ONCE):  # logits are four times as large as masks
+                last = min(first + AT_ONCE, stop)
+                found[e, first - start : last - start] = self.logits(e, first, last) > self._predictor.threshold
         return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import runpy
 import subprocess
@@ -58,6 +59,7 @@ def run_ranks(work: Callable[..., None], count: int, *arguments: object) -> None
 
 def _become(command: list[str], out: TextIO, err: TextIO) -> None:
     """Of a fork: runs the program and ends."""
+    gc.freeze()  # garbage of the parent is left alone: a film's decoder would wait for threads that are not here
     code = 1
     try:
         os.dup2(out.fileno(), 1)

@@ -157,6 +157,24 @@ def test_a_model_trained_in_bf16_predicts_in_what_is_faster(trained, speedup, us
     assert (predictor.amp is not None) == used
 
 
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"amp": "fp32"}, "--amp fp32 is unknown; choose one of off, bf16, fp16, auto"),
+        ({"eval_size": 0}, "--eval_size 0 is no size"),
+        ({"window": 8}, "--overlap 8 must be at least 1 and below --window 8"),
+        ({"device": "gpu"}, "--device gpu is not the name of one; give cuda, cuda:1 or cpu"),
+        ({"device": "cuda:99"}, "--device cuda:99: this machine has"),
+    ],
+)
+def test_what_a_predictor_cannot_be_is_refused(tmp_path, wrong, message):
+    saved_model(tmp_path / "c.pth")
+    with pytest.raises(ValueError, match=message):
+        models.load_predictor(tmp_path / "c.pth", **({"device": "cpu"} | wrong))
+    with pytest.raises(TypeError, match="evalsize"):
+        models.load_predictor(tmp_path / "c.pth", evalsize=100)
+
+
 def test_inference_takes_model_options_that_agree_with_the_checkpoint(tmp_path):
     """Commands written for ReferFormer repeat them."""
     saved_model(tmp_path / "c.pth", "--binary")

@@ -149,6 +149,27 @@ def test_images_of_any_mode(tmp_path, mode):
     assert open_video(tmp_path / "image.png").read([0]).shape == (1, 3, *SIZE)
 
 
+@pytest.mark.parametrize("kind", [np.uint16, np.int32])
+def test_grey_of_sixteen_bits_keeps_its_shades(tmp_path, kind):
+    ramp = np.arange(0, 65536, 256).reshape(16, 16)
+    Image.fromarray(ramp.astype(kind)).save(tmp_path / "x.tif")
+    with open_video(tmp_path / "x.tif") as video:
+        assert (pictures(video)[0] == (ramp // 256)[..., None]).all()
+
+
+def test_images_without_a_white_are_refused(tmp_path):
+    Image.fromarray(np.zeros((4, 4), np.float32)).save(tmp_path / "x.tif")
+    with open_video(tmp_path / "x.tif") as video, pytest.raises(ValueError, match=r"x.tif.*floating-point"):
+        video.read([0])
+
+
+def test_what_is_closed_is_not_read_on(long):
+    with open_video(long) as video:
+        video.read([3])
+    with pytest.raises(ValueError, match="long.mp4 has been closed"):
+        video.read([20])
+
+
 def test_a_single_pixel(tmp_path):
     Image.new("RGB", (1, 1), (9, 8, 7)).save(tmp_path / "dot.png")
     assert open_video(tmp_path / "dot.png").read([0]).flatten().tolist() == [9, 8, 7]

@@ -33,8 +33,10 @@ class Brightness:
     def __init__(self):
         self.asked = []
 
-    def segment(self, video, expressions):
+    def segment(self, video, expressions, seen):
+        seen(0)
         self.asked.append(expressions)
+        seen(len(video))
         grey = video.read(range(len(video))).float().mean(1)
         levels = torch.tensor([float(text.split()[0]) for text in expressions])
         self.found = grey[None] > levels[:, None, None, None]
@@ -221,8 +223,14 @@ class TestVisitors:
     def test_who_stops(self, desk, clip):
         with pytest.raises(ValueError, match="^stopped$"):
             desk.segment(ME, clip, "128", report=lambda share, what: desk.stop(ME))
-        assert files(desk) == []
+        assert files(desk) == [] and not desk.predictor.asked  # not even looked for
         desk.segment(ME, clip, "128", report=lambda share, what: desk.stop("another"))
+
+    def test_who_looks_while_it_is_deleted(self, desk, clip):
+        job = desk.segment(ME, clip, "128")
+        desk.leave(ME)
+        with pytest.raises(ValueError, match="this result is no longer there"):
+            job.frame(3)
 
     def test_an_answer_without_its_upload(self, desk, clip):
         job = desk.segment(ME, clip, "128")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 import time
+import weakref
 
 import pytest
 import torch
@@ -141,7 +142,19 @@ def test_an_object_stays_the_same_however_the_proxies_change(monkeypatch):
 def test_progress_is_told_frame_by_frame_of_each_window():
     told = []
     tiny_predictor(window=8, overlap=2).segment(video(20), ["a star"], seen=told.append)
-    assert len(told) == 3 and sum(told) == 20
+    assert [frames for frames in told if frames] == [7, 6, 7]
+
+
+def test_what_is_told_of_the_progress_may_end_the_work_between_expressions():
+    told = []
+
+    def stop(frames: int) -> None:
+        told.append(frames)
+        raise ValueError("stopped")
+
+    with pytest.raises(ValueError, match="stopped"):
+        tiny_predictor().segment(video(5), ["a star", "another"], seen=stop)
+    assert told == [0]
 
 
 class Recorded:
@@ -180,8 +193,52 @@ def test_the_next_frames_are_read_while_the_network_is_at_work(monkeypatch):
     assert torch.equal(found.masks(0, 3), predictor(second.frames, ["a star"])[0])
 
 
+def test_an_error_ends_when_nothing_is_being_read_any_more(monkeypatch):
+    """A film may then be closed; reading it on would take the process with it."""
+    events = []
+    film, predictor = Recorded(events, "a", 12), tiny_predictor(window=4, overlap=2)
+    read = film.read
+
+    def slow(positions) -> Tensor:
+        frames = read(positions)
+        time.sleep(0.5 * (len(events) > 1))
+        events.append("done")
+        return frames
+
+    def fail(*_) -> None:
+        raise ValueError("the network has failed")
+
+    film.read = slow
+    monkeypatch.setattr(predictor, "encode", fail)
+    with pytest.raises(ValueError, match="the network has failed"):
+        predictor.segment(film, ["a star"])
+    assert events == [("a", 0, 1, 2, 3), "done", ("a", 2, 3, 4, 5), "done"]
+
+
+def test_an_empty_expression_is_refused_before_anything_is_read():
+    events = []
+    with pytest.raises(ValueError, match="expression is empty"):
+        tiny_predictor().segment(Recorded(events, "a", 4), ["a star", " "])
+    assert not events
+
+
+def test_features_of_a_window_make_room_for_the_next(monkeypatch):
+    predictor, before = tiny_predictor(window=4, overlap=2), []
+    encode = predictor.encode
+
+    def encode_alone(*given):
+        assert all(features() is None for features in before)
+        encoded = encode(*given)
+        before.append(weakref.ref(encoded))
+        return encoded
+
+    monkeypatch.setattr(predictor, "encode", encode_alone)
+    predictor.segment(video(9), ["a star"])
+    assert len(before) == 4
+
+
 def test_large_frames_are_read_a_few_at_a_time(monkeypatch):
-    monkeypatch.setattr(predictor_module, "READ_AT_ONCE", 2)
+    monkeypatch.setattr(predictor_module, "AT_ONCE", 2)
     predictor, events = tiny_predictor(), []
     video = Recorded(events, "a", 5, size=(64, 96))
     masks = predictor.segment(video, ["a star"]).masks(0, 5)
@@ -194,9 +251,15 @@ def test_lack_of_memory_is_told_before_the_network_starts(monkeypatch, capsys, s
     needed = window_bytes(predictor.model, (32, 48), 9, 1)
     monkeypatch.setattr(predictor_module, "free_bytes", lambda _: int(share * needed))
     predictor.segment(video(20), ["a star"])
-    first, again = capsys.readouterr().err, (predictor.segment(video(20), ["a star"]), capsys.readouterr().err)[1]
+    first = capsys.readouterr().err
     assert re.search(f"warning: 9 frames of 32x48 .*{said}", first) if said else not first
-    assert not again and first.count("warning") <= 1
+    assert first.count("warning") <= 1
+    predictor.segment(video(20), ["a star"])
+    assert not capsys.readouterr().err
+    # what the first video took is kept by the process, and serves the second
+    monkeypatch.setattr(predictor_module, "free_bytes", lambda _: int(0.2 * needed))
+    predictor.segment(video(20), ["a star", "a square"])
+    assert not capsys.readouterr().err
 
 
 def test_a_full_disk_is_named_with_the_mend(monkeypatch):

@@ -6,12 +6,26 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 from util.interrupt import REQUEUE, Interrupted
 
 # names a file in which a run that was asked to stop, and saved, leaves a word for who started it
 STOPPED_MARK = "PROXYFORMER_STOPPED"
 USER_ERRORS = (ValueError, OSError, FloatingPointError)
+MEMORY_MEND = (
+    "memory does not suffice; take less at once: at inference --window, --eval_size and --max_size, in training "
+    "--batch_size, --num_frames, --max_size and --expressions_per_clip"
+)
+
+
+def lacks_memory(error: Exception) -> bool:
+    """Whether memory gave out, of the machine or of a GPU; what PyTorch raises has several types."""
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
+    )
 
 
 def run(main: Callable[[], int | None]) -> None:
@@ -23,8 +37,7 @@ def run(main: Callable[[], int | None]) -> None:
     try:
         sys.exit(main() or 0)
     except USER_ERRORS as error:
-        print(f"{Path(sys.argv[0]).name}: error: {error}", file=sys.stderr)
-        sys.exit(2)
+        _refuse(error)
     except Interrupted as stopped:
         print(stopped, file=sys.stderr)
         if mark := os.environ.get(STOPPED_MARK):  # torchrun turns every code into 1
@@ -33,3 +46,12 @@ def run(main: Callable[[], int | None]) -> None:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+    except Exception as error:
+        if not lacks_memory(error):
+            raise
+        _refuse(MEMORY_MEND)
+
+
+def _refuse(why: object) -> NoReturn:
+    print(f"{Path(sys.argv[0]).name}: error: {why}", file=sys.stderr)
+    sys.exit(2)

@@ -64,21 +64,37 @@ def joined(device: str | None) -> Iterator[torch.device]:
     shut_down()
 
 
-def _init(device: str | None) -> torch.device:
+def device_of(name: str | torch.device | None) -> torch.device:
+    """The device of that name; None takes a GPU where there is one.
+
+    Raises:
+        ValueError: there is no such device here.
+    """
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"--device {name} is not the name of one; give cuda, cuda:1 or cpu") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"--device {name}: this machine has no usable GPU; use --device cpu")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"--device {name}: this machine has {torch.cuda.device_count()} GPUs, counted from cuda:0")
+    return device
+
+
+def _init(name: str | None) -> torch.device:
     global _patient
-    if device is None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    kind = torch.device(device).type
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"--device {device}: this machine has no usable GPU; use --device cpu")
+    device = device_of(name)
+    kind = device.type
     if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
         local = int(os.environ.get("LOCAL_RANK", 0))
         if kind == "cuda":
-            if torch.device(device).index is not None:
+            if device.index is not None:
                 raise ValueError(f"--device {device}: each rank takes a GPU of its own; choose by CUDA_VISIBLE_DEVICES")
             if local >= torch.cuda.device_count():
                 raise ValueError(f"local rank {local} has no GPU; start at most {torch.cuda.device_count()} per node")
-            device = f"cuda:{local}"
+            device = torch.device("cuda", local)
             torch.cuda.set_device(local)
         store, number, size = next(dist.rendezvous("env://"))
         # ranks that torchrun has started again would find the addresses of their dead predecessors there
@@ -86,7 +102,7 @@ def _init(device: str | None) -> torch.device:
         backend = "nccl" if kind == "cuda" else "gloo"
         dist.init_process_group(backend, store=store, rank=number, world_size=size, timeout=PATIENCE)
         _patient = dist.new_group(backend="gloo", timeout=LONG_PATIENCE)
-    return torch.device(device)
+    return device
 
 
 def shut_down() -> None:

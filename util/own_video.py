@@ -158,9 +158,6 @@ class _File(VideoFile):
         """How much of it there is, in words."""
         return f"{len(self)} frames in {self.seconds()[-1]:.2f} seconds"
 
-    def close(self) -> None:
-        self._container.close()
-
 
 def _lies_on_its_side(matrix: np.ndarray) -> bool:
     return abs(int(matrix[0, 1])) > abs(int(matrix[0, 0]))
@@ -263,4 +260,10 @@ def _image_size(path: Path) -> tuple[int, int]:
 def _read_image(path: Path) -> np.ndarray:
     """uint8 RGB ``[H, W, 3]``, upright."""
     with _named_image_errors(path), Image.open(path) as image:
-        return np.array(ImageOps.exif_transpose(image).convert("RGB"))
+        image = ImageOps.exif_transpose(image)
+        if image.mode == "F":
+            raise ValueError("its pixels are floating-point numbers, and nothing says which of them is white")
+        if image.mode.startswith("I"):  # grey of 16 bits, which PIL would cut off at 255
+            grey = (np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8)
+            return np.repeat(grey[..., None], 3, axis=-1)
+        return np.array(image.convert("RGB"))

@@ -39,7 +39,13 @@ def bf16_speedup() -> float:
 
 
 def amp_dtype(amp: str, device: torch.device) -> torch.dtype | None:
-    """In what ``--amp`` computes on this device; None: float32. ``auto`` takes bfloat16 where it is faster."""
+    """In what ``--amp`` computes on this device; None: float32. ``auto`` takes bfloat16 where it is faster.
+
+    Raises:
+        ValueError: there is no such ``--amp``.
+    """
+    if amp not in (*AMP.values(), "auto"):
+        raise ValueError(f"--amp {amp} is unknown; choose one of {', '.join(AMP.values())}, auto")
     if amp == "off":
         return None
     if amp == "fp16":

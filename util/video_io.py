@@ -149,7 +149,7 @@ class VideoFile:
         self._stored_size = self.size = (self._stream.codec_context.height, self._stream.codec_context.width)
         self._shown: list[int] | None = None
         self._keys: list[tuple[int, int]] = []  # when key frames are shown, and when they are decoded
-        self._end = 0
+        self._end, self._closed = 0, False
         self._decoder: Iterator[av.VideoFrame] = iter(())
         self._at: int | None = None  # time of the frame that the decoder gave last
         self._last: dict[int, Tensor] = {}  # what was read last, by time
@@ -159,6 +159,11 @@ class VideoFile:
         return self
 
     def __exit__(self, *_error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends reading. A decoder that went on after this would take the process with it."""
+        self._closed, self._decoder = True, iter(())
         self._container.close()
 
     @contextmanager
@@ -212,7 +217,12 @@ class VideoFile:
 
         What is decoded begins where the last read ended, or with the key frame before the first of them if that is
         less, and ends with the last of them.
+
+        Raises:
+            ValueError: a frame is damaged, or the file has been closed.
         """
+        if self._closed:
+            raise ValueError(f"{self.path} has been closed; open it again to read it")
         times = self._times()
         frames = torch.empty((len(positions), *self.size, 3), dtype=torch.uint8)
         places: dict[int, list[int]] = {}
