@@ -1,4 +1,4 @@
-"""Masks of a split are written while the network is at work; frames of another size, and too little memory, are told."""
+"""Masks of a split are written while the network is at work; odd frames and too little memory are told."""
 
 from __future__ import annotations
 
