@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -173,26 +174,27 @@ class Predictor:
         tails: dict[int, Tensor] = {}  # masks [n, t, h, w] of the frames from the next window's start on
         sums: dict[int, Tensor] = {}  # class probabilities [n, k] over the frames that are done
         encoded = None
-        for number, (span, (frames, size)) in enumerate(self._read_ahead(video, spans, following)):
-            self._tell_where_memory_will_not_do(frames, min(batch, len(expressions)))
-            encoded = None  # the features of the window before make room
-            encoded = self.encode(frames, size)
-            next_start = spans[number + 1].start if number + 1 < len(spans) else span.stop
-            own = slice(span.first - span.start, span.last - span.start)
-            asked = enumerate(self._samples(encoded, expressions, batch))
-            for e, (logits, masks) in asked:  # [t, n, k], [t, n, h, w]
-                if e in tails:
-                    shared = masks[: tails[e].shape[1]].transpose(0, 1) > 0
-                    order = follow(tails[e], shared)
-                    logits, masks = logits[:, order], masks[:, order]
-                tails[e] = masks[next_start - span.start :].transpose(0, 1) > 0
-                sums[e] = sums.get(e, 0) + logits[own].float().sigmoid().sum(0)
-                if len(spans) == 1:  # the best one is known, the others need not wait
-                    best = sums[e].amax(-1).argmax()[None]
-                    sums[e], masks = sums[e][best], masks[:, best]
-                waiting.put(e, span.first, masks[own])
-                seen(0)
-            seen(span.last - span.first)
+        with closing(self._read_ahead(video, spans, following)) as read:
+            for number, (span, (frames, size)) in enumerate(read):
+                self._tell_where_memory_will_not_do(frames, min(batch, len(expressions)))
+                encoded = None  # the features of the window before make room
+                encoded = self.encode(frames, size)
+                next_start = spans[number + 1].start if number + 1 < len(spans) else span.stop
+                own = slice(span.first - span.start, span.last - span.start)
+                asked = enumerate(self._samples(encoded, expressions, batch))
+                for e, (logits, masks) in asked:  # [t, n, k], [t, n, h, w]
+                    if e in tails:
+                        shared = masks[: tails[e].shape[1]].transpose(0, 1) > 0
+                        order = follow(tails[e], shared)
+                        logits, masks = logits[:, order], masks[:, order]
+                    tails[e] = masks[next_start - span.start :].transpose(0, 1) > 0
+                    sums[e] = sums.get(e, 0) + logits[own].float().sigmoid().sum(0)
+                    if len(spans) == 1:  # the best one is known, the others need not wait
+                        best = sums[e].amax(-1).argmax()[None]
+                        sums[e], masks = sums[e][best], masks[:, best]
+                    waiting.put(e, span.first, masks[own])
+                    seen(0)
+                seen(span.last - span.first)
         scores = torch.stack([sums[e].amax(-1) for e in range(len(expressions))]) / len(video) if expressions else None
         return Segmentation(self, encoded, waiting, scores)
 

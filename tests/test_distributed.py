@@ -167,7 +167,7 @@ def test_one_process_has_nothing_to_divide(ytvos_root, tmp_path):
 class Bright:
     """A predictor whose masks are the bright pixels of the colour channel that the expression's length chooses."""
 
-    def segment(self, video: VideoEntry, expressions: list[str]) -> Painted:
+    def segment(self, video: VideoEntry, expressions: list[str], *, following: VideoEntry | None) -> Painted:
         frames = video.read(range(len(video)))
         return Painted(torch.stack([frames[:, len(text) % 3] > 150 for text in expressions]))
 

@@ -30,7 +30,7 @@ class Painter:
     def __init__(self, value: bool) -> None:
         self.value = value
 
-    def segment(self, video: VideoEntry, expressions: list[str]) -> Painted:
+    def segment(self, video: VideoEntry, expressions: list[str], *, following: VideoEntry | None) -> Painted:
         return Painted(torch.full((len(expressions), len(video), *video.original_size), self.value))
 
 

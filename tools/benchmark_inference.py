@@ -4,8 +4,9 @@
 
 Weights and frames are random; from uint8 frames to masks of their size, decoding and writing left out. One by one is
 the same code asked one expression at a time in float32. Every row runs in a process of its own, so that its peak memory
-is its own. FLOPs are those that torch counts, the ceiling is the fastest product of two large matrices in float32 here.
-``--agreement`` compares the masks of each mode with those of float32, from the weights that the demo ships.
+is its own. FLOPs are those that torch counts, of videos of one window; the ceiling is the fastest product of two large
+matrices in float32 here. ``--agreement`` compares the masks of each mode with those of float32, from the weights that
+the demo ships.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ import json
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -25,7 +28,8 @@ if __name__ == "__main__":
 import datasets  # noqa: E402
 import models  # noqa: E402
 from engine import predict_split  # noqa: E402
-from models.predictor import InMemory, Predictor  # noqa: E402
+from models.predictor import Predictor  # noqa: E402
+from models.windows import WINDOW  # noqa: E402
 from opts import parse_train_args  # noqa: E402
 from tools.benchmark_train import ceiling  # noqa: E402
 from tools.data.make_synthetic import generate  # noqa: E402
@@ -70,6 +74,25 @@ def asked(count: int) -> list[str]:
     return [f"{EXPRESSION} {number}" for number in range(count)]
 
 
+@dataclass
+class Noise:
+    """A video of noise, which needs no memory.
+
+    Attributes:
+        length: frames; size: height and width.
+    """
+
+    length: int
+    size: tuple[int, int]
+
+    def __len__(self) -> int:
+        return self.length
+
+    def read(self, positions: Sequence[int]) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(positions[0])
+        return torch.randint(256, (len(positions), 3, *self.size), dtype=torch.uint8, generator=generator)
+
+
 def cost(args: argparse.Namespace, frames: int, expressions: int, mode: str) -> dict[str, float]:
     """Seconds and peak memory in GiB of one video in this process."""
     device = device_of(args)
@@ -77,15 +100,14 @@ def cost(args: argparse.Namespace, frames: int, expressions: int, mode: str) -> 
     model = build(args, asked(expressions)).to(device)
     amp = amp_dtype(MODES[mode], device)
     predictor = Predictor(model, eval_size=min(args.size), max_size=max(args.size), amp=amp)
-    video = InMemory(torch.randint(256, (frames, 3, *args.size), dtype=torch.uint8))
 
-    def run() -> None:
-        found = predictor.segment(video, asked(expressions))
-        for start in range(0, frames, 8):
-            found.masks(start, min(start + 8, frames))
+    def run(length: int) -> None:
+        found = predictor.segment(Noise(length, args.size), asked(expressions))
+        for start in range(0, length, 8):
+            found.masks(start, min(start + 8, length))
 
-    run()
-    costs = [measure(run, device) for _ in range(args.repeat)]
+    run(min(frames, WINDOW))
+    costs = [measure(lambda: run(frames), device) for _ in range(args.repeat)]
     return {"seconds": min(c.seconds for c in costs), "peak": max(c.peak for c in costs) / 2**30}
 
 
@@ -140,8 +162,10 @@ def main() -> None:
             for count in args.expressions:
                 found = alone if (mode, count) == ("fp32", 1) else run(frames, count, mode)
                 seconds = found["seconds"]
-                work = flops(model, frames, tuple(args.size), asked(count))
-                share = sum(work.values()) / 1e9 / seconds / limit
+                share = "-"
+                if frames <= WINDOW:
+                    work = flops(model, frames, tuple(args.size), asked(count))
+                    share = f"{sum(work.values()) / 1e9 / seconds / limit:.0%}"
                 values = (
                     frames,
                     count,
@@ -150,11 +174,13 @@ def main() -> None:
                     f"{1000 * seconds / frames / count:.0f}",
                     f"{frames / seconds:.2f}",
                     f"{found['peak']:.2f}",
-                    f"{share:.0%}",
+                    share,
                     f"{alone['seconds'] * count / seconds:.2f}x",
                 )
                 line = "".join(f"{value:>{width}}" for value, width in zip(values, widths, strict=True))
                 print(line, flush=True)
+        if frames > WINDOW:
+            continue
         work = flops(model, frames, tuple(args.size), asked(1))
         parts = ", ".join(f"{name} {work[name] / 1e9:.1f}" for name in SECTIONS)
         print(f"GFLOP of {frames} frames, one expression: {sum(work.values()) / 1e9:.1f} ({parts})", flush=True)
