@@ -35,7 +35,7 @@ from tools.benchmark_train import ceiling  # noqa: E402
 from tools.data.make_synthetic import generate  # noqa: E402
 from tools.demo import PRETRAINED, score  # noqa: E402
 from tools.profile_model import EXPRESSION, SECTIONS, build, flops, measure  # noqa: E402
-from util import cli  # noqa: E402
+from util import cli, dist  # noqa: E402
 from util.memory import keep_large_buffers  # noqa: E402
 from util.precision import amp_dtype  # noqa: E402
 
@@ -65,10 +65,6 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return args
 
 
-def device_of(args: argparse.Namespace) -> torch.device:
-    return torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-
-
 def asked(count: int) -> list[str]:
     """Expressions of the same length, none equal to another."""
     return [f"{EXPRESSION} {number}" for number in range(count)]
@@ -95,7 +91,7 @@ class Noise:
 
 def cost(args: argparse.Namespace, frames: int, expressions: int, mode: str) -> dict[str, float]:
     """Seconds and peak memory in GiB of one video in this process."""
-    device = device_of(args)
+    device = dist.device_of(args.device)
     torch.manual_seed(args.seed)
     model = build(args, asked(expressions)).to(device)
     amp = amp_dtype(MODES[mode], device)
@@ -145,7 +141,7 @@ def main() -> None:
     if args.agreement:
         agreement(args)
         return
-    device = device_of(args)
+    device = dist.device_of(args.device)
     limit = ceiling(device, torch.float32)
     print(
         f"{args.backbone}, {args.size[0]}x{args.size[1]}, {device}, {torch.get_num_threads()} threads, torch "

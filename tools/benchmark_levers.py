@@ -31,7 +31,7 @@ from models.upsampling import joined, kinds  # noqa: E402
 from opts import parse_train_args  # noqa: E402
 from tools.benchmark_train import ceiling  # noqa: E402
 from tools.profile_model import EXPRESSION, build, measure  # noqa: E402
-from util import cli  # noqa: E402
+from util import cli, dist  # noqa: E402
 from util.frames import normalise  # noqa: E402
 from util.memory import keep_large_buffers  # noqa: E402
 
@@ -93,7 +93,7 @@ def cost(args: argparse.Namespace, without: str, file: Path) -> dict[str, float]
     """Seconds and peak GiB in this process; the mask logits are written to ``file``."""
     if without != BUFFERS:
         keep_large_buffers()
-    device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = dist.device_of(args.device)
     torch.manual_seed(args.seed)
     model = build(args, [EXPRESSION]).to(device).eval()
     if without != NORMS:
@@ -117,7 +117,7 @@ def main() -> None:
     if args.one:
         print(json.dumps(cost(args, args.one[0], Path(args.one[1]))))
         return
-    device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = dist.device_of(args.device)
     size = "x".join(map(str, args.size))
     print(
         f"{args.backbone}, {args.num_frames} frames of {size}, {device}, {torch.get_num_threads()} threads, torch "

@@ -34,7 +34,7 @@ from opts import parse_train_args  # noqa: E402
 from tools.data.make_synthetic import generate  # noqa: E402
 from tools.profile_model import EXPRESSION, build, make_batch, measure  # noqa: E402
 from training import build_optimizer, micro_batches  # noqa: E402
-from util import cli  # noqa: E402
+from util import cli, dist  # noqa: E402
 from util.memory import keep_large_buffers  # noqa: E402
 from util.precision import amp_dtype  # noqa: E402
 
@@ -77,7 +77,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def step_cost(args: argparse.Namespace) -> dict[str, float]:
     """Seconds, frames, peak memory in GiB and GFLOP of one training step in this process."""
-    device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = dist.device_of(args.device)
     expressions = [EXPRESSION] * args.expressions_per_clip
     torch.manual_seed(args.seed)
     model = build(args, expressions).to(device).train()
@@ -144,7 +144,7 @@ def main() -> None:
     if args.one:
         print(json.dumps(step_cost(args)))
         return
-    device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = dist.device_of(args.device)
     limits = {name: ceiling(device, dtype) for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16))}
     limit = limits["fp32"]
     size = "x".join(map(str, args.size))
