@@ -57,14 +57,7 @@ class Trainer:
             raise ValueError(
                 f"--warmup_steps {args.warmup_steps}: the whole run has {self.steps * args.epochs} steps; give less"
             )
-        self.model.to(device)
-        self.frozen = prepare.freeze(self.model, args.freeze)
-        if args.activation_checkpointing:
-            prepare.recompute_activations(self.model)
-        if args.compile:
-            prepare.compile_blocks(self.model, args.compile)
-        if args.fsdp:
-            prepare.shard(self.model, device)
+        self.frozen = prepare_model(args, self.model, device)
         self.criterion = models.build_criterion(args)
         self.optimizer, self.scheduler = build_optimizer(args, self.model, self.steps)
         self.amp = amp_dtype(args.amp, device)
@@ -128,10 +121,7 @@ class Trainer:
 
     def wrap(self) -> nn.Module:
         """The model, so that its gradients are averaged over the ranks."""
-        if not dist.active() or self.args.fsdp:
-            return self.model
-        devices = [self.device] if self.device.type == "cuda" else None
-        return nn.parallel.DistributedDataParallel(self.model, device_ids=devices)
+        return self.model if self.args.fsdp else prepare.replicate(self.model, self.device)
 
     def train_epoch(self, model: nn.Module) -> None:
         """The rest of the epoch."""
@@ -366,6 +356,23 @@ def micro_batches(args: argparse.Namespace, world_size: int) -> int:
             f"{-(-args.global_batch_size // at_once) * at_once}"
         )
     return args.global_batch_size // at_once
+
+
+def prepare_model(args: argparse.Namespace, model: ProxyFormer, device: torch.device) -> dict[str, int]:
+    """Moves the model and does to it what the options ask for; returns what is frozen (:func:`models.prepare.freeze`).
+
+    Raises:
+        ValueError: it cannot be done to this model.
+    """
+    model.to(device)
+    frozen = prepare.freeze(model, args.freeze)
+    if args.activation_checkpointing:
+        prepare.recompute_activations(model)
+    if args.compile:
+        prepare.compile_blocks(model, args.compile)
+    if args.fsdp:
+        prepare.shard(model, device)
+    return frozen
 
 
 def build_optimizer(args: argparse.Namespace, model: nn.Module, steps_per_epoch: int):

@@ -84,6 +84,13 @@ def compile_blocks(model: ProxyFormer, backend: str) -> None:
         block.compile(backend=backend)
 
 
+def replicate(model: ProxyFormer, device: torch.device) -> nn.Module:
+    """The model so that the gradients of the ranks are averaged; without ranks the model itself."""
+    if not dist.active():
+        return model
+    return nn.parallel.DistributedDataParallel(model, device_ids=[device] if device.type == "cuda" else None)
+
+
 def shard(model: ProxyFormer, device: torch.device) -> None:
     """Divides parameters, gradients and the optimiser's state among the ranks (FSDP2); rank 0 has the valid weights.
 

@@ -11,6 +11,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+from torchvision.models.swin_transformer import SwinTransformerBlock
 from torchvision.models.video.swin_transformer import SwinTransformer3d
 
 from models import window_attention
@@ -51,6 +52,7 @@ class VideoSwin(nn.Module):
             window_size=list(window_size),
             stochastic_depth_prob=stochastic_depth,
             num_classes=1,
+            block=_block,
         )
         self.patch_embed, self.features = swin.patch_embed, swin.features
         self.channels = [embed_dim * 2**i for i in range(len(depths))]
@@ -74,6 +76,11 @@ class VideoSwin(nn.Module):
             if i % 2 == 0:  # even layers are the stages, odd ones merge patches between them
                 maps.append(rearrange(x, "v t h w c -> v t c h w"))
         return maps
+
+
+def _block(*args, **options) -> SwinTransformerBlock:
+    """torchvision's block around our attention; SwinTransformer3d names its own to every block."""
+    return SwinTransformerBlock(*args, **options | {"attn_layer": window_attention.WindowAttention})
 
 
 def _torchvision_name(official: str) -> str:

@@ -1,10 +1,10 @@
-"""Window attention of Video Swin without padding, shifting or masking whole maps: the same numbers, for inference.
+"""Window attention of Video Swin without padding, shifting or masking whole maps: the same numbers.
 
 A block of torchvision's SwinTransformer3d pads its input to whole windows, rolls it, copies it into windows, and adds a
-bias and a mask to a matrix of all pairs of tokens. Here tokens stay where they are; each window fetches its own by
-number, and windows that are cut in the same way share one bias.
+bias and a mask to a matrix of all pairs of tokens, which it keeps for the gradient. Here each window fetches its tokens
+by number, windows that are cut in the same way share one bias, and no such matrix outlives a few windows.
 
-Shapes: v clips, t h w tokens of a clip, c channels; w windows of k tokens, q heads.
+Shapes: v clips, t h w tokens of a clip, c channels; w windows of k tokens, of which a ask; q heads of d channels.
 """
 
 from __future__ import annotations
@@ -15,10 +15,16 @@ from functools import lru_cache
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torchvision.models.swin_transformer import SwinTransformerBlock
+from torchvision.models.video.swin_transformer import ShiftedWindowAttention3d
+
+from util.precision import precise
 
 # on a CPU few enough for what a layer makes of them to stay in the cache; on a GPU enough to fill it
 TOKENS_AT_ONCE = (8192, 1 << 18)
+# in training, which holds several numbers for each pair of tokens
+TRAINED_AT_ONCE = (2048, 1 << 16)
 Size = tuple[int, int, int]
 
 
@@ -36,8 +42,15 @@ class Group:
     asking: Tensor
     hidden: Tensor | None
 
+    def added(self, bias: Tensor, dtype: torch.dtype) -> Tensor:
+        """What is added to the scores ``[q, asking, k]``: of the bias ``[q, k, k]`` of the tokens' places, and a number
+        that hides what is not seen."""
+        added = bias if len(self.asking) == self.tokens.shape[1] else bias[:, self.asking]
+        return (added if self.hidden is None else added - 100.0 * self.hidden).to(dtype)
+
 
 @lru_cache(maxsize=32)
+@torch.inference_mode(False)  # what an inference arranges may serve the training after it
 def arrange(size: Size, window: Size, shift: Size, device: torch.device) -> tuple[Group, ...]:
     """The windows of a map of ``size`` tokens, shifted by ``shift``; sizes as time, height, width."""
     numbers = torch.arange(size[0] * size[1] * size[2], device=device).view(size)
@@ -66,16 +79,22 @@ def arrange(size: Size, window: Size, shift: Size, device: torch.device) -> tupl
     return tuple(groups)
 
 
+def fitted(attention: ShiftedWindowAttention3d, size: Size) -> tuple[Size, Size]:
+    """Window and shift for a map of ``size``: along an axis that one window covers there is no shift."""
+    window = tuple(min(w, s) for w, s in zip(attention.window_size, size, strict=True))
+    shift = tuple(0 if s <= w else n for s, w, n in zip(size, attention.window_size, attention.shift_size, strict=True))
+    return window, shift
+
+
 def forward(block: SwinTransformerBlock, x: Tensor) -> Tensor:
     """What ``block(x)`` gives, in evaluation: ``[v, t, h, w, c]`` to the same shape. ``x`` may be overwritten."""
     attention, x = block.attn, x.contiguous()
-    size = x.shape[1:4]
-    window = tuple(min(w, s) for w, s in zip(attention.window_size, size, strict=True))
-    shift = tuple(0 if s <= w else n for s, w, n in zip(size, attention.window_size, attention.shift_size, strict=True))
+    size = tuple(x.shape[1:4])
+    window, shift = fitted(attention, size)
     bias = attention.get_relative_position_bias(list(window))[0]
     for clip in x:
         rows = clip.view(-1, clip.shape[-1])
-        read = _attend(block, rows, arrange(tuple(size), window, shift, x.device), bias)
+        read = _attend(block, rows, arrange(size, window, shift, x.device), bias)
         for part in _parts(rows):
             rows[part] += attention.proj(read[part])
             rows[part] += block.mlp(block.norm2(rows[part]))
@@ -95,10 +114,7 @@ def _attend(block: SwinTransformerBlock, rows: Tensor, groups: tuple[Group, ...]
     read = first.new_empty(count + 1, channels)
     for group in groups:
         whole = len(group.asking) == group.tokens.shape[1]
-        added = bias if whole else bias[:, group.asking]
-        if group.hidden is not None:
-            added = added - 100.0 * group.hidden
-        added = added.to(first.dtype)[None]
+        added = group.added(bias, first.dtype)[None]
         for some in group.tokens.split(max(1, _at_once(rows) // group.tokens.shape[1])):
             query, key, value = (
                 qkv.index_select(0, some.flatten())
@@ -121,3 +137,138 @@ def _at_once(rows: Tensor) -> int:
 def _parts(rows: Tensor) -> list[slice]:
     step = _at_once(rows)
     return [slice(start, min(start + step, len(rows))) for start in range(0, len(rows), step)]
+
+
+# Training ----------------------------------------------------------------------------------------------------------
+
+
+class WindowAttention(ShiftedWindowAttention3d):
+    """torchvision's layer, with the same parameters; in training it keeps no scores of pairs of tokens."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[v, t, h, w, c]`` to the same shape."""
+        if not self.training:
+            return super().forward(x)
+        size, heads = tuple(x.shape[1:4]), self.num_heads
+        window, shift = fitted(self, size)
+        bias = self.get_relative_position_bias(list(window))[0]
+        order = arrange_once(size, window, shift, x.device)
+        qkv = self.qkv(x).flatten(1, 3)
+        if order.padding:
+            padding = self.qkv.bias.to(qkv.dtype).expand(len(x), order.padding, -1)
+            qkv = torch.cat((qkv, padding), 1)
+        rows = _Permuted.apply(qkv, order.tokens, order.tokens_back)
+        read, start = [], 0
+        for group in order.groups:
+            stop = start + group.tokens.numel()
+            # [v, n, c] to [v w, k, 3, q, d]
+            windows = rows[:, start:stop].reshape(-1, group.tokens.shape[1], 3, heads, x.shape[-1] // heads)
+            found = _Read.apply(windows, group.added(bias, rows.dtype), group.asking)
+            read.append(found.view(len(x), -1, x.shape[-1]))
+            start = stop
+        read = _Permuted.apply(torch.cat(read, 1), order.asking, order.asking_back)
+        return self.proj(read).view(x.shape)
+
+
+@dataclass(frozen=True)
+class Order:
+    """The tokens of a map window by window, where every padding is a token of its own.
+
+    Attributes:
+        groups: of :func:`arrange`.
+        padding: tokens of padding.
+        tokens: long, of all windows in the order of the groups, which tokens; tokens_back: the inverse.
+        asking: long, where each token of the map is among those that ask, in the order of the groups; asking_back: the
+            inverse.
+    """
+
+    groups: tuple[Group, ...]
+    padding: int
+    tokens: Tensor
+    tokens_back: Tensor
+    asking: Tensor
+    asking_back: Tensor
+
+
+@lru_cache(maxsize=32)
+@torch.inference_mode(False)
+def arrange_once(size: Size, window: Size, shift: Size, device: torch.device) -> Order:
+    """:func:`arrange` so that every row is fetched once: the gradient of a permutation is a permutation."""
+    groups = arrange(size, window, shift, device)
+    count = size[0] * size[1] * size[2]
+    tokens = torch.cat([group.tokens.flatten() for group in groups])
+    padding = tokens == count
+    tokens = torch.where(padding, count - 1 + padding.cumsum(0), tokens)
+    asking_back = torch.cat([group.tokens[:, group.asking].flatten() for group in groups])
+    return Order(groups, int(padding.sum()), tokens, tokens.argsort(), asking_back.argsort(), asking_back)
+
+
+class _Permuted(torch.autograd.Function):
+    """``x [v, n, c]`` with its rows in another order; autograd's own gradient of it adds up rows one by one."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, order: Tensor, inverse: Tensor) -> Tensor:
+        ctx.save_for_backward(inverse)
+        return x.index_select(1, order)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None]:
+        (inverse,) = ctx.saved_tensors
+        return gradient.index_select(1, inverse), None, None
+
+
+class _Read(torch.autograd.Function):
+    """What tokens read in their window; for the gradient the scores are computed anew, a few windows at a time."""
+
+    @staticmethod
+    def forward(ctx, windows: Tensor, added: Tensor, asking: Tensor) -> Tensor:
+        """``windows [w, k, 3, q, d]`` of queries, keys and values, ``added [q, a, k]`` to ``[w, a, q d]``."""
+        ctx.save_for_backward(windows, added, asking)
+        found = []
+        with torch.autocast(windows.device.type, enabled=False):
+            for some in windows.split(_windows_at_once(windows)):
+                query, key, value = _of_heads(some, asking)
+                read = _weights(query, key, added).to(value.dtype) @ value
+                found.append(read.transpose(1, 2).flatten(2))
+        return torch.cat(found)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+        windows, added, asking = ctx.saved_tensors
+        scale = windows.shape[-1] ** -0.5
+        wanted = torch.zeros_like(windows)
+        of_added = torch.zeros_like(precise(added))
+        step = _windows_at_once(windows)
+        gradient = gradient.unflatten(2, windows.shape[3:]).transpose(1, 2)  # [w, q, a, d]
+        with torch.autocast(windows.device.type, enabled=False):
+            for start in range(0, len(windows), step):
+                part = slice(start, start + step)
+                query, key, value = _of_heads(windows[part], asking)
+                of_read = gradient[part]
+                weights = _weights(query, key, added)
+                of_scores = precise(of_read @ value.mT)
+                of_scores.sub_((of_scores * weights).sum(-1, keepdim=True)).mul_(weights)
+                of_added += of_scores.sum(0)
+                of_scores = of_scores.mul_(scale).to(query.dtype)
+                of_query, of_key, of_value = wanted[part].permute(2, 0, 3, 1, 4)
+                of_query[:, :, asking] = of_scores @ key
+                of_key.copy_(of_scores.mT @ query)
+                of_value.copy_(weights.to(query.dtype).mT @ of_read)
+        return wanted, of_added.to(added.dtype), None
+
+
+def _weights(query: Tensor, key: Tensor, added: Tensor) -> Tensor:
+    """How much of each key a query reads, ``[w, q, a, k]``."""
+    return precise((query * query.shape[-1] ** -0.5) @ key.mT).add_(added).softmax(-1)
+
+
+def _of_heads(windows: Tensor, asking: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries ``[w, q, a, d]``, keys and values ``[w, q, k, d]`` of ``windows [w, k, 3, q, d]``."""
+    query, key, value = windows.permute(2, 0, 3, 1, 4)
+    return (query if len(asking) == key.shape[2] else query[:, :, asking]), key, value
+
+
+def _windows_at_once(windows: Tensor) -> int:
+    return max(1, TRAINED_AT_ONCE[windows.device.type == "cuda"] // windows.shape[1])

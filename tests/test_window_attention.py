@@ -1,4 +1,4 @@
-"""Video Swin's blocks for inference against torchvision's own."""
+"""Video Swin's blocks, for inference and for training, against torchvision's own."""
 
 from __future__ import annotations
 
@@ -6,11 +6,15 @@ import copy
 
 import pytest
 import torch
+from torch import Tensor
 
 from models import window_attention
 from models.video_swin import VideoSwin
 
-SWIN = dict(embed_dim=12, depths=[2, 2, 2, 2], num_heads=[1, 2, 3, 4], window_size=(4, 3, 3))
+SWIN = dict(
+    embed_dim=12, depths=[2, 2, 2, 2], num_heads=[1, 2, 3, 4], window_size=(4, 3, 3), stochastic_depth=0.0
+)
+SIZES = [(1, 32, 32), (4, 96, 96), (5, 50, 70), (8, 33, 130), (9, 64, 40), (19, 100, 36)]
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +27,7 @@ def swin() -> VideoSwin:
 
 
 @pytest.mark.parametrize("few", [1, 40, 10**6])
-@pytest.mark.parametrize("size", [(1, 32, 32), (4, 96, 96), (5, 50, 70), (8, 33, 130), (9, 64, 40), (19, 100, 36)])
+@pytest.mark.parametrize("size", SIZES)
 def test_the_features_are_those_of_torchvisions_blocks(swin, size, few, monkeypatch):
     monkeypatch.setattr(window_attention, "TOKENS_AT_ONCE", (few, few))
     video = torch.randn(2, size[0], 3, *size[1:], dtype=torch.float64)
@@ -53,3 +57,57 @@ def test_half_precision_is_within_its_rounding(swin, dtype):
             got = swin(video)
     for w, g in zip(wanted, got, strict=True):
         assert (w - g).norm() < 0.03 * w.norm()
+
+
+# Training ----------------------------------------------------------------------------------------------------------
+
+
+def maps_and_gradients(swin: VideoSwin, video: Tensor) -> tuple[list[Tensor], dict[str, Tensor]]:
+    """Of a sum in which every number of every map weighs differently."""
+    swin.zero_grad()
+    video = video.clone().requires_grad_()
+    maps = swin(video)
+    sum((x * torch.arange(x.numel()).sin().view_as(x)).sum() for x in maps).backward()
+    return [x.detach() for x in maps], {"video": video.grad} | {n: p.grad for n, p in swin.named_parameters()}
+
+
+@pytest.mark.parametrize("few", [1, 40, 10**6])
+@pytest.mark.parametrize("size", SIZES)
+def test_maps_and_gradients_of_training_are_those_of_torchvisions_blocks(swin, size, few, monkeypatch):
+    monkeypatch.setattr(window_attention, "TRAINED_AT_ONCE", (few, few))
+    video = torch.randn(2, size[0], 3, *size[1:], dtype=torch.float64)
+    swin = copy.deepcopy(swin).double()
+    wanted_maps, wanted = maps_and_gradients(swin, video)  # in evaluation: the blocks themselves
+    maps, gradients = maps_and_gradients(swin.train(), video)
+    torch.testing.assert_close(maps, wanted_maps, rtol=1e-9, atol=1e-9)
+    for name, gradient in wanted.items():
+        torch.testing.assert_close(gradients[name], gradient, rtol=1e-9, atol=1e-9 * gradient.abs().max(), msg=name)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_gradients_in_half_precision_are_within_its_rounding(swin, dtype):
+    video = torch.randn(1, 5, 3, 64, 64)
+    swin = copy.deepcopy(swin)
+    with torch.autocast("cpu", dtype):
+        wanted = maps_and_gradients(swin, video)[1]
+        got = maps_and_gradients(swin.train(), video)[1]
+    for name, gradient in wanted.items():
+        assert (got[name] - gradient).norm() < 0.05 * gradient.norm(), name
+
+
+def test_no_scores_of_pairs_are_kept_for_the_gradient(swin):
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x.shape) or x, lambda x: x):
+        copy.deepcopy(swin).train()(torch.randn(1, 8, 3, 96, 96))
+    pairs = 4 * 3 * 3, 4 * 3 * 3
+    assert not any(shape[-2:] == pairs and len(shape) > 3 for shape in kept)
+
+
+def test_training_goes_on_after_an_inference_of_the_same_size(swin):
+    """What an inference has arranged is kept."""
+    video = torch.randn(1, 5, 3, 64, 64)
+    window_attention.arrange.cache_clear()
+    window_attention.arrange_once.cache_clear()
+    with torch.inference_mode():
+        swin(video)
+    maps_and_gradients(copy.deepcopy(swin).train(), video)

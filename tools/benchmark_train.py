@@ -5,13 +5,16 @@
 Every variant runs in a process of its own, so that its peak memory is its own. Steps are of clips of noise with random
 weights; what loading costs is measured apart, on a small generated set of frames of the same size. FLOPs are those that
 torch counts in one step of the plain variant, the ceiling is the fastest product of two large matrices in float32
-here, also where a variant computes in less; "against fp32" compares frames per second.
+here, also where a variant computes in less; "against fp32" compares frames per second. ``ddp`` and ``fsdp`` run on all
+GPUs, or on a CPU as two processes that share its cores; their memory is that of the process that takes most.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
+import re
 import shlex
 import subprocess
 import sys
@@ -33,7 +36,7 @@ from models import prepare  # noqa: E402
 from opts import parse_train_args  # noqa: E402
 from tools.data.make_synthetic import generate  # noqa: E402
 from tools.profile_model import EXPRESSION, build, make_batch, measure  # noqa: E402
-from training import build_optimizer, micro_batches  # noqa: E402
+from training import build_optimizer, micro_batches, prepare_model  # noqa: E402
 from util import cli, dist  # noqa: E402
 from util.memory import keep_large_buffers  # noqa: E402
 from util.precision import amp_dtype  # noqa: E402
@@ -48,7 +51,10 @@ VARIANTS = {
     "compile": "--compile",
     "bf16+checkpointing": "--amp bf16 --activation_checkpointing",
     "bf16+compile": "--amp bf16 --compile",
+    "ddp": "",
+    "fsdp": "--fsdp",
 }
+IN_PARALLEL = ("ddp", "fsdp")
 USUAL = ("fp32", "bf16", "checkpointing")
 WARM_UP = 2
 
@@ -75,24 +81,22 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return args
 
 
-def step_cost(args: argparse.Namespace) -> dict[str, float]:
-    """Seconds, frames, peak memory in GiB and GFLOP of one training step in this process."""
-    device = dist.device_of(args.device)
+def step_cost(args: argparse.Namespace, device: torch.device) -> dict[str, float]:
+    """Seconds, frames, peak memory in GiB and GFLOP of one training step in this process and those beside it."""
     expressions = [EXPRESSION] * args.expressions_per_clip
     torch.manual_seed(args.seed)
-    model = build(args, expressions).to(device).train()
-    if args.activation_checkpointing:
-        prepare.recompute_activations(model)
-    if args.compile:
-        prepare.compile_blocks(model, args.compile)
+    model = build(args, expressions)
+    prepare_model(args, model, device)
+    wrapped = (model if args.fsdp else prepare.replicate(model, device)).train()
     criterion, amp = models.build_criterion(args), amp_dtype(args.amp, device)
     optimizer, _ = build_optimizer(args, model, 100)
     scaler = torch.amp.GradScaler(device.type, enabled=amp == torch.float16)
     batch = make_batch(args.num_frames, args.size, expressions, clips=args.batch_size).to(device)
+    at_once = micro_batches(args, dist.world_size())
 
     def step() -> None:
         options = dict(device=device, scaler=scaler, amp=amp, clip_max_norm=args.clip_max_norm)
-        train_step(model, criterion, [batch] * micro_batches(args, 1), optimizer, **options)
+        train_step(wrapped, criterion, [batch] * at_once, optimizer, **options)
 
     for _ in range(WARM_UP):
         step()
@@ -103,12 +107,31 @@ def step_cost(args: argparse.Namespace) -> dict[str, float]:
         with counter, sdpa_kernel(SDPBackend.MATH):
             step()
         gflop = counter.get_total_flops() / 1e9
+    peaks = dist.gather_list([max(cost.peak for cost in costs)])
     return {
         "seconds": min(cost.seconds for cost in costs),
-        "frames": args.num_frames * args.batch_size * micro_batches(args, 1),
-        "peak": max(cost.peak for cost in costs) / 2**30,
+        "frames": args.num_frames * args.batch_size * at_once * dist.world_size(),
+        "peak": max(peaks, default=0) / 2**30,
         "gflop": gflop,
     }
+
+
+def command(name: str, device: torch.device) -> tuple[list[str], dict[str, str]]:
+    """What measures a variant in processes of its own, and their environment."""
+    words = [__file__, *sys.argv[1:], "--one", name]
+    if name not in IN_PARALLEL:
+        return [sys.executable, *words], dict(os.environ)
+    ranks = torch.cuda.device_count() if device.type == "cuda" else 2
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(ranks)]
+    threads = max(1, torch.get_num_threads() // ranks)
+    return [*launcher, *words], {**os.environ, "OMP_NUM_THREADS": str(threads)}
+
+
+def last_error(stderr: str) -> str:
+    """Why a process, or one of those that torchrun started, has failed."""
+    lines = [line.strip() for line in stderr.splitlines() if line.strip()]
+    named = [line for line in lines if re.match(r"(\[rank\d+\]: )?\S*[Ee]rror: |\S+\.py: error: ", line)]
+    return ([line for line in named if "ChildFailedError" not in line] or lines or ["no message"])[-1]
 
 
 def ceiling(device: torch.device, dtype: torch.dtype) -> float:
@@ -142,7 +165,10 @@ def main() -> None:
     args = parse_args()
     keep_large_buffers()
     if args.one:
-        print(json.dumps(step_cost(args)))
+        with dist.joined(args.device) as device:
+            cost = step_cost(args, device)
+            if dist.is_main():
+                print(json.dumps(cost))
         return
     device = dist.device_of(args.device)
     limits = {name: ceiling(device, dtype) for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16))}
@@ -157,10 +183,10 @@ def main() -> None:
     print(f"{'variant':<20}{'s a step':>10}{'frames/s':>10}{'peak GiB':>10}{'of ceiling':>12}{'against fp32':>14}")
     plain, gflop = None, 0.0
     for name in dict.fromkeys(["fp32", *args.variants]):
-        words = [*sys.argv[1:], "--one", name]
-        done = subprocess.run([sys.executable, __file__, *words], capture_output=True, text=True)
+        words, environment = command(name, device)
+        done = subprocess.run(words, capture_output=True, text=True, env=environment)
         if done.returncode:
-            print(f"{name:<20} failed: {(done.stderr.strip().splitlines() or ['no message'])[-1]}", flush=True)
+            print(f"{name:<20} failed: {last_error(done.stderr)}", flush=True)
             continue
         cost = json.loads(done.stdout.strip().splitlines()[-1])
         seconds, frames = cost["seconds"], cost["frames"]
