@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 
 from datasets.collate import collate
@@ -54,8 +55,10 @@ def rehearse(trainer: Trainer) -> None:
     Nothing is written, and the weights are of no use afterwards.
     """
     seconds, left = [], trainer.args.epochs * trainer.steps - trainer.steps_done
-    wrapped = trainer.wrap().train()
-    for batch in largest_batches(trainer):
+    wrapped = trainer.wrap()
+    trainer.start_training(wrapped)
+    # the memory of a process is its peak so far, so that each is the peak of its own
+    for batch in sorted(largest_batches(trainer), key=lambda batch: batch.video.numel()):
         batches = [batch.to(trainer.device)] * trainer.accumulate
         trainer.take_step(wrapped, batches)  # the first one allocates
         _synchronize(trainer.device)
@@ -72,15 +75,24 @@ def rehearse(trainer: Trainer) -> None:
 
 
 def largest_batches(trainer: Trainer) -> Iterator[Batch]:
-    """For each shape of this rank's clips a batch at the largest of ``--train_sizes``, without cropping."""
-    loader, count = trainer.loader, trainer.args.batch_size
-    transform = loader.dataset.transform
-    transform.sizes, transform.random_crop = (max(transform.sizes),), False
-    groups = loader.batch_sampler.groups
-    for group in sorted(set(groups.tolist())):
-        members = (groups == group).nonzero()[0].tolist()
-        chosen = (members * count)[:count]
-        yield collate([loader.dataset[ClipRequest(index)] for index in chosen])
+    """For each shape of this rank's clips a batch of the largest size and with the most expressions that there may be.
+
+    Batches of more than one clip may also mix shapes, where some are left over; of these the widest with the tallest.
+    """
+    dataset, count = trainer.loader.dataset, trainer.args.batch_size
+    transform = dataset.transform
+    transform.draw_size = lambda height, width, _: transform.largest_size(height, width)
+    groups = trainer.loader.batch_sampler.groups
+    asked = np.array([min(len(video.expressions), trainer.args.expressions_per_clip) for video in dataset.videos])
+    asked = asked[dataset.entries[:, 0]]
+    batches = []
+    for group in np.unique(groups):  # from tall to wide
+        members = np.flatnonzero(groups == group)
+        batches.append(np.resize(members[np.argsort(-asked[members], kind="stable")], count))
+    if count > 1 and len(batches) > 1:
+        batches.append(np.resize([batches[0][0], batches[-1][0]], count))
+    for chosen in batches:
+        yield collate([dataset[ClipRequest(int(index))] for index in chosen])
 
 
 def _synchronize(device: torch.device) -> None:

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager, nullcontext
 from itertools import islice
 from pathlib import Path
-from typing import NoReturn
 
 import torch
 from torch import nn
@@ -26,7 +25,7 @@ from util.interrupt import Interrupted, StopRequest
 from util.log import RunLog, progress_bar
 from util.memory import peak_bytes
 from util.precision import amp_dtype
-from util.saver import Saver, clear_leftovers
+from util.saver import BEST, Saver, clear_leftovers
 from util.structures import Batch
 from util.writers import atomic_path
 
@@ -70,6 +69,7 @@ class Trainer:
         self.sums: Counter[str] = Counter()  # of this rank's loss terms, over the epoch
         self.taken = self.skipped = 0  # steps of the epoch
         self.replaced = 0  # clips of the epoch on this rank
+        self.ending = False  # all ranks are about to leave, together
         if saved:
             self.restore(saved)
 
@@ -81,7 +81,8 @@ class Trainer:
         if self.average:
             own = self.average.values
             self.average.values = {name: dist.divided_like(saved["average"][name], own[name]) for name in own}
-        self.best = saved["best"]
+        # a score whose weights are gone, as those of a folder that is left, is not one to beat
+        self.best = saved["best"] if (self.output_dir / BEST).is_file() else None
         mine = saved["ranks"][dist.rank()]
         torch.set_rng_state(mine["rng"])
         if mine["device_rng"] is not None:
@@ -108,26 +109,40 @@ class Trainer:
             FloatingPointError: too many steps were not finite. The state before them is saved, and their inputs.
             OSError: the last checkpoint could not be written.
         """
+        if dist.restarts() and self.skipped > self.args.max_skipped_steps:
+            raise FloatingPointError(
+                f"{self.args.resume} was left because too many steps were not finite, so the restarted processes do "
+                "not go on; its message says what may help"
+            )
         if dist.is_main():
             clear_leftovers(self.output_dir, self.steps_done)
         wrapped = self.wrap()
-        with (
-            closing(StopRequest()) as self.stop,  # to the last, so that no second signal ends the saving
-            closing(Saver(self.output_dir, self.args.keep)) as self.saver,
-            closing(RunLog(self.output_dir, self.epoch, self.steps_done)) as self.log,
-        ):
-            while self.epoch < self.args.epochs:
-                self.train_epoch(wrapped)
+        with closing(StopRequest()) as self.stop:  # to the last, so that no second signal ends the saving
+            try:
+                with (
+                    closing(Saver(self.output_dir, self.args.keep)) as self.saver,
+                    closing(RunLog(self.output_dir, self.epoch, self.steps_done)) as self.log,
+                ):
+                    while self.epoch < self.args.epochs:
+                        self.train_epoch(wrapped)
+                    self.ending = True
+            finally:
+                if self.ending:  # torchrun would not leave rank 0 the time to write, once another process has ended
+                    dist.barrier()
 
     def wrap(self) -> nn.Module:
         """The model, so that its gradients are averaged over the ranks."""
         return self.model if self.args.fsdp else prepare.replicate(self.model, self.device)
 
-    def train_epoch(self, model: nn.Module) -> None:
-        """The rest of the epoch."""
+    def start_training(self, model: nn.Module) -> None:
+        """Training mode, of what :meth:`wrap` gave."""
         model.train()
         if self.frozen:
             prepare.train_mode(self.model)
+
+    def train_epoch(self, model: nn.Module) -> None:
+        """The rest of the epoch."""
+        self.start_training(model)
         start = time.perf_counter()
         progress = progress_bar(desc=f"epoch {self.epoch}", unit="step", initial=self.step, total=self.steps)
         loaded = self.batches()
@@ -151,16 +166,18 @@ class Trainer:
         failed, stopped = dist.any_rank(error is not None, self.stop.received is not None, device=self.device)
         if failed or stopped:
             self.save()
+            self.ending = True
         if error:
             raise error
         if failed:
             raise OSError("another process could not load its clips; its message says why")
         if stopped:
-            self.leave()
+            raise Interrupted(self.goodbye())
         return batches
 
-    def leave(self) -> NoReturn:
-        raise Interrupted(
+    def goodbye(self) -> str:
+        """What to say of a run that is left where it was saved."""
+        return (
             f"stopped after step {self.step} of epoch {self.epoch}; go on with --resume "
             f"{self.output_dir}/checkpoint.pth"
         )
@@ -181,8 +198,10 @@ class Trainer:
         if self.eval_split and (self.epoch + 1) % self.args.eval_every == 0:
             self.save()  # so that nothing that goes wrong in scoring costs the epoch
             if any(dist.any_rank(self.stop.received is not None, device=self.device)):
-                self.leave()
-            score = self.evaluate()
+                self.ending = True
+                raise Interrupted(self.goodbye())
+            with self.stop.at_once(self.goodbye()):  # scoring may take longer than who asks to stop will wait
+                score = self.evaluate()
         scored = {} if score is None else {f"score_{self.eval_split}": score}
         self.log.line({"epoch": self.epoch, "seconds": round(seconds, 1), **counts, **values, **scored})
         better = score is not None and (self.best is None or score > self.best)
@@ -202,17 +221,30 @@ class Trainer:
         return split
 
     def evaluate(self) -> float | None:
-        """Scores the model, or its average, and draws what it makes of a few videos; returns the score on rank 0."""
-        with self.inference_model() as model:
-            predictor = models.build_predictor(model, self.args)
-            weights = checkpoint.weights_fingerprint(model.state_dict())
-            score = score_split(self.args, self.eval_split, predictor, weights)
+        """Scores the model, or its average, and draws what it makes of a few videos; returns the score on rank 0.
+
+        None there, too, where it cannot be done, as on a full disk: that is told, and costs no training.
+        """
+        score = None
+        try:
+            with dist.together(), self.inference_model() as model:
+                predictor = models.build_predictor(model, self.args)
+                weights = checkpoint.weights_fingerprint(model.state_dict())
+                score = score_split(self.args, self.eval_split, predictor, weights)
+                if dist.is_main():
+                    last = self.steps_done - 1  # what is of the step that is next is dropped when the run goes on
+                    for name, image in pictures(self.args, self.eval_split, predictor).items():
+                        self.log.picture(f"{self.eval_split}/{name}", image, last)
+                    self.log.scalars({f"score/{self.eval_split}": score}, last)
+        except OSError as error:
             if dist.is_main():
-                last = self.steps_done - 1  # what is of the step that is next is dropped when the run goes on
-                for name, image in pictures(self.args, self.eval_split, predictor).items():
-                    self.log.picture(f"{self.eval_split}/{name}", image, last)
-                self.log.scalars({f"score/{self.eval_split}": score}, last)
-        dist.barrier()
+                print(
+                    f"warning: epoch {self.epoch} has no score, training goes on: {error}", file=sys.stderr, flush=True
+                )
+        except RuntimeError as error:
+            if self.stop.received:  # another rank has left already
+                raise Interrupted(self.goodbye()) from error
+            raise
         return score
 
     @contextmanager
@@ -294,6 +326,7 @@ class Trainer:
                 [vars(batch.to("cpu")) | {"targets": vars(batch.targets.to("cpu"))} for batch in batches], temporary
             )
         self.save()
+        self.ending = True
         raise FloatingPointError(
             f"{where}, the one too many after {self.skipped - 1} in this epoch (--max_skipped_steps). Its inputs are "
             f"in {path}, the weights from before it in the newest checkpoint; a lower --lr or --amp off may help"
@@ -365,6 +398,8 @@ def prepare_model(args: argparse.Namespace, model: ProxyFormer, device: torch.de
         ValueError: it cannot be done to this model.
     """
     model.to(device)
+    if dist.active():  # now, for what is made from the weights before the first step, as their average
+        dist.copy_from_main(model.state_dict())
     frozen = prepare.freeze(model, args.freeze)
     if args.activation_checkpointing:
         prepare.recompute_activations(model)

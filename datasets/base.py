@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -239,11 +240,28 @@ class ClipDataset(Dataset):
         return len(self.entries)
 
     def sizes(self) -> list[tuple[int, int]]:
-        """Height and width of each entry's frames on disk, from the header of its video's first frame."""
+        """Height and width of each entry's frames on disk, from the header of its video's first frame.
+
+        With ``bad_sample`` "skip" a video without that has the commonest size; its clips are replaced when read.
+        """
+        errors: list[Exception] = []
+
+        def size(video: TrainVideo) -> tuple[int, int] | None:
+            try:
+                return video.size()
+            except (ValueError, OSError) as error:
+                if self.bad_sample == "fail":
+                    raise
+                errors.append(error)
+                return None
+
         with ThreadPoolExecutor(8) as pool:
-            found = pool.map(lambda video: video.size(), self.videos)
+            found = pool.map(size, self.videos)
             sizes = list(tqdm(found, "frame sizes", len(self.videos), unit="video", disable=None, delay=1))
-        return [sizes[number] for number in self.entries[:, 0]]
+        if len(errors) == len(sizes):
+            raise errors[0]
+        ((commonest, _),) = Counter(filter(None, sizes)).most_common(1)
+        return [sizes[number] or commonest for number in self.entries[:, 0]]
 
     def _require_object(self, number: int, expression: Expression) -> None:
         """Raises ValueError where no mask of the whole video holds the object; absence from a clip is ordinary."""

@@ -101,5 +101,5 @@ class ShapeBatchSampler:
     def __iter__(self) -> Iterator[list[ClipRequest]]:
         batches = self._batches(stream(self.seed, self.epoch))
         mine = batches[self.rank :: self.world_size]
-        for step, batch in enumerate(mine[self.first :], start=self.first):
-            yield [ClipRequest(int(index), self.epoch, step) for index in batch]
+        for number, batch in enumerate(mine[self.first :], start=self.first):
+            yield [ClipRequest(int(index), self.epoch, number // self.accumulate) for index in batch]

@@ -6,6 +6,7 @@ padding (size, crop shape) from ``shared``, the rest from ``own``. Frames stay u
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 
@@ -52,6 +53,17 @@ def draw_crop_shape(height: int, width: int, rng: np.random.Generator) -> tuple[
         low, high = (min(limit, side * scale) for limit in _CROP_LIMITS)
         shape.append(min(side, max(1, round(rng.uniform(low, high) / scale))))
     return shape[0], shape[1]
+
+
+def crop_shapes(height: int, width: int) -> list[tuple[int, int]]:
+    """A grid over what :func:`draw_crop_shape` draws, the extremes among them."""
+    shapes = []
+    for short in _CROP_SHORT_SIDES:
+        scale = short / min(height, width)
+        sides = [[min(side, limit / scale) for limit in _CROP_LIMITS] for side in (height, width)]
+        rows, columns = (np.linspace(*ends, 9).round().astype(int).tolist() for ends in sides)
+        shapes += [(max(1, row), max(1, column)) for row in rows for column in columns]
+    return shapes
 
 
 def distort_colours(frames: Tensor, rng: np.random.Generator) -> Tensor:
@@ -107,6 +119,19 @@ class TrainTransform:
         self.sizes, self.max_size = tuple(sizes), max_size
         self.flip, self.random_crop, self.photometric = flip, random_crop, photometric
 
+    def draw_size(self, height: int, width: int, shared: np.random.Generator) -> tuple[int, tuple[int, int] | None]:
+        """The short side after resizing, and the shape of the crop before it; None: the whole frame."""
+        short = int(shared.choice(self.sizes))
+        crop = self.random_crop and shared.random() < 0.5
+        return short, draw_crop_shape(height, width, shared) if crop else None
+
+    def largest_size(self, height: int, width: int) -> tuple[int, tuple[int, int]]:
+        """Of what :meth:`draw_size` draws, about the one that gives the most pixels."""
+        short = max(self.sizes)
+        crops = crop_shapes(height, width) if self.random_crop else []
+        shapes = [(height, width), *crops]
+        return short, max(shapes, key=lambda shape: math.prod(fitted_size(*shape, short, self.max_size)))
+
     def __call__(
         self,
         frames: Tensor,
@@ -127,9 +152,9 @@ class TrainTransform:
         Returns:
             float32 ``[T, 3, h, w]`` normalised frames, uint8 ``[T, E, h, w]`` masks and the expressions.
         """
-        short = int(shared.choice(self.sizes))
-        if self.random_crop and shared.random() < 0.5:
-            height, width = draw_crop_shape(*frames.shape[-2:], shared)
+        short, crop = self.draw_size(*frames.shape[-2:], shared)
+        if crop:
+            height, width = crop
             top, left = (
                 int(own.integers(0, s - c + 1)) for s, c in zip(frames.shape[-2:], (height, width), strict=True)
             )

@@ -61,7 +61,8 @@ launch() {
             meet=(--master_port "$PORT")
         fi
         # a run that is asked to stop ends its step and saves; what asks may send other signals than torchrun passes on
-        export TORCHELASTIC_SIGNALS_TO_HANDLE="${TORCHELASTIC_SIGNALS_TO_HANDLE:-SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1}"
+        local signals="${TORCHELASTIC_SIGNALS_TO_HANDLE:-SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1}"
+        export TORCHELASTIC_SIGNALS_TO_HANDLE="$signals" PET_SIGNALS_TO_HANDLE="$signals" # the latter since it is an option
         export TORCH_ELASTIC_SHUTDOWN_TIMEOUT="${TORCH_ELASTIC_SHUTDOWN_TIMEOUT:-150}" # seconds, until it is killed
         local code=0
         PROXYFORMER_STOPPED="$(mktemp)"

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
+
+# before torch is imported: processes of several tests share the cores, and sums differ with the number of threads
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 

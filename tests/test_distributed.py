@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
-from torch.nn.parallel import DistributedDataParallel
 
 from datasets.base import VideoEntry
 from datasets.collate import collate
@@ -20,6 +19,7 @@ from tests.helpers import Painted
 from tests.mini_ytvos import mini_args
 from tests.runs import log, trainer
 from tests.tiny_model import random_clip, random_target, tiny_args, tiny_model
+from training import prepare_model
 from util import checkpoint, dist
 from util.saver import NEWEST
 from util.structures import Batch
@@ -28,6 +28,7 @@ CPU = torch.device("cpu")
 STEPS = 3
 # per quantity, of float32 and of float64
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-9}
+WAYS = ("", "--fsdp", "--compile aot_eager")
 
 
 def batch_of(step: int, *samples: int) -> Batch:
@@ -36,20 +37,21 @@ def batch_of(step: int, *samples: int) -> Batch:
     return collate(clips)
 
 
-def train(dtype: torch.dtype, batches: list[list[Batch]], *flags: str, sharded: bool = False) -> dict[str, list]:
+def train(dtype: torch.dtype, batches: list[list[Batch]], *flags: str) -> dict[str, list]:
     """Losses, gradients and weights after each of the steps, whose micro-batches are given."""
+    args = tiny_args(*flags)
     model = tiny_model(seed=dist.rank()).to(dtype).train()  # of other ranks, the weights are not used
-    if sharded:
-        prepare.shard(model, CPU)
-    wrapped = DistributedDataParallel(model) if dist.active() and not sharded else model
+    prepare_model(args, model, CPU)
+    first = [dist.whole(p.detach()).clone() for p in model.parameters()]  # of which an average may be made
+    wrapped = model if args.fsdp else prepare.replicate(model, CPU)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    seen: dict[str, list] = {"loss": [], "gradients": [], "weights": [], "terms": []}
+    seen: dict[str, list] = {"loss": [], "gradients": [], "weights": [first], "terms": []}
     for micro_batches in batches:
         for batch in micro_batches:
             batch.video = batch.video.to(dtype)
         step = train_step(
             wrapped,
-            build_criterion(tiny_args(*flags)),
+            build_criterion(args),
             micro_batches,
             optimizer,
             device=CPU,
@@ -70,9 +72,9 @@ def one_rank(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
     seen = {
-        (dtype, sharded): train(dtype, [[batch_of(step, rank)] for step in range(STEPS)], sharded=sharded)
+        (dtype, how): train(dtype, [[batch_of(step, rank)] for step in range(STEPS)], *how.split())
         for dtype in TOLERANCE
-        for sharded in (False, True)
+        for how in WAYS
     }
     torch.save(seen, f"{folder}/{rank}.pt")
     dist.shut_down()
@@ -95,13 +97,13 @@ def two_ranks(tmp_path_factory) -> list[dict]:
     return [torch.load(folder / f"{rank}.pt") for rank in (0, 1)]
 
 
-@pytest.mark.parametrize("sharded", [False, True])
+@pytest.mark.parametrize("how", WAYS)
 @pytest.mark.parametrize("dtype", list(TOLERANCE))
-def test_two_ranks_train_as_one_with_both_samples(two_ranks, dtype, sharded):
+def test_two_ranks_train_as_one_with_both_samples(two_ranks, dtype, how):
     together = train(dtype, [[batch_of(step, 0, 1)] for step in range(STEPS)])
     assert all(terms["loss_jsc"] > 0 for terms in together["terms"])
     for rank in two_ranks:
-        assert_close(rank[dtype, sharded], together, TOLERANCE[dtype])
+        assert_close(rank[dtype, how], together, TOLERANCE[dtype])
     alone = train(dtype, [[batch_of(step, 0)] for step in range(STEPS)])
     assert abs(alone["loss"][0] - together["loss"][0]) > 0.01
 

@@ -69,6 +69,17 @@ def test_ranks_share_the_epoch_evenly(sizes, batch, world, epoch):
     assert sum(seen.values()) - len(sizes) < batch * world
 
 
+@quick
+@given(sizes=SIZES, batch=st.integers(1, 3), ways=st.sampled_from([(4, 1), (2, 2), (1, 4)]))
+def test_a_step_has_the_same_clips_of_the_same_size_on_any_number_of_ranks(sizes, batch, ways):
+    def steps(world: int, accumulate: int) -> list[Counter]:
+        samplers = [ShapeBatchSampler(sizes, batch, 5, rank, world, None, accumulate) for rank in range(world)]
+        requests = [request for sampler in samplers for batch in sampler for request in batch]
+        return Counter(requests)
+
+    assert steps(*ways) == steps(4, 1)
+
+
 def test_batches_hold_one_shape():
     sizes = [(720, 1280), (1280, 720)] * 16 + [(480, 854)] * 8
     portrait = [height > width for height, width in sizes]

@@ -29,6 +29,21 @@ def test_a_full_disk_costs_a_checkpoint_and_nothing_else(tmp_path, capsys):
     assert checkpoint.load(tmp_path / NEWEST)["a"].all()
 
 
+def test_the_best_is_written_once_there_is_space_and_no_later_one_for_it(tmp_path, capsys):
+    for later, folder in ((True, tmp_path / "later"), (False, tmp_path / "end")):
+        folder.mkdir()
+        saver = Saver(folder, keep=1)
+        with full_disk(30_000):
+            saver.save({"a": torch.zeros(20_000)}, 2, best=True)
+            saver._settle()
+        if later:
+            saver.save({"a": torch.ones(10)}, 3)
+        saver.close()
+        assert not checkpoint.load(folder / BEST)["a"].any()
+        assert not later or checkpoint.load(folder / NEWEST)["a"].all()
+    assert capsys.readouterr().err.count("no checkpoint was written") == 2
+
+
 def test_a_run_whose_last_checkpoint_cannot_be_written_says_so(tmp_path):
     saver = Saver(tmp_path, keep=2)
     with full_disk(30_000), pytest.raises(OSError, match="checkpoint_00000002.pth"):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 
 import pytest
 import torch
 from PIL import Image
 from torch import Tensor
+from torchvision.ops import StochasticDepth
 
 import models
 import plan
@@ -25,6 +27,7 @@ from util.log import RunLog, read_lines
 from util.optim import Average
 from util.precision import autocast
 from util.saver import BEST, NEWEST
+from util.structures import Batch
 
 # Seeing it ---------------------------------------------------------------------------------------------------------
 
@@ -60,17 +63,33 @@ def test_a_split_that_cannot_be_scored_is_refused_before_an_epoch(ytvos_root, tm
 
 
 def test_a_failure_while_scoring_does_not_cost_the_epoch(ytvos_root, tmp_path, monkeypatch):
-    def full(*_):
-        raise OSError("no space left")
+    def damaged(*_):
+        raise ValueError("a frame is damaged")
 
     flags = ["--holdout", 1, "--epochs", 1, "--eval_every", 1]
-    monkeypatch.setattr(training, "score_split", full)
-    with pytest.raises(OSError, match="no space left"):
+    monkeypatch.setattr(training, "score_split", damaged)
+    with pytest.raises(ValueError, match="a frame is damaged"):
         trainer(ytvos_root, tmp_path / "run", *flags).run()
     monkeypatch.undo()
     monkeypatch.setattr(training.Trainer, "train_step", None)  # there is no step left to take
     trainer(ytvos_root, tmp_path / "run", *flags).run()
     assert "score_holdout" in log(tmp_path / "run")[0]
+
+
+def test_an_epoch_that_cannot_be_scored_for_want_of_space_costs_no_training(ytvos_root, tmp_path, monkeypatch, capsys):
+    scores = iter([OSError("no space left"), 0.5])
+
+    def score(*_) -> float:
+        found = next(scores)
+        if isinstance(found, OSError):
+            raise found
+        return found
+
+    monkeypatch.setattr(training, "score_split", score)
+    trainer(ytvos_root, tmp_path / "run", "--holdout", 1, "--epochs", 2, "--eval_every", 1).run()
+    assert "epoch 0 has no score, training goes on: no space left" in capsys.readouterr().err
+    assert [line.get("score_holdout") for line in log(tmp_path / "run")] == [None, 0.5]
+    assert checkpoint.load(tmp_path / "run" / BEST)["epoch"] == 2
 
 
 def test_masks_of_other_weights_are_not_scored_as_these(ytvos_root, tmp_path):
@@ -141,22 +160,40 @@ def test_curves_of_several_runs_are_drawn(tmp_path, monkeypatch, capsys):
 
 
 def test_a_rehearsal_tells_the_plan_and_writes_nothing(ytvos_root, tmp_path, capsys):
-    words = ["--global_batch_size", 4, "--freeze", "backbone.*", "cmie.stages.0.video_*", "--activation_checkpointing"]
+    words = ["--global_batch_size", 4, "--freeze", "backbone.*", "cmie.stages.0.video_*"]
     with pytest.raises(
         ValueError,
         match="--activation_checkpointing: the batch norms of this --backbone are trained, and would count every clip",
     ):
-        trainer(ytvos_root, tmp_path / "run", *words)
-    run = trainer(ytvos_root, tmp_path / "run", *words[:-1])
+        trainer(ytvos_root, tmp_path / "run", "--activation_checkpointing")
+    run = trainer(ytvos_root, tmp_path / "run", *words)
     plan.describe(run)
     plan.rehearse(run)
     said = capsys.readouterr().out
     assert "a step takes 4 clips of 2 frames (2 x 1 ranks x 2 micro-batches)" in said
     assert "frozen by cmie.stages.0.video_*: 0.0 M" in said and "backbone:" not in said
     assert "come from one micro-batch of all ranks, 2 clips" in said
-    # one wide and one tall shape, at the largest of --train_sizes
-    assert "64 x 96: " in said and "96 x 64: " in said and f"{run.steps * 2} steps are left" in said
+    # one wide and one tall shape, at the largest of --train_sizes, and what is left over of both
+    assert said.index("64 x 96: ") < said.index("96 x 96: ") and "96 x 64: " in said
+    assert f"{run.steps * 2} steps are left" in said
     assert not (tmp_path / "run").exists()
+
+
+def test_no_batch_of_an_epoch_is_larger_than_those_of_the_rehearsal(ytvos_root, tmp_path):
+    run = trainer(ytvos_root, tmp_path / "run", "--train_sizes", 100, 150, "--max_size", 200)
+    seen = [batch for epoch in range(3) for batch in batches_of(run, epoch)]
+    largest = list(plan.largest_batches(run))
+
+    def most(batches: list[Batch], axes: slice) -> int:
+        return max(math.prod(batch.video.shape[axes]) for batch in batches)
+
+    assert 128 * 224 < most(seen, slice(-2, None)) <= most(largest, slice(-2, None))  # of the whole frame: the former
+    assert max(len(batch.expressions) for batch in largest) == max(len(batch.expressions) for batch in seen)
+
+
+def batches_of(run: training.Trainer, epoch: int) -> list[Batch]:
+    run.loader.batch_sampler.set_epoch(epoch)
+    return list(run.loader)
 
 
 def test_frozen_parts_stay(ytvos_root, tmp_path):
@@ -171,6 +208,32 @@ def test_frozen_parts_stay(ytvos_root, tmp_path):
         trainer(ytvos_root, tmp_path / "other", "--freeze", "nothing")
     with pytest.raises(ValueError, match="--freeze leaves nothing to train"):
         trainer(ytvos_root, tmp_path / "other", "--freeze", "*")
+
+
+@pytest.mark.parametrize("part", ["backbone", "mask_decoder", "cmie", "kernel_head", "reference_head"])
+def test_a_frozen_part_gives_what_it_gave(part):
+    """In training it is not what it is at inference, but for what is dropped."""
+    model = tiny_model(backbone=build_backbone("video_swin_t_p4w7", pretrained=False)).train()
+    for block in model.backbone.modules():
+        if isinstance(block, StochasticDepth):
+            block.p = 0.0
+    wanted, gradients = loss_and_gradients(model)
+    model.zero_grad(set_to_none=True)
+    prepare.freeze(model, [f"{part}.*"])
+    prepare.train_mode(model)
+    loss, left = loss_and_gradients(model)
+    torch.testing.assert_close(loss, wanted)
+    assert left.keys() == {name for name in gradients if not name.startswith(f"{part}.")}
+    for name, gradient in left.items():
+        difference = (gradient - gradients[name]).norm()
+        assert difference <= 1e-4 * gradients[name].norm() + 1e-5, name
+
+
+def test_frozen_batch_norms_do_not_forbid_to_recompute(ytvos_root, tmp_path):
+    flags = ["--epochs", 1, "--freeze", "backbone.*"]
+    trainer(ytvos_root, tmp_path / "plain", *flags).run()
+    trainer(ytvos_root, tmp_path / "again", *flags, "--activation_checkpointing").run()
+    assert log(tmp_path / "plain") == log(tmp_path / "again")
 
 
 def test_frozen_batch_norms_keep_their_statistics(ytvos_root, tmp_path):

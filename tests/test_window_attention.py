@@ -11,9 +11,7 @@ from torch import Tensor
 from models import window_attention
 from models.video_swin import VideoSwin
 
-SWIN = dict(
-    embed_dim=12, depths=[2, 2, 2, 2], num_heads=[1, 2, 3, 4], window_size=(4, 3, 3), stochastic_depth=0.0
-)
+SWIN = dict(embed_dim=12, depths=[2, 2, 2, 2], num_heads=[1, 2, 3, 4], window_size=(4, 3, 3), stochastic_depth=0.0)
 SIZES = [(1, 32, 32), (4, 96, 96), (5, 50, 70), (8, 33, 130), (9, 64, 40), (19, 100, 36)]
 
 

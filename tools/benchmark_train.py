@@ -184,6 +184,7 @@ def main() -> None:
     plain, gflop = None, 0.0
     for name in dict.fromkeys(["fp32", *args.variants]):
         words, environment = command(name, device)
+        cards = torch.cuda.device_count() if device.type == "cuda" and name in IN_PARALLEL else 1
         done = subprocess.run(words, capture_output=True, text=True, env=environment)
         if done.returncode:
             print(f"{name:<20} failed: {last_error(done.stderr)}", flush=True)
@@ -194,7 +195,7 @@ def main() -> None:
         plain = plain or seconds / frames
         print(
             f"{name:<20}{seconds:>10.2f}{frames / seconds:>10.2f}{cost['peak']:>10.2f}"
-            f"{gflop * frames / seconds / limit:>12.0%}{plain * frames / seconds:>13.2f}x",
+            f"{gflop * frames / seconds / limit / cards:>12.0%}{plain * frames / seconds:>13.2f}x",
             flush=True,
         )
     print(f"GFLOP of a frame: {gflop:.1f}")

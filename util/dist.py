@@ -171,6 +171,32 @@ def from_main(value: Any) -> Any:
     return box[0]
 
 
+def agree(error: OSError | None = None) -> None:
+    """Waits for all ranks, however long; where one of them has met an error, all raise it.
+
+    Raises:
+        OSError: this rank's own, or another's.
+    """
+    if world_size() > 1:
+        told: list[str | None] = [None] * world_size()
+        dist.all_gather_object(told, error and str(error), group=_patient)
+        if error is None and any(told):
+            raise OSError(f"another process: {next(reason for reason in told if reason)}")
+    if error:
+        raise error
+
+
+@contextmanager
+def together() -> Iterator[None]:
+    """At its end all ranks wait for each other, and an OSError within on one of them is raised on all."""
+    error = None
+    try:
+        yield
+    except OSError as reason:
+        error = reason
+    agree(error)
+
+
 def gather_list(items: list) -> list:
     """The lists of all ranks, one after the other, on rank 0; elsewhere an empty list. Items are plain data."""
     if world_size() == 1:

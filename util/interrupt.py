@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 REQUEUE = 75  # EX_TEMPFAIL of sysexits.h: try again later
@@ -19,13 +21,31 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.received: str | None = None
-        self._before = {number: signal.signal(number, self._note) for number in ASKING}
+        self._leave: str | None = None  # what to say while there is nothing to wait for
+        self._before = {number: signal.getsignal(number) for number in ASKING}
+        # nohup ignores this one so that a closed terminal does not matter
+        if self._before[signal.SIGHUP] == signal.SIG_IGN:
+            del self._before[signal.SIGHUP]
+        for number in self._before:
+            signal.signal(number, self._note)
 
     def _note(self, number: int, _: FrameType | None) -> None:
         if number == signal.SIGINT and self.received == "SIGINT":
             raise KeyboardInterrupt
         self.received = signal.Signals(number).name
+        if self._leave:
+            print(f"{self.received}: all is saved", file=sys.stderr, flush=True)
+            raise Interrupted(self._leave)
         print(f"{self.received}: saving after this step", file=sys.stderr, flush=True)
+
+    @contextmanager
+    def at_once(self, message: str) -> Iterator[None]:
+        """Within, where everything is saved, a signal raises :class:`Interrupted`."""
+        self._leave = message
+        try:
+            yield
+        finally:
+            self._leave = None
 
     def close(self) -> None:
         """Lets signals do again what they did before."""

@@ -34,6 +34,7 @@ class Saver:
         self.folder, self.keep = Path(folder), keep
         self._pool = ThreadPoolExecutor(1, "checkpoint")
         self._writing: Future | None = None
+        self._owed: tuple[dict[str, Any], int] | None = None  # the best one, while it cannot be written
 
     def save(self, content: dict[str, Any], step: int, *, best: bool = False) -> None:
         """Starts to write a checkpoint; what ``content`` holds may change as soon as this returns.
@@ -44,18 +45,32 @@ class Saver:
             best: make ``checkpoint_best.pth`` a name of it, too.
         """
         self._settle()
-        names = [NEWEST, BEST] if best else [NEWEST]
-        self._writing = self._pool.submit(self._write, _copied(content), step, names)
+        if best:
+            self._owed = None
+        self._pay()
+        self._settle()
+        self._writing = self._pool.submit(self._write, _copied(content), step, [BEST, NEWEST] if best else [NEWEST])
 
     def close(self) -> None:
         """Waits for the last file.
 
         Raises:
-            OSError: it could not be written.
+            OSError: it, or the best one, could not be written.
         """
-        self._pool.shutdown()
-        if self._writing:
-            self._writing.result()
+        try:
+            if self._writing:
+                self._writing.result()
+            self._pay()
+            if self._writing:
+                self._writing.result()
+        finally:
+            self._pool.shutdown()
+
+    def _pay(self) -> None:
+        """Tries again to write the best one, where that failed."""
+        if self._owed:
+            (content, step), self._owed = self._owed, None
+            self._writing = self._pool.submit(self._write, content, step, [BEST])
 
     def _settle(self) -> None:
         """Waits for the file that is being written; tells of it if that failed."""
@@ -67,13 +82,18 @@ class Saver:
 
     def _write(self, content: dict[str, Any], step: int, names: list[str]) -> None:
         path = self.folder / f"checkpoint_{step:08d}.pth"
-        checkpoint.save(path, content)
-        for name in names:
-            with atomic_path(self.folder / name) as temporary:
-                try:
-                    os.link(path, temporary)
-                except OSError:  # a file system without links
-                    shutil.copyfile(path, temporary)
+        try:
+            checkpoint.save(path, content)
+            for name in names:
+                with atomic_path(self.folder / name) as temporary:
+                    try:
+                        os.link(path, temporary)
+                    except OSError:  # a file system without links
+                        shutil.copyfile(path, temporary)
+        except OSError:
+            if BEST in names:  # no later one may take its place
+                self._owed = content, step
+            raise
         for _, old in _numbered(self.folder)[self.keep :]:
             old.unlink(missing_ok=True)
 
