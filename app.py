@@ -27,7 +27,7 @@ from opts import PREDICTOR_OPTIONS, add_predictor_options
 from tools.data.make_synthetic import make_scene, paint
 from util import cli
 from util.visualize import write_video
-from webapp import LABELS, Desk, Limits, LocalPage
+from webapp import LABELS, MASKS, Desk, Limits, LocalPage
 
 EXAMPLES = (11, 10, 9)  # of the generator
 EXAMPLE_SIZE = (288, 480)
@@ -50,11 +50,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--port", type=int, default=7860)
     parser.add_argument("--max_megabytes", type=int, default=200, metavar="N", help="of an uploaded video")
     parser.add_argument("--max_seconds", type=float, default=60, metavar="N", help="of the part that is segmented")
+    parser.add_argument("--max_masks", type=int, default=MASKS, metavar="N", help="frames times expressions")
     args = parser.parse_args(argv)
     if not 0 < args.port < 65536:
         parser.error(f"--port {args.port}: is between 1 and 65535")
-    if args.max_megabytes < 1 or not 0 < args.max_seconds < float("inf"):
-        parser.error("--max_megabytes and --max_seconds must be above 0")
+    if min(args.max_megabytes, args.max_masks) < 1 or not 0 < args.max_seconds < float("inf"):
+        parser.error("--max_megabytes, --max_seconds and --max_masks must be above 0")
     return args
 
 
@@ -193,7 +194,8 @@ def serve(args: argparse.Namespace, predictor: Predictor, folder: Path) -> None:
     import_gradio(folder / "page")
     examples = folder / "examples"
     examples.mkdir()
-    desk = Desk(predictor, folder / "jobs", Limits(args.max_megabytes, args.max_seconds))
+    limits = Limits(args.max_megabytes, args.max_seconds, masks=args.max_masks)
+    desk = Desk(predictor, folder / "jobs", limits)
     page = build_page(desk, example_clips(examples))
     try:
         _, address, _ = page.launch(
@@ -243,7 +245,8 @@ def main() -> int:
     predictor = models.load_predictor(args.resume, args.device, **how)
     # so that the temporary folder goes with the process
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with tempfile.TemporaryDirectory(prefix="proxyformer-") as folder:
+    # gradio's own threads may still be writing there
+    with tempfile.TemporaryDirectory(prefix="proxyformer-", ignore_cleanup_errors=True) as folder:
         try:
             serve(args, predictor, Path(folder))
         except KeyboardInterrupt:

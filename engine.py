@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
-from itertools import islice, zip_longest
+from itertools import zip_longest
 from pathlib import Path
 from typing import Self, TypeVar
 
@@ -20,7 +20,7 @@ from datasets.base import VideoEntry
 from datasets.davis import AnnotatedVideo
 from models.criterion import Criterion
 from models.postprocess import fuse_objects
-from models.predictor import FrameAnswer, Predictor
+from models.predictor import ASKED_TOGETHER, FrameAnswer, Predictor
 from util import dist
 from util.coco import CATEGORY, encode_masks
 from util.log import progress_bar
@@ -81,7 +81,8 @@ def train_step(
     normaliser = criterion.normaliser([batch.targets for batch in batches])
     sums: Counter[str] = Counter()
     for number, batch in enumerate(batches, start=1):
-        # gradients of the ranks are added up once, with those of the last micro-batch
+        # gradients of the ranks are added up once, with those of the last micro-batch; but where the model is divided
+        # (FSDP) each time, since no rank has room for all of them
         alone = model.no_sync() if number < len(batches) and hasattr(model, "no_sync") else nullcontext()
         with alone:
             with autocast(device, amp):
@@ -154,36 +155,44 @@ def share(videos: Sequence[Video], work: Sequence[float]) -> list[Video]:
     return [videos[number] for number in sorted(mine)]
 
 
+def whole_groups(missing: Sequence[bool]) -> list[int]:
+    """Numbers of the expressions to ask so that those that are ``missing`` get the answers of an uninterrupted run.
+
+    What is answered together is padded to the longest, and products are rounded in another order than in other company:
+    in half precision a pixel on the edge may flip. So all that would have been together are asked together.
+    """
+    groups = (range(start, start + ASKED_TOGETHER) for start in range(0, len(missing), ASKED_TOGETHER))
+    return [e for group in groups if any(missing[group.start : group.stop]) for e in group if e < len(missing)]
+
+
 def predict_split(predictor: Predictor, videos: VideoSet, results_dir: Path, desc: str = "inference") -> None:
     """Writes the masks of every expression of every video under ``results_dir``, as a submission has them.
 
-    Expressions whose masks are all there already are left alone, so an interrupted run goes on where it stopped.
-    Ranks share the videos.
+    Expressions whose masks are all there already are left alone, so an interrupted run goes on where it stopped, and
+    writes what it would have written (:func:`whole_groups`). Ranks share the videos.
     """
     mine = share(videos, [len(video) * (ENCODING + len(video.expressions)) for video in videos])
     total = sum(len(video.expressions) for video in mine)
-    with progress_bar(total=total, desc=desc, unit="expression") as progress, Writer() as writer:
+    with dist.together(), progress_bar(total=total, desc=desc, unit="expression") as progress, Writer() as writer:
         jobs = []
         for video in mine:
-            todo = {
-                e: t
-                for e, t in video.expressions.items()
-                if not is_complete(results_dir, video.video_id, e, video.frame_names)
-            }
+            todo = {e for e in video.expressions if not is_complete(results_dir, video.video_id, e, video.frame_names)}
             progress.update(len(video.expressions) - len(todo))
             jobs += [(video, todo)] * bool(todo)
         for (video, todo), following in zip_longest(jobs, [video for video, _ in jobs[1:]]):
-            names = video.frame_names
-            found = predictor.segment(video, list(todo.values()), following=following)
+            names, exp_ids = video.frame_names, list(video.expressions)
+            asked = [exp_ids[e] for e in whole_groups([exp_id in todo for exp_id in exp_ids])]
+            found = predictor.segment(video, [video.expressions[e] for e in asked], following=following)
             for frames in chunks(len(names)):
                 masks = found.masks(frames.start, frames.stop).numpy()
                 writer.wait()
-                for exp_id, of_expression in zip(todo, masks, strict=True):
+                for exp_id, of_expression in zip(asked, masks, strict=True):
+                    if exp_id not in todo:
+                        continue
                     for name, mask in zip(names[frames.start : frames.stop], of_expression, strict=True):
                         writer.submit(write_mask_png, results_dir / mask_name(video.video_id, exp_id, name), mask)
             progress.update(len(todo))
         writer.wait()
-    dist.barrier()
 
 
 def predict_annotators(
@@ -192,36 +201,44 @@ def predict_annotators(
     """Writes a label map of all objects for each annotator of Ref-DAVIS17, ``anno_<k>/<video>/<frame>.png``.
 
     The frames of a video are encoded once for all its annotators. What is all there already is left alone, so an
-    interrupted run goes on where it stopped. Ranks share the videos.
+    interrupted run goes on where it stopped, as in :func:`predict_split`. Ranks share the videos.
     """
     mine = share(videos, [len(video) * (ENCODING + sum(map(len, video.annotators))) for video in videos])
     total = len(mine) * len(ANNOTATOR_ROOTS)
-    with progress_bar(total=total, desc=desc, unit="annotator") as progress, Writer() as writer:
+    with dist.together(), progress_bar(total=total, desc=desc, unit="annotator") as progress, Writer() as writer:
         jobs = []
         for video in mine:
             todo = {
-                folder: texts
-                for root, texts in zip(ANNOTATOR_ROOTS, video.annotators, strict=True)
-                if not holds_frames(folder := results_dir / root / video.video_id, video.frame_names)
+                root
+                for root in ANNOTATOR_ROOTS
+                if not holds_frames(results_dir / root / video.video_id, video.frame_names)
             }
             progress.update(len(ANNOTATOR_ROOTS) - len(todo))
             jobs += [(video, todo)] * bool(todo)
         for (video, todo), following in zip_longest(jobs, [video for video, _ in jobs[1:]]):
-            asked = [text for texts in todo.values() for text in texts.values()]
-            found = predictor.segment(video, asked, following=following)
+            objects = [  # of all annotators
+                (root, number, text)
+                for root, texts in zip(ANNOTATOR_ROOTS, video.annotators, strict=True)
+                for number, text in texts.items()
+            ]
+            asked = [objects[e] for e in whole_groups([root in todo for root, _, _ in objects])]
+            found = predictor.segment(video, [text for _, _, text in asked], following=following)
             for frames in chunks(len(video.frame_names)):
-                logits = (found.logits(e, frames.start, frames.stop) for e in range(len(found.scores)))
-                maps = {
-                    folder: fuse_objects(zip(texts, islice(logits, len(texts)), strict=True)).cpu().numpy()
-                    for folder, texts in todo.items()
-                }
+                maps = {}
+                for root in sorted(todo):
+                    logits = (
+                        (number, found.logits(e, frames.start, frames.stop))
+                        for e, (of, number, _) in enumerate(asked)
+                        if of == root
+                    )
+                    maps[root] = fuse_objects(logits).cpu().numpy()
                 writer.wait()
-                for folder, labels in maps.items():
+                for root, labels in maps.items():
+                    folder = results_dir / root / video.video_id
                     for name, frame in zip(video.frame_names[frames.start : frames.stop], labels, strict=True):
                         writer.submit(write_label_png, folder / f"{name}.png", frame)
             progress.update(len(todo))
         writer.wait()
-    dist.barrier()
 
 
 def read_ahead(clips: Sequence[EvalClip], ahead: int = 2) -> Iterator[tuple[EvalClip, Tensor]]:
@@ -264,10 +281,11 @@ def predict_clips(predictor: Predictor, clips: Sequence[EvalClip], desc: str = "
     found = []
     clip_frames = read_ahead([clips[i] for i in numbers])
     progress = progress_bar(clip_frames, desc=desc, unit="clip", total=len(numbers))
-    for number, (clip, frames) in zip(numbers, progress, strict=True):
-        encoded = predictor.encode(frames)
-        answers = predictor.answer_frame(encoded, list(clip.expressions.values()), clip.scored)
-        results = [coco_results(image_id, a) for image_id, a in zip(clip.expressions, answers, strict=True)]
-        found.append((number, [result for of_sample in results for result in of_sample]))
+    with dist.together():
+        for number, (clip, frames) in zip(numbers, progress, strict=True):
+            encoded = predictor.encode(frames)
+            answers = predictor.answer_frame(encoded, list(clip.expressions.values()), clip.scored)
+            results = [coco_results(image_id, a) for image_id, a in zip(clip.expressions, answers, strict=True)]
+            found.append((number, [result for of_sample in results for result in of_sample]))
     found = sorted(dist.gather_list(found), key=lambda of_clip: of_clip[0])
     return [result for _, results in found for result in results]

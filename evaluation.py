@@ -35,7 +35,8 @@ def evaluate(args: argparse.Namespace, saved: dict, device: torch.device) -> Non
     if not args.allow_trained and datasets.may_be_trained_on(args.dataset_file, trained):
         datasets.refuse_trained(split, args.holdout, saved["options"]["holdout"])
     model, _ = models.restore_model(saved, args.resume)
-    predictor = models.build_predictor(model.to(device), args)
+    models.settle_amp(args, device)
+    predictor = models.inference_predictor(model, args, device)
     score_split(args, split, predictor, checkpoint.fingerprint(args.resume))
 
 
@@ -90,11 +91,11 @@ def score_videos(
         "davis": (predict_annotators, davis_protocol.score_results, ANNOTATOR_ROOTS),
         "mevis": (predict_split, ytvos_protocol.score_results, [RESULTS_ROOT]),
     }[args.dataset_file]
-    if dist.is_main():
-        # now rather than after hours of inference
-        truth, videos = video_truth(args, split)
-        claim_results(results, run, replace=True, roots=roots)
-    dist.barrier()
+    with dist.together():
+        if dist.is_main():
+            # now rather than after hours of inference
+            truth, videos = video_truth(args, split)
+            claim_results(results, run, replace=True, roots=roots)
     predict(predictor, datasets.build_eval_videos(args, split), results)
     if not dist.is_main():
         return None

@@ -14,9 +14,8 @@ import models
 from datasets import VideoSet
 from datasets.base import VideoEntry
 from engine import predict_split
-from models.prepare import fold_batch_norms
 from models.proxyformer import ProxyFormer
-from models.windows import OVERLAP, WINDOW
+from models.windows import window_sizes
 from opts import differing, model_options, parse_train_args
 from util import checkpoint, dist
 from util.log import progress_bar
@@ -35,8 +34,10 @@ def run_inference(asked: argparse.Namespace, infer: Callable[[argparse.Namespace
         infer(asked, device)
 
 
-def restore(asked: argparse.Namespace, dataset_file: str) -> tuple[ProxyFormer, argparse.Namespace]:
-    """The model of an inference script's checkpoint, and the options to use it with.
+def restore(
+    asked: argparse.Namespace, device: torch.device, dataset_file: str
+) -> tuple[ProxyFormer, argparse.Namespace]:
+    """The model of an inference script's checkpoint, and the options to use it with, the same on all ranks.
 
     Args:
         asked: what the data set's script read, with ``split`` and ``<dataset_file>_path`` besides the options of
@@ -49,7 +50,6 @@ def restore(asked: argparse.Namespace, dataset_file: str) -> tuple[ProxyFormer, 
     """
     saved = checkpoint.load(asked.resume)
     model, trained = models.restore_model(saved, asked.resume)
-    fold_batch_norms(model)
     given = {name for name in model_options() if getattr(asked, name) is not None}
     contradiction = differing(asked, vars(trained), given)
     if contradiction:
@@ -68,12 +68,14 @@ def restore(asked: argparse.Namespace, dataset_file: str) -> tuple[ProxyFormer, 
         args.holdout = asked.holdout or 0
     elif not asked.allow_trained:
         datasets.refuse_trained(asked.split, args.holdout, trained.holdout)
+    models.settle_amp(args, device)
     return model, args
 
 
 def windows(asked: argparse.Namespace) -> dict[str, int]:
     """``window`` and ``overlap`` of the predictor, as asked or as usual."""
-    return {"window": asked.window or WINDOW, "overlap": asked.overlap or OVERLAP}
+    window, overlap = window_sizes(asked.window, asked.overlap)
+    return {"window": window, "overlap": overlap}
 
 
 def claim(
@@ -90,13 +92,13 @@ def segment_split(asked: argparse.Namespace, device: torch.device, dataset_file:
     """Segments every expression of a split, packs the masks as ``submission.zip`` and checks it.
 
     Args:
-        asked, dataset_file: as in :func:`restore`.
+        asked, device, dataset_file: as in :func:`restore`.
         zip_root: folder in the submission that holds the videos' folders; empty where they lie at its root.
     """
-    model, args = restore(asked, dataset_file)
+    model, args = restore(asked, device, dataset_file)
     videos = datasets.build_eval_videos(args, asked.split)
     output_dir = Path(asked.output_dir)
-    predictor = models.build_predictor(model.to(device), args, **windows(asked))
+    predictor = models.inference_predictor(model, args, device, **windows(asked))
     claim(asked, args, output_dir)
     predict_split(predictor, videos, output_dir)
     if not dist.is_main():

@@ -37,10 +37,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def infer(asked: argparse.Namespace, device: torch.device) -> None:
     """Predicts one split for all annotators."""
-    model, args = restore(asked, "davis")
+    model, args = restore(asked, device, "davis")
     videos = datasets.build_eval_videos(args, asked.split)
     results_dir = Path(asked.output_dir) / asked.split
-    predictor = models.build_predictor(model.to(device), args, **windows(asked))
+    predictor = models.inference_predictor(model, args, device, **windows(asked))
     claim(asked, args, results_dir, ANNOTATOR_ROOTS)
     predict_annotators(predictor, videos, results_dir)
     if not dist.is_main():

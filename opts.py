@@ -302,7 +302,7 @@ def add_predictor_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max_size", type=_positive_int, help="limit of its long side; default: as in training")
     parser.add_argument("--amp", choices=_AMP, help="default: off, or auto if the training was not")
     parser.add_argument("--window", type=_positive_int, metavar="FRAMES", help="of a video seen at once; default: 40")
-    parser.add_argument("--overlap", type=_positive_int, metavar="FRAMES", help="of neighbouring windows; default: 8")
+    parser.add_argument("--overlap", type=_positive_int, metavar="FRAMES", help="of two windows; default: 8, or a half")
     parser.add_argument("--device", help="cuda, cuda:1, cpu; default: a GPU when there is one")
 
 

@@ -30,6 +30,8 @@ FILM, ARCHIVE = "overlay.mp4", "masks.zip"
 # FFmpeg also reads play lists, which may name any file of this machine and any address.
 CONTAINERS = "mov,matroska,avi,mpegts,mpeg,ogg,flv,asf"
 MOST_PIXELS = 4096 * 2304
+MASKS = 60 * 30 * 12  # a minute at 30 frames per second with all expressions; at 360x640 they take 3 GB of TMPDIR
+STOPPING = 60  # seconds that the end waits for what is being done, which a window of a long video may take
 LOOKING = 0.7  # share of the work that the network does
 GONE = "this result is no longer there; segment the video again"
 LABELS = {"--start": "From second", "--end": "To second", "--every": "Every Nth frame"}
@@ -46,13 +48,25 @@ class Limits:
         seconds: of the part of the video that is segmented.
         expressions: how many.
         waiting: requests in the queue.
+        masks: frames times expressions, which is what fills the disk.
     """
 
-    def __init__(self, megabytes: int = 200, seconds: float = 60, expressions: int = 12, waiting: int = 8) -> None:
+    def __init__(
+        self,
+        megabytes: int = 200,
+        seconds: float = 60,
+        expressions: int = 12,
+        waiting: int = 8,
+        masks: int = MASKS,
+    ) -> None:
         self.megabytes, self.seconds, self.expressions, self.waiting = megabytes, seconds, expressions, waiting
+        self.masks = masks
 
     def __str__(self) -> str:
-        return f"{self.megabytes} MB, {self.seconds:g} seconds and {self.expressions} expressions"
+        return (
+            f"{self.megabytes} MB, {self.seconds:g} seconds and {self.expressions} expressions, and {self.masks} masks "
+            "(frames times expressions)"
+        )
 
     def check_file(self, path: Path) -> None:
         """Raises ValueError for a file that is too large or of a kind that is not taken; decodes nothing."""
@@ -68,17 +82,21 @@ class Limits:
                 f"{path.name} is no video that can be read ({error.strerror}); give an mp4, mov or webm that plays"
             ) from error
         for width, height in sizes:
-            if width * height > MOST_PIXELS:
-                raise ValueError(
-                    f"{path.name} is {width}x{height} pixels; at most 4096x2304 are taken, so make it smaller"
-                )
+            _check_pixels(path.name, height, width)
 
-    def check_seconds(self, seconds: float) -> None:
-        """Raises ValueError where the part of the video is too long."""
+    def check_part(self, name: str, video: OwnVideo, expressions: int) -> None:
+        """Raises ValueError where the part of the video is too large, too long, or has too many frames."""
+        _check_pixels(name, *video.size)  # a file may say something else of itself than its frames show
+        seconds, frames = video.times[-1], len(video)
         if seconds > self.seconds:
             raise ValueError(
                 f"this is {seconds:.1f} seconds of video; at most {self.seconds:g} are taken. Choose a part of it with "
                 f"'{LABELS['--start']}' and '{LABELS['--end']}'"
+            )
+        if frames * expressions > self.masks:
+            raise ValueError(
+                f"{expressions} expressions in each of {frames} frames are {frames * expressions} masks; at most "
+                f"{self.masks} are made. Take fewer frames with '{LABELS['--every']}', or ask fewer expressions"
             )
 
     def expressions_of(self, text: str | None) -> list[str]:
@@ -90,6 +108,11 @@ class Limits:
         if len(expressions) > self.expressions:
             raise ValueError(f"these are {len(expressions)} expressions; at most {self.expressions} are taken")
         return expressions
+
+
+def _check_pixels(name: str, height: int, width: int) -> None:
+    if width * height > MOST_PIXELS:
+        raise ValueError(f"{name} is {width}x{height} pixels; at most 4096x2304 are taken, so make it smaller")
 
 
 class Job:
@@ -187,7 +210,8 @@ class Desk:
         folder.mkdir()
         self._jobs: dict[str, Job] = {}
         self._stops: dict[str, threading.Event] = {}  # of those for whom something is being done
-        self._lock = threading.Lock()
+        self._closed = False
+        self._lock = threading.Condition()  # of all of these; told when something is done
 
     def segment(
         self,
@@ -219,24 +243,30 @@ class Desk:
         if not path.is_file():
             raise ValueError(f"{path.name} is no longer here; upload it again")
         self.limits.check_file(path)
-        folder = self._folder / secrets.token_hex(8)
-        stopped = self._stops[visitor] = threading.Event()
+        folder, stopped = self._folder / secrets.token_hex(8), threading.Event()
+        with self._lock:
+            if self._closed:
+                raise ValueError("stopped")
+            self._stops[visitor] = stopped
 
         def go_on(share: float, what: str) -> None:
             if stopped.is_set():
                 raise ValueError("stopped")
             report(share, what)
 
+        job, old = None, []
         try:
             job = self._answer(folder, path, expressions, (int(every or 1), start or None, end or None), go_on)
         except ValueError as error:
             raise ValueError(_in_words_of_the_page(str(error), folder, path.name)) from error
         finally:
-            del self._stops[visitor]
-        with self._lock:
-            old = [self._jobs.pop(visitor, None)]
-            self._jobs[visitor] = job
-            old += [self._jobs.pop(other) for other in list(self._jobs)[:-KEPT_JOBS]]
+            with self._lock:
+                del self._stops[visitor]
+                if job is not None:
+                    old = [self._jobs.pop(visitor, None)]
+                    self._jobs[visitor] = job
+                    old += [self._jobs.pop(other) for other in list(self._jobs)[:-KEPT_JOBS]]
+                self._lock.notify_all()
         for other in filter(None, old):
             other.close()
         return job
@@ -251,8 +281,9 @@ class Desk:
 
     def stop(self, visitor: str) -> None:
         """Ends what is being done for a visitor, if anything is, at the next answer or the next frames painted."""
-        if stopped := self._stops.get(visitor):
-            stopped.set()
+        with self._lock:
+            if stopped := self._stops.get(visitor):
+                stopped.set()
 
     def leave(self, visitor: str) -> None:
         """Ends what is being done for a visitor, and deletes the answer."""
@@ -263,8 +294,14 @@ class Desk:
             job.close()
 
     def close(self) -> None:
-        """Has all visitors leave."""
-        for visitor in {*self._stops, *self._jobs}:
+        """Has all visitors leave, waits until nothing is being done for them any more, and takes no further request."""
+        with self._lock:
+            self._closed = True
+            for stopped in self._stops.values():
+                stopped.set()
+            self._lock.wait_for(lambda: not self._stops, STOPPING)
+            visitors = list(self._jobs)
+        for visitor in visitors:
             self.leave(visitor)
 
     def _answer(self, folder: Path, path: Path, expressions: list[str], part: tuple, report: Report) -> Job:
@@ -279,7 +316,7 @@ class Desk:
             video = stack.enter_context(open_video(own, *part))
             if video.is_image:
                 raise ValueError(f"{path.name} is an image; give a video (demo.py takes images, too)")
-            self.limits.check_seconds(video.times[-1])
+            self.limits.check_part(path.name, video, len(expressions))
             video.path = Path(path.name)  # as it is called in what is downloaded
             done = 0
 

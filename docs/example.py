@@ -10,6 +10,7 @@ import sys
 from PIL import Image
 
 from models import load_predictor
+from util import cli
 from util.own_video import open_video
 from util.visualize import distinct_colours, overlay
 
@@ -35,4 +36,4 @@ def main(path: str, *texts: str) -> None:
 if __name__ == "__main__":
     if len(sys.argv) < 3:
         sys.exit(__doc__)
-    main(*sys.argv[1:])
+    cli.run(lambda: main(*sys.argv[1:]))  # what is wrong with the video, or a text, in one line

@@ -11,12 +11,12 @@ from models.backbone import build_backbone, load_pretrained
 from models.criterion import Criterion
 from models.matcher import LossWeights, TrajectoryMatcher
 from models.predictor import Predictor
-from models.prepare import fold_batch_norms
+from models.prepare import fold_batch_norms, store_as_computed
 from models.proxyformer import ProxyFormer
 from models.text_encoder import TextEncoder
 from util import checkpoint, dist
 from util.memory import keep_large_buffers
-from util.precision import amp_dtype, inference_amp
+from util.precision import AMP, amp_dtype, inference_amp
 
 __all__ = [
     "Predictor",
@@ -25,9 +25,11 @@ __all__ = [
     "build_criterion",
     "build_model",
     "build_predictor",
+    "inference_predictor",
     "load_predictor",
     "load_with_options",
     "restore_model",
+    "settle_amp",
 ]
 
 # what --pretrained_weights may leave out, because its shape depends on the data set
@@ -140,6 +142,29 @@ def build_predictor(model: ProxyFormer, args: argparse.Namespace, **windows: int
     return Predictor(model, eval_size=args.eval_size, max_size=args.max_size, amp=amp, **windows)
 
 
+def settle_amp(args: argparse.Namespace, device: torch.device) -> None:
+    """Replaces "auto" in ``args.amp`` by what is computed in, which is the same on all ranks; all of them take part.
+
+    On a CPU that is a measurement: another rank, or a run that goes on with this one's results, may come out elsewhere.
+    """
+    if args.amp == "auto":
+        args.amp = dist.from_main(AMP[amp_dtype("auto", device)])
+
+
+def inference_predictor(
+    model: ProxyFormer, args: argparse.Namespace, device: torch.device, **windows: int
+) -> Predictor:
+    """:func:`build_predictor` on ``device`` of a model that is for inference only from now on, and made ready for it.
+
+    Args:
+        windows: as there.
+    """
+    fold_batch_norms(model)
+    predictor = build_predictor(model.to(device), args, **windows)
+    store_as_computed(model, predictor.amp)
+    return predictor
+
+
 def load_predictor(
     path: str | Path,
     device: str | torch.device | None = None,
@@ -162,7 +187,8 @@ def load_predictor(
         device: None takes a GPU when there is one.
         eval_size, max_size: short side of the network's input and limit of its long side; None: as in the training.
         amp: what to compute in, "off" (float32), "bf16", "fp16" or "auto"; None: off, or auto if the training was not.
-        window, overlap: frames that are seen together, and what neighbouring windows share; None: 40 and 8.
+        window, overlap: frames that are seen together, and what neighbouring windows share; None: 40, and 8 or half of
+            a smaller window.
 
     Raises:
         FileNotFoundError, ValueError: there is no such file, it is damaged, or what is asked for is impossible.
@@ -179,9 +205,8 @@ def load_with_options(
     if device.type == "cpu":
         keep_large_buffers()
     model, args = restore_model(checkpoint.load(path), path)
-    fold_batch_norms(model)
     args.amp = inference_amp(args.amp)
     given = {name: value for name, value in asked.items() if value is not None}
     windows = {name: given.pop(name) for name in ("window", "overlap") if name in given}
     vars(args).update(given)
-    return build_predictor(model.to(device), args, **windows), args
+    return inference_predictor(model, args, device, **windows), args

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from models.postprocess import query_scores, resize_logits
 from models.proxyformer import ProxyFormer, VideoFeatures
-from models.windows import OVERLAP, WINDOW, Waiting, Window, follow, window_bytes, windows
+from models.windows import Waiting, Window, follow, window_bytes, window_sizes, windows
 from util.box_ops import cxcywh_to_xyxy
 from util.frames import fitted_size, normalise, resize_frames
 from util.memory import free_bytes
@@ -27,6 +27,7 @@ from util.precision import autocast
 from util.structures import Prediction
 
 AT_ONCE = 8  # frames in the size of the video that are read, or cut out, together
+ASKED_TOGETHER = 8  # expressions that are answered together
 
 
 @dataclass
@@ -73,7 +74,8 @@ class Predictor:
         eval_size, max_size: short side of the network's input and limit of its long side.
         amp: what the network computes in; None: float32.
         threshold: probability above which a pixel belongs to the object.
-        window: frames that the network sees together; overlap: what neighbouring windows of longer videos share.
+        window: frames that the network sees together; overlap: what neighbouring windows of longer videos share; None:
+            40, and 8 or half of a smaller window.
 
     Raises:
         ValueError: such windows or sizes are impossible.
@@ -87,14 +89,13 @@ class Predictor:
         max_size: int,
         amp: torch.dtype | None = None,
         threshold: float = 0.5,
-        window: int = WINDOW,
-        overlap: int = OVERLAP,
+        window: int | None = None,
+        overlap: int | None = None,
     ) -> None:
         for name, value in (("--eval_size", eval_size), ("--max_size", max_size)):
             if value < 1:
                 raise ValueError(f"{name} {value} is no size of frames; give at least 32")
-        windows(1, window, overlap)  # refuses what is impossible now rather than after an hour
-        self.window, self.overlap = window, overlap
+        self.window, self.overlap = window_sizes(window, overlap)
         self.model = model.eval()
         self.eval_size, self.max_size, self.amp = eval_size, max_size, amp
         self.device = next(model.parameters()).device
@@ -111,7 +112,10 @@ class Predictor:
         """
         if frames.ndim != 4 or frames.shape[1] != 3 or frames.dtype != torch.uint8 or not len(frames):
             raise ValueError(f"expected uint8 frames [T, 3, H, W], got {frames.dtype} {tuple(frames.shape)}")
-        return resize_frames(frames.to(self.device), fitted_size(*frames.shape[-2:], self.eval_size, self.max_size))
+        if self.device.type == "cuda" and frames.device.type == "cpu":
+            frames = frames.pin_memory()  # from other memory a copy waits for what the network is doing
+        moved = frames.to(self.device, non_blocking=True)
+        return resize_frames(moved, fitted_size(*frames.shape[-2:], self.eval_size, self.max_size))
 
     @torch.inference_mode()
     def encode(self, frames: Tensor, original_size: tuple[int, int] | None = None) -> EncodedVideo:
@@ -148,7 +152,7 @@ class Predictor:
         video: Frames,
         expressions: list[str],
         *,
-        batch: int = 8,
+        batch: int = ASKED_TOGETHER,
         seen: Callable[[int], object] = lambda frames: None,
         following: Frames | None = None,
     ) -> Segmentation:
@@ -201,7 +205,10 @@ class Predictor:
     def _read_ahead(
         self, video: Frames, spans: list[Window], following: Frames | None
     ) -> Iterator[tuple[Window, tuple[Tensor, tuple[int, int]]]]:
-        """Each window with what :meth:`_read` gives; the next one's frames are decoded while one is worked on."""
+        """Each window with what :meth:`_read` gives; the next one's frames are decoded while one is worked on.
+
+        Every frame is read once: what two windows share is kept, in the size that the network sees.
+        """
         first, self._ahead = self._ahead, None
         started = first is not None and first[0] is video
         coming = first[1] if started else self._reader.submit(self._read, video, spans[0])
@@ -209,7 +216,8 @@ class Predictor:
             for number, span in enumerate(spans):
                 frames = coming.result()
                 if number + 1 < len(spans):
-                    coming = self._reader.submit(self._read, video, spans[number + 1])
+                    shared = frames[0][spans[number + 1].start - span.start :]
+                    coming = self._reader.submit(self._read, video, spans[number + 1], shared)
                 elif following is not None and len(following):
                     window = windows(len(following), self.window, self.overlap)[0]
                     self._ahead = following, self._reader.submit(self._read, following, window)
@@ -217,10 +225,15 @@ class Predictor:
         finally:
             wait([coming])  # after an error: a film that is closed while it is being read takes the process with it
 
-    def _read(self, video: Frames, span: Window) -> tuple[Tensor, tuple[int, int]]:
-        """The frames of a window in the size that the network sees, and the size of the video."""
-        parts = []
-        for start in range(span.start, span.stop, AT_ONCE):  # a window of large frames would fill the memory
+    def _read(self, video: Frames, span: Window, shared: Tensor | None = None) -> tuple[Tensor, tuple[int, int]]:
+        """The frames of a window in the size that the network sees, and the size of the video.
+
+        Args:
+            shared: the first of them, which the window before has, too.
+        """
+        parts = [] if shared is None else [shared]
+        first = span.start + sum(map(len, parts))
+        for start in range(first, span.stop, AT_ONCE):  # a window of large frames would fill the memory
             frames = video.read(range(start, min(span.stop, start + AT_ONCE)))
             parts.append(self.fit(frames))
         return torch.cat(parts), tuple(frames.shape[-2:])
@@ -253,7 +266,7 @@ class Predictor:
 
     @torch.inference_mode()
     def answer_frame(
-        self, encoded: EncodedVideo, expressions: list[str], frame: int, batch: int = 8
+        self, encoded: EncodedVideo, expressions: list[str], frame: int, batch: int = ASKED_TOGETHER
     ) -> Iterator[FrameAnswer]:
         """Every query's answer in one frame of the clip, for each expression in their order."""
         chosen = torch.zeros(len(encoded), dtype=torch.bool, device=self.device)

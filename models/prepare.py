@@ -54,6 +54,8 @@ def train_mode(model: ProxyFormer) -> None:
         parameters = list(module.parameters())
         if parameters and not any(p.requires_grad for p in parameters):
             module.eval()
+    # of itself, not of what it is made of, this only says that its masks are those of training (see its docstring)
+    model.mask_decoder.training = True
 
 
 def recompute_activations(model: ProxyFormer) -> None:
@@ -80,6 +82,8 @@ def compile_blocks(model: ProxyFormer, backend: str) -> None:
         raise ValueError(f"--compile {backend}: there is no such backend; choose one of {', '.join(known)}")
     # all blocks share the limit: of a Video Swin thirteen kinds, each anew for new shapes
     torch._dynamo.config.recompile_limit = RECOMPILE_LIMIT
+    # it would cut them where DistributedDataParallel's buckets end, which serves a model that is compiled as a whole
+    torch._dynamo.config.optimize_ddp = False
     for block in blocks(model):
         block.compile(backend=backend)
 
@@ -124,8 +128,27 @@ def fold_batch_norms(model: ProxyFormer) -> None:
                 setattr(module, name, nn.Identity())
 
 
+def store_as_computed(model: ProxyFormer, amp: torch.dtype | None) -> None:
+    """Stores weights in the type that autocast would make of them in every forward pass, and keep beside them.
+
+    Those are most of the weights: linear layers and convolutions of the encoders and the CMIE. Their results are the
+    same to the last bit. The model is for inference in this type afterwards.
+
+    Args:
+        amp: what is computed in; None: float32, and nothing changes.
+    """
+    if amp is None:
+        return
+    for part in (model.backbone, model.text_encoder, model.cmie):
+        for module in part.modules():
+            # not what is derived from them: that may make something of its weights before they are cast
+            if type(module) in (nn.Linear, nn.Conv2d, nn.Conv3d):
+                module.to(amp)
+
+
 def _refuse_trained_norms(model: ProxyFormer, flag: str, why: str) -> None:
-    if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.backbone.modules()):
+    norms = (module for module in model.backbone.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm))
+    if any(norm.weight is None or norm.weight.requires_grad for norm in norms):
         raise ValueError(
             f"{flag}: the batch norms of this --backbone are trained, and {why}; leave it out, or take a backbone with "
             "frozen ones"

@@ -34,6 +34,20 @@ class Window:
     last: int
 
 
+def window_sizes(window: int | None = None, overlap: int | None = None) -> tuple[int, int]:
+    """Both as they are given; None: the usual one, and of a small window half of it as the overlap.
+
+    Raises:
+        ValueError: there are no such windows.
+    """
+    window = WINDOW if window is None else window
+    if window < 2:
+        raise ValueError(f"--window {window} is too small: neighbouring windows share a frame, so give at least 2")
+    overlap = min(OVERLAP, window // 2) if overlap is None else overlap
+    windows(1, window, overlap)
+    return window, overlap
+
+
 def windows(length: int, size: int, overlap: int) -> list[Window]:
     """Windows of ``size`` frames over a video of ``length``; neighbours share at least ``overlap`` frames.
 
@@ -56,7 +70,7 @@ def window_bytes(model: ProxyFormer, size: tuple[int, int], frames: int, express
     """About what a window takes in memory beside the weights, in float32.
 
     Of each frame the input, the backbone's maps, and whichever is more: what else the backbone holds, or what the mask
-    decoder keeps of the maps; and once what the mask decoder makes of a few frames.
+    decoder keeps of the maps; and once what the mask decoder makes of a few frames, or of all where they are fewer.
 
     Args:
         size: height and width that the network sees.
@@ -66,8 +80,8 @@ def window_bytes(model: ProxyFormer, size: tuple[int, int], frames: int, express
     maps = [channels / stride**2 for channels, stride in zip(backbone.channels, backbone.strides, strict=True)]
     laterals = [conv.out_channels / s**2 for conv, s in zip(decoder.lateral, backbone.strides[-2::-1], strict=False)]
     of_frame = 3 + sum(maps) + max(backbone.working, sum(laterals))
-    decoding = DECODING * max(frames_at_once(next(model.parameters()).device), expressions) * max(laterals)
-    return int(4 * size[0] * size[1] * (frames * of_frame + decoding))
+    decoded = min(frames * expressions, max(frames_at_once(next(model.parameters()).device), expressions))
+    return int(4 * size[0] * size[1] * (frames * of_frame + DECODING * decoded * max(laterals)))
 
 
 def follow(before: Tensor, now: Tensor) -> Tensor:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import copy
+import multiprocessing
 
 import pytest
 import torch
 
 from models import backbone, mask_decoder, window_attention
+from tests.commands import FORKS_TRAIN
 from tests.tiny_model import tiny_model
 from tools import benchmark_inference, benchmark_levers
+from util.precision import bf16_speedup
 
 SMALL = ["--size", "64", "96", "--repeat", "1", "--device", "cpu"]
 
@@ -17,8 +20,65 @@ SMALL = ["--size", "64", "96", "--repeat", "1", "--device", "cpu"]
 @pytest.mark.parametrize("frames", [3, 60])
 def test_a_video_costs_something(monkeypatch, frames):
     monkeypatch.setattr(benchmark_inference, "build", lambda args, expressions: tiny_model())
-    found = benchmark_inference.cost(benchmark_inference.parse_args(SMALL), frames, 2, "fp32")
+    args = benchmark_inference.parse_args(SMALL)
+    found = benchmark_inference.cost(args, "any", (64, 96), frames, 2, "fp32")
     assert found["seconds"] > 0 and found["peak"] > 0.01
+
+
+def test_each_backbone_and_size_has_its_rows(monkeypatch, capsys):
+    asked = []
+
+    def run(*row) -> dict[str, float]:
+        asked.append(row)
+        return {"seconds": 2.0 if row[-1] == "fp32" else 1.0, "peak": 3.0}
+
+    def flops(model, frames, size, expressions) -> dict[str, int]:
+        return dict.fromkeys(benchmark_inference.SECTIONS, 0) | {"cmie": int((10 + 2 * len(expressions)) * 1e9)}
+
+    monkeypatch.setattr(benchmark_inference, "run", run)
+    monkeypatch.setattr(benchmark_inference, "flops", flops)
+    monkeypatch.setattr(benchmark_inference, "build", lambda args, expressions: tiny_model())
+    monkeypatch.setattr(benchmark_inference, "ceiling", lambda device, dtype: 100.0)
+    words = ["x", "--device", "cpu", "--size", "64", "96", "--size", "32", "32", "--backbones", "resnet18", "resnet50"]
+    words += ["--frames", "4", "--expressions", "1", "3"]
+    monkeypatch.setattr(benchmark_inference.sys, "argv", words)
+    benchmark_inference.main()
+    rows = [("fp32", 1), ("fp32", 3), ("bf16", 1), ("bf16", 3)]
+    places = [(name, size) for name in ("resnet18", "resnet50") for size in ((64, 96), (32, 32))]
+    assert asked == [(*place, 4, count, mode) for place in places for mode, count in rows]
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[6].split() == ["4", "3", "bf16", "1.00", "83", "4.00", "3.00", "16%", "6.00x"]
+    assert lines[7].startswith("GFLOP of 4 frames: 12.0 (") and lines[7].endswith("a further expression 2.0")
+
+
+@pytest.mark.parametrize("mode", ["bf16", "fp16"])
+def test_half_precision_agrees_with_float32_on_the_shipped_weights(mode):
+    if mode == "bf16" and bf16_speedup() < 1:
+        pytest.skip("this CPU emulates bfloat16, which takes a hundred times as long")
+    plain, half = (found for _, found in benchmark_inference.agreement([mode], "cpu", count=3))
+    assert plain.score > 0.7 and plain.difference == 0 and plain.iou == 1
+    assert 0.99 <= half.iou < 1 and abs(half.difference) <= 0.003
+
+
+@pytest.mark.skipif(not FORKS_TRAIN, reason="where there is a GPU a forked process cannot use it")
+def test_a_long_video_takes_no_more_memory_than_a_short_one(monkeypatch):
+    """Held whole, frames and masks of the long one would take a hundred megabytes more."""
+    monkeypatch.setattr(benchmark_inference, "build", lambda args, expressions: tiny_model())
+
+    def peak(frames: int) -> float:
+        receive, send = multiprocessing.Pipe(duplex=False)
+
+        def run() -> None:  # in a process whose peak is its own
+            torch.set_num_threads(1)
+            args = benchmark_inference.parse_args(SMALL)
+            send.send(benchmark_inference.cost(args, "any", (120, 160), frames, 2, "fp32")["peak"])
+
+        child = multiprocessing.get_context("fork").Process(target=run)
+        child.start()
+        child.join(100)
+        return receive.recv()
+
+    assert peak(1000) < peak(100) + 0.025
 
 
 @pytest.mark.parametrize("name", ["video_swin_t", "resnet18"])

@@ -162,7 +162,7 @@ def test_a_model_trained_in_bf16_predicts_in_what_is_faster(trained, speedup, us
     [
         ({"amp": "fp32"}, "--amp fp32 is unknown; choose one of off, bf16, fp16, auto"),
         ({"eval_size": 0}, "--eval_size 0 is no size"),
-        ({"window": 8}, "--overlap 8 must be at least 1 and below --window 8"),
+        ({"window": 8, "overlap": 8}, "--overlap 8 must be at least 1 and below --window 8"),
         ({"device": "gpu"}, "--device gpu is not the name of one; give cuda, cuda:1 or cpu"),
         ({"device": "cuda:99"}, "--device cuda:99: this machine has"),
     ],
@@ -183,7 +183,7 @@ def test_inference_takes_model_options_that_agree_with_the_checkpoint(tmp_path):
         words = ["--resume", str(tmp_path / "c.pth"), *flags]
         asked = inference_parser("inference.py", "", "out").parse_args(words)
         asked.split, asked.ytvos_path = "valid", None
-        return inference.restore(asked, "ytvos")[1]
+        return inference.restore(asked, torch.device("cpu"), "ytvos")[1]
 
     assert vars(restored("--backbone", "resnet18", "--binary", "--nheads", "2")) == vars(restored())
     with pytest.raises(ValueError, match="c.pth is another model: --backbone is resnet18 there, resnet50 now. Leave"):

@@ -56,6 +56,14 @@ def test_the_example_of_the_docs(tmp_path):
     assert [line.split("  ")[1] for line in told[:2]] == ["the red object", "a circle"]
     assert [line.split(":")[0] for line in told[2:]] == [f"frame {t}" for t in range(9)]
     assert Image.open(tmp_path / "example.png").size == Image.open(next(video.iterdir())).size
+    done = subprocess.run(
+        [sys.executable, ROOT / "docs" / "example.py", tmp_path / "gone.mp4", "the red object"],
+        cwd=tmp_path,
+        env=os.environ | ENVIRONMENT | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2 and done.stderr.startswith("example.py: error: ") and "gone.mp4: no such" in done.stderr
 
 
 def test_the_shipped_weights_are_small():

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import engine
 from datasets.base import VideoEntry
 from datasets.collate import collate
 from engine import train_step
@@ -186,6 +187,32 @@ def score_here(root: str, folder: str) -> None:
     args = mini_args(Path(root), "--holdout", "3", "--eval", "--resume", "any", "--output_dir", folder)
     score = score_split(args, "holdout", Bright(), "some weights")
     assert (score is not None) == dist.is_main()
+
+
+def rank_without_space(rank: int, root: str, folder: str) -> None:
+    """Of two runs, in which rank 0 and then rank 1 cannot write masks of the first epoch."""
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+    real = engine.write_mask_png
+    for lacking in (0, 1):
+        flags = [*DIVIDED.split(), "--holdout", 3, "--epochs", 2, "--warmup_steps", 0]
+        run = trainer(Path(root), Path(folder) / str(lacking), *flags)
+
+        def write(*args, run=run, lacking=lacking) -> None:
+            if rank == lacking and run.epoch == 0:
+                raise OSError("no space left")
+            real(*args)
+
+        engine.write_mask_png = write
+        run.run()
+    dist.shut_down()
+
+
+def test_masks_that_one_rank_cannot_write_cost_a_score_and_no_training(ytvos_root, tmp_path):
+    run_ranks(rank_without_space, 2, str(ytvos_root), str(tmp_path))
+    for lacking in ("0", "1"):
+        scores = [line.get("score_holdout") for line in log(tmp_path / lacking)]
+        assert scores[0] is None and scores[1] is not None
 
 
 def test_any_number_of_ranks_scores_the_same(ytvos_root, tmp_path):

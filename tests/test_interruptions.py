@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 import zipfile
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -65,8 +66,13 @@ def finish(process: subprocess.Popen, code: int | None = 0) -> str:
 
 def when_there(path: Path, process: subprocess.Popen) -> None:
     """Waits until the run has written ``path``."""
+    until(path.exists, process)
+
+
+def until(condition: Callable[[], object], process: subprocess.Popen) -> None:
+    """Waits until it holds; the run must not end before."""
     deadline = time.monotonic() + SECONDS
-    while not path.exists():
+    while not condition():
         assert process.poll() is None, finish(process, None)
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -161,21 +167,48 @@ def test_a_killed_rank_of_one_node_starts_both_again(options, whole, tmp_path):
     assert_same(folder, whole)
 
 
+SLOW_INFERENCE = """
+import sys, time
+sys.path.insert(0, {root!r})
+import engine, inference_ytvos
+from util import cli
+
+def slow(*arguments, write=engine.write_mask_png):
+    write(*arguments)
+    time.sleep(0.2)
+
+engine.write_mask_png = slow
+cli.run(lambda: inference_ytvos.run_inference(inference_ytvos.parse_args(), inference_ytvos.infer))
+"""
+
+
+def finished(results: Path) -> dict[Path, int]:
+    """When each mask was written, of the expressions that have one of all six frames."""
+    folders = [folder for folder in results.glob("Annotations/*/*") if len(list(folder.glob("[!.]*.png"))) == 6]
+    return {path: path.stat().st_mtime_ns for folder in folders for path in folder.glob("[!.]*.png")}
+
+
 @pytest.mark.parametrize("restarts", [0, 1])
 def test_an_inference_survives_a_killed_rank(options, whole, tmp_path, restarts):
-    """Started again, by torchrun or by the user, it does what is left, and packs what one process packs."""
+    """Started again, by torchrun or by the user, it keeps what is done, does what is left, and packs what one process
+    packs. Masks are written slowly, so that the rank is killed while there is something of both."""
     program, root = "inference_ytvos.py", options[options.index("--ytvos_path") + 1]
     words = ["--resume", whole / "checkpoint.pth", "--ytvos_path", root, "--split", "train", "--allow_trained"]
     words += ["--device", "cpu", "--output_dir"]
-    process = start(*words, tmp_path / "two", program=program, restarts=restarts)
-    when_there(tmp_path / "two" / "inference.json", process)
-    os.kill(ranks(process, program)[1], signal.SIGKILL)
+    slow = tmp_path / "slow_inference.py"
+    slow.write_text(SLOW_INFERENCE.format(root=str(ROOT)))
+    process = start(*words, tmp_path / "two", program=str(slow), restarts=restarts)
+    until(lambda: finished(tmp_path / "two"), process)
+    os.kill(ranks(process, str(slow))[1], signal.SIGKILL)
+    kept = finished(tmp_path / "two")
     if not restarts:
         process.communicate(timeout=60)
         assert process.returncode != 0 and not (tmp_path / "two" / "submission.zip").exists()
         process = start(*words, tmp_path / "two", program=program)
     finish(process)
     run(program, *words, tmp_path / "one")
+    assert kept.items() <= finished(tmp_path / "two").items() and len(kept) < len(finished(tmp_path / "two"))
+    assert not list((tmp_path / "two").rglob(".*"))
     wanted, got = (zipfile.ZipFile(tmp_path / name / "submission.zip") for name in ("one", "two"))
     assert got.namelist() == wanted.namelist() and len(got.namelist()) > 10
     assert all(got.read(name) == wanted.read(name) for name in got.namelist())

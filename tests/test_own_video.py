@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import av
 import numpy as np
 import pytest
@@ -68,11 +70,31 @@ def test_containers(tmp_path, suffix, codec):
         assert video.times[:-1] == pytest.approx(PHONE_TIMES, abs=1e-3)
 
 
-@pytest.mark.parametrize("suffix", ["mp4", "mkv", "ts", "flv"])
+@pytest.mark.parametrize("suffix", ["mp4", "mkv", "ts", "flv", "avi"])
 def test_any_position_of_a_film_with_b_frames(tmp_path, suffix):
     """Containers differ in whether they seek by when a frame is shown or decoded."""
     with open_video(write_film(tmp_path / f"film.{suffix}", scene(24))) as video:
         assert [numbers(video.read([p]))[0] for p in (0, 9, 23, 8, 7, 16, 1, 15)] == [1, 10, 24, 9, 8, 17, 2, 16]
+
+
+@pytest.mark.parametrize("fps", [25, 1000])
+@pytest.mark.parametrize(("codec", "ahead"), [("libx264", 0), ("libx264", 2), ("mpeg4", 0), ("mpeg4", 2), ("mjpeg", 0)])
+def test_an_avi_knows_nothing_of_the_order(tmp_path, codec, ahead, fps):
+    """Frames of it are not where FFmpeg says; ``ahead``: B-frames. Its rate is that of the frames, or has gaps."""
+    with av.open(str(tmp_path / "old.avi"), "w") as container:
+        stream = container.add_stream(codec, rate=25, options={"bf": str(ahead)} if ahead else {})
+        stream.codec_context.time_base = Fraction(1, fps)
+        stream.height, stream.width, stream.pix_fmt = *SIZE, "yuvj420p" if codec == "mjpeg" else "yuv420p"
+        stream.gop_size, stream.bit_rate = 8, 4_000_000
+        for i, frame in enumerate(scene(24)):
+            picture = av.VideoFrame.from_ndarray(frame, format="rgb24")
+            picture.pts, picture.time_base = i * fps // 25, stream.codec_context.time_base
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode())
+    with open_video(tmp_path / "old.avi") as video:
+        assert numbers(video.read(range(24))) == list(range(1, 25)) and not video.damaged
+        assert [numbers(video.read([p]))[0] for p in (9, 23, 8, 0, 7, 16, 1, 15)] == [10, 24, 9, 1, 8, 17, 2, 16]
+        assert video.times == pytest.approx([i / 25 for i in range(25)], abs=1e-6)
 
 
 def test_a_film_that_a_phone_has_trimmed(tmp_path):
@@ -339,8 +361,8 @@ def test_what_cannot_be_read_is_named(tmp_path, phone):
     assert "holds no video" in refusal("sound.m4a")
     write_sound(tmp_path / "album.mp4", cover=True)
     assert "holds no video" in refusal("album.mp4")
-    write_film(tmp_path / "old.avi", scene(9))
-    assert "its frames have no times of their own); if a player can show it, convert it" in refusal("old.avi")
+    write_film(tmp_path / "bare.h264", scene(9))
+    assert "its frames have no times of their own); if a player can show it, convert it" in refusal("bare.h264")
     _empty_film(tmp_path / "none.mp4")
     assert "holds no video" in refusal("none.mp4")
     content = bytearray(phone.read_bytes())

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import replace
+import zlib
+from dataclasses import fields, replace
 
 import pytest
 import torch
@@ -11,6 +12,8 @@ from PIL import Image
 
 import engine
 from datasets.base import VideoEntry
+from datasets.davis import AnnotatedVideo
+from models.predictor import ASKED_TOGETHER
 from util import cli
 
 
@@ -58,6 +61,88 @@ def test_masks_of_a_video_are_written_while_the_next_one_is_looked_at(videos, tm
     engine.predict_split(predictor, videos, tmp_path / "out")
     assert predictor.followed == ["b", "c", None]
     assert len(list((tmp_path / "out").rglob("*.png"))) == 27
+
+
+@pytest.mark.parametrize(
+    ("count", "missing", "asked"),
+    [
+        (3, [1], [0, 1, 2]),
+        (8, [7], range(8)),
+        (20, [9], range(8, 16)),
+        (20, [0, 19], [*range(8), *range(16, 20)]),
+        (20, range(20), range(20)),
+        (9, [], []),
+    ],
+)
+def test_what_is_missing_is_asked_with_what_was_answered_beside_it(count, missing, asked):
+    assert engine.whole_groups([e in missing for e in range(count)]) == list(asked)
+
+
+class Grouped:
+    """In place of a predictor: answers by the company that an expression is asked in, which it keeps a list of."""
+
+    def __init__(self) -> None:
+        self.groups, self.scores = [], []
+
+    def segment(self, video, expressions, *, following):
+        groups = [tuple(expressions[i : i + ASKED_TOGETHER]) for i in range(0, len(expressions), ASKED_TOGETHER)]
+        self.groups += groups
+        self.scores = [1.0] * len(expressions)
+        self.answers = torch.cat([self.of(group) for group in groups])
+        return self
+
+    def of(self, group: tuple[str, ...]) -> torch.Tensor:
+        """bool ``[E, 9, 32, 48]``, other pixels for every text and group."""
+        seeds = [zlib.crc32(" ".join([text, *group]).encode()) for text in group]
+        return torch.stack([torch.rand(9, 32, 48, generator=torch.Generator().manual_seed(s)) > 0.5 for s in seeds])
+
+    def masks(self, start, stop):
+        return self.answers[:, start:stop]
+
+    def logits(self, expression, start, stop):
+        return self.answers[expression, start:stop].float() * 8 - 4
+
+
+def contents(folder) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*.png")}
+
+
+def resumed(predict, videos, folder, lost: list[str]) -> tuple[Grouped, Grouped]:
+    """Predictors of an uninterrupted run, and of one that finds all but the ``lost`` folders of masks; which must end
+    with the same files and write no others."""
+    whole, again = Grouped(), Grouped()
+    predict(whole, videos, folder)
+    before = contents(folder)
+    for name in lost:
+        (folder / name / "3.png").unlink()
+        (folder / name / "5.png").write_bytes(b"half a mask")
+    kept = {
+        path: path.stat().st_mtime_ns
+        for path in folder.rglob("*.png")
+        if str(path.parent.relative_to(folder)) not in lost
+    }
+    predict(again, videos, folder)
+    assert contents(folder) == before and kept
+    assert all(path.stat().st_mtime_ns == time for path, time in kept.items())
+    return whole, again
+
+
+def test_an_interrupted_split_goes_on_with_the_same_groups(videos, tmp_path):
+    texts = {str(e): f"object {e}" for e in range(19)}
+    videos = [replace(video, expressions=texts) for video in videos]
+    lost = ["Annotations/a/9", "Annotations/a/11", "Annotations/c/18"]
+    whole, again = resumed(engine.predict_split, videos, tmp_path / "out", lost)
+    assert len(whole.groups) == 9 and again.groups == [whole.groups[1], whole.groups[8]]
+
+
+def test_interrupted_annotators_go_on_with_the_same_groups(videos, tmp_path):
+    """Three objects of each of four annotators, so that the third one's are in two groups."""
+    annotators = tuple({n: f"{n} of annotator {a}" for n in (1, 2, 5)} for a in range(4))
+    entry = vars(videos[0]) | {"annotators": annotators}
+    video = AnnotatedVideo(**{field.name: entry[field.name] for field in fields(AnnotatedVideo) if field.init})
+    for lost, groups in ((["anno_0/a"], [0]), (["anno_2/a"], [0, 1]), (["anno_3/a"], [1])):
+        whole, again = resumed(engine.predict_annotators, [video], tmp_path / lost[0], lost)
+        assert len(whole.groups) == 2 and again.groups == [whole.groups[i] for i in groups]
 
 
 def test_a_frame_of_another_size_is_named(videos):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import threading
+import time
 import zipfile
 from io import BytesIO
 from pathlib import Path
@@ -89,7 +91,8 @@ class TestLimits:
             Limits(expressions=3).expressions_of("a\nb\nc\nd")
 
     def test_they_are_told(self):
-        assert str(Limits(5, 2.5, 3)) == "5 MB, 2.5 seconds and 3 expressions"
+        told = "5 MB, 2.5 seconds and 3 expressions, and 99 masks (frames times expressions)"
+        assert str(Limits(5, 2.5, 3, masks=99)) == told
 
 
 class TestRequests:
@@ -147,6 +150,28 @@ class TestRequests:
             desk.segment(ME, tmp_path / "long.mp4", "128")
         assert desk.predictor.asked == [] and files(desk) == []
         desk.segment(ME, tmp_path / "long.mp4", "128", end=2)
+
+    def test_many_frames_are_refused_before_they_are_decoded(self, desk, tmp_path):
+        """As of a film of many frames per second."""
+        desk.limits.masks = 59
+        write_video(tmp_path / "fast.mp4", np.zeros((30, *SIZE, 3), np.uint8), 240)
+        with pytest.raises(ValueError) as error:
+            desk.segment(ME, tmp_path / "fast.mp4", "128\n200")
+        told = (
+            "2 expressions in each of 30 frames are 60 masks; at most 59 are made. Take fewer frames with 'Every Nth "
+        )
+        assert str(error.value) == f"{told}frame', or ask fewer expressions"
+        assert desk.predictor.asked == [] and files(desk) == []
+        assert len(desk.segment(ME, tmp_path / "fast.mp4", "128")) == 30
+        assert len(desk.segment(ME, tmp_path / "fast.mp4", "128\n200", every=2)) == 15
+
+    def test_large_pictures_that_the_file_does_not_tell_of(self, desk, clip, monkeypatch):
+        """Its header is taken for what it says; the frames are seen once more."""
+        monkeypatch.setattr(Limits, "check_file", lambda self, path: None)
+        monkeypatch.setattr(webapp, "MOST_PIXELS", 700)
+        with pytest.raises(ValueError, match="my holiday.mp4 is 32x24 pixels; at most 4096x2304 are taken"):
+            desk.segment(ME, clip, "128")
+        assert desk.predictor.asked == [] and files(desk) == []
 
     def test_what_is_missing(self, desk, clip):
         with pytest.raises(ValueError, match="choose a video first"):
@@ -218,6 +243,34 @@ class TestVisitors:
         for visitor in "ab":
             desk.segment(visitor, clip, "128")
         desk.close()
+        assert files(desk) == []
+
+    def test_the_end_waits_for_what_is_being_done(self, desk, clip, monkeypatch):
+        """Which is told to stop; its files are gone before the folder is."""
+        desk.segment("a", clip, "128")
+        painting, told, ended = threading.Event(), [], []
+
+        def report(share: float, what: str) -> None:
+            told.append(what)
+            if what == "painting" and not painting.is_set():
+                painting.set()
+                time.sleep(0.5)
+
+        def work() -> None:
+            with pytest.raises(ValueError, match="^stopped$"):
+                desk.segment("b", clip, "128", report=report)
+            ended.append(True)
+
+        monkeypatch.setattr("util.video_result._BYTES", 1)  # frame by frame
+        worker = threading.Thread(target=work)
+        worker.start()
+        assert painting.wait(60)
+        desk.close()
+        assert files(desk) == [] and told.count("painting") == 1
+        worker.join(60)
+        assert ended
+        with pytest.raises(ValueError, match="^stopped$"):
+            desk.segment("c", clip, "128")
         assert files(desk) == []
 
     def test_who_stops(self, desk, clip):
@@ -295,7 +348,15 @@ class TestStart:
             app.check_can_serve("no.such.host", port)
 
     @pytest.mark.parametrize(
-        "words", [[], ["--port", "0"], ["--port", "70000"], ["--max_seconds", "nan"], ["--max_megabytes", "0"]]
+        "words",
+        [
+            [],
+            ["--port", "0"],
+            ["--port", "70000"],
+            ["--max_seconds", "nan"],
+            ["--max_megabytes", "0"],
+            ["--max_masks", "0"],
+        ],
     )
     def test_bad_options(self, words, capsys):
         with pytest.raises(SystemExit) as left:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import itertools
 import re
 import time
@@ -13,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+import inference
 from models import predictor as predictor_module
 from models import windows as module
 from models.predictor import InMemory, Predictor
@@ -46,6 +48,32 @@ def test_windows_of_a_hundred_frames():
 def test_windows_that_leave_no_step_or_nothing_to_follow_are_refused(overlap):
     with pytest.raises(ValueError, match="--overlap .* must be at least 1 and below --window 40"):
         Predictor(tiny_model(), eval_size=40, max_size=96, window=40, overlap=overlap)
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        ({}, (40, 8)),
+        ({"window": 100}, (100, 8)),
+        ({"window": 16}, (16, 8)),
+        ({"window": 8}, (8, 4)),
+        ({"window": 3}, (3, 1)),
+        ({"window": 2}, (2, 1)),
+        ({"overlap": 9}, (40, 9)),
+        ({"window": 8, "overlap": 7}, (8, 7)),
+    ],
+)
+def test_an_overlap_that_is_not_given_fits_the_window(given, wanted):
+    predictor = tiny_predictor(**given)
+    assert (predictor.window, predictor.overlap) == wanted
+    asked = argparse.Namespace(**{"window": None, "overlap": None} | given)
+    assert inference.windows(asked) == {"window": wanted[0], "overlap": wanted[1]}
+
+
+@pytest.mark.parametrize("window", [0, 1])
+def test_a_window_too_small_to_share_a_frame_is_named(window):
+    with pytest.raises(ValueError, match=f"--window {window} is too small: .* give at least 2"):
+        tiny_predictor(window=window)
 
 
 def boxes(*columns: int, frames: int = 3) -> Tensor:
@@ -189,7 +217,7 @@ def test_the_next_frames_are_read_while_the_network_is_at_work(monkeypatch):
     predictor.segment(first, ["a star"], following=second)
     monkeypatch.setattr(predictor, "encode", encode)
     found = predictor.segment(second, ["a star"])
-    assert events == [("a", 0, 1, 2, 3), ("a", 2, 3, 4, 5), ("b", 0, 1, 2)]
+    assert events == [("a", 0, 1, 2, 3), ("a", 4, 5), ("b", 0, 1, 2)]
     assert torch.equal(found.masks(0, 3), predictor(second.frames, ["a star"])[0])
 
 
@@ -212,7 +240,7 @@ def test_an_error_ends_when_nothing_is_being_read_any_more(monkeypatch):
     monkeypatch.setattr(predictor, "encode", fail)
     with pytest.raises(ValueError, match="the network has failed"):
         predictor.segment(film, ["a star"])
-    assert events == [("a", 0, 1, 2, 3), "done", ("a", 2, 3, 4, 5), "done"]
+    assert events == [("a", 0, 1, 2, 3), "done", ("a", 4, 5), "done"]
 
 
 def test_an_empty_expression_is_refused_before_anything_is_read():
@@ -220,6 +248,24 @@ def test_an_empty_expression_is_refused_before_anything_is_read():
     with pytest.raises(ValueError, match="expression is empty"):
         tiny_predictor().segment(Recorded(events, "a", 4), ["a star", " "])
     assert not events
+
+
+@pytest.mark.parametrize(("window", "overlap", "length"), [(12, 4, 37), (9, 8, 21), (16, 2, 17), (2, 1, 5)])
+def test_every_frame_of_several_windows_is_read_once(monkeypatch, window, overlap, length):
+    """What windows share is kept, and they see what they would see if each were read whole."""
+    predictor, events, seen = tiny_predictor(window=window, overlap=overlap), [], []
+    frames = Recorded(events, "a", length)
+    frames.frames = video(length).frames
+    encode = predictor.encode
+    monkeypatch.setattr(
+        predictor, "encode", lambda fitted, size: (seen.append(fitted.clone()), encode(fitted, size))[1]
+    )
+    predictor.segment(frames, ["a star"])
+    assert [position for _, *positions in events for position in positions] == list(range(length))
+    spans = windows(length, window, overlap)
+    assert len(seen) == len(spans) > 1
+    for shown, span in zip(seen, spans, strict=True):
+        assert torch.equal(shown, frames.frames[span.start : span.stop])
 
 
 def test_features_of_a_window_make_room_for_the_next(monkeypatch):
@@ -243,6 +289,20 @@ def test_large_frames_are_read_a_few_at_a_time(monkeypatch):
     video = Recorded(events, "a", 5, size=(64, 96))
     masks = predictor.segment(video, ["a star"]).masks(0, 5)
     assert masks.shape == (1, 5, 64, 96) and events == [("a", 0, 1), ("a", 2, 3), ("a", 4)]
+
+
+def test_the_estimate_counts_no_frame_that_is_not_there(monkeypatch):
+    """Where the mask decoder takes 64 frames at once it holds no more of them than a window asks for."""
+    model, size = tiny_model(), (320, 640)
+
+    def taken(*window: int, at_once: int) -> int:
+        monkeypatch.setattr(module, "frames_at_once", lambda device: at_once)
+        return window_bytes(model, size, *window)
+
+    assert taken(5, 1, at_once=64) == taken(5, 1, at_once=5) < taken(5, 2, at_once=64) < taken(5, 3, at_once=64)
+    assert taken(40, 2, at_once=64) == taken(40, 3, at_once=64) < taken(40, 70, at_once=64)
+    one = (taken(5, 2, at_once=64) - taken(5, 1, at_once=64)) / 5
+    assert taken(40, 2, at_once=4) == pytest.approx(taken(40, 2, at_once=64) - 60 * one, abs=2)
 
 
 @pytest.mark.parametrize(("share", "said"), [(0.8, r"--window [67] would do"), (0.01, "lower --eval_size"), (1.1, "")])

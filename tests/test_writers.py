@@ -92,6 +92,24 @@ def test_masks_of_another_run_are_refused_or_replaced_in_every_root(tmp_path):
         claim_results(tmp_path, {"checkpoint": "b"}, replace=True, roots=roots)
 
 
+def test_what_a_killed_process_has_left_is_removed(tmp_path):
+    claim_results(tmp_path, {"checkpoint": "a"}, replace=False)
+    write_mask_png(tmp_path / "Annotations" / "v" / "0" / "00000.png", np.ones((2, 2), bool))
+    ours = ["inference.json", "Annotations/v/0/00000.png"]
+    others = [".hidden", "Annotations/v/0/.mine.png", "elsewhere/.00005.12.part.png"]
+    left = ["Annotations/v/0/.00005.12.part.png", ".submission.12.part.zip", ".inference.7.part.json"]
+    for name in (*others, *left):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"half")
+    claim_results(tmp_path, {"checkpoint": "a"}, replace=False)
+    assert _files(tmp_path) == sorted([*ours, *others])
+    with atomic_path(tmp_path / "Annotations" / "v" / "0" / "1.2.png") as unfinished:
+        unfinished.touch()
+        claim_results(tmp_path, {"checkpoint": "a"}, replace=False)
+        assert not unfinished.exists()  # it knows the names that are given
+        unfinished.touch()
+
+
 def _files(folder) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 

@@ -1,12 +1,13 @@
 """Times inference of whole videos: each expression by itself, and all of them from frames that are encoded once.
 
-    python tools/benchmark_inference.py [--frames 5 19 40] [--expressions 1 4 8] [--modes fp32 bf16] [main.py's options]
+    python tools/benchmark_inference.py [--backbones video_swin_t resnet50] [--size 360 640] [--frames 5 19 40]
+        [--expressions 1 4 8] [--modes fp32 bf16] [main.py's options]
 
 Weights and frames are random; from uint8 frames to masks of their size, decoding and writing left out. One by one is
-the same code asked one expression at a time in float32. Every row runs in a process of its own, so that its peak memory
-is its own. FLOPs are those that torch counts, of videos of one window; the ceiling is the fastest product of two large
-matrices in float32 here. ``--agreement`` compares the masks of each mode with those of float32, from the weights that
-the demo ships.
+the same code asked one expression at a time in float32, which on a GPU is without TF32. Every row runs in a process of
+its own, so that its peak memory is its own. FLOPs are those that torch counts, of videos of one window; the ceiling is
+the fastest product of two large matrices in float32 here. ``--agreement`` compares the masks of each mode with those of
+float32, from the weights that the demo ships.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,16 +29,14 @@ if __name__ == "__main__":
 import datasets  # noqa: E402
 import models  # noqa: E402
 from engine import predict_split  # noqa: E402
-from models.predictor import Predictor  # noqa: E402
 from models.windows import WINDOW  # noqa: E402
 from opts import parse_train_args  # noqa: E402
-from tools.benchmark_train import ceiling  # noqa: E402
+from tools.benchmark_train import ceiling, last_error  # noqa: E402
 from tools.data.make_synthetic import generate  # noqa: E402
 from tools.demo import PRETRAINED, score  # noqa: E402
-from tools.profile_model import EXPRESSION, SECTIONS, build, flops, measure  # noqa: E402
+from tools.profile_model import EXPRESSION, SECTIONS, build, exact_float32, flops, measure  # noqa: E402
 from util import cli, dist  # noqa: E402
 from util.memory import keep_large_buffers  # noqa: E402
-from util.precision import amp_dtype  # noqa: E402
 
 MODES = {"fp32": "off", "bf16": "bf16", "fp16": "fp16"}
 
@@ -47,21 +46,26 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         "benchmark_inference.py",
         description=__doc__.splitlines()[0],
-        epilog="Other options are those of main.py: --backbone, --device, --eval_size …",
+        epilog="Other options are those of main.py: --device, --enc_layers …",
         allow_abbrev=False,
     )
     parser.add_argument("--frames", type=int, nargs="+", default=[5, 19, 40])
     parser.add_argument("--expressions", type=int, nargs="+", default=[1, 4, 8], help="asked of the video")
     parser.add_argument("--modes", nargs="+", choices=MODES, default=["fp32", "bf16"])
-    parser.add_argument("--size", type=int, nargs=2, default=(360, 640), metavar=("HEIGHT", "WIDTH"))
+    parser.add_argument("--backbones", nargs="+", metavar="NAME", help="one after the other")
+    parser.add_argument(
+        "--size", type=int, nargs=2, action="append", metavar=("HEIGHT", "WIDTH"), help="may be given several times"
+    )
     parser.add_argument("--repeat", type=int, default=2, help="runs after the first, of which the fastest counts")
     parser.add_argument("--agreement", action="store_true", help="compare masks instead of times")
-    parser.add_argument("--one", nargs=3, metavar=("FRAMES", "EXPRESSIONS", "MODE"), help=argparse.SUPPRESS)
+    parser.add_argument("--one", nargs=6, help=argparse.SUPPRESS)  # backbone, height, width, frames, expressions, mode
     own, others = parser.parse_known_args(argv)
-    if min(own.size) < 32 or min(*own.frames, *own.expressions, own.repeat) < 1:
+    own.size = [tuple(size) for size in own.size or [(360, 640)]]
+    if min(map(min, own.size)) < 32 or min(*own.frames, *own.expressions, own.repeat) < 1:
         parser.error("--size must be at least 32 both ways, the other numbers at least 1")
     args = parse_train_args(others)
     vars(args).update(vars(own))
+    args.backbones = own.backbones or [args.backbone]
     return args
 
 
@@ -89,16 +93,19 @@ class Noise:
         return torch.randint(256, (len(positions), 3, *self.size), dtype=torch.uint8, generator=generator)
 
 
-def cost(args: argparse.Namespace, frames: int, expressions: int, mode: str) -> dict[str, float]:
+def cost(
+    args: argparse.Namespace, backbone: str, size: tuple[int, int], frames: int, expressions: int, mode: str
+) -> dict[str, float]:
     """Seconds and peak memory in GiB of one video in this process."""
+    exact_float32()
     device = dist.device_of(args.device)
     torch.manual_seed(args.seed)
-    model = build(args, asked(expressions)).to(device)
-    amp = amp_dtype(MODES[mode], device)
-    predictor = Predictor(model, eval_size=min(args.size), max_size=max(args.size), amp=amp)
+    seen = dict(backbone=backbone, eval_size=min(size), max_size=max(size), amp=MODES[mode])
+    args = argparse.Namespace(**vars(args) | seen)
+    predictor = models.inference_predictor(build(args, asked(expressions)), args, device)
 
     def run(length: int) -> None:
-        found = predictor.segment(Noise(length, args.size), asked(expressions))
+        found = predictor.segment(Noise(length, size), asked(expressions))
         for start in range(0, length, 8):
             found.masks(start, min(start + 8, length))
 
@@ -107,23 +114,38 @@ def cost(args: argparse.Namespace, frames: int, expressions: int, mode: str) -> 
     return {"seconds": min(c.seconds for c in costs), "peak": max(c.peak for c in costs) / 2**30}
 
 
-def agreement(args: argparse.Namespace) -> None:
-    """Prints how the masks and scores of each mode differ from those of float32 on generated held-out videos."""
+@dataclass
+class Agreement:
+    """What a mode makes of generated held-out videos with the shipped weights.
+
+    Attributes:
+        score: J&F; difference: of it from that of float32; iou: mean IoU of the masks with those of float32.
+    """
+
+    score: float
+    difference: float
+    iou: float
+
+    def __str__(self) -> str:
+        return f"J&F {self.score:.4f} ({self.difference:+.4f}), mean IoU with fp32's {self.iou:.4f}"
+
+
+def agreement(modes: Sequence[str], device: str | None, count: int = 12) -> Iterator[tuple[str, Agreement]]:
+    """Each mode, float32 first, on ``count`` videos."""
+    exact_float32()
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        generate(root / "data", train_videos=1, valid_videos=12, seed=20261121)
+        generate(root / "data", train_videos=1, valid_videos=count, seed=20261121)
         scores, masks = {}, {}
-        for mode in dict.fromkeys(["fp32", *args.modes]):
-            predictor, trained = models.load_with_options(PRETRAINED, args.device)
-            predictor.amp = amp_dtype(MODES[mode], predictor.device)
+        for mode in dict.fromkeys(["fp32", *modes]):
+            predictor, trained = models.load_with_options(PRETRAINED, device, amp=MODES[mode])
             trained.ytvos_path = root / "data"
             videos = datasets.build_eval_videos(trained, "valid")
             predict_split(predictor, videos, root / mode, desc=mode)
             scores[mode] = score(root / mode, root / "data")["J&F"]
             masks[mode] = [predictor.segment(v, list(v.expressions.values())).masks(0, len(v)) for v in videos]
             ious = torch.cat([iou(a, b) for a, b in zip(masks[mode], masks["fp32"], strict=True)])
-            difference = scores[mode] - scores["fp32"]
-            print(f"{mode}: J&F {scores[mode]:.4f} ({difference:+.4f}), mean IoU with fp32's {ious.mean():.4f}")
+            yield mode, Agreement(scores[mode], scores[mode] - scores["fp32"], ious.mean().item())
 
 
 def iou(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
@@ -136,32 +158,44 @@ def main() -> None:
     args = parse_args()
     keep_large_buffers()
     if args.one:
-        print(json.dumps(cost(args, int(args.one[0]), int(args.one[1]), args.one[2])))
+        backbone, height, width, frames, expressions, mode = args.one
+        print(json.dumps(cost(args, backbone, (int(height), int(width)), int(frames), int(expressions), mode)))
         return
     if args.agreement:
-        agreement(args)
+        for mode, found in agreement(args.modes, args.device):
+            print(f"{mode}: {found}", flush=True)
         return
     device = dist.device_of(args.device)
     limit = ceiling(device, torch.float32)
     print(
-        f"{args.backbone}, {args.size[0]}x{args.size[1]}, {device}, {torch.get_num_threads()} threads, torch "
-        f"{torch.__version__}\nmatrix products in fp32: {limit:.0f} GFLOP/s",
+        f"{device}, {torch.get_num_threads()} threads, torch {torch.__version__}; matrix products in fp32: {limit:.0f} "
+        "GFLOP/s",
         flush=True,
     )
+    for backbone in args.backbones:
+        for size in args.size:
+            print(f"{backbone}, {size[0]}x{size[1]}", flush=True)
+            table(args, backbone, size, limit)
+
+
+def table(args: argparse.Namespace, backbone: str, size: tuple[int, int], limit: float) -> None:
+    """Prints the rows of one backbone and size; ``limit`` is the ceiling in GFLOP/s."""
     heads = ("frames", "asked", "mode", "s", "ms/frame/expr.", "frames/s", "peak GiB", "of ceiling", "one by one")
     widths = (7, 6, 6, 8, 15, 10, 10, 11, 14)
     print("".join(f"{head:>{width}}" for head, width in zip(heads, widths, strict=True)))
-    model = build(args, asked(max(args.expressions)))
+    model = build(argparse.Namespace(**vars(args) | {"backbone": backbone}), asked(2))
     for frames in args.frames:
-        alone = run(frames, 1, "fp32")
+        # each further expression costs as much as the second one, beside the first
+        one, two = (
+            (flops(model, frames, size, asked(count)) if frames <= WINDOW else dict.fromkeys(SECTIONS, 0))
+            for count in (1, 2)
+        )
+        first, further = sum(one.values()) / 1e9, (sum(two.values()) - sum(one.values())) / 1e9
+        alone = run(backbone, size, frames, 1, "fp32")
         for mode in args.modes:
             for count in args.expressions:
-                found = alone if (mode, count) == ("fp32", 1) else run(frames, count, mode)
+                found = alone if (mode, count) == ("fp32", 1) else run(backbone, size, frames, count, mode)
                 seconds = found["seconds"]
-                share = "-"
-                if frames <= WINDOW:
-                    work = flops(model, frames, tuple(args.size), asked(count))
-                    share = f"{sum(work.values()) / 1e9 / seconds / limit:.0%}"
                 values = (
                     frames,
                     count,
@@ -170,24 +204,22 @@ def main() -> None:
                     f"{1000 * seconds / frames / count:.0f}",
                     f"{frames / seconds:.2f}",
                     f"{found['peak']:.2f}",
-                    share,
+                    f"{(first + (count - 1) * further) / seconds / limit:.0%}" if first else "-",
                     f"{alone['seconds'] * count / seconds:.2f}x",
                 )
                 line = "".join(f"{value:>{width}}" for value, width in zip(values, widths, strict=True))
                 print(line, flush=True)
-        if frames > WINDOW:
-            continue
-        work = flops(model, frames, tuple(args.size), asked(1))
-        parts = ", ".join(f"{name} {work[name] / 1e9:.1f}" for name in SECTIONS)
-        print(f"GFLOP of {frames} frames, one expression: {sum(work.values()) / 1e9:.1f} ({parts})", flush=True)
+        if first:
+            parts = ", ".join(f"{name} {one[name] / 1e9:.1f}" for name in SECTIONS)
+            print(f"GFLOP of {frames} frames: {first:.1f} ({parts}), a further expression {further:.1f}", flush=True)
 
 
-def run(frames: int, expressions: int, mode: str) -> dict[str, float]:
+def run(backbone: str, size: tuple[int, int], frames: int, expressions: int, mode: str) -> dict[str, float]:
     """:func:`cost` in another process."""
-    words = [sys.executable, __file__, *sys.argv[1:], "--one", str(frames), str(expressions), mode]
-    done = subprocess.run(words, capture_output=True, text=True)
+    row = map(str, (backbone, *size, frames, expressions, mode))
+    done = subprocess.run([sys.executable, __file__, *sys.argv[1:], "--one", *row], capture_output=True, text=True)
     if done.returncode:
-        raise ValueError(f"{mode}: {(done.stderr.strip().splitlines() or ['ended without a message'])[-1]}")
+        raise ValueError(f"{backbone}, {mode}: {last_error(done.stderr)}")
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 

@@ -29,8 +29,8 @@ from models import backbone, mask_decoder, window_attention  # noqa: E402
 from models.prepare import fold_batch_norms  # noqa: E402
 from models.upsampling import joined, kinds  # noqa: E402
 from opts import parse_train_args  # noqa: E402
-from tools.benchmark_train import ceiling  # noqa: E402
-from tools.profile_model import EXPRESSION, build, measure  # noqa: E402
+from tools.benchmark_train import ceiling, last_error  # noqa: E402
+from tools.profile_model import EXPRESSION, build, exact_float32, measure  # noqa: E402
 from util import cli, dist  # noqa: E402
 from util.frames import normalise  # noqa: E402
 from util.memory import keep_large_buffers  # noqa: E402
@@ -91,6 +91,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 @torch.inference_mode()
 def cost(args: argparse.Namespace, without: str, file: Path) -> dict[str, float]:
     """Seconds and peak GiB in this process; the mask logits are written to ``file``."""
+    exact_float32()
     if without != BUFFERS:
         keep_large_buffers()
     device = dist.device_of(args.device)
@@ -133,7 +134,7 @@ def main() -> None:
             words = [sys.executable, __file__, *sys.argv[1:], "--one", name, str(file)]
             done = subprocess.run(words, capture_output=True, text=True)
             if done.returncode:
-                raise ValueError(f"{name}: {(done.stderr.strip().splitlines() or ['ended without a message'])[-1]}")
+                raise ValueError(f"{name}: {last_error(done.stderr)}")
             found, masks = json.loads(done.stdout.strip().splitlines()[-1]), torch.load(file)
             plain, seconds = (masks, found["seconds"]) if plain is None else (plain, seconds)
             difference = ((masks - plain).abs().max() / plain.abs().max()).item()

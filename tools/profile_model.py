@@ -86,6 +86,11 @@ def make_batch(frames: int, size: tuple[int, int], expressions: list[str], clips
     )
 
 
+def exact_float32() -> None:
+    """Has a GPU convolve in float32 where that is asked for; by itself it rounds to TF32, which has 11 bits."""
+    torch.backends.cudnn.allow_tf32 = False
+
+
 def parameters(model: ProxyFormer) -> dict[str, int]:
     """Number of parameters of each section."""
     patterns = {section: [p.removesuffix(".*") for p in names] for section, names in SECTIONS.items()}

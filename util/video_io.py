@@ -148,6 +148,7 @@ class VideoFile:
         self._stream.codec_context.thread_type, self._stream.codec_context.thread_count = "AUTO", self.threads
         self._stored_size = self.size = (self._stream.codec_context.height, self._stream.codec_context.width)
         self._shown: list[int] | None = None
+        self._counted = False  # frames have the times of their places, as counted from the first one on
         self._keys: list[tuple[int, int]] = []  # when key frames are shown, and when they are decoded
         self._end, self._closed = 0, False
         self._decoder: Iterator[av.VideoFrame] = iter(())
@@ -180,17 +181,21 @@ class VideoFile:
         """When each frame is shown, in the stream's unit of time; decodes nothing."""
         if self._shown is not None:
             return self._shown
-        count, shown, keys = 0, {}, []
+        count, shown, decoded, keys = 0, {}, {}, []
         try:
             for packet in self._container.demux(self._stream):
                 if packet.size and not packet.is_discard:
                     count += 1
-                    shown[packet.pts] = packet.duration
+                    shown[packet.pts] = decoded[packet.dts] = packet.duration
                 if packet.size and packet.is_keyframe and packet.pts is not None:
                     keys.append((packet.pts, packet.pts if packet.dts is None else packet.dts))
         except av.FFmpegError as error:
             if not self.lenient:
                 raise self._damage(error.strerror) from error
+        # An avi says when a picture is decoded, not when it is shown. Where the two differ FFmpeg guesses: times may
+        # repeat, and those of H.264 be of other pictures. Then only counting from the first one on is reliable.
+        if self._container.format.name == "avi" and (self._stream.codec_context.name == "h264" or len(shown) < count):
+            self._counted, shown, keys = True, decoded, []
         times = sorted(time for time in shown if time is not None)
         if not times or len(times) < count:
             raise self._damage("its frames have no times of their own" if count else "it has no frames")
@@ -247,7 +252,7 @@ class VideoFile:
             self._go_on(frames, missing)
             return
         # Containers differ in what they seek by, and an index may point behind the key frame that a frame needs.
-        for target in (time, key_decoded, self._keys[0][1]):
+        for target in (self._keys[0][1],) if self._counted else (time, key_decoded, self._keys[0][1]):
             self._seek(target)
             first = self._go_on(frames, missing)
             if first is not None and first <= time:
@@ -260,11 +265,13 @@ class VideoFile:
 
     def _frames(self) -> Iterator[av.VideoFrame]:
         """What the decoder makes of the packets from here on, without those that a lenient reader may pass over."""
-        failures = 0
+        failures, counted = 0, iter(self._times() if self._counted else ())
         while failures < _TOLERATED:
             try:
                 for frame in self._container.decode(self._stream):
                     failures = 0
+                    if self._counted:
+                        frame.pts = next(counted, None)
                     if frame.pts is not None:
                         yield frame
                 return

@@ -17,6 +17,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from io import BytesIO
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,7 @@ RESULTS_ROOT = "Annotations"
 # First frame and full video of Ref-DAVIS17's first annotator, then of its second.
 ANNOTATOR_ROOTS = ("anno_0", "anno_1", "anno_2", "anno_3")
 LISTED_PROBLEMS = 5
+UNFINISHED = ".*.*.part.*"  # what atomic_path calls a file until it is complete
 # The 256 colours of PASCAL VOC and DAVIS: the bits of the index are dealt out to red, green and blue in turn.
 LABEL_PALETTE = bytes(
     sum((index >> (3 * place + channel) & 1) << (7 - place) for place in range(3))
@@ -241,6 +243,8 @@ def claim_results(
 ) -> None:
     """Makes ``results_dir`` the folder of this run's masks; masks that the same run left there stay.
 
+    Half-written files of a process that was killed are removed, so nobody may be writing there yet.
+
     Args:
         results_dir: is made where it does not exist.
         run: all that the masks depend on, plain data; kept in ``inference.json``.
@@ -269,6 +273,8 @@ def claim_results(
             )
         for folder in masks:
             shutil.rmtree(folder)
+    for unfinished in chain(Path(results_dir).glob(UNFINISHED), *(root.rglob(UNFINISHED) for root in masks)):
+        unfinished.unlink(missing_ok=True)
     write_json(record, dict(run))
 
 
