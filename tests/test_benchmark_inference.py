@@ -51,13 +51,13 @@ def test_each_backbone_and_size_has_its_rows(monkeypatch, capsys):
     assert lines[7].startswith("GFLOP of 4 frames: 12.0 (") and lines[7].endswith("a further expression 2.0")
 
 
-@pytest.mark.parametrize("mode", ["bf16", "fp16"])
-def test_half_precision_agrees_with_float32_on_the_shipped_weights(mode):
-    if mode == "bf16" and bf16_speedup() < 1:
-        pytest.skip("this CPU emulates bfloat16, which takes a hundred times as long")
-    plain, half = (found for _, found in benchmark_inference.agreement([mode], "cpu", count=3))
-    assert plain.score > 0.7 and plain.difference == 0 and plain.iou == 1
-    assert 0.99 <= half.iou < 1 and abs(half.difference) <= 0.003
+def test_half_precision_agrees_with_float32_on_the_shipped_weights():
+    # a CPU that emulates bfloat16 takes a hundred times as long
+    modes = ["fp16", "bf16"] if bf16_speedup() > 1 else ["fp16"]
+    (_, plain), *halves = benchmark_inference.agreement(modes, "cpu")
+    assert plain.score > 0.85 and plain.difference == 0 and plain.iou == 1
+    for mode, half in halves:
+        assert 0.99 <= half.iou < 1 and abs(half.difference) <= 0.003, mode
 
 
 @pytest.mark.skipif(not FORKS_TRAIN, reason="where there is a GPU a forked process cannot use it")
