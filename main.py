@@ -15,13 +15,14 @@ from pathlib import Path
 import torch
 
 import datasets
+import models
 import plan
 from evaluation import evaluate
 from opts import differing, model_options, parse_train_args
 from training import Trainer
 from util import checkpoint, cli, dist
 from util.memory import keep_large_buffers
-from util.precision import AMP, amp_dtype, inference_amp
+from util.precision import inference_amp
 from util.saver import newest
 
 # what may differ from the checkpoint's options without making it another run
@@ -119,8 +120,7 @@ def build_trainer(args: argparse.Namespace, saved: dict | None, device: torch.de
                 "from them with --pretrained_weights"
             )
         refuse_other_run(args, saved)
-    if args.amp == "auto":  # a measurement on a CPU: the same for all ranks, and for those that go on later
-        args.amp = dist.from_main(AMP[amp_dtype("auto", device)])
+    models.settle_amp(args, device)
     return Trainer(args, saved, device)
 
 

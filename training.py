@@ -24,7 +24,7 @@ from util import checkpoint, dist, optim
 from util.interrupt import Interrupted, StopRequest
 from util.log import RunLog, progress_bar
 from util.memory import peak_bytes
-from util.precision import amp_dtype
+from util.precision import amp_dtype, inference_amp
 from util.saver import BEST, Saver, clear_leftovers
 from util.structures import Batch
 from util.writers import atomic_path
@@ -228,12 +228,14 @@ class Trainer:
         score = None
         try:
             with dist.together(), self.inference_model() as model:
-                predictor = models.build_predictor(model, self.args)
+                args = argparse.Namespace(**vars(self.args) | {"amp": inference_amp(self.args.amp)})  # as --eval
+                models.settle_amp(args, self.device)
+                predictor = models.build_predictor(model, args)
                 weights = checkpoint.weights_fingerprint(model.state_dict())
-                score = score_split(self.args, self.eval_split, predictor, weights)
+                score = score_split(args, self.eval_split, predictor, weights)
                 if dist.is_main():
                     last = self.steps_done - 1  # what is of the step that is next is dropped when the run goes on
-                    for name, image in pictures(self.args, self.eval_split, predictor).items():
+                    for name, image in pictures(args, self.eval_split, predictor).items():
                         self.log.picture(f"{self.eval_split}/{name}", image, last)
                     self.log.scalars({f"score/{self.eval_split}": score}, last)
         except OSError as error:

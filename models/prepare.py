@@ -54,7 +54,7 @@ def train_mode(model: ProxyFormer) -> None:
         parameters = list(module.parameters())
         if parameters and not any(p.requires_grad for p in parameters):
             module.eval()
-    # of itself, not of what it is made of, this only says that its masks are those of training (see its docstring)
+    # of the decoder itself this says in which form it computes; what calls it expects that of training
     model.mask_decoder.training = True
 
 

@@ -53,7 +53,7 @@ class Group:
 @torch.inference_mode(False)  # what an inference arranges may serve the training after it
 def arrange(size: Size, window: Size, shift: Size, device: torch.device) -> tuple[Group, ...]:
     """The windows of a map of ``size`` tokens, shifted by ``shift``; sizes as time, height, width."""
-    numbers = torch.arange(size[0] * size[1] * size[2], device=device).view(size)
+    numbers = torch.arange(size[0] * size[1] * size[2], device="cpu").view(size)
     pad = [n for s, w in zip(reversed(size), reversed(window), strict=True) for n in (0, -s % w)]
     numbers = F.pad(numbers, pad, value=numbers.numel())
     padded = numbers.shape
@@ -75,7 +75,8 @@ def arrange(size: Size, window: Size, shift: Size, device: torch.device) -> tupl
     for i, (part, padded) in enumerate(zip(*kinds.unbind(-1), strict=True)):
         asking = (padded == 0).nonzero()[:, 0]
         hidden = part[asking][:, None] != part
-        groups.append(Group(tokens[kind == i], asking, hidden if hidden.any() else None))
+        hidden = hidden.to(device) if hidden.any() else None
+        groups.append(Group(tokens[kind == i].to(device), asking.to(device), hidden))
     return tuple(groups)
 
 
@@ -152,7 +153,7 @@ class WindowAttention(ShiftedWindowAttention3d):
         size, heads = tuple(x.shape[1:4]), self.num_heads
         window, shift = fitted(self, size)
         bias = self.get_relative_position_bias(list(window))[0]
-        order = arrange_once(size, window, shift, x.device)
+        order = _order(size, window, shift, x.device)
         qkv = self.qkv(x).flatten(1, 3)
         if order.padding:
             padding = self.qkv.bias.to(qkv.dtype).expand(len(x), order.padding, -1)
@@ -194,13 +195,19 @@ class Order:
 @torch.inference_mode(False)
 def arrange_once(size: Size, window: Size, shift: Size, device: torch.device) -> Order:
     """:func:`arrange` so that every row is fetched once: the gradient of a permutation is a permutation."""
-    groups = arrange(size, window, shift, device)
+    groups = arrange(size, window, shift, torch.device("cpu"))
     count = size[0] * size[1] * size[2]
     tokens = torch.cat([group.tokens.flatten() for group in groups])
     padding = tokens == count
     tokens = torch.where(padding, count - 1 + padding.cumsum(0), tokens)
     asking_back = torch.cat([group.tokens[:, group.asking].flatten() for group in groups])
-    return Order(groups, int(padding.sum()), tokens, tokens.argsort(), asking_back.argsort(), asking_back)
+    orders = (order.to(device) for order in (tokens, tokens.argsort(), asking_back.argsort(), asking_back))
+    return Order(arrange(size, window, shift, device), int(padding.sum()), *orders)
+
+
+@torch.compiler.disable  # it would be made anew in each translation, of operations that have none
+def _order(*args: Size | torch.device) -> Order:
+    return arrange_once(*args)
 
 
 class _Permuted(torch.autograd.Function):
@@ -226,11 +233,10 @@ class _Read(torch.autograd.Function):
         """``windows [w, k, 3, q, d]`` of queries, keys and values, ``added [q, a, k]`` to ``[w, a, q d]``."""
         ctx.save_for_backward(windows, added, asking)
         found = []
-        with torch.autocast(windows.device.type, enabled=False):
-            for some in windows.split(_windows_at_once(windows)):
-                query, key, value = _of_heads(some, asking)
-                read = _weights(query, key, added).to(value.dtype) @ value
-                found.append(read.transpose(1, 2).flatten(2))
+        for some in windows.split(_windows_at_once(windows)):
+            query, key, value = _of_heads(some, asking)
+            read = _weights(query, key, added).to(value.dtype) @ value
+            found.append(read.transpose(1, 2).flatten(2))
         return torch.cat(found)
 
     @staticmethod
@@ -242,20 +248,19 @@ class _Read(torch.autograd.Function):
         of_added = torch.zeros_like(precise(added))
         step = _windows_at_once(windows)
         gradient = gradient.unflatten(2, windows.shape[3:]).transpose(1, 2)  # [w, q, a, d]
-        with torch.autocast(windows.device.type, enabled=False):
-            for start in range(0, len(windows), step):
-                part = slice(start, start + step)
-                query, key, value = _of_heads(windows[part], asking)
-                of_read = gradient[part]
-                weights = _weights(query, key, added)
-                of_scores = precise(of_read @ value.mT)
-                of_scores.sub_((of_scores * weights).sum(-1, keepdim=True)).mul_(weights)
-                of_added += of_scores.sum(0)
-                of_scores = of_scores.mul_(scale).to(query.dtype)
-                of_query, of_key, of_value = wanted[part].permute(2, 0, 3, 1, 4)
-                of_query[:, :, asking] = of_scores @ key
-                of_key.copy_(of_scores.mT @ query)
-                of_value.copy_(weights.to(query.dtype).mT @ of_read)
+        for start in range(0, len(windows), step):
+            part = slice(start, start + step)
+            query, key, value = _of_heads(windows[part], asking)
+            of_read = gradient[part]
+            weights = _weights(query, key, added)
+            of_scores = precise(of_read @ value.mT)
+            of_scores.sub_((of_scores * weights).sum(-1, keepdim=True)).mul_(weights)
+            of_added += of_scores.sum(0)
+            of_scores = of_scores.mul_(scale).to(query.dtype)
+            of_query, of_key, of_value = wanted[part].permute(2, 0, 3, 1, 4)
+            of_query[:, :, asking] = of_scores @ key
+            of_key.copy_(of_scores.mT @ query)
+            of_value.copy_(weights.to(query.dtype).mT @ of_read)
         return wanted, of_added.to(added.dtype), None
 
 

@@ -108,7 +108,7 @@ def test_masks_of_another_checkpoint_are_not_mixed_in(data, trained):
     done = run("inference_ytvos.py", "--resume", longer, *words, ok=False)
     assert done.returncode == 2 and "--overwrite" in done.stderr
     masks = sorted((out / "Annotations").rglob("*.png"))
-    done = run("inference_ytvos.py", "--resume", longer, *words, "--overwrite", "--window", 8, ok=False)
+    done = run("inference_ytvos.py", "--resume", longer, *words, "--overwrite", "--window", 8, "--overlap", 8, ok=False)
     assert done.returncode == 2 and "below --window 8" in done.stderr
     assert masks and all(mask.exists() for mask in masks)  # what is asked for is checked before they are deleted
     run("inference_ytvos.py", "--resume", longer, *words, "--overwrite")
