@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 
+# which a run under nohup leaves alone, and these may be under one
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 # before torch is imported: processes of several tests share the cores, and sums differ with the number of threads
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
