@@ -8,8 +8,6 @@ import signal
 import sys
 from pathlib import Path
 
-# which a run under nohup leaves alone, and these may be under one
-signal.signal(signal.SIGHUP, signal.SIG_DFL)
 # before torch is imported: processes of several tests share the cores, and sums differ with the number of threads
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -19,6 +17,9 @@ from tests.mini_ytvos import write_mini_ytvos
 from tests.tiny_model import EXPRESSIONS
 from tools.data import check
 from tools.make_tiny_text_encoder import make_encoder, train_tokenizer
+
+# which a run under nohup leaves alone, and these may be under one
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 Faults = list[tuple[str, str, str]]
 
