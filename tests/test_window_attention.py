@@ -83,14 +83,20 @@ def test_maps_and_gradients_of_training_are_those_of_torchvisions_blocks(swin, s
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_gradients_in_half_precision_are_within_its_rounding(swin, dtype):
-    video = torch.randn(1, 5, 3, 64, 64)
+def test_gradients_in_half_precision_are_as_near_as_those_of_torchvisions_blocks(swin, dtype):
+    video = torch.randn(1, 5, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     swin = copy.deepcopy(swin)
+    exact = maps_and_gradients(swin, video)[1]
     with torch.autocast("cpu", dtype):
-        wanted = maps_and_gradients(swin, video)[1]
-        got = maps_and_gradients(swin.train(), video)[1]
-    for name, gradient in wanted.items():
-        assert (got[name] - gradient).norm() < 0.05 * gradient.norm(), name
+        theirs = maps_and_gradients(swin, video)[1]
+        theirs = {name: gradient.clone() for name, gradient in theirs.items()}
+        ours = maps_and_gradients(swin.train(), video)[1]
+
+    def error(gradients: dict[str, Tensor]) -> float:
+        shares = [(gradients[name] - exact[name]).norm() / exact[name].norm() for name in exact]
+        return torch.stack(shares).mean().item()
+
+    assert 0 < error(ours) < 1.3 * error(theirs)
 
 
 def test_no_scores_of_pairs_are_kept_for_the_gradient(swin):
