@@ -14,6 +14,7 @@ from typing import Self, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from datasets import EvalClip, VideoSet
 from datasets.base import VideoEntry
@@ -84,7 +85,9 @@ def train_step(
         # gradients of the ranks are added up once, with those of the last micro-batch; but where the model is divided
         # (FSDP) each time, since no rank has room for all of them
         alone = model.no_sync() if number < len(batches) and hasattr(model, "no_sync") else nullcontext()
-        with alone:
+        # on a CPU the backward pass of the fused attention is slower than plain products on short sequences
+        attention = sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
+        with alone, attention:
             with autocast(device, amp):
                 output = model(batch.video, batch.expressions, batch.video_valid, batch.clip_index)
             loss, terms = criterion(output, batch, normaliser)

@@ -57,9 +57,6 @@ def main() -> None:
         args, saved = restore_options(args)
         keep_large_buffers()
         torch.manual_seed(args.seed + dist.rank())
-        if device.type == "cpu":
-            # the fused attention's backward pass is slower than plain products on short sequences there
-            torch.backends.cuda.enable_flash_sdp(False)
         if args.eval:
             refuse_other_model(args, saved["options"])
             evaluate(args, saved, device)

@@ -7,6 +7,7 @@ from itertools import pairwise
 
 import torch
 from torch import nn
+from torch._dynamo.exc import TorchDynamoException
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.nn.utils.fusion import fuse_conv_bn_weights
@@ -75,11 +76,19 @@ def compile_blocks(model: ProxyFormer, backend: str) -> None:
     Blocks rather than the whole, because equal ones are translated once.
 
     Raises:
-        ValueError: there is no such backend.
+        ValueError: there is no such backend, or it does not work here.
     """
     known = torch.compiler.list_backends(exclude_tags=())
     if backend not in known:
         raise ValueError(f"--compile {backend}: there is no such backend; choose one of {', '.join(known)}")
+    try:  # something small, so that a missing compiler is known before data is read
+        torch.compile(torch.sin, backend=backend)(torch.ones(2, device=next(model.parameters()).device))
+    except TorchDynamoException as error:
+        why = " ".join(str(error).strip().partition("\n\n")[0].splitlines())
+        raise ValueError(
+            f"--compile {backend} does not work here: {why} (a CPU takes a C++ compiler, a GPU the package triton); "
+            "or leave it out"
+        ) from error
     # all blocks share the limit: of a Video Swin thirteen kinds, each anew for new shapes
     torch._dynamo.config.recompile_limit = RECOMPILE_LIMIT
     # it would cut them where DistributedDataParallel's buckets end, which serves a model that is compiled as a whole

@@ -150,25 +150,30 @@ class WindowAttention(ShiftedWindowAttention3d):
         """``[v, t, h, w, c]`` to the same shape."""
         if not self.training:
             return super().forward(x)
-        size, heads = tuple(x.shape[1:4]), self.num_heads
+        return self.proj(self._attend(self.qkv(x))).view(x.shape)
+
+    @torch.compiler.disable  # a translation would have the windows one after the other, in thousands of operations
+    def _attend(self, qkv: Tensor) -> Tensor:
+        """What each token reads in its window, of queries, keys and values ``[v, t, h, w, 3 c]``: ``[v, n, c]``."""
+        size, heads = tuple(qkv.shape[1:4]), self.num_heads
+        channels = qkv.shape[-1] // 3
         window, shift = fitted(self, size)
         bias = self.get_relative_position_bias(list(window))[0]
-        order = _order(size, window, shift, x.device)
-        qkv = self.qkv(x).flatten(1, 3)
+        order = arrange_once(size, window, shift, qkv.device)
+        qkv = qkv.flatten(1, 3)
         if order.padding:
-            padding = self.qkv.bias.to(qkv.dtype).expand(len(x), order.padding, -1)
+            padding = self.qkv.bias.to(qkv.dtype).expand(len(qkv), order.padding, -1)
             qkv = torch.cat((qkv, padding), 1)
         rows = _Permuted.apply(qkv, order.tokens, order.tokens_back)
         read, start = [], 0
         for group in order.groups:
             stop = start + group.tokens.numel()
-            # [v, n, c] to [v w, k, 3, q, d]
-            windows = rows[:, start:stop].reshape(-1, group.tokens.shape[1], 3, heads, x.shape[-1] // heads)
+            # [v, n, 3 c] to [v w, k, 3, q, d]
+            windows = rows[:, start:stop].reshape(-1, group.tokens.shape[1], 3, heads, channels // heads)
             found = _Read.apply(windows, group.added(bias, rows.dtype), group.asking)
-            read.append(found.view(len(x), -1, x.shape[-1]))
+            read.append(found.view(len(qkv), -1, channels))
             start = stop
-        read = _Permuted.apply(torch.cat(read, 1), order.asking, order.asking_back)
-        return self.proj(read).view(x.shape)
+        return _Permuted.apply(torch.cat(read, 1), order.asking, order.asking_back)
 
 
 @dataclass(frozen=True)
@@ -203,11 +208,6 @@ def arrange_once(size: Size, window: Size, shift: Size, device: torch.device) ->
     asking_back = torch.cat([group.tokens[:, group.asking].flatten() for group in groups])
     orders = (order.to(device) for order in (tokens, tokens.argsort(), asking_back.argsort(), asking_back))
     return Order(arrange(size, window, shift, device), int(padding.sum()), *orders)
-
-
-@torch.compiler.disable  # it would be made anew in each translation, of operations that have none
-def _order(*args: Size | torch.device) -> Order:
-    return arrange_once(*args)
 
 
 class _Permuted(torch.autograd.Function):

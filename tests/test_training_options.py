@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import shutil
 import sys
 
 import pytest
@@ -19,6 +21,7 @@ from evaluation import score_split
 from models import build_criterion, prepare
 from models.backbone import build_backbone
 from models.proxyformer import ProxyFormer
+from models.video_swin import VideoSwin
 from tests.runs import log, same, trainer
 from tests.tiny_model import random_batch, tiny_args, tiny_model
 from tools import plot
@@ -289,17 +292,31 @@ def test_half_precision_gives_the_gradients_of_float32_but_for_rounding(amp, err
     assert (ours - theirs).norm() <= error * theirs.norm()
 
 
-def test_compiled_blocks_give_the_same_gradients():
-    model = tiny_model(enc_layers=1).train()
+@pytest.mark.parametrize(("backend", "swin", "graphs"), [("aot_eager", True, 12), ("inductor", False, 2)])
+def test_compiled_blocks_give_the_same_gradients(backend, swin, graphs):
+    if backend == "inductor" and not shutil.which(os.environ.get("CXX", "g++")):
+        pytest.skip("inductor takes a C++ compiler, and there is none")
+    torch._dynamo.reset()
+    small = dict(embed_dim=8, depths=[1, 2, 1, 1], num_heads=[1, 2, 2, 4], window_size=(2, 3, 3), stochastic_depth=0.0)
+    model = tiny_model(enc_layers=1, **({"backbone": VideoSwin(**small)} if swin else {})).train()
     plain, wanted = loss_and_gradients(model)
     model.zero_grad(set_to_none=True)
+    prepare.compile_blocks(model, backend)
     torch._dynamo.utils.counters.clear()
-    prepare.compile_blocks(model, "aot_eager")
     loss, got = loss_and_gradients(model)
-    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] >= 3  # of the backbone, the text encoder, the CMIE
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] >= graphs  # of the encoders and the CMIE
     torch.testing.assert_close(loss, plain, rtol=1e-5, atol=0)
     torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-5)
     assert not any("_orig_mod" in name for name in model.state_dict())
+
+
+def test_a_backend_that_does_not_work_is_refused_at_once():
+    @torch._dynamo.register_backend
+    def without_its_compiler(*_):
+        raise RuntimeError("no compiler found")
+
+    with pytest.raises(ValueError, match="--compile without_its_compiler does not work here: .*no compiler found"):
+        prepare.compile_blocks(tiny_model(), "without_its_compiler")
 
 
 @pytest.mark.parametrize("backbone", ["video_swin_t", "resnet18", "timm:convnext_atto"])
