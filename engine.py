@@ -19,7 +19,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from datasets import EvalClip, VideoSet
 from datasets.base import VideoEntry
 from datasets.davis import AnnotatedVideo
-from models.criterion import Criterion
+from models.criterion import Criterion, Normaliser
 from models.postprocess import fuse_objects
 from models.predictor import ASKED_TOGETHER, FrameAnswer, Predictor
 from util import dist
@@ -88,12 +88,7 @@ def train_step(
         # on a CPU the backward pass of the fused attention is slower than plain products on short sequences
         attention = sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
         with alone, attention:
-            with autocast(device, amp):
-                output = model(batch.video, batch.expressions, batch.video_valid, batch.clip_index)
-            loss, terms = criterion(output, batch, normaliser)
-            scaler.scale(loss).backward()
-        named = {"loss": loss.detach(), **terms}
-        sums.update(dict(zip(named, torch.stack(list(named.values())).tolist(), strict=True)))
+            sums.update(_backward(model, criterion, batch, normaliser, scaler, amp))
     scaler.unscale_(optimizer)
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     norm = nn.utils.clip_grad_norm_(parameters, clip_max_norm or math.inf)
@@ -109,6 +104,23 @@ def train_step(
     scaler.step(optimizer)
     scaler.update()
     return Step(True, False, dict(sums), norm)
+
+
+def _backward(
+    model: nn.Module,
+    criterion: Criterion,
+    batch: Batch,
+    normaliser: Normaliser,
+    scaler: torch.amp.GradScaler,
+    amp: torch.dtype | None,
+) -> dict[str, float]:
+    """Adds the gradients of a micro-batch to the model's; its loss terms. On return what it took is free again."""
+    with autocast(batch.video.device, amp):
+        output = model(batch.video, batch.expressions, batch.video_valid, batch.clip_index)
+    loss, terms = criterion(output, batch, normaliser)
+    scaler.scale(loss).backward()
+    named = {"loss": loss.detach(), **terms}
+    return dict(zip(named, torch.stack(list(named.values())).tolist(), strict=True))
 
 
 def _statistics(model: nn.Module) -> list[Tensor]:
