@@ -12,7 +12,7 @@ from models import backbone, mask_decoder, window_attention
 from tests.commands import FORKS_TRAIN
 from tests.tiny_model import tiny_model
 from tools import benchmark_inference, benchmark_levers
-from util.precision import bf16_speedup
+from util.precision import cpu_speedup
 
 SMALL = ["--size", "64", "96", "--repeat", "1", "--device", "cpu"]
 
@@ -53,7 +53,7 @@ def test_each_backbone_and_size_has_its_rows(monkeypatch, capsys):
 
 def test_half_precision_agrees_with_float32_on_the_shipped_weights():
     # a CPU that emulates bfloat16 takes a hundred times as long
-    modes = ["fp16", "bf16"] if bf16_speedup() > 1 else ["fp16"]
+    modes = ["fp16", "bf16"] if cpu_speedup(torch.bfloat16) > 1 else ["fp16"]
     (_, plain), *halves = benchmark_inference.agreement(modes, "cpu")
     assert plain.score > 0.85 and plain.difference == 0 and plain.iou == 1
     for mode, half in halves:

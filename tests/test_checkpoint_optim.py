@@ -151,7 +151,7 @@ def test_a_checkpoint_alone_rebuilds_the_model_and_its_predictor(tmp_path, flags
 
 @pytest.mark.parametrize(("trained", "speedup", "used"), [("bf16", 4, True), ("bf16", 0.01, False), ("off", 4, False)])
 def test_a_model_trained_in_bf16_predicts_in_what_is_faster(trained, speedup, used, monkeypatch, tmp_path):
-    monkeypatch.setattr(precision, "bf16_speedup", lambda: speedup)
+    monkeypatch.setattr(precision, "cpu_speedup", lambda _: speedup)
     saved_model(tmp_path / "c.pth", "--amp", trained)
     predictor = models.load_predictor(tmp_path / "c.pth", device="cpu")
     assert (predictor.amp is not None) == used

@@ -33,7 +33,7 @@ NORMS = (nn.BatchNorm2d, FrozenBatchNorm2d)
 @pytest.fixture
 def speed(monkeypatch):
     """Sets what a CPU is found to be."""
-    return lambda times: monkeypatch.setattr(precision, "bf16_speedup", lambda: times)
+    return lambda times: monkeypatch.setattr(precision, "cpu_speedup", lambda _: times)
 
 
 # What is computed in -------------------------------------------------------------------------------------------------
@@ -44,7 +44,7 @@ def settle(rank: int, folder: str) -> None:
     found = []
     for of_main, of_other in ((4.0, 0.1), (0.1, 4.0)):
         speedup = (of_main, of_other)[rank]
-        precision.bf16_speedup = lambda speedup=speedup: speedup
+        precision.cpu_speedup = lambda _, speedup=speedup: speedup
         args = tiny_args("--amp", "auto")
         models.settle_amp(args, CPU)
         found.append(args.amp)

@@ -18,11 +18,11 @@ _WORTH = 1.3
 
 
 @cache
-def bf16_speedup() -> float:
-    """How many times faster this CPU multiplies matrices in bfloat16 than in float32, measured.
+def cpu_speedup(half: torch.dtype) -> float:
+    """How many times faster this CPU multiplies matrices in a half precision than in float32, measured.
 
-    One without instructions for it emulates it: with AVX2 alone it is a hundred times slower. PyTorch's own flags for
-    such instructions are private, and of some kinds of processors only.
+    One without instructions for it emulates it, a hundred times slower. PyTorch's own flags for such instructions are
+    private, and of some kinds of processors only.
     """
 
     def seconds(dtype: torch.dtype) -> float:
@@ -35,7 +35,7 @@ def bf16_speedup() -> float:
             fastest = min(fastest, time.perf_counter() - start)
         return fastest
 
-    return seconds(torch.float32) / seconds(torch.bfloat16)
+    return seconds(torch.float32) / seconds(half)
 
 
 def amp_dtype(amp: str, device: torch.device) -> torch.dtype | None:
@@ -48,19 +48,18 @@ def amp_dtype(amp: str, device: torch.device) -> torch.dtype | None:
         raise ValueError(f"--amp {amp} is unknown; choose one of {', '.join(AMP.values())}, auto")
     if amp == "off":
         return None
-    if amp == "fp16":
-        return torch.float16
+    half = torch.float16 if amp == "fp16" else torch.bfloat16
     if device.type == "cpu":
-        speedup = bf16_speedup()
-        if amp == "bf16" and speedup < 1 and dist.is_main():
+        speedup = cpu_speedup(half)
+        if amp != "auto" and speedup < 1 and dist.is_main():
             print(
-                f"--amp bf16: this CPU multiplies {1 / speedup:.0f} times slower in bfloat16; --amp auto would not use "
-                "it"
+                f"--amp {amp}: this CPU multiplies {1 / speedup:.0f} times slower in it than in float32; --amp auto "
+                "would not use it"
             )
         fast = speedup > _WORTH
     else:
         fast = torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.bfloat16 if amp == "bf16" or fast else None
+    return half if amp != "auto" or fast else None
 
 
 def autocast(device: torch.device, dtype: torch.dtype | None) -> torch.autocast:
