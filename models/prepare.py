@@ -116,7 +116,8 @@ def shard(model: ProxyFormer, device: torch.device) -> None:
     dist.copy_from_main(model.state_dict())
     mesh = init_device_mesh(device.type, (dist.world_size(),))
     for block in blocks(model):
-        fully_shard(block, mesh=mesh)
+        # torch 2.11 refuses containers, also timm's networks, which have a forward pass: then what holds it
+        fully_shard(model.backbone if isinstance(block, nn.ModuleDict) else block, mesh=mesh)
     fully_shard(model, mesh=mesh)
 
 
