@@ -28,6 +28,10 @@ def peak_bytes(device: torch.device) -> int:
     """The most memory that was in use: of PyTorch's on a GPU, else of the process, since its start."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
+    for line in _lines("/proc/self/status"):
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    # on Linux this would begin with what the process had that started this one
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 

@@ -1,0 +1,24 @@
+"""How much memory a process has taken."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import torch
+
+from util.memory import peak_bytes
+
+GIB = 2**30
+
+
+def test_the_peak_is_of_this_process_alone():
+    """Not of the one that started it; and it stays where memory has been given back."""
+    held = bytearray(GIB)
+    held[::4096] = b"1" * (GIB // 4096)  # every page is touched
+    assert peak_bytes(torch.device("cpu")) > GIB
+    code = "import torch; from util.memory import peak_bytes; print(peak_bytes(torch.device('cpu')))"
+    child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert GIB // 16 < int(child.stdout) < GIB
+    del held
+    assert peak_bytes(torch.device("cpu")) > GIB
