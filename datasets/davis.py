@@ -1,6 +1,7 @@
 """Ref-DAVIS17 as tools/data/convert_davis_to_ytvos.py lays it out: Ref-YouTube-VOS's layout, four annotators.
 
-Source of the categories: the 78 of DAVIS 2017's semantics, in alphabetical order.
+Source of the categories, the 78 of DAVIS 2017's semantics: `davis_category_list` in datasets/categories.py of
+github.com/wjn922/ReferFormer.
 """
 
 from __future__ import annotations

@@ -15,15 +15,16 @@ from datasets.base import Expression, LabelMapVideo, VideoEntry, VideoSet
 
 SPLITS = ("train", "holdout", "valid", "test")
 
-# YouTube-VOS's 65 categories in alphabetical order; the position is the class index.
+# YouTube-VOS's 65 categories in alphabetical order; the position is the class index. Source: `ytvos_category_list` in
+# datasets/categories.py of github.com/wjn922/ReferFormer, which the published checkpoints were trained with.
 # fmt: off
 CATEGORIES = (
     "airplane", "ape", "bear", "bike", "bird", "boat", "bucket", "bus", "camel", "cat", "cow", "crocodile", "deer",
-    "dog", "dolphin", "duck", "eagle", "earless_seal", "elephant", "fish", "fox", "frog", "giant_panda", "giraffe",
-    "hand", "hat", "hedgehog", "horse", "knife", "leopard", "lion", "lizard", "monkey", "motorbike", "mouse", "others",
-    "owl", "paddle", "parachute", "parrot", "penguin", "person", "plant", "rabbit", "raccoon", "sedan", "shark",
-    "sheep", "sign", "skateboard", "snail", "snake", "snowboard", "squirrel", "surfboard", "tennis_racket", "tiger",
-    "toilet", "tortoise", "train", "truck", "turtle", "umbrella", "whale", "zebra",
+    "dog", "dolphin", "duck", "eagle", "earless_seal", "elephant", "fish", "fox", "frisbee", "frog", "giant_panda",
+    "giraffe", "hand", "hat", "hedgehog", "horse", "knife", "leopard", "lion", "lizard", "monkey", "motorbike",
+    "mouse", "others", "owl", "paddle", "parachute", "parrot", "penguin", "person", "plant", "rabbit", "raccoon",
+    "sedan", "shark", "sheep", "sign", "skateboard", "snail", "snake", "snowboard", "squirrel", "surfboard",
+    "tennis_racket", "tiger", "toilet", "train", "truck", "turtle", "umbrella", "whale", "zebra",
 )
 # fmt: on
 
