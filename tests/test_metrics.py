@@ -138,6 +138,16 @@ def test_ground_truth_is_read_in_all_three_forms_of_coco(tmp_path):
     assert truth["a"].box == (0, 2, 10, 2)
 
 
+def test_boxes_follow_from_masks_and_areas_and_categories_are_not_read(tmp_path):
+    content = ground_truth([("a", rows(2, 4))])
+    del content["categories"]
+    for key in ("area", "bbox", "category_id"):
+        del content["annotations"][0][key]
+    (tmp_path / "truth.json").write_text(json.dumps(content))
+    (sample,) = read_ground_truth(tmp_path / "truth.json").values()
+    assert sample.box == (0, 2, 10, 2) and (rle.decode(sample.mask) == rows(2, 4)).all()
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [

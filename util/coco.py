@@ -22,7 +22,7 @@ class Truth:
 
     Attributes:
         mask: run lengths.
-        box: xywh in pixels, as the file has it.
+        box: xywh in pixels, as the file has it; of the mask where the file has none.
     """
 
     mask: Segmentation
@@ -60,6 +60,9 @@ def ground_truth(samples: Iterable[tuple[str, np.ndarray]]) -> dict:
 def read_ground_truth(path: Path) -> dict[str | int, Truth]:
     """The ground truth of each image id of a file in COCO's form, in the file's order.
 
+    Published files differ: that of JHMDB-Sentences has no ``bbox``, A2D's ``area`` is a float (written by
+    datasets/{jhmdb,a2d}_sentences/create_gt_in_coco_format.py of github.com/mttr2021/MTTR). ``area``, category names and category ids are not read.
+
     Raises:
         ValueError: naming the file; it is no such file, or an image has not exactly one annotation.
     """
@@ -70,12 +73,14 @@ def read_ground_truth(path: Path) -> dict[str | int, Truth]:
         annotated = [annotation["image_id"] for annotation in content["annotations"]]
         if twice or len(set(annotated)) < len(annotated) or set(annotated) != sizes.keys():
             raise ValueError("each image must be in it once, with one annotation")
-        truth = {
-            a["image_id"]: Truth(rle.parse(a["segmentation"], sizes[a["image_id"]]).as_coco(), tuple(a["bbox"]))
-            for a in content["annotations"]
-        }
+        truth = {a["image_id"]: _truth(a, sizes[a["image_id"]]) for a in content["annotations"]}
     # A damaged file may fail at any level.
     except Exception as error:
         problem = str(error) if type(error) is ValueError else f"{type(error).__name__}: {error}"
         raise ValueError(f"{path}: is not ground truth in COCO's form ({problem})") from error
     return {image_id: truth[image_id] for image_id in sizes}
+
+
+def _truth(annotation: dict, size: tuple[int, int]) -> Truth:
+    mask = rle.parse(annotation["segmentation"], size).as_coco()
+    return Truth(mask, tuple(annotation["bbox"] if "bbox" in annotation else coco.toBbox(mask).tolist()))
