@@ -46,15 +46,15 @@ PLAIN = ("--no-flip", "--no-random_crop", "--no-photometric")
 
 def test_categories_are_the_65_in_order():
     """Copied from ``ytvos_category_list`` of ReferFormer's datasets/categories.py (github.com/wjn922/ReferFormer)."""
-    published = """
-        airplane ape bear bike bird boat bucket bus camel cat cow crocodile deer dog dolphin duck eagle earless_seal
-        elephant fish fox frisbee frog giant_panda giraffe hand hat hedgehog horse knife leopard lion lizard monkey
-        motorbike mouse others owl paddle parachute parrot penguin person plant rabbit raccoon sedan shark sheep sign
-        skateboard snail snake snowboard squirrel surfboard tennis_racket tiger toilet train truck turtle umbrella whale
-        zebra
-    """.split()
-    assert len(published) == 65
-    assert list(CATEGORIES) == published
+    published = (
+        "airplane ape bear bike bird boat bucket bus camel cat cow crocodile deer dog dolphin duck eagle earless_seal "
+        "elephant fish fox frisbee frog giant_panda giraffe hand hat hedgehog horse knife leopard lion lizard monkey "
+        "motorbike mouse others owl paddle parachute parrot penguin person plant rabbit raccoon sedan shark sheep sign "
+        "skateboard snail snake snowboard squirrel surfboard tennis_racket tiger toilet train truck turtle umbrella whale "
+        "zebra"
+    )
+    assert list(CATEGORIES) == published.split()
+    assert len(CATEGORIES) == 65
 
 
 def test_holdout_is_stable_disjoint_and_nested(mini):

@@ -60,8 +60,9 @@ def ground_truth(samples: Iterable[tuple[str, np.ndarray]]) -> dict:
 def read_ground_truth(path: Path) -> dict[str | int, Truth]:
     """The ground truth of each image id of a file in COCO's form, in the file's order.
 
-    Published files differ: that of JHMDB-Sentences has no ``bbox``, A2D's ``area`` is a float (written by
-    datasets/{jhmdb,a2d}_sentences/create_gt_in_coco_format.py of github.com/mttr2021/MTTR). ``area``, category names and category ids are not read.
+    Published files differ: that of JHMDB-Sentences has no ``bbox``, A2D's ``area`` is a float (both are written by
+    create_gt_in_coco_format.py in datasets/{jhmdb,a2d}_sentences of github.com/mttr2021/MTTR). ``area``, category names
+    and category ids are not read.
 
     Raises:
         ValueError: naming the file; it is no such file, or an image has not exactly one annotation.
