@@ -9,6 +9,14 @@ from collections.abc import Iterable, Iterator
 _AMP = ("off", "bf16", "fp16", "auto")
 _A2D = dict(dataset_file="a2d", batch_size=2, eval_size=320, max_size=576, freeze_text_encoder=True)
 
+# of images, instead of the sizes of videos: make_coco_transforms in ReferFormer's datasets/refexp.py
+_STILLS = dict(
+    train_sizes=[480, 512, 544, 576, 608, 640, 672, 704, 736, 768],
+    train_max_size=800,
+    crop_sizes=[296, 328, 360, 392, 416, 448, 480, 512],
+    photometric=False,
+)
+
 # The recipes of the paper and of ReferFormer, as defaults that explicit flags still override.
 PRESETS: dict[str, dict] = {
     "finetune": dict(epochs=6, lr_drop=[3, 5], binary=True, freeze_text_encoder=True),
@@ -22,11 +30,14 @@ PRESETS: dict[str, dict] = {
         batch_size=2,
         num_frames=1,
         freeze_text_encoder=False,
+        **_STILLS,
     ),
     "joint": dict(dataset_file="joint", binary=True, epochs=12, lr_drop=[8, 10], freeze_text_encoder=True),
     "a2d_finetune": dict(**_A2D, epochs=6, lr_drop=[3, 5]),
     "a2d_scratch": dict(**_A2D, epochs=12, lr_drop=[8, 10], num_frames=6, dropout=0.0, weight_decay=1e-4),
 }
+for _recipe in PRESETS.values():
+    _recipe["absent_object"] = "replace"
 
 
 def _positive_int(text: str) -> int:
@@ -181,6 +192,7 @@ def add_train_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--activation_checkpointing",
+        "--use_checkpoint",
         action="store_true",
         help="less memory for more time: compute the insides of backbone and CMIE again for the gradient",
     )
@@ -284,6 +296,16 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[288, 320, 352, 392, 416, 448, 480, 512],
         help="short sides of training frames",
+    )
+    group.add_argument("--train_max_size", type=_positive_int, help="limit of their long side; default: --max_size")
+    group.add_argument(
+        "--crop_sizes", type=_positive_int, nargs="+", help="short sides of cropped frames; default: --train_sizes"
+    )
+    group.add_argument(
+        "--absent_object",
+        choices=("replace", "keep"),
+        default="keep",
+        help="a clip that does not show its object: keep trains it as absent, replace takes another one (all recipes)",
     )
     group.add_argument("--eval_size", type=_positive_int, default=360, help="short side at inference")
     group.add_argument("--max_size", type=_positive_int, default=640, help="limit of the long side")
@@ -407,8 +429,9 @@ def _contradictions(args: argparse.Namespace, given: set[str]) -> Iterator[tuple
     )
     yield args.hidden_dim % 8, f"--hidden_dim {args.hidden_dim} is not a multiple of 8, as the sine encodings need"
     yield (
-        not args.eval and args.max_size < min(args.train_sizes),
-        f"--max_size {args.max_size} is below all of --train_sizes; give smaller ones, or a larger limit",
+        not args.eval and (args.train_max_size or args.max_size) < min(args.train_sizes),
+        f"--{'train_' if args.train_max_size else ''}max_size {args.train_max_size or args.max_size} is below all of "
+        "--train_sizes; give smaller ones, or a larger limit",
     )
     # scoring
     yield args.eval and args.resume in (None, "auto"), "--eval needs the checkpoint to score: add --resume CKPT"

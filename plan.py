@@ -82,6 +82,7 @@ def largest_batches(trainer: Trainer) -> Iterator[Batch]:
     dataset, count = trainer.loader.dataset, trainer.args.batch_size
     transform = dataset.transform
     transform.draw_size = lambda height, width, _: transform.largest_size(height, width)
+    dataset.absent_object = "keep"  # another clip would be of another shape
     groups = trainer.loader.batch_sampler.groups
     asked = np.array([min(len(video.expressions), trainer.args.expressions_per_clip) for video in dataset.videos])
     asked = asked[dataset.entries[:, 0]]

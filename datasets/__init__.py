@@ -271,10 +271,12 @@ def build_train_loader(
     sets = {name: DATA_SETS[name].train(args) for name in weights}
     transform = TrainTransform(
         args.train_sizes,
-        args.max_size,
+        args.train_max_size or args.max_size,
         flip=args.flip,
         random_crop=args.random_crop,
         photometric=args.photometric,
+        crop_sizes=args.crop_sizes,
+        crop_max_size=args.max_size,
     )
     dataset = ClipDataset(
         list(chain.from_iterable(sets.values())),
@@ -283,6 +285,7 @@ def build_train_loader(
         transform=transform,
         seed=args.seed,
         bad_sample=args.bad_sample,
+        absent_object=args.absent_object,
     )
     owners = np.repeat(list(sets), [len(videos) for videos in sets.values()])[dataset.entries[:, 0]]
     shares = np.array([weights[name] for name in owners])

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import compress
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,8 @@ from util.video_io import check_size, image_size, read_frames, read_label_maps
 
 # Random streams of a sample: its own choices, those it shares with its step, the grouping of a window's expressions.
 _OWN, _SHARED, _GROUPING, _SUBSTITUTE = range(4)
-MAX_SUBSTITUTES = 10
+MAX_SUBSTITUTES = 10  # of clips whose files are no good
+MAX_DRAWS = 200  # until a clip shows an object; even where one in twenty does, all fail once in 30,000 times
 
 
 @dataclass(frozen=True)
@@ -207,6 +209,9 @@ class ClipDataset(Dataset):
         transform: augmentation.
         seed: of the run; with a :class:`ClipRequest` it determines a sample, whichever process makes it.
         bad_sample: "fail", or "skip": a clip whose files are no good is replaced by another one.
+        absent_object: of an expression whose object no frame of the clip shows: "keep" trains it as absent; "replace"
+            leaves it out, and takes another clip of the whole set where none is left, as ``__getitem__`` of ReferFormer's
+            datasets/ytvos.py does.
     """
 
     def __init__(
@@ -218,6 +223,7 @@ class ClipDataset(Dataset):
         transform: TrainTransform,
         seed: int,
         bad_sample: str = "fail",
+        absent_object: str = "keep",
     ) -> None:
         self.videos = list(videos)
         self.num_frames = num_frames
@@ -225,6 +231,7 @@ class ClipDataset(Dataset):
         self.transform = transform
         self.seed = seed
         self.bad_sample = bad_sample
+        self.absent_object = absent_object
         # An array rather than tuples: worker processes then share its memory.
         self.entries = np.array(
             [
@@ -277,20 +284,38 @@ class ClipDataset(Dataset):
         self._found_objects.add((number, expression.objects))
 
     def __getitem__(self, request: ClipRequest) -> Clip:
-        """The clip that is asked for, or with ``bad_sample`` "skip" another one where its files are no good."""
-        if self.bad_sample == "fail":
-            return self.make(request)
-        others = stream(self.seed, request.epoch, _SUBSTITUTE, request.index).integers(len(self), size=MAX_SUBSTITUTES)
-        problems: list[str] = []
-        for index in (request.index, *others.tolist()):
-            try:
-                return replace(self.make(replace(request, index=index)), problems=problems)
-            except (ValueError, OSError) as error:
-                problems.append(str(error))
-        raise ValueError(f"--bad_sample skip: {len(problems)} clips in a row are no good, the last: {problems[-1]}")
+        """The clip that is asked for, or another one where its files are no good or it shows none of its objects.
 
-    def make(self, request: ClipRequest) -> Clip:
-        """Raises ValueError and OSError naming a file that is missing, damaged or contradicts the others."""
+        Raises ValueError and OSError as :meth:`make`, and ValueError where no clip is found.
+        """
+        others = stream(self.seed, request.epoch, _SUBSTITUTE, request.index)
+        problems: list[str] = []
+        index = request.index
+        for _ in range(MAX_DRAWS):
+            try:
+                clip = self.make(replace(request, index=index))
+            except (ValueError, OSError) as error:
+                if self.bad_sample == "fail":
+                    raise
+                problems.append(str(error))
+                if len(problems) > MAX_SUBSTITUTES:
+                    raise ValueError(
+                        f"--bad_sample skip: {len(problems)} clips in a row are no good, the last: {problems[-1]}"
+                    ) from error
+                clip = None
+            if clip:
+                return replace(clip, problems=problems)
+            index = int(others.integers(len(self)))
+        raise ValueError(
+            f"{MAX_DRAWS} clips in a row show none of the objects that their expressions mean; check the masks with "
+            "tools/data/check.py, or train such clips as they are with --absent_object keep"
+        )
+
+    def make(self, request: ClipRequest) -> Clip | None:
+        """One clip; None where it shows none of its objects and such clips are to be replaced.
+
+        Raises ValueError and OSError naming a file that is missing, damaged or contradicts the others.
+        """
         number, start, group = (int(value) for value in self.entries[request.index])
         video = self.videos[number]
         own = stream(self.seed, request.epoch, _OWN, request.index)
@@ -308,9 +333,14 @@ class ClipDataset(Dataset):
             make_target(masks[:, e, None], expression, video.video_id, annotated)
             for e, expression in enumerate(expressions)
         ]
-        for expression, target in zip(expressions, targets, strict=True):
-            if not target.present.any():
+        shown = [bool(target.present.any()) for target in targets]
+        for expression, seen in zip(expressions, shown, strict=True):
+            if not seen:
                 self._require_object(number, expression)
+        if self.absent_object == "replace":
+            if not any(shown):
+                return None
+            texts, targets = list(compress(texts, shown)), list(compress(targets, shown))
         return Clip(
             frames=frames,
             expressions=texts,

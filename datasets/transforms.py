@@ -1,4 +1,4 @@
-"""Augmentation of a training clip: flip, crop, resize, colours. All frames of a clip are changed alike.
+"""Augmentation of a training clip: flip, crop and resize, the same for all its frames; colours, frame by frame.
 
 Every random number comes from one of two generators: what must agree within a batch so that its clips need little
 padding (size, crop shape) from ``shared``, the rest from ``own``. Frames stay uint8 until they are normalised.
@@ -22,9 +22,11 @@ from util.frames import fitted_size, normalise, resize_frames
 _SIDE = re.compile(r"\b(left|right)(?=(?:most|wards?)?\b)", re.IGNORECASE)
 _OTHER_SIDE = {"left": "right", "right": "left"}
 
-# ReferFormer's crop: short side to one of these, then a window of 384 to 600 pixels each way.
+# ReferFormer's crop (make_coco_transforms in datasets/ytvos.py of github.com/wjn922/ReferFormer): short side to one of
+# these, then a window of 384 to 600 pixels each way.
 _CROP_SHORT_SIDES = (400, 500, 600)
 _CROP_LIMITS = (384, 600)
+Size = tuple[int, int]  # height and width in pixels
 
 
 def swap_sides(text: str) -> str:
@@ -66,34 +68,47 @@ def crop_shapes(height: int, width: int) -> list[tuple[int, int]]:
     return shapes
 
 
-def distort_colours(frames: Tensor, rng: np.random.Generator) -> Tensor:
-    """DETR's and ReferFormer's photometric distortion: each of four changes with probability one half.
+# ReferFormer's photometric distortion (PhotometricDistort in datasets/transforms_video.py): brightness in levels of
+# 256, factors of contrast and saturation, hue in degrees.
+_BRIGHTNESS, _FACTORS, _HUE = 32, (0.5, 1.5), 18
 
-    Brightness ±32 of 255, contrast 0.5…1.5 (before or after the next two), saturation 0.5…1.5, hue ±18°.
+
+def distort_colours(frames: Tensor, rng: np.random.Generator) -> Tensor:
+    """ReferFormer's photometric distortion of each frame by itself: each of five changes with probability one half.
+
+    Brightness ±32 of 255; contrast 0.5…1.5, before or after the next two; saturation 0.5…1.5; hue ±18°; the channels in
+    one of their six orders. Values beyond the range are cut off (ReferFormer's wrap round to the other end).
 
     Args:
         frames: uint8 ``[T, 3, H, W]`` in channels-last memory.
     """
-    changes = rng.random(4) < 0.5
-    brightness, hue = rng.uniform(-32, 32), rng.uniform(-18, 18)
-    contrast, saturation = rng.uniform(0.5, 1.5, 2)
+    images = frames.permute(0, 2, 3, 1).contiguous().numpy()
+    changed = np.stack([_distort_image(image, rng) for image in images])
+    return torch.from_numpy(changed).permute(0, 3, 1, 2)
+
+
+def _distort_image(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """uint8 RGB ``[H, W, 3]`` to the same shape."""
+    brighter, contrasted, saturated, tinted, permuted = rng.random(5) < 0.5
+    brightness, hue = rng.uniform(-_BRIGHTNESS, _BRIGHTNESS), rng.uniform(-_HUE, _HUE)
+    contrast, saturation = rng.uniform(*_FACTORS, 2)
     contrast_first = rng.random() < 0.5
+    order = rng.permutation(3)
 
     levels = np.arange(256)
-    first = levels + brightness * changes[0]
-    last = levels * (contrast if changes[1] else 1)
+    first = levels + brightness * brighter
+    last = levels * (contrast if contrasted else 1)
     if contrast_first:
-        first, last = first * (contrast if changes[1] else 1), levels
+        first, last = first * (contrast if contrasted else 1), levels
 
-    # One tall image, so that each step is a single call; HSV_FULL spreads the hue over all 256 levels.
-    image = frames.permute(0, 2, 3, 1).contiguous().numpy()
-    pixels = look_up(image.reshape(-1, image.shape[2], 3), first)
-    if changes[2:].any():
-        hues = (levels + round(hue / 360 * 256) * changes[3]) % 256
-        saturations = levels * (saturation if changes[2] else 1)
-        hsv = cv2.cvtColor(pixels, cv2.COLOR_RGB2HSV_FULL)
+    pixels = look_up(image, first)
+    if saturated or tinted:
+        hues = (levels + round(hue / 360 * 256) * tinted) % 256
+        saturations = levels * (saturation if saturated else 1)
+        hsv = cv2.cvtColor(pixels, cv2.COLOR_RGB2HSV_FULL)  # which spreads the hue over all 256 levels
         pixels = cv2.cvtColor(look_up(hsv, hues, saturations, levels), cv2.COLOR_HSV2RGB_FULL)
-    return torch.from_numpy(look_up(pixels, last).reshape(image.shape)).permute(0, 3, 1, 2)
+    pixels = look_up(pixels, last)
+    return pixels[..., order] if permuted else pixels
 
 
 def look_up(pixels: np.ndarray, *tables: np.ndarray) -> np.ndarray:
@@ -111,26 +126,38 @@ class TrainTransform:
         flip: mirror half of the clips, exchanging "left" and "right" in their expressions.
         random_crop: crop half of the steps' clips.
         photometric: distort the colours.
+        crop_sizes, crop_max_size: the same of cropped clips, where they are others.
     """
 
     def __init__(
-        self, sizes: Sequence[int], max_size: int, *, flip: bool, random_crop: bool, photometric: bool
+        self,
+        sizes: Sequence[int],
+        max_size: int,
+        *,
+        flip: bool,
+        random_crop: bool,
+        photometric: bool,
+        crop_sizes: Sequence[int] | None = None,
+        crop_max_size: int | None = None,
     ) -> None:
         self.sizes, self.max_size = tuple(sizes), max_size
+        self.crop_sizes, self.crop_max_size = tuple(crop_sizes or sizes), crop_max_size or max_size
         self.flip, self.random_crop, self.photometric = flip, random_crop, photometric
 
-    def draw_size(self, height: int, width: int, shared: np.random.Generator) -> tuple[int, tuple[int, int] | None]:
-        """The short side after resizing, and the shape of the crop before it; None: the whole frame."""
-        short = int(shared.choice(self.sizes))
-        crop = self.random_crop and shared.random() < 0.5
-        return short, draw_crop_shape(height, width, shared) if crop else None
+    def draw_size(self, height: int, width: int, shared: np.random.Generator) -> tuple[Size, Size | None]:
+        """Height and width after resizing, and those of the crop before it; None: the whole frame."""
+        whole, cropped = (int(shared.choice(sizes)) for sizes in (self.sizes, self.crop_sizes))
+        if not (self.random_crop and shared.random() < 0.5):
+            return fitted_size(height, width, whole, self.max_size), None
+        crop = draw_crop_shape(height, width, shared)
+        return fitted_size(*crop, cropped, self.crop_max_size), crop
 
-    def largest_size(self, height: int, width: int) -> tuple[int, tuple[int, int]]:
+    def largest_size(self, height: int, width: int) -> tuple[Size, Size | None]:
         """Of what :meth:`draw_size` draws, about the one that gives the most pixels."""
-        short = max(self.sizes)
-        crops = crop_shapes(height, width) if self.random_crop else []
-        shapes = [(height, width), *crops]
-        return short, max(shapes, key=lambda shape: math.prod(fitted_size(*shape, short, self.max_size)))
+        drawn = [(fitted_size(height, width, max(self.sizes), self.max_size), None)]
+        for crop in crop_shapes(height, width) if self.random_crop else []:
+            drawn.append((fitted_size(*crop, max(self.crop_sizes), self.crop_max_size), crop))
+        return max(drawn, key=lambda sizes: math.prod(sizes[0]))
 
     def __call__(
         self,
@@ -152,14 +179,13 @@ class TrainTransform:
         Returns:
             float32 ``[T, 3, h, w]`` normalised frames, uint8 ``[T, E, h, w]`` masks and the expressions.
         """
-        short, crop = self.draw_size(*frames.shape[-2:], shared)
+        size, crop = self.draw_size(*frames.shape[-2:], shared)
         if crop:
             height, width = crop
             top, left = (
                 int(own.integers(0, s - c + 1)) for s, c in zip(frames.shape[-2:], (height, width), strict=True)
             )
             frames, masks = (x[..., top : top + height, left : left + width] for x in (frames, masks))
-        size = fitted_size(*frames.shape[-2:], short, self.max_size)
         frames = resize_frames(frames, size)
         masks = F.resize(masks, list(size), interpolation=InterpolationMode.NEAREST_EXACT)
         if self.flip and own.random() < 0.5:

@@ -167,17 +167,24 @@ class Criterion:
         return (loss * targets.annotated[:, :, None, None]).sum()
 
     def jsc(self, output: Output, targets: Targets, matched: Tensor) -> Tensor:
-        """Joint Semantic Consistency over the global batch; 0 when that is a single sample."""
+        """Joint Semantic Consistency over the global batch; 0 when that is a single sample.
+
+        A sample whose object no frame of the clip shows has nothing to agree with: its row is left out.
+        """
         t = output.final.proxies.shape[1]
         index = matched[:, None, :, None].expand(-1, t, -1, output.final.proxies.shape[-1])
         queries = precise(output.final.proxies).gather(2, index).mean(1)
         share = targets.valid.float()[..., None]
         queries = (queries * share).sum(1) / share.sum(1).clamp(min=1)
+        seen = (targets.present & targets.annotated[:, :, None] & targets.valid[:, None]).any((1, 2))
+        identities = identity_numbers(targets.identities).to(queries.device)
+        identities, seen = dist.gather_rows(torch.stack((identities, seen.long()), 1)).unbind(1)
         return info_nce(
             dist.gather_rows(queries),
             dist.gather_rows(precise(output.semantics)),
             self.jsc_temperature,
-            dist.gather_rows(identity_numbers(targets.identities).to(queries.device)),
+            identities,
+            seen.bool(),
         )
 
 

@@ -40,20 +40,27 @@ def dice_loss(logits: Tensor, targets: Tensor, weight: Tensor) -> Tensor:
     return 1 - (2 * overlap + 1) / (total + 1)
 
 
-def info_nce(first: Tensor, second: Tensor, temperature: float, identities: Tensor) -> Tensor:
+def info_nce(
+    first: Tensor, second: Tensor, temperature: float, identities: Tensor, counted: Tensor | None = None
+) -> Tensor:
     """Symmetric InfoNCE with cosine similarity over the samples of a (global) batch: the JSC loss.
 
     Args:
         first, second: ``[b, c]``; row i of one belongs to row i of the other.
         temperature: divides the similarities.
         identities: long ``[b]``; other samples with the same number are left out of the negatives.
+        counted: bool ``[b]``; the other samples are neither positives nor anybody's negatives. None: all count.
 
     Returns:
-        A scalar; exactly 0, with zero gradients, for a single sample.
+        A scalar; exactly 0, with zero gradients, where at most one sample counts.
     """
     similarity = F.normalize(first, dim=-1) @ F.normalize(second, dim=-1).T / temperature
     itself = torch.eye(len(first), dtype=torch.bool, device=first.device)
-    same = (identities[:, None] == identities[None, :]) & ~itself
-    similarity = similarity.masked_fill(same, float("-inf"))
+    counted = torch.ones_like(itself[0]) if counted is None else counted
+    left_out = ((identities[:, None] == identities[None, :]) | ~counted[None, :]) & ~itself
     label = torch.arange(len(first), device=first.device)
-    return (F.cross_entropy(similarity, label) + F.cross_entropy(similarity.T, label)) / 2
+    losses = [
+        F.cross_entropy(rows.masked_fill(left_out, float("-inf")), label, reduction="none")
+        for rows in (similarity, similarity.T)
+    ]
+    return ((losses[0] + losses[1]) / 2 * counted).sum() / counted.sum().clamp(min=1)

@@ -124,6 +124,26 @@ def test_losses_and_gradients_are_finite_at_extreme_logits(extreme):
     assert focal.max().item() == pytest.approx(abs(extreme) * (0.75 if extreme > 0 else 0.25), rel=1e-5)
 
 
+def test_info_nce_leaves_out_what_does_not_count():
+    first, second = (noise(5, 6, seed=seed).requires_grad_() for seed in (0, 1))
+    identities = torch.tensor([0, 1, 2, 3, 1])
+    counted = torch.tensor([True, False, True, True, False])
+    loss = info_nce(first, second, 0.2, identities, counted)
+    expected = info_nce(first[counted], second[counted], 0.2, identities[counted])
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
+    loss.backward()
+    for features in (first, second):
+        assert features.grad[counted].abs().sum() > 0 and features.grad[~counted].eq(0).all()
+
+
+@pytest.mark.parametrize("counted", [[False, False, False], [False, True, False]])
+def test_info_nce_of_at_most_one_counted_sample_is_exactly_zero(counted):
+    first, second = (noise(3, 6, seed=seed).requires_grad_() for seed in (0, 1))
+    loss = info_nce(first, second, 0.07, torch.arange(3), torch.tensor(counted))
+    loss.backward()
+    assert loss.item() == 0 and first.grad.eq(0).all() and second.grad.eq(0).all()
+
+
 def test_info_nce_is_finite_for_huge_tiny_and_zero_features():
     for scale in (1e15, 1e-15, 0.0):
         first = (scale * noise(4, 6).float()).requires_grad_()

@@ -313,6 +313,20 @@ def test_jsc_of_one_sample_is_zero_and_pulls_nothing():
     assert parts["loss_jsc"] == 0 and not pred.proxies.grad.any() and not semantics.grad.any()
 
 
+def test_jsc_leaves_out_samples_whose_object_is_not_in_the_clip():
+    batch, pred = random_batch(3), leaves(prediction(1, 2, 3))
+    semantics = torch.randn(3, C, generator=torch.Generator().manual_seed(5), requires_grad=True)
+    batch.targets.present[1] = False
+    batch.targets.masks[1] = False
+    loss = criterion(jsc_temperature=0.3)(output(pred, semantics=semantics), batch)[1]["loss_jsc"]
+    picked = match(pred, batch)
+    queries = torch.stack([pred.proxies[b, :, picked[b]].mean((0, 1)) for b in (0, 2)])
+    expected = reference_info_nce(queries.detach().double(), semantics.detach()[[0, 2]].double(), 0.3, [0, 2])
+    assert loss.item() == pytest.approx(expected, rel=1e-4)
+    criterion()(output(pred, semantics=semantics), batch)[0].backward()
+    assert semantics.grad[1].eq(0).all() and semantics.grad[[0, 2]].any(1).all()
+
+
 def test_identity_numbers_are_equal_only_for_equal_names():
     numbers = identity_numbers(["video/1", "video/2", "video/1"]).tolist()
     assert numbers[0] == numbers[2] != numbers[1]

@@ -93,6 +93,18 @@ def test_presets_are_recipes_of_existing_options():
     assert {name for name, preset in PRESETS.items() if not preset["freeze_text_encoder"]} == {"pretrain"}
 
 
+def test_images_are_pretrained_on_in_referformers_sizes():
+    """``make_coco_transforms`` of datasets/refexp.py in github.com/wjn922/ReferFormer."""
+    args = _parse("--preset pretrain")
+    assert args.train_sizes == list(range(480, 769, 32)) and args.train_max_size == 800
+    assert args.crop_sizes == [296, 328, 360, 392, 416, 448, 480, 512] and args.max_size == 640
+    assert not args.photometric and args.flip and args.random_crop
+
+
+def test_clips_without_their_object_are_replaced_in_every_recipe():
+    assert {recipe["absent_object"] for recipe in PRESETS.values()} == {"replace"}
+
+
 def test_recipes_of_a2d():
     common = dict(dataset_file="a2d", batch_size=2, eval_size=320, max_size=576)
     tuned, scratch = (vars(_parse(f"--preset a2d_{name}")) for name in ("finetune", "scratch"))
@@ -136,6 +148,7 @@ def test_flags_win_over_a_checkpoint_and_that_over_a_preset():
         ("--eval_every 3 --epochs 2", "--eval_every 3 is more than --epochs 2"),
         ("--eval --resume c.pth --dry_run", "--dry_run"),
         ("--max_size 200 --train_sizes 256 288", "--max_size 200 is below all of --train_sizes"),
+        ("--train_max_size 200 --train_sizes 256", "--train_max_size 200 is below all of --train_sizes"),
         ("--jsc_target none --jsc_temperature 0.1", "--jsc_target none has no JSC loss"),
         ("--pretrained_weights a.pth --backbone_pretrained b.pth", "leave --backbone_pretrained out"),
     ],

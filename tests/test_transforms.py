@@ -145,6 +145,20 @@ def test_clips_of_a_step_get_the_same_shape():
     assert len(shapes_over_steps) > 3
 
 
+def test_cropped_clips_have_sizes_of_their_own():
+    """ReferFormer's images of RefCOCO: whole ones larger than cropped ones."""
+    transform = TrainTransform([60, 80], 100, **{**OFF, "random_crop": True}, crop_sizes=[20, 30], crop_max_size=40)
+    whole, cropped = set(), set()
+    for step in range(40):
+        (size, crop) = transform.draw_size(120, 160, stream(step))
+        (cropped if crop else whole).add(size)
+        got = transform(*clip_of(120, 160), ["x"], stream(step), stream(9))[0]
+        assert tuple(got.shape[-2:]) == size
+    assert whole == {(60, 80), (75, 100)}
+    assert all(max(size) <= 40 and min(size) <= 30 for size in cropped) and len(cropped) > 3
+    assert transform.largest_size(120, 160) == ((75, 100), None)
+
+
 def test_without_augmentation_training_frames_are_inference_frames():
     frames, labels = noise(2, 3, 50, 70), torch.zeros(2, 1, 50, 70, dtype=torch.uint8)
     got, _, texts = apply(TrainTransform([40], 80, **OFF), frames, labels)
@@ -152,24 +166,34 @@ def test_without_augmentation_training_frames_are_inference_frames():
     assert texts == ["on the left"]
 
 
-def test_colours_change_alike_in_all_frames_and_leave_masks():
+def test_colours_change_frame_by_frame_and_leave_masks():
+    """As in ReferFormer's PhotometricDistort, which draws anew for every image of a clip."""
     frame = noise(1, 3, 24, 32)
     labels = clip_of(24, 32)[1]
     transform = TrainTransform([24], 32, **{**OFF, "photometric": True})
-    changed = 0
+    changed = alike = 0
     for seed in range(12):
         got, ids, _ = apply(transform, frame.repeat(3, 1, 1, 1), labels, seed=seed)
-        assert torch.equal(got[0], got[1]) and torch.equal(got[0], got[2])
         assert torch.equal(ids, labels)
         changed += not torch.equal(got[:1], normalise(frame))
-    assert changed > 6
+        alike += torch.equal(got[0], got[1])
+    assert changed > 8 and alike < 3
+
+
+def test_channels_are_permuted_in_all_orders():
+    """A frame of one colour, of which no other change turns the largest channel into the smallest."""
+    frame = torch.tensor([200, 120, 40], dtype=torch.uint8)[None, :, None, None].expand(1, 3, 4, 4)
+    orders = [tuple(distort_colours(frame, stream(seed))[0, :, 0, 0].argsort().tolist()) for seed in range(300)]
+    assert len(set(orders)) == 6
+    # half of the frames keep their order, and a sixth of the other half, too
+    assert 0.45 < orders.count((2, 1, 0)) / len(orders) < 0.72
 
 
 def test_grey_frames_keep_their_hue_and_order():
     """Grey has no saturation or hue to change; brightness and contrast keep the order of its levels."""
     ramp = torch.arange(256, dtype=torch.uint8).reshape(1, 1, 8, 32).repeat(1, 3, 1, 1)
     for seed in range(20):
-        got = distort_colours(ramp, stream(seed)).int()
+        got = distort_colours(ramp, stream(seed)).int()  # a permutation of equal channels shows nothing
         assert torch.equal(got[:, 0], got[:, 1]) and torch.equal(got[:, 0], got[:, 2])
         assert (got[0, 0].flatten().diff() >= 0).all()
 
