@@ -22,7 +22,7 @@ import models
 from datasets.davis import SPLITS, AnnotatedVideo
 from engine import predict_annotators
 from inference import claim, restore, run_inference, windows, write_overlay
-from opts import inference_parser
+from opts import inference_parser, parse_inference_args
 from util import cli, dist
 from util.log import progress_bar
 from util.writers import ANNOTATOR_ROOTS
@@ -32,7 +32,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = inference_parser("inference_davis.py", __doc__.splitlines()[0], output="output/davis")
     parser.add_argument("--split", choices=SPLITS, default="valid")
     parser.add_argument("--davis_path", default="data/ref-davis")
-    return parser.parse_args(argv)
+    return parse_inference_args(parser, argv)
 
 
 def infer(asked: argparse.Namespace, device: torch.device) -> None:

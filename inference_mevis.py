@@ -15,7 +15,7 @@ import torch
 
 from datasets.mevis import SPLITS
 from inference import run_inference, segment_split
-from opts import inference_parser
+from opts import inference_parser, parse_inference_args
 from util import cli
 
 
@@ -23,7 +23,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = inference_parser("inference_mevis.py", __doc__.splitlines()[0], output="output/mevis")
     parser.add_argument("--split", choices=SPLITS, default="valid", help="valid is for the server, valid_u has masks")
     parser.add_argument("--mevis_path", help="default: where it was in training")
-    return parser.parse_args(argv)
+    return parse_inference_args(parser, argv)
 
 
 def infer(asked: argparse.Namespace, device: torch.device) -> None:

@@ -13,7 +13,7 @@ import torch
 
 from datasets.ytvos import SPLITS
 from inference import run_inference, segment_split
-from opts import inference_parser
+from opts import inference_parser, parse_inference_args
 from util import cli
 from util.writers import RESULTS_ROOT
 
@@ -22,7 +22,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = inference_parser("inference_ytvos.py", __doc__.splitlines()[0], output="output/ytvos")
     parser.add_argument("--split", choices=SPLITS, default="valid")
     parser.add_argument("--ytvos_path", help="default: where it was in training")
-    return parser.parse_args(argv)
+    return parse_inference_args(parser, argv)
 
 
 def infer(asked: argparse.Namespace, device: torch.device) -> None:

@@ -1,10 +1,20 @@
-"""Command-line options, in groups. Standard library only; every option is read somewhere (tests/test_opts.py)."""
+"""Command-line options, in groups; every option is read somewhere (tests/test_opts.py)."""
 
 from __future__ import annotations
 
 import argparse
 import os
 from collections.abc import Iterable, Iterator
+
+from util.option_types import (
+    below_one,
+    mixing_weight,
+    non_negative_float,
+    non_negative_int,
+    positive_float,
+    positive_int,
+)
+from util.referformer_flags import without_referformer_flags
 
 _AMP = ("off", "bf16", "fp16", "auto")
 _A2D = dict(dataset_file="a2d", batch_size=2, eval_size=320, max_size=576, freeze_text_encoder=True)
@@ -40,60 +50,18 @@ for _recipe in PRESETS.values():
     _recipe["absent_object"] = "replace"
 
 
-def _positive_int(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
-    return value
-
-
-def _non_negative_int(text: str) -> int:
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"{text} is negative")
-    return value
-
-
-def _non_negative_float(text: str) -> float:
-    value = float(text)
-    if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not a finite number of at least 0")
-    return value
-
-
-def _positive_float(text: str) -> float:
-    value = _non_negative_float(text)
-    if value == 0:
-        raise argparse.ArgumentTypeError("must be above 0")
-    return value
-
-
-def _below_one(text: str) -> float:
-    value = _non_negative_float(text)
-    if value >= 1:
-        raise argparse.ArgumentTypeError(f"{text} is not below 1")
-    return value
-
-
-def _mixing_weight(text: str) -> tuple[str, float]:
-    name, found, weight = text.rpartition("=")
-    if not name or not found:
-        raise argparse.ArgumentTypeError(f"{text} is not of the form NAME=WEIGHT")
-    return name, _non_negative_float(weight)
-
-
 def add_run_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("run")
     group.add_argument("--output_dir", default="output", help="folder for checkpoints, logs and results")
     group.add_argument("--device", default=None, help="cuda, cuda:1, cpu; default: a GPU when there is one")
-    group.add_argument("--seed", type=_non_negative_int, default=42)
+    group.add_argument("--seed", type=non_negative_int, default=42)
     group.add_argument(
         "--amp",
         choices=_AMP,
         default="off",
         help="autocast in bfloat16 or float16; auto: bfloat16 where the device is faster with it",
     )
-    group.add_argument("--num_workers", type=_non_negative_int, default=4, help="data loading processes per rank")
+    group.add_argument("--num_workers", type=non_negative_int, default=4, help="data loading processes per rank")
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
@@ -108,14 +76,14 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--text_encoder", default="roberta-base", help="hub name or local directory of a RoBERTa")
     group.add_argument("--freeze_text_encoder", action=argparse.BooleanOptionalAction, default=False)
     group.add_argument("--token_stride", type=int, choices=(32, 16), default=32, help="stride of the CMIE tokens")
-    group.add_argument("--hidden_dim", type=_positive_int, default=256)
-    group.add_argument("--nheads", type=_positive_int, default=8)
-    group.add_argument("--enc_layers", type=_positive_int, default=4, help="stacked CMIE modules (K)")
+    group.add_argument("--hidden_dim", type=positive_int, default=256)
+    group.add_argument("--nheads", type=positive_int, default=8)
+    group.add_argument("--enc_layers", type=positive_int, default=4, help="stacked CMIE modules (K)")
     group.add_argument("--dec_layers", type=int, choices=(1, 2, 3), default=3, help="top-down steps of the FPN")
-    group.add_argument("--num_queries", type=_positive_int, default=5, help="proxy queries per frame (N)")
-    group.add_argument("--dim_feedforward", type=_non_negative_int, default=0, help="0: none, as in Figure 2")
-    group.add_argument("--dropout", type=_below_one, default=0.1)
-    group.add_argument("--mask_dim", type=_positive_int, default=256, help="channels of the mask features (C_m)")
+    group.add_argument("--num_queries", type=positive_int, default=5, help="proxy queries per frame (N)")
+    group.add_argument("--dim_feedforward", type=non_negative_int, default=0, help="0: none, as in Figure 2")
+    group.add_argument("--dropout", type=below_one, default=0.1)
+    group.add_argument("--mask_dim", type=positive_int, default=256, help="channels of the mask features (C_m)")
     group.add_argument("--mask_decoder", choices=("fpn", "cross_modal"), default="fpn")
     group.add_argument("--time_encoding", action=argparse.BooleanOptionalAction, default=True)
     group.add_argument(
@@ -155,34 +123,34 @@ def add_loss_options(parser: argparse.ArgumentParser) -> None:
         "dice": ("dice", 5.0),
     }
     for cost, (loss, default) in weights.items():
-        group.add_argument(f"--set_cost_{cost}", type=_non_negative_float, default=default)
-        group.add_argument(f"--{loss}_loss_coef", type=_non_negative_float, default=default)
-    group.add_argument("--focal_alpha", type=_below_one, default=0.25)
-    group.add_argument("--focal_gamma", type=_non_negative_float, default=2.0)
+        group.add_argument(f"--set_cost_{cost}", type=non_negative_float, default=default)
+        group.add_argument(f"--{loss}_loss_coef", type=non_negative_float, default=default)
+    group.add_argument("--focal_alpha", type=below_one, default=0.25)
+    group.add_argument("--focal_gamma", type=non_negative_float, default=2.0)
     group.add_argument("--mask_loss_size", choices=("stride4", "full"), default="stride4")
-    group.add_argument("--jsc_loss_coef", type=_non_negative_float, default=1.0)
-    group.add_argument("--jsc_temperature", type=_positive_float, default=0.07)
+    group.add_argument("--jsc_loss_coef", type=non_negative_float, default=1.0)
+    group.add_argument("--jsc_temperature", type=positive_float, default=0.07)
 
 
 def add_train_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("training")
-    group.add_argument("--epochs", type=_positive_int, default=10)
-    group.add_argument("--batch_size", type=_positive_int, default=1, help="clips per rank")
+    group.add_argument("--epochs", type=positive_int, default=10)
+    group.add_argument("--batch_size", type=positive_int, default=1, help="clips per rank")
     group.add_argument(
         "--global_batch_size",
-        type=_positive_int,
+        type=positive_int,
         help="clips of a step over all ranks; where --batch_size on each is less, gradients are accumulated",
     )
-    group.add_argument("--lr", type=_non_negative_float, default=1e-4)
-    group.add_argument("--lr_backbone", type=_non_negative_float, default=5e-5)
-    group.add_argument("--lr_text_encoder", type=_non_negative_float, default=1e-5)
+    group.add_argument("--lr", type=non_negative_float, default=1e-4)
+    group.add_argument("--lr_backbone", type=non_negative_float, default=5e-5)
+    group.add_argument("--lr_text_encoder", type=non_negative_float, default=1e-5)
     group.add_argument("--lr_schedule", choices=("step", "cosine"), default="step")
     group.add_argument(
-        "--lr_drop", type=_positive_int, nargs="+", default=[6, 8], help="epochs after which lr is divided by 10"
+        "--lr_drop", type=positive_int, nargs="+", default=[6, 8], help="epochs after which lr is divided by 10"
     )
-    group.add_argument("--warmup_steps", type=_non_negative_int, default=0, help="steps of linear warm-up")
-    group.add_argument("--weight_decay", type=_non_negative_float, default=5e-4)
-    group.add_argument("--clip_max_norm", type=_non_negative_float, default=0.1, help="gradient norm limit; 0: none")
+    group.add_argument("--warmup_steps", type=non_negative_int, default=0, help="steps of linear warm-up")
+    group.add_argument("--weight_decay", type=non_negative_float, default=5e-4)
+    group.add_argument("--clip_max_norm", type=non_negative_float, default=0.1, help="gradient norm limit; 0: none")
     group.add_argument(
         "--freeze",
         nargs="+",
@@ -221,26 +189,26 @@ def add_train_options(parser: argparse.ArgumentParser) -> None:
         "from the start where there is none",
     )
     group.add_argument(
-        "--save_every", type=_non_negative_int, default=0, metavar="STEPS", help="also save within an epoch; 0: do not"
+        "--save_every", type=non_negative_int, default=0, metavar="STEPS", help="also save within an epoch; 0: do not"
     )
     group.add_argument(
         "--eval_every",
-        type=_non_negative_int,
+        type=non_negative_int,
         default=0,
         metavar="EPOCHS",
         help="score --eval_split during training and keep the best checkpoint; 0: do not",
     )
     group.add_argument(
         "--ema_decay",
-        type=_below_one,
+        type=below_one,
         default=0.0,
         metavar="DECAY",
         help="also keep an average of the weights, 0.999 say, and score and infer with that; 0: do not",
     )
-    group.add_argument("--keep", type=_positive_int, default=2, help="newest checkpoints to keep")
+    group.add_argument("--keep", type=positive_int, default=2, help="newest checkpoints to keep")
     group.add_argument(
         "--max_skipped_steps",
-        type=_non_negative_int,
+        type=non_negative_int,
         default=10,
         metavar="N",
         help="steps of an epoch whose loss may be not finite; they are skipped",
@@ -272,17 +240,15 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--coco_path", default="data/coco", help="train2014/ and the converted sets of RefCOCO")
     group.add_argument(
         "--mix",
-        type=_mixing_weight,
+        type=mixing_weight,
         nargs="+",
         metavar="NAME=WEIGHT",
         help="how often the clips of a part of all or joint occur in an epoch: 0.5 half of them, 2 twice; default: 1",
     )
+    group.add_argument("--holdout", type=non_negative_int, default=0, help="training videos kept out for local scoring")
+    group.add_argument("--num_frames", type=positive_int, default=5, help="frames of a training clip (T)")
     group.add_argument(
-        "--holdout", type=_non_negative_int, default=0, help="training videos kept out for local scoring"
-    )
-    group.add_argument("--num_frames", type=_positive_int, default=5, help="frames of a training clip (T)")
-    group.add_argument(
-        "--expressions_per_clip", type=_positive_int, default=1, help="expressions that share one encoded clip"
+        "--expressions_per_clip", type=positive_int, default=1, help="expressions that share one encoded clip"
     )
     group.add_argument(
         "--bad_sample",
@@ -292,14 +258,14 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--train_sizes",
-        type=_positive_int,
+        type=positive_int,
         nargs="+",
         default=[288, 320, 352, 392, 416, 448, 480, 512],
         help="short sides of training frames",
     )
-    group.add_argument("--train_max_size", type=_positive_int, help="limit of their long side; default: --max_size")
+    group.add_argument("--train_max_size", type=positive_int, help="limit of their long side; default: --max_size")
     group.add_argument(
-        "--crop_sizes", type=_positive_int, nargs="+", help="short sides of cropped frames; default: --train_sizes"
+        "--crop_sizes", type=positive_int, nargs="+", help="short sides of cropped frames; default: --train_sizes"
     )
     group.add_argument(
         "--absent_object",
@@ -307,8 +273,8 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
         default="keep",
         help="a clip that does not show its object: keep trains it as absent, replace takes another one (all recipes)",
     )
-    group.add_argument("--eval_size", type=_positive_int, default=360, help="short side at inference")
-    group.add_argument("--max_size", type=_positive_int, default=640, help="limit of the long side")
+    group.add_argument("--eval_size", type=positive_int, default=360, help="short side at inference")
+    group.add_argument("--max_size", type=positive_int, default=640, help="limit of the long side")
     group.add_argument("--flip", action=argparse.BooleanOptionalAction, default=True)
     group.add_argument("--random_crop", action=argparse.BooleanOptionalAction, default=True)
     group.add_argument("--photometric", action=argparse.BooleanOptionalAction, default=True)
@@ -320,11 +286,11 @@ PREDICTOR_OPTIONS = ("eval_size", "max_size", "amp", "window", "overlap")  # of 
 def add_predictor_options(parser: argparse.ArgumentParser) -> None:
     """Which weights to predict with, and how."""
     parser.add_argument("--resume", required=True, metavar="CKPT", help="checkpoint of main.py, or exported weights")
-    parser.add_argument("--eval_size", type=_positive_int, help="short side of the input; default: as in training")
-    parser.add_argument("--max_size", type=_positive_int, help="limit of its long side; default: as in training")
+    parser.add_argument("--eval_size", type=positive_int, help="short side of the input; default: as in training")
+    parser.add_argument("--max_size", type=positive_int, help="limit of its long side; default: as in training")
     parser.add_argument("--amp", choices=_AMP, help="default: off, or auto if the training was not")
-    parser.add_argument("--window", type=_positive_int, metavar="FRAMES", help="of a video seen at once; default: 40")
-    parser.add_argument("--overlap", type=_positive_int, metavar="FRAMES", help="of two windows; default: 8, or a half")
+    parser.add_argument("--window", type=positive_int, metavar="FRAMES", help="of a video seen at once; default: 40")
+    parser.add_argument("--overlap", type=positive_int, metavar="FRAMES", help="of two windows; default: 8, or a half")
     parser.add_argument("--device", help="cuda, cuda:1, cpu; default: a GPU when there is one")
 
 
@@ -338,7 +304,7 @@ def inference_parser(program: str, description: str, output: str) -> argparse.Ar
     add_predictor_options(parser)
     parser.add_argument("--output_dir", default=output, help="folder for the masks")
     parser.add_argument(
-        "--holdout", type=_non_negative_int, metavar="N", help="hold-out videos; default: as in training"
+        "--holdout", type=non_negative_int, metavar="N", help="hold-out videos; default: as in training"
     )
     parser.add_argument("--visualize", action="store_true", help="also write videos with the masks painted over")
     parser.add_argument("--allow_trained", action="store_true", help="take also videos that were trained on")
@@ -349,6 +315,11 @@ def inference_parser(program: str, description: str, output: str) -> argparse.Ar
     add_model_options(parser)
     parser.set_defaults(**dict.fromkeys(model_options()))
     return parser
+
+
+def parse_inference_args(parser: argparse.ArgumentParser, argv: list[str] | None = None) -> argparse.Namespace:
+    """Parses what a script has made of :func:`inference_parser`."""
+    return parser.parse_args(without_referformer_flags(parser, argv))
 
 
 def scoring_parser(program: str, description: str, other: str) -> argparse.ArgumentParser:
@@ -402,6 +373,7 @@ def parse_train_args(argv: list[str] | None = None, defaults: dict | None = None
     Exits with a message (argparse's way) when options contradict each other.
     """
     parser = train_parser()
+    argv = without_referformer_flags(parser, argv)
     unset = object()
     seed = argparse.Namespace(**{action.dest: unset for action in parser._actions if action.dest != "help"})
     flags = {name: value for name, value in vars(parser.parse_known_args(argv, seed)[0]).items() if value is not unset}

@@ -210,8 +210,8 @@ class ClipDataset(Dataset):
         seed: of the run; with a :class:`ClipRequest` it determines a sample, whichever process makes it.
         bad_sample: "fail", or "skip": a clip whose files are no good is replaced by another one.
         absent_object: of an expression whose object no frame of the clip shows: "keep" trains it as absent; "replace"
-            leaves it out, and takes another clip of the whole set where none is left, as ``__getitem__`` of ReferFormer's
-            datasets/ytvos.py does.
+            leaves it out, and takes another clip of the whole set where none is left (``__getitem__`` of ReferFormer's
+            datasets/ytvos.py).
     """
 
     def __init__(

@@ -15,7 +15,7 @@ LINES = 450
 
 # what each package or module may import of this repository, besides itself
 LAYERS = {
-    "opts": set(),
+    "opts": {"util"},
     "util": set(),
     "davis2017": {"util"},
     "models": {"util"},
@@ -31,7 +31,9 @@ LAYERS = {
 LIBRARY = set(LAYERS)
 # the app draws its examples with the generator
 MAY_IMPORT_TOOLS = {"tools", "app"}
-OPTION_READERS = {"models/__init__.py", "datasets/__init__.py"}
+OPTION_READERS = {"models/__init__.py", "datasets/__init__.py", "util/option_types.py", "util/referformer_flags.py"}
+# what opts.py is made of, which takes no more than the standard library
+OF_OPTS = ("opts.py", "util/option_types.py", "util/referformer_flags.py")
 
 # distributions whose module has another name
 MODULES = {"opencv-python-headless": "cv2", "pillow": "PIL"}
@@ -73,8 +75,8 @@ def _forbidden(path: str, source: str, own: set[str] = OWN) -> set[str]:
         return set()
     allowed = LAYERS.get(home, LIBRARY | ({"tools"} if home in MAY_IMPORT_TOOLS else set()))
     forbidden = (imported & own) - allowed - ({home} if home in own else set())
-    if home == "opts":
-        forbidden |= imported - sys.stdlib_module_names
+    if path in OF_OPTS:
+        forbidden |= imported - sys.stdlib_module_names - {"util"}
     return forbidden
 
 
@@ -92,6 +94,13 @@ def test_layers(path):
 @pytest.mark.parametrize("path", sorted(p for p in SOURCES if p.startswith(("models/", "datasets/", "util/"))))
 def test_options_are_read_at_the_door(path):
     assert path in OPTION_READERS or not _reads_options(SOURCES[path])
+
+
+def test_options_need_the_standard_library_alone():
+    files = {
+        f"{name.replace('.', '/')}.py" for name in re.findall(r"^from (util\.\w+)", SOURCES["opts.py"], re.MULTILINE)
+    }
+    assert files <= set(OF_OPTS)
 
 
 @pytest.mark.parametrize("path", sorted(SOURCES))

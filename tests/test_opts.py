@@ -9,6 +9,7 @@ import pytest
 
 from opts import PRESETS, parse_train_args, train_parser
 from tests.helpers import ROOT
+from util import referformer_flags
 
 # The files that read main.py's options; entry scripts with parsers of their own do not count as readers.
 READERS = ("main.py", "training.py", "plan.py", "evaluation.py", "models/__init__.py", "datasets/__init__.py")
@@ -205,3 +206,87 @@ def test_help_names_every_option(capsys):
     text = capsys.readouterr().out
     assert all(f"--{name}" in text for name in DESTINATIONS if name != "local_rank")
     assert "local_rank" not in text
+
+
+# ReferFormer's command lines -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def untold(monkeypatch):
+    monkeypatch.setattr(referformer_flags, "_told", set())
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        # scripts/dist_train_test_ytvos.sh, dist_pretrain.sh, dist_train_a2d.sh of github.com/wjn922/ReferFormer
+        "--with_box_refine --binary --freeze_text_encoder --epochs 6 --lr_drop 3 5 --output_dir=o",
+        "--with_box_refine --dataset_file all --binary --batch_size 2 --num_frames 1 --epochs 12 --lr_drop 8 10",
+        "--dataset_file a2d --with_box_refine --freeze_text_encoder --batch_size 2 --epochs 6 --lr_drop 3 5",
+        "--masks --ngpu 4 --position_embedding sine --num_feature_levels=4 --dec_n_points 4 --enc_n_points 4",
+        "--controller_layers 3 --dynamic_mask_channels 8 --eos_coef 0.1 --max_skip 3 --remove_difficult --cache_mode",
+        "--lr_backbone_names backbone.0 --lr_text_encoder_names text_encoder --lr_linear_proj_names reference_points x",
+        "--world_size 1 --dist_url env:// --start_epoch 0 --threshold 0.50 --lr_linear_proj_mult 1.0",
+    ],
+)
+def test_command_lines_of_referformer_run_and_what_means_nothing_is_named_once(argv, untold, capsys):
+    given = {word.partition("=")[0] for word in argv.split() if word.startswith("--")}
+    args = _parse(argv)
+    assert not {flag.removeprefix("--") for flag in given} & vars(args).keys() - DESTINATIONS.keys()
+    said = capsys.readouterr().err
+    ignored = {flag for flag in given if flag.removeprefix("--") not in DESTINATIONS}
+    assert ignored and said.count("\n") == 1 and "no meaning here: ignored" in said
+    assert {word.rstrip(",") for word in said.split() if word.startswith("--")} == ignored
+    assert _parse(argv) == args and not capsys.readouterr().err, "said once"
+
+
+def test_the_other_flags_of_the_line_keep_their_values(untold):
+    args = _parse("--lr_linear_proj_names a b --lr_drop 3 5 --masks --epochs 6 --ngpu=2 --train_sizes 64 96")
+    assert (args.lr_drop, args.epochs, args.train_sizes) == ([3, 5], 6, [64, 96])
+
+
+def test_the_ranks_of_a_run_say_it_together_once(untold, capsys, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    _parse("--masks")
+    assert not capsys.readouterr().err
+
+
+def test_checkpointing_goes_by_referformers_name_too():
+    assert _parse("--use_checkpoint").activation_checkpointing
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        "--two_stage",
+        "--dilation",
+        "--pre_norm",
+        "--no_rel_coord",
+        "--position_embedding learned",
+        "--num_feature_levels 3",
+        "--controller_layers=2",
+        "--dynamic_mask_channels 16",
+        "--dec_n_points 8",
+        "--start_epoch 3",
+        "--threshold 0.4",
+        "--lr_backbone_names backbone.0 x",
+        "--lr_text_encoder_names text",
+        "--ngpu",
+    ],
+)
+def test_flags_of_referformer_that_would_change_the_result_are_refused(argv, untold, capsys):
+    flag = argv.split()[0].partition("=")[0]
+    assert flag in _refusal(f"--masks {argv}", capsys)
+
+
+def test_inference_scripts_take_the_flags_too(untold, capsys):
+    import inference_davis
+    import inference_ytvos
+
+    for script in (inference_ytvos, inference_davis):
+        args = script.parse_args(["--with_box_refine", "--binary", "--ngpu", "8", "--resume", "c.pth"])
+        assert args.resume == "c.pth" and args.binary
+        with pytest.raises(SystemExit):
+            script.parse_args(["--resume", "c.pth", "--threshold", "0.3"])
+    said = capsys.readouterr().err
+    assert said.count("--ngpu") == 1 and "--threshold 0.3 is of ReferFormer" in said

@@ -1,0 +1,53 @@
+"""What the values of options may be. Each function is the ``type`` of an argparse option. Standard library only."""
+
+from __future__ import annotations
+
+import argparse
+
+
+def positive_int(text: str) -> int:
+    """A whole number of at least 1."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+    return value
+
+
+def non_negative_int(text: str) -> int:
+    """A whole number of at least 0."""
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text} is negative")
+    return value
+
+
+def non_negative_float(text: str) -> float:
+    """A finite number of at least 0."""
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not a finite number of at least 0")
+    return value
+
+
+def positive_float(text: str) -> float:
+    """A finite number above 0."""
+    value = non_negative_float(text)
+    if value == 0:
+        raise argparse.ArgumentTypeError("must be above 0")
+    return value
+
+
+def below_one(text: str) -> float:
+    """A number from 0 up to, but not including, 1."""
+    value = non_negative_float(text)
+    if value >= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not below 1")
+    return value
+
+
+def mixing_weight(text: str) -> tuple[str, float]:
+    """``NAME=WEIGHT``, a number of at least 0."""
+    name, found, weight = text.rpartition("=")
+    if not name or not found:
+        raise argparse.ArgumentTypeError(f"{text} is not of the form NAME=WEIGHT")
+    return name, non_negative_float(weight)

@@ -1,0 +1,93 @@
+"""Flags of ReferFormer's command lines that this program does not have. Standard library only.
+
+Source: ``get_args_parser`` in opts.py of github.com/wjn922/ReferFormer.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+# read nowhere there, always set by its scripts, or about parts and processes that there are none of here
+_WITHOUT_VALUE = ("with_box_refine", "masks", "remove_difficult", "cache_mode")
+_WITH_ANY_VALUE = ("ngpu", "eos_coef", "max_skip", "world_size", "dist_url", "lr_linear_proj_mult")
+_WITH_ANY_VALUES = ("lr_linear_proj_names",)
+# ReferFormer's default, which is or means nothing here; any other value would give other results than are asked for
+_ONLY_DEFAULT = {
+    "position_embedding": "sine",
+    "num_feature_levels": "4",
+    "dec_n_points": "4",
+    "enc_n_points": "4",
+    "controller_layers": "3",
+    "dynamic_mask_channels": "8",
+    "start_epoch": "0",
+    "threshold": "0.5",
+}
+_ONLY_DEFAULTS = {"lr_backbone_names": ["backbone.0"], "lr_text_encoder_names": ["text_encoder"]}
+_REFUSED = ("two_stage", "dilation", "pre_norm", "no_rel_coord")
+_INSTEAD = {
+    "start_epoch": "--resume goes on at the step where the checkpoint was written",
+    "lr_backbone_names": "--lr_backbone is of the whole backbone",
+    "lr_text_encoder_names": "--lr_text_encoder is of the whole text encoder",
+}
+
+_told: set[str] = set()
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS)
+    for name in (*_WITHOUT_VALUE, *_REFUSED):
+        parser.add_argument(f"--{name}", action="store_true")
+    for name in (*_WITH_ANY_VALUE, *_ONLY_DEFAULT):
+        parser.add_argument(f"--{name}")
+    for name in (*_WITH_ANY_VALUES, *_ONLY_DEFAULTS):
+        parser.add_argument(f"--{name}", nargs="+")
+    return parser
+
+
+def _changes_results(name: str, value: object) -> bool:
+    if name in _REFUSED:
+        return True
+    if name in _ONLY_DEFAULT:
+        try:
+            return float(value) != float(_ONLY_DEFAULT[name])
+        except ValueError:
+            return value != _ONLY_DEFAULT[name]
+    return name in _ONLY_DEFAULTS and value != _ONLY_DEFAULTS[name]
+
+
+def without_referformer_flags(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> list[str]:
+    """The words of a command line without ReferFormer's flags that mean nothing here; they are named once on stderr.
+
+    Args:
+        parser: of the program; what it knows itself stays.
+        argv: None: of this process.
+
+    Exits with a message (argparse's way) where such a flag asks for what the program cannot do.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    flags = _parser()
+    flags.prog = parser.prog
+    flags.usage = parser.usage
+    own = set(parser._option_string_actions)
+    foreign = [action for action in flags._actions if not own & set(action.option_strings)]
+    names = {f"--{action.dest}" for action in foreign}
+    if not names & {word.partition("=")[0] for word in words}:
+        return words
+    for action in [action for action in flags._actions if action not in foreign]:
+        flags._remove_action(action)
+        del flags._option_string_actions[action.option_strings[0]]
+    given, rest = flags.parse_known_args(words)
+    for name, value in vars(given).items():
+        if _changes_results(name, value):
+            shown = "" if value is True else f" {' '.join(value) if isinstance(value, list) else value}"
+            why = _INSTEAD.get(name, "ProxyFormer has no such part, and would give other results")
+            parser.error(f"--{name}{shown} is of ReferFormer: {why}; leave it out")
+    new = [f"--{name}" for name in vars(given) if name not in _told]
+    _told.update(vars(given))
+    if new and int(os.environ.get("RANK", 0)) == 0:
+        verb = "are flags of ReferFormer that have" if len(new) > 1 else "is a flag of ReferFormer that has"
+        print(f"{parser.prog}: {', '.join(new)} {verb} no meaning here: ignored", file=sys.stderr, flush=True)
+    return rest
