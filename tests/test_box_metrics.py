@@ -39,8 +39,8 @@ def test_the_order_of_predictions_does_not_matter():
     assert score_boxes(TRUTH, PREDICTIONS[::-1]) == score_boxes(TRUTH, PREDICTIONS)
 
 
-def test_of_equal_scores_the_first_query_counts():
-    boxes = [query(1, TRUTH[1], 0.5), query(1, [90, 90, 1, 1], 0.5)]
+def test_of_equal_scores_the_last_query_counts_as_in_the_reference():
+    boxes = [query(1, [90, 90, 1, 1], 0.5), query(1, TRUTH[1], 0.5)]
     assert score_boxes({1: TRUTH[1]}, boxes)["mean_iou"] == 1
     assert score_boxes({1: TRUTH[1]}, boxes[::-1])["mean_iou"] == 0
 

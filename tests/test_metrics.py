@@ -85,11 +85,11 @@ def test_all_empty_is_full_agreement(tmp_path):
     assert scores["overall_iou"] == scores["mean_iou"] == 1
 
 
-def test_of_equal_scores_the_first_query_is_best():
+def test_of_equal_scores_the_last_query_is_best_as_in_the_reference():
     first, second = result("a", rows(0, 1), 0.5), result("a", rows(0, 2), 0.5)
     other = result("b", rows(0, 3), 0.1)
-    assert best_queries([other, first, second]) == [other, first]
-    assert best_queries([second, first, other]) == [second, other]
+    assert best_queries([other, first, second]) == [other, second]
+    assert best_queries([second, first, other]) == [first, other]
 
 
 def test_image_ids_may_be_numbers_and_start_at_0(tmp_path):

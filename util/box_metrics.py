@@ -31,10 +31,10 @@ def score_boxes(truth: Mapping[Hashable, Sequence[float]], predictions: Iterable
         predictions: every query of every sample.
 
     Returns:
-        ``samples``, their number; of the highest-scored query, the first one of equals, ``precision_at`` (share of
-        samples whose IoU is strictly above 0.5) and ``mean_iou``; and ``referformer_precision_at``: share of samples
-        of which one of the 1, 5 or 10 highest-scored queries has a *generalised* IoU of at least 0.5. Where there are
-        fewer queries, all of them count.
+        ``samples``, their number; of the highest-scored query, the last one of equals, ``precision_at`` (share of
+        samples whose IoU is strictly above 0.5) and ``mean_iou``, as in ReferFormer's datasets/a2d_eval.py; and
+        ``referformer_precision_at``: share of samples of which one of the 1, 5 or 10 highest-scored queries has a
+        *generalised* IoU of at least 0.5 (its datasets/refexp_eval.py). Where there are fewer queries, all of them count.
 
     Raises:
         ValueError: a sample has no prediction, or a prediction no sample.
@@ -53,7 +53,8 @@ def score_boxes(truth: Mapping[Hashable, Sequence[float]], predictions: Iterable
         ranked = sorted(queries[name], key=lambda query: -query["score"])
         boxes = xywh_to_xyxy(torch.tensor([query["bbox"] for query in ranked], dtype=torch.float64))
         target = xywh_to_xyxy(torch.tensor(box, dtype=torch.float64))
-        iou = box_iou(boxes[0], target).item()
+        best = sum(query["score"] == ranked[0]["score"] for query in ranked) - 1
+        iou = box_iou(boxes[best], target).item()
         hits += iou > THRESHOLD
         overlaps += iou
         close = generalised_iou(boxes, target) >= THRESHOLD

@@ -22,11 +22,15 @@ _SMOOTH = 1e-6
 
 
 def best_queries(predictions: Iterable[dict]) -> list[dict]:
-    """The highest-scored result of each image, the first one of equals, in the order of the images."""
+    """The highest-scored result of each image, the last one of equals, in the order of the images.
+
+    So do calculate_precision_at_k_and_iou_metrics in metrics.py of github.com/mttr2021/MTTR and in ReferFormer's
+    datasets/a2d_eval.py.
+    """
     best: dict[Hashable, dict] = {}
     for prediction in predictions:
         held = best.setdefault(prediction["image_id"], prediction)
-        if prediction["score"] > held["score"]:
+        if prediction["score"] >= held["score"]:
             best[prediction["image_id"]] = prediction
     return list(best.values())
 
