@@ -34,7 +34,7 @@ def score_boxes(truth: Mapping[Hashable, Sequence[float]], predictions: Iterable
         ``samples``, their number; of the highest-scored query, the last one of equals, ``precision_at`` (share of
         samples whose IoU is strictly above 0.5) and ``mean_iou``, as in ReferFormer's datasets/a2d_eval.py; and
         ``referformer_precision_at``: share of samples of which one of the 1, 5 or 10 highest-scored queries has a
-        *generalised* IoU of at least 0.5 (its datasets/refexp_eval.py). Where there are fewer queries, all of them count.
+        *generalised* IoU of at least 0.5 (its datasets/refexp_eval.py). Where there are fewer queries, all count.
 
     Raises:
         ValueError: a sample has no prediction, or a prediction no sample.
