@@ -19,8 +19,8 @@ from datasets.ytvos import CATEGORIES, annotations_root, frames_root, split_vide
 from tests.helpers import SHARED, needs_shared
 from tests.mini_ytvos import VIDEOS, MiniVideo, meta_entry, mini_args, write_meta, write_mini_ytvos, write_video
 from util.box_ops import masks_to_boxes
+from util.pictures import read_frame, read_frames, read_label_maps
 from util.structures import Clip, Target
-from util.video_io import read_frame, read_frames, read_label_maps
 
 
 @pytest.fixture(scope="module")
