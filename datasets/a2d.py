@@ -119,7 +119,7 @@ _RESIZED = FileWarnings("they are resized")
 
 
 def fitted(path: Path, masks: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Masks ``[n, h, w]`` of a file in the ``size`` (height, width) of their frame, with a warning where they had another.
+    """Masks ``[n, h, w]`` of a file in the ``size`` (height, width) of their frame; a warning where they had another.
 
     ReferFormer never compares the two: it stretches both to the size of its input, masks by nearest neighbours
     (`resize` in datasets/transforms_video.py of github.com/wjn922/ReferFormer).

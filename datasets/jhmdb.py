@@ -128,8 +128,9 @@ class WindowClip(EvalClip):
 
 
 def frame_files(samples: Iterable[Sample]) -> dict[Path, Path]:
-    """The files of the listed frames of all videos of these samples, by the path that a list has or would have for them:
-    frames may be stored as another kind of picture. A missing one is named as listed.
+    """The files of all frames of the samples' videos, by the path that the list has or would have for them.
+
+    Frames may be stored as another kind of picture than listed. A missing one is named as listed.
 
     Raises ValueError where a frame has two files.
     """

@@ -304,8 +304,8 @@ def mask_files(root: Path, videos: Mapping[str, dict], layout: Layout) -> dict[s
     for name in videos:
         if not found[name]:
             raise FileNotFoundError(
-                f"{root / name}: holds no mask of any frame of the video; unpack the masks again, or take the video out "
-                f"of the list; {layout.see}"
+                f"{root / name}: holds no mask of any frame of the video; unpack the masks again, or take the video "
+                f"out of the list; {layout.see}"
             )
     return {name: tuple(found[name].get(frame) for frame in video["frames"]) for name, video in videos.items()}
 

@@ -379,10 +379,9 @@ BAD_FILES = {
         ValueError,
         "pixels, but the frame 000.*.jpg of the same video is",
     ),
-    "missing mask": (MASK, Path.unlink, FileNotFoundError, "mask does not exist"),
     "truncated mask": (MASK, _truncate, ValueError, "damaged"),
     "mask of another size": (MASK, _resize, ValueError, "40x24 pixels, but its frame is 80x48"),
-    "colour mask": (MASK, lambda p: Image.new("RGB", (80, 48)).save(p), ValueError, "mode RGB"),
+    "colour mask": (MASK, lambda p: Image.new("RGB", (80, 48), (1, 2, 3)).save(p), ValueError, "mode RGB"),
 }
 
 

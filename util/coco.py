@@ -41,11 +41,13 @@ def nearest(masks: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return masks[..., rows[:, None], columns]
 
 
-def resized(code: Segmentation, size: tuple[int, int]) -> Segmentation:
-    """Run lengths of a mask in another ``size`` (height, width); the same where it has that size."""
+def fitted(truth: Truth, result: dict) -> dict:
+    """A result in COCO's form whose mask has the size of the truth, which it keeps where it has it."""
+    code, size = result["segmentation"], truth.mask["size"]
     if list(code["size"]) == list(size):
-        return code
-    return encode_masks(nearest(rle.decode(rle.parse(code, tuple(code["size"]))), size)[None])[0]
+        return result
+    mask = nearest(rle.decode(rle.parse(code, tuple(code["size"]))), size)
+    return {**result, "segmentation": encode_masks(mask[None])[0]}
 
 
 def ground_truth(samples: Iterable[tuple[str, np.ndarray]]) -> dict:

@@ -186,8 +186,10 @@ def image_size(path: Path, wording: Wording = FRAME) -> tuple[int, int]:
 
 
 def _colour_ids(colours: np.ndarray) -> np.ndarray | None:
-    """Object ids ``[H, W]`` of a mask in colours, ``[H, W, 3]``: equal channels are the ids, or the colours are those of
-    DAVIS's or of YouTube-VOS's palette; None where they are neither or may be both."""
+    """Object ids ``[H, W]`` of a mask in colours, ``[H, W, 3]``; None where the colours do not say them.
+
+    Equal channels are the ids themselves; other colours must all be of DAVIS's or all of YouTube-VOS's palette.
+    """
     if (colours == colours[..., :1]).all():
         grey = colours[..., 0]
         return None if grey.any() and np.isin(grey[grey > 0], _AMBIGUOUS).all() else grey
@@ -220,9 +222,7 @@ def _ids(image: Image.Image, content: np.ndarray) -> np.ndarray:
             f"{image.format} of mode {image.mode} {why}; save the ids themselves as a PNG (docs/data.md)"
         )
     if int(ids.max()) > 255 or int(ids.min()) < 0:
-        raise _Unclear(
-            f"holds the value {ids.max()}, but object ids are 0 to 255; save the ids themselves (docs/data.md)"
-        )
+        raise _Unclear(f"holds the value {ids.max()}, but ids are 0 to 255; save the ids themselves (docs/data.md)")
     return ids
 
 

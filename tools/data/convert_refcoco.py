@@ -169,10 +169,11 @@ def convert(root: Path, name: str) -> tuple[dict[str, Converted], dict, list[str
                 f"annotation {annotation['id']} is of image {annotation['image_id']}, but {what} of {refs_path.name} "
                 f"is about image {image['id']}",
             )
-        dropped[annotation["id"]] = count_unusable(annotation["segmentation"])
-        if not (annotation := _without_unusable(instances_path, annotation)):
+        whole, annotation = annotation, _without_unusable(instances_path, annotation)
+        if annotation is None:
             left_out.append(f"{what}, whose annotation {reference['ann_id']} has no polygon of three corners")
             continue
+        dropped[annotation["id"]] = count_unusable(whole["segmentation"])
         if not reference["sentences"]:
             left_out.append(f"{what} has no sentence")
         for i, sentence in enumerate(reference["sentences"]):
@@ -183,7 +184,9 @@ def convert(root: Path, name: str) -> tuple[dict[str, Converted], dict, list[str
             else:
                 left_out.append(f"sentence {sentence['sent_id']} of {what} is empty")
     left_out += [
-        f"{n} pieces of annotation {number}, no polygons of three corners" for number, n in dropped.items() if n
+        f"{n} pieces of annotation {number}, which are no polygons of three corners"
+        for number, n in dropped.items()
+        if n
     ]
     shared = {key: content[key] for key in ("info", "licenses", "categories") if key in content}
     return splits, shared, left_out
@@ -212,7 +215,7 @@ def main() -> None:
             if not converted.images:
                 print(f"warning: no reference of {name} belongs to its split {split}")
         if left_out:
-            print(f"warning: left out of {name}, {len(left_out)} in all: {summarise(left_out)}")
+            print(f"warning: left out of {name}: {summarise(left_out)} ({len(left_out)} in all)")
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from util.pictures import MASK_SUFFIXES, PICTURE_SUFFIXES, group_files, read_lab
 from util.rle import Rle, is_blank
 
 VOID = 255
+UNSEEN = "times a mask does not show an object for which meta.json lists its frame"
 
 
 @dataclass(frozen=True)
@@ -85,16 +86,14 @@ def _check_label_maps(found: Found, root: Path, video: Video, masks: LabelMaps, 
             found.add("size", path, text, (path, f"{video.folder}/{frame.name}"))
     shown = set().union(*(ids for _, (_, ids) in maps.values()))
     # What is missing may show what else would be without pixels.
-    if all(name in maps for name in names if needed(name) or name in having):
+    if maps and all(name in maps for name in names if needed(name) or name in having):
         for number in sorted((video.objects | of_objects.keys()) - shown):
             found.add("no_pixels", f"{masks.folder}/", f"object {number} is in none of the masks", ())
     for number, of_object in of_objects.items():
         for name in sorted(of_object & maps.keys() if number in shown else ()):
             path, (_, ids) = maps[name]
             if number not in ids:
-                found.note(
-                    "times a mask does not show an object for which meta.json lists its frame", f"{path}, {number}"
-                )
+                found.note(UNSEEN, f"object {number} in {path}")
     found.notes["objects of the masks are named by no expression"] += len(shown - video.objects - {VOID})
 
 
