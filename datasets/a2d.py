@@ -123,10 +123,14 @@ def fitted(path: Path, masks: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
     ReferFormer never compares the two: it stretches both to the size of its input, masks by nearest neighbours
     (`resize` in datasets/transforms_video.py of github.com/wjn922/ReferFormer).
+
+    Raises ValueError for masks that lie on their side, as of a file whose axes are not MATLAB's.
     """
     if masks.shape[1:] == tuple(size):
         return masks
     shapes = f"its masks are {masks.shape[2]}x{masks.shape[1]} pixels, but the video is {size[1]}x{size[0]}"
+    if masks.shape[1:] == (size[1], size[0]):
+        raise SET.bad(path, shapes)
     _RESIZED.add(path, shapes)
     return nearest(masks, size)
 

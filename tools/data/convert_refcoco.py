@@ -183,11 +183,8 @@ def convert(root: Path, name: str) -> tuple[dict[str, Converted], dict, list[str
                 splits[reference["split"]].add(image, annotation, caption, name)
             else:
                 left_out.append(f"sentence {sentence['sent_id']} of {what} is empty")
-    left_out += [
-        f"{n} pieces of annotation {number}, which are no polygons of three corners"
-        for number, n in dropped.items()
-        if n
-    ]
+    pieces = ((number, count) for number, count in dropped.items() if count)
+    left_out += [f"{n} pieces of annotation {number}, which are no polygons of three corners" for number, n in pieces]
     shared = {key: content[key] for key in ("info", "licenses", "categories") if key in content}
     return splits, shared, left_out
 

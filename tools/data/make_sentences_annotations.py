@@ -25,7 +25,7 @@ if __name__ == "__main__":
 from datasets import a2d, jhmdb  # noqa: E402
 from util.cli import run  # noqa: E402
 from util.coco import ground_truth  # noqa: E402
-from util.pictures import check_size, image_size  # noqa: E402
+from util.pictures import image_size, turned  # noqa: E402
 from util.writers import write_json  # noqa: E402
 
 
@@ -107,7 +107,14 @@ def make_jhmdb(root: Path, overwrite: bool) -> None:
                 without.append(sample)
                 continue
             frame_path = files.get(sample.frame_path, sample.frame_path)
-            check_size(sample.mask_path, mask.shape, image_size(frame_path), "the frame", [frame_path])
+            height, width = image_size(frame_path)
+            if mask.shape != (height, width):
+                why = turned(frame_path) if mask.shape == (width, height) else ""
+                raise jhmdb.SET.bad(
+                    sample.mask_path,
+                    f"its mask is {mask.shape[1]}x{mask.shape[0]} pixels, but the frame is {width}x{height}"
+                    f"{why and f', as {why}'}",
+                )
             yield sample.image_id, mask
 
     content = ground_truth(masks())
