@@ -18,7 +18,7 @@ from davis2017 import davis_protocol, ytvos_protocol
 from davis2017.truth import RleMasks
 from engine import predict_annotators, predict_clips, predict_split
 from util import box_metrics, checkpoint, dist, metrics
-from util.coco import Truth
+from util.coco import Truth, fitted
 from util.visualize import PREDICTED_COLOUR, overlay, titled
 from util.writers import ANNOTATOR_ROOTS, RESULTS_ROOT, claim_results, write_json
 
@@ -149,7 +149,9 @@ def score_frames(
     clips = datasets.build_eval_clips(args, split)
     truth = datasets.build_truth(args, split, clips)
     boxes = args.dataset_file in refcoco.SETS
-    scores = score_clips(predictor, clips, truth, results, run, boxes=boxes)
+    # ReferFormer's A2DSentencesPostProcess (models/postprocessors.py) gives masks of both sets the size of their truth
+    fit = args.dataset_file in ("a2d", "jhmdb")
+    scores = score_clips(predictor, clips, truth, results, run, boxes=boxes, fit=fit)
     if scores is None:
         return None
     print(f"{args.dataset_file} {split}, {scores['samples']} samples in {len(clips)} frames:")
@@ -168,6 +170,7 @@ def score_clips(
     run: dict,
     *,
     boxes: bool = False,
+    fit: bool = False,
 ) -> dict | None:
     """Predicts the clips and scores their samples, each once at any number of ranks.
 
@@ -176,6 +179,7 @@ def score_clips(
         results_dir: takes ``predictions.json`` (COCO's form, every query) and ``scores.json``.
         run: what made the results; written into ``scores.json``.
         boxes: also score the boxes.
+        fit: masks are given the size of their truth where that is not the frame's.
 
     Returns:
         On rank 0 the scores of :func:`util.metrics.score_masks`, with those of :func:`util.box_metrics.score_boxes` as
@@ -184,6 +188,11 @@ def score_clips(
     predictions = predict_clips(predictor, clips)
     if not dist.is_main():
         return None
+    if fit:
+        same = [fitted(truth[prediction["image_id"]], prediction) for prediction in predictions]
+        if resized := len({p["image_id"] for p, f in zip(predictions, same, strict=True) if p is not f}):
+            print(f"{resized} samples have truth of another size than their frame; their masks are given that size")
+        predictions = same
     write_json(results_dir / "predictions.json", predictions, indent=None)
     scores = metrics.score_masks(truth, predictions)
     if boxes:

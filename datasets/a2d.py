@@ -20,7 +20,8 @@ from torch import Tensor
 from datasets.base import EvalClip, Expression, TrainVideo
 from datasets.sampling import centred_window
 from datasets.sentences import Sentences, clean_query
-from util.coco import Truth
+from util.coco import Truth, nearest
+from util.files import FileWarnings, encoding_of
 from util.video_io import VideoFile
 
 SPLITS = ("train", "test")
@@ -114,6 +115,26 @@ def read_masks(path: Path, instances: Sequence[int]) -> np.ndarray:
     return (chosen.transpose(0, 2, 1) > 0).astype(np.uint8)
 
 
+_RESIZED = FileWarnings("they are resized")
+
+
+def fitted(path: Path, masks: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Masks ``[n, h, w]`` of a file in the ``size`` (height, width) of their frame; a warning where they had another.
+
+    ReferFormer never compares the two: it stretches both to the size of its input, masks by nearest neighbours
+    (`resize` in datasets/transforms_video.py of github.com/wjn922/ReferFormer).
+
+    Raises ValueError for masks that lie on their side, as of a file whose axes are not MATLAB's.
+    """
+    if masks.shape[1:] == tuple(size):
+        return masks
+    shapes = f"its masks are {masks.shape[2]}x{masks.shape[1]} pixels, but the video is {size[1]}x{size[0]}"
+    if masks.shape[1:] == (size[1], size[0]):
+        raise SET.bad(path, shapes)
+    _RESIZED.add(path, shapes)
+    return nearest(masks, size)
+
+
 # ----------------------------------------------------------------------------------------------------------- samples
 
 
@@ -146,10 +167,10 @@ def _read_csv(path: Path, what: str) -> dict[int, list[str]]:
     """The rows of a text file that are not empty, by their number from 1."""
     SET.require(path, what)
     try:
-        # spreadsheets put a mark before the first row, which utf-8-sig leaves out
-        with path.open(newline="", encoding="utf-8-sig") as file:
+        # spreadsheets put a mark before the first row
+        with path.open(newline="", encoding=encoding_of(path)) as file:
             return {number: row for number, row in enumerate(csv.reader(file), 1) if row}
-    except (UnicodeDecodeError, csv.Error) as error:
+    except (UnicodeError, csv.Error) as error:
         raise SET.bad(path, f"cannot be read as comma-separated UTF-8 text ({error})") from error
 
 
@@ -279,12 +300,7 @@ class AnnotatedFrame(TrainVideo):
     def masks(self, positions: Sequence[int], objects: Sequence[tuple[int, ...]], size: tuple[int, int]) -> Tensor:
         masks = torch.zeros((len(positions), len(objects), *size), dtype=torch.uint8)
         read = read_masks(self.mask_path, [instance for (instance,) in objects])
-        if read.shape[1:] != size:
-            raise SET.bad(
-                self.mask_path,
-                f"its masks are {read.shape[2]}x{read.shape[1]} pixels, but the video is {size[1]}x{size[0]}",
-            )
-        masks[self.annotated(positions)] = torch.from_numpy(read)
+        masks[self.annotated(positions)] = torch.from_numpy(fitted(self.mask_path, read, size))
         return masks
 
     def where(self) -> str:

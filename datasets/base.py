@@ -18,11 +18,11 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from datasets.samplers import ClipRequest
-from datasets.sampling import draw_group, draw_window, group_count, stream, window_starts
+from datasets.sampling import draw_group, draw_window, group_count, moved_onto, stream, window_starts
 from datasets.transforms import TrainTransform
 from util.box_ops import masks_to_boxes
+from util.pictures import check_size, image_size, read_frames, read_label_maps
 from util.structures import Clip, Target
-from util.video_io import check_size, image_size, read_frames, read_label_maps
 
 # Random streams of a sample: its own choices, those it shares with its step, the grouping of a window's expressions.
 _OWN, _SHARED, _GROUPING, _SUBSTITUTE = range(4)
@@ -105,34 +105,54 @@ class TrainVideo(ABC):
 
 
 @dataclass(frozen=True)
-class JpegVideo(TrainVideo):
-    """A video whose frames are JPEGs.
+class FolderVideo(TrainVideo):
+    """A video whose frames are pictures in a folder.
 
     Attributes:
-        frame_dir: folder that holds ``<frame_id>.jpg``.
+        frame_dir: the folder.
+        frame_files: the name of each frame's file in it.
     """
 
     frame_dir: Path
+    frame_files: tuple[str, ...]
+
+    def frame_path(self, position: int) -> Path:
+        return self.frame_dir / self.frame_files[position]
 
     def size(self) -> tuple[int, int]:
-        return image_size(self.frame_dir / f"{self.frame_ids[0]}.jpg")
+        return image_size(self.frame_path(0))
 
     def frames(self, positions: Sequence[int]) -> Tensor:
-        return read_frames([self.frame_dir / f"{self.frame_ids[p]}.jpg" for p in positions])
+        return read_frames([self.frame_path(p) for p in positions])
 
 
 @dataclass(frozen=True)
-class LabelMapVideo(JpegVideo):
+class LabelMapVideo(FolderVideo):
     """A video on disk as YouTube-VOS and DAVIS have it: its masks are PNGs whose pixel value is the object's number.
 
     Attributes:
-        mask_dir: folder that holds ``<frame_id>.png``.
+        mask_dir: their folder.
+        mask_files: the name of each frame's mask in it, None of a frame that has none and is not supervised.
     """
 
     mask_dir: Path
+    mask_files: tuple[str | None, ...]
+
+    def draw_positions(self, start: int, num_frames: int, rng: np.random.Generator) -> list[int]:
+        drawn = super().draw_positions(start, num_frames, rng)
+        return moved_onto(drawn, [p for p, file in enumerate(self.mask_files) if file], len(self.frame_ids))
+
+    def annotated(self, positions: Sequence[int]) -> Tensor:
+        return torch.tensor([self.mask_files[p] is not None for p in positions])
+
+    def shows(self, objects: tuple[int, ...]) -> bool:
+        size, having = self.size(), (p for p, file in enumerate(self.mask_files) if file)
+        return any(self.masks([p], [objects], size).any() for p in having)
 
     def masks(self, positions: Sequence[int], objects: Sequence[tuple[int, ...]], size: tuple[int, int]) -> Tensor:
-        labels = read_label_maps([self.mask_dir / f"{self.frame_ids[p]}.png" for p in positions], size)
+        files = [self.mask_files[p] for p in positions]
+        paths = [file and self.mask_dir / file for file in files]
+        labels = read_label_maps(paths, size, [self.frame_path(p) for p in positions])
         # comparing with one number at a time is many times as fast as torch.isin
         return torch.cat([torch.stack([labels == number for number in of]).any(0) for of in objects], dim=1).byte()
 

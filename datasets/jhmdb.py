@@ -5,7 +5,7 @@ Frames are numbered from 1; the masks of frame n are at index n - 1. Always bina
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -18,7 +18,7 @@ from datasets.sampling import centred_window
 from datasets.sentences import Sentences, clean_query
 from util import dist
 from util.coco import Truth
-from util.video_io import read_frames
+from util.pictures import find_files, read_frames
 
 SET = Sentences(title="JHMDB-Sentences", flag="--jhmdb_path", name="jhmdb")
 _FORM = "[video, frame path, mask path, number of frames, query]"
@@ -127,6 +127,25 @@ class WindowClip(EvalClip):
         return read_frames(self.frame_paths)
 
 
+def frame_files(samples: Iterable[Sample]) -> dict[Path, Path]:
+    """The files of all frames of the samples' videos, by the path that the list has or would have for them.
+
+    Frames may be stored as another kind of picture than listed. A missing one is named as listed.
+
+    Raises ValueError where a frame has two files.
+    """
+    lengths: dict[tuple[Path, str], int] = {}
+    for sample in samples:
+        key = (sample.frame_path.parent, sample.frame_path.suffix)
+        lengths[key] = max(sample.length, lengths.get(key, 0))
+    files = {}
+    for (folder, suffix), length in lengths.items():
+        names = [f"{number:05d}" for number in range(1, length + 1)]
+        found = find_files(folder, names)
+        files |= {folder / f"{name}{suffix}": folder / found.get(name, f"{name}{suffix}") for name in names}
+    return files
+
+
 def eval_clips(root: Path, num_frames: int) -> list[WindowClip]:
     """A clip of ``num_frames`` frames for each sample that has ground truth.
 
@@ -138,10 +157,11 @@ def eval_clips(root: Path, num_frames: int) -> list[WindowClip]:
     if len(scored) < len(samples) and dist.is_main():
         without = len(samples) - len(scored)
         print(f"JHMDB-Sentences: {without} of {len(samples)} samples have no ground truth and are not scored")
-    clips = []
+    clips, files = [], frame_files(scored)
     for sample in scored:
         window = centred_window(sample.frame - 1, num_frames, sample.length)
-        paths = tuple(sample.frame_path.with_name(f"{i + 1:05d}{sample.frame_path.suffix}") for i in window)
+        listed = (sample.frame_path.with_name(f"{i + 1:05d}{sample.frame_path.suffix}") for i in window)
+        paths = tuple(files[path] for path in listed)
         for path in paths:
             SET.require(path, f"the frame, of a video of {sample.length},")
         clips.append(

@@ -5,7 +5,6 @@ The splits that have masks are ``train`` and ``valid_u``; those of ``valid`` are
 
 from __future__ import annotations
 
-import json
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,9 +15,10 @@ import torch
 from torch import Tensor
 
 from datasets import ytvos
-from datasets.base import Expression, JpegVideo, VideoSet
+from datasets.base import Expression, FolderVideo, VideoSet
+from util.files import read_json
+from util.pictures import check_size
 from util.rle import Rle, decode
-from util.video_io import check_size
 
 SPLITS = ("train", "holdout", "valid_u", "valid")
 
@@ -79,8 +79,7 @@ class MaskStore:
             return _Place(len(ends) - 2)
 
         try:
-            with path.open(encoding="utf-8") as file:
-                content = json.load(file, object_hook=keep)
+            content = read_json(path, keep)
         except ValueError as error:
             raise MEVIS.bad(path, f"is not a JSON file ({error}); download it again") from error
         if not isinstance(content, dict):
@@ -141,8 +140,8 @@ def _is_size(size: object) -> bool:
 
 
 @dataclass(frozen=True)
-class RleVideo(JpegVideo):
-    """A video on disk as MeViS has it: JPEGs, and the masks of its annotations in the file of its split.
+class RleVideo(FolderVideo):
+    """A video on disk as MeViS has it: pictures, and the masks of its annotations in the file of its split.
 
     Attributes:
         store: that file; ``Expression.objects`` are its annotations.
@@ -168,7 +167,7 @@ class RleVideo(JpegVideo):
         if rle is None:
             return None
         where = f"{self.store.path}: annotation {annotation}, frame {self.frame_ids[position]} of {self.video_id}"
-        check_size(where, rle.size, size, "its frame")
+        check_size(where, rle.size, size, "its frame", [self.frame_path(position)])
         try:
             return decode(rle)
         except ValueError as error:
@@ -219,11 +218,13 @@ def train_videos(root: Path, holdout: int) -> list[RleVideo]:
     """Index of the training videos; every label is 0. Raises as :func:`split_videos` and :func:`read_masks`."""
     videos = split_videos(root, "train", holdout)
     store = read_masks(root, "train", videos)
+    frames = ytvos.frame_files(ytvos.frames_root(root, "train", MEVIS), videos)
     return [
         RleVideo(
             video_id=name,
             frame_ids=tuple(entry["frames"]),
             frame_dir=ytvos.frames_root(root, "train", MEVIS) / name,
+            frame_files=frames[name],
             expressions=tuple(
                 Expression(exp_id, expression["exp"], annotations_of(expression), label=0)
                 for exp_id, expression in entry["expressions"].items()

@@ -14,8 +14,10 @@ from torch import Tensor
 
 from datasets.base import EvalClip, Expression, TrainVideo
 from datasets.pseudo_video import pseudo_video
-from util.rle import decode, parse
-from util.video_io import read_frames
+from util import dist
+from util.files import read_json
+from util.pictures import read_frames, turned
+from util.rle import count_unusable, decode, parse
 
 # Whose division into splits each set is published with, and what those splits are.
 DIVISIONS = {"refcoco": "unc", "refcoco+": "unc", "refcocog": "umd"}
@@ -74,7 +76,7 @@ def _entries(path: Path) -> tuple[list, dict]:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: this file does not exist; {_CONVERT}; {_SEE}")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
     except ValueError as error:
         raise _bad(path, f"is not a JSON file ({error})") from error
     lists = [content.get(key) if isinstance(content, dict) else None for key in ("images", "annotations")]
@@ -159,14 +161,15 @@ def read_sentences(root: Path, name: str, split: str) -> dict[int, list[Sentence
 
 
 def read_image(path: Path, size: tuple[int, int], source: Path) -> Tensor:
-    """uint8 RGB ``[1, 3, H, W]``. Raises as :func:`util.video_io.read_frames`, and ValueError for another size
+    """uint8 RGB ``[1, 3, H, W]``. Raises as :func:`util.pictures.read_frames`, and ValueError for another size
     than ``source`` has for it."""
     frames = read_frames([path])
     height, width = frames.shape[-2:]
     if (height, width) != size:
+        why = turned(path) if (width, height) == size else ""
         raise ValueError(
-            f"{path}: is {width}x{height} pixels, but {source} has {size[1]}x{size[0]} for it; restore the image from "
-            f"COCO's train2014.zip, or {_CONVERT}; {_SEE}"
+            f"{path}: is {width}x{height} pixels, but {source} has {size[1]}x{size[0]} for it{why and f' ({why})'}; "
+            f"restore the image from COCO's train2014.zip, or {_CONVERT}; {_SEE}"
         )
     return frames
 
@@ -214,12 +217,22 @@ class CocoImage(TrainVideo):
         return pseudo_video(frames[0], masks[0], len(positions), rng) if len(positions) > 1 else (frames, masks)
 
 
+def _tell_dropped(source: Path, sentences_of: dict[int, list[Sentence]]) -> None:
+    """Prints how many pieces of polygons of a list are not used, where there are such."""
+    objects = {s.object_id: s.segmentation for sentences in sentences_of.values() for s in sentences}
+    dropped = sum(count_unusable(segmentation) for segmentation in objects.values())
+    if dropped and dist.is_main():
+        print(f"{source}: {dropped} pieces of polygons are no area of at least three corners and are not used")
+
+
 def train_videos(root: Path, name: str, binary: bool) -> list[CocoImage]:
     """Index of the training images of a set; with ``binary`` every label is 0.
 
     An image and an object are named by COCO's numbers, so that the three sets know them for the same.
     Raises as :func:`read_sentences`.
     """
+    sentences_of = read_sentences(root, name, "train")
+    _tell_dropped(annotations_path(root, name, "train"), sentences_of)
     return [
         CocoImage(
             video_id=Path(sentences[0].file_name).stem,
@@ -238,7 +251,7 @@ def train_videos(root: Path, name: str, binary: bool) -> list[CocoImage]:
             segmentations={s.object_id: json.dumps(s.segmentation).encode() for s in sentences},
             source=annotations_path(root, name, "train"),
         )
-        for sentences in read_sentences(root, name, "train").values()
+        for sentences in sentences_of.values()
     ]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 
@@ -26,6 +28,14 @@ def draw_window(start: int, num_frames: int, length: int, rng: np.random.Generat
     jittered = start + int(rng.integers(-reach, reach + 1))
     first = min(max(jittered, 0), max(length - num_frames, 0))
     return [min(first + t, length - 1) for t in range(num_frames)]
+
+
+def moved_onto(positions: list[int], wanted: Sequence[int], length: int) -> list[int]:
+    """The positions, moved together by as little as brings one of them onto a ``wanted`` one, within the video."""
+    if not wanted or not set(positions).isdisjoint(wanted):
+        return positions
+    move = min((w - p for w in wanted for p in positions), key=lambda by: (abs(by), by))
+    return [min(max(p + move, 0), length - 1) for p in positions]
 
 
 def centred_window(centre: int, num_frames: int, length: int) -> list[int]:

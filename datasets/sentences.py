@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from util.coco import Truth, read_ground_truth
+from util.files import read_json
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Sentences:
     def read_rows(self, path: Path, width: int, form: str) -> list[list]:
         """The rows of a JSON list, each of ``width`` values; ``form`` is how a message describes a row."""
         try:
-            rows = json.loads(path.read_text(encoding="utf-8"))
+            rows = read_json(path)
         except ValueError as error:
             raise self.bad(path, f"is not a JSON file ({error})") from error
         if not isinstance(rows, list) or not rows:

@@ -6,12 +6,14 @@ Decoding and sampling are in base.py.
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from datasets.base import Expression, LabelMapVideo, VideoEntry, VideoSet
+from util.files import read_json
+from util.pictures import MASK_SUFFIXES, PICTURE_SUFFIXES, find_files
 
 SPLITS = ("train", "holdout", "valid", "test")
 
@@ -82,7 +84,7 @@ _HOLDOUT_KEY = "proxyformer hold-out 1"
 
 
 def frames_root(root: Path, split: str, layout: Layout = REF_YOUTUBE_VOS) -> Path:
-    """Folder that holds a folder of JPEGs for each video of the split."""
+    """Folder that holds a folder of pictures for each video of the split."""
     folder = layout.folder(split)
     if folder == "test" and not (root / "test" / "JPEGImages").is_dir():
         folder = "valid"
@@ -99,7 +101,7 @@ def read_videos(path: Path, layout: Layout = REF_YOUTUBE_VOS) -> dict[str, dict]
     if not path.is_file():
         raise FileNotFoundError(f"{path}: this file does not exist; {layout.see}")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
     except ValueError as error:
         raise layout.bad(path, f"is not a JSON file ({error})") from error
     videos = content.get("videos") if isinstance(content, dict) else None
@@ -193,9 +195,10 @@ def _why_not(annotations: Path, videos: dict[str, dict], layout: Layout) -> str 
             problem = layout.object_problem(expression)
             if problem:
                 return f"video {vid}, expression {eid} does not name {problem}"
-        for path in (annotations / vid / f"{frame}.png" for frame in video["frames"]):
-            if not path.is_file():
-                return f"there is no mask {path}"
+        found = find_files(annotations / vid, video["frames"], MASK_SUFFIXES)
+        for frame in video["frames"]:
+            if frame not in found:
+                return f"there is no mask {annotations / vid / frame}.png"
     return None
 
 
@@ -248,12 +251,17 @@ def train_videos(root: Path, holdout: int, binary: bool, layout: Layout = REF_YO
             f"{path}: the categories' file does not exist; add --binary to train without; {layout.see}"
         )
     objects = {} if binary else read_videos(path, layout)
+    videos = split_videos(root, "train", holdout, layout)
+    frames = frame_files(frames_root(root, "train", layout), videos)
+    masks = mask_files(annotations_root(root, "train", layout), videos, layout)
     return [
         LabelMapVideo(
             video_id=name,
             frame_ids=tuple(entry["frames"]),
             frame_dir=frames_root(root, "train", layout) / name,
+            frame_files=frames[name],
             mask_dir=annotations_root(root, "train", layout) / name,
+            mask_files=masks[name],
             expressions=tuple(
                 Expression(
                     exp_id=exp_id,
@@ -264,27 +272,63 @@ def train_videos(root: Path, holdout: int, binary: bool, layout: Layout = REF_YO
                 for exp_id, expression in entry["expressions"].items()
             ),
         )
-        for name, entry in split_videos(root, "train", holdout, layout).items()
+        for name, entry in videos.items()
     ]
+
+
+def _found(root: Path, videos: Mapping[str, dict], suffixes: Sequence[str]) -> dict[str, dict[str, str]]:
+    """The files of each video's frames in its folder under ``root``, by frame; a folder is listed once."""
+    with ThreadPoolExecutor(8) as pool:  # on a network each listing is waited for
+        found = pool.map(lambda name: find_files(root / name, videos[name]["frames"], suffixes), videos)
+        return dict(zip(videos, found, strict=True))
+
+
+def frame_files(root: Path, videos: Mapping[str, dict]) -> dict[str, tuple[str, ...]]:
+    """The file names of each video's frames in its folder under ``root``; of a missing one the usual name.
+
+    Raises ValueError where a frame has two files.
+    """
+    found = _found(root, videos, PICTURE_SUFFIXES)
+    return {
+        name: tuple(found[name].get(frame, f"{frame}.jpg") for frame in video["frames"])
+        for name, video in videos.items()
+    }
+
+
+def mask_files(root: Path, videos: Mapping[str, dict], layout: Layout) -> dict[str, tuple[str | None, ...]]:
+    """As :func:`frame_files` of the masks, None of a frame that has none: YouTube-VOS annotates every fifth.
+
+    Raises FileNotFoundError for a video without any mask.
+    """
+    found = _found(root, videos, MASK_SUFFIXES)
+    for name in videos:
+        if not found[name]:
+            raise FileNotFoundError(
+                f"{root / name}: holds no mask of any frame of the video; unpack the masks again, or take the video "
+                f"out of the list; {layout.see}"
+            )
+    return {name: tuple(found[name].get(frame) for frame in video["frames"]) for name, video in videos.items()}
 
 
 def eval_videos(root: Path, split: str, holdout: int, layout: Layout = REF_YOUTUBE_VOS) -> VideoSet:
     """The videos of a split for inference. Raises as :func:`split_videos`, also for a listed frame that is missing."""
     frames = frames_root(root, split, layout)
-    videos = [
+    entries = split_videos(root, split, holdout, layout)
+    found = _found(frames, entries, PICTURE_SUFFIXES)
+    # Now rather than hours into the inference of a split.
+    for name, entry in entries.items():
+        missing = next((frame for frame in entry["frames"] if frame not in found[name]), None)
+        if missing is not None:
+            raise FileNotFoundError(
+                f"{frames / name / missing}.jpg: the frame is listed in "
+                f"{layout.meta_path(root, layout.folder(split))}, but does not exist; {layout.see}"
+            )
+    return [
         VideoEntry(
             video_id=name,
             frame_names=tuple(entry["frames"]),
-            frame_paths=tuple(frames / name / f"{frame}.jpg" for frame in entry["frames"]),
+            frame_paths=tuple(frames / name / found[name][frame] for frame in entry["frames"]),
             expressions={exp_id: expression["exp"] for exp_id, expression in entry["expressions"].items()},
         )
-        for name, entry in split_videos(root, split, holdout, layout).items()
+        for name, entry in entries.items()
     ]
-    # Now rather than hours into the inference of a split.
-    for path in (path for video in videos for path in video.frame_paths):
-        if not path.is_file():
-            raise FileNotFoundError(
-                f"{path}: the frame is listed in {layout.meta_path(root, layout.folder(split))}, but does not exist; "
-                f"{layout.see}"
-            )
-    return videos

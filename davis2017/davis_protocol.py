@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from davis2017.label_maps import ids_in, read_labels
+from davis2017.label_maps import ids_in, mask_path, read_labels
 from davis2017.metrics import PreparedMask, db_statistics
 from util.parallel import run_jobs
 from util.writers import ANNOTATOR_ROOTS, summarise
@@ -101,7 +101,7 @@ def semi_supervised(frames: Iterable[LabelledFrame], count: int) -> list[np.ndar
 def _read(truth: Path, results: Sequence[Path], frames: Iterable[str], most: int, why: str) -> Iterator[LabelledFrame]:
     """Reads frame by frame; raises ValueError where sizes disagree or an id is above ``most``."""
     for frame in frames:
-        labels = read_labels(truth / f"{frame}.png")
+        labels = read_labels(mask_path(truth, frame))
         predictions = []
         for folder in results:
             path = folder / f"{frame}.png"
@@ -134,7 +134,7 @@ def score_video(protocol: str, truth: Path, results: Sequence[Path], frames: Seq
         FileNotFoundError, ValueError: a mask is missing, damaged, of another size or holds too high an id; there is
             nothing to score.
     """
-    first = truth / f"{frames[0]}.png"
+    first = mask_path(truth, frames[0])
     count = count_objects(read_labels(first))
     if not count:
         raise ValueError(f"{first}: the first frame shows no object, so there is nothing to score; restore the mask")

@@ -6,29 +6,25 @@ import os
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+
+from util import pictures
 
 # Label maps hold ids in 8 bits; 0 is the background.
 LABELS = 256
+_SCORED = pictures.Wording(
+    "no such mask", "this mask cannot be decoded", "every listed frame of a scored video needs a mask, so copy it again"
+)
 
 
 def read_labels(path: str | os.PathLike) -> np.ndarray:
-    """A mask PNG as uint8 ``[H, W]``: the pixel value is the object's id.
+    """A mask as uint8 object ids ``[H, W]``. As :func:`util.pictures.read_labels`, with what scoring says of errors."""
+    return pictures.read_labels(Path(path), _SCORED)
 
-    Raises:
-        FileNotFoundError, ValueError: missing, damaged, or neither palette nor grey.
-    """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"{path}: no such mask; every listed frame of a scored video needs one")
-    try:
-        with Image.open(path) as image:
-            labels = np.asarray(image) if image.mode in ("P", "L") else None
-    # Damaged bytes make decoders raise far more than OSError.
-    except Exception as error:
-        raise ValueError(f"{path}: this mask cannot be decoded ({error}); copy it again") from error
-    if labels is None:
-        raise ValueError(f"{path}: a mask is a palette PNG whose pixel values are object ids")
-    return labels
+
+def mask_path(folder: Path, frame: str) -> Path:
+    """The file of a frame's mask: ``<frame>.png``, or where only that is there ``<frame>.PNG``."""
+    usual, other = folder / f"{frame}.png", folder / f"{frame}.PNG"
+    return other if not usual.is_file() and other.is_file() else usual
 
 
 def ids_in(labels: np.ndarray) -> set[int]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from davis2017.label_maps import LABELS, ids_in, read_labels
+from davis2017.label_maps import LABELS, ids_in, mask_path, read_labels
 from util.rle import Rle, decode
 
 # The numbers of the objects that an expression means, in rising order.
@@ -95,7 +95,7 @@ class _LabelMapVideo(VideoTruth):
         self.folder = folder
 
     def frame(self, t: int, name: str, targets: Collection[Target], others: bool) -> tuple[tuple[int, int], Masks]:
-        labels = read_labels(self.folder / f"{name}.png")
+        labels = read_labels(mask_path(self.folder, name))
         ids = ids_in(labels)
         self.objects |= ids
         wanted = {target for target in targets if ids & set(target)} | ({(i,) for i in ids} if others else set())

@@ -43,6 +43,11 @@ class MiniVideo:
             ids[top : top + h // 4, w // 2 : w - 4] = 2
         return ids
 
+    def objects(self) -> dict[str, dict]:
+        """Those of meta.json, with the frames that show each."""
+        shown = [name for t, name in enumerate(self.frames) if t not in self.absent]
+        return {"1": {"category": "person", "frames": self.frames}, "2": {"category": "zebra", "frames": shown}}
+
     def expressions(self) -> dict[str, dict]:
         return {
             "0": {"exp": "the red box on the left", "obj_id": "1"},
@@ -101,8 +106,7 @@ def write_mini_ytvos(
         for video in videos:
             write_video(root, split, video)
         write_meta(root, split, {video.name: meta_entry(video, objects=split == "train") for video in videos})
-    objects = {"1": {"category": "person"}, "2": {"category": "zebra"}}
-    meta = {"videos": {video.name: {"objects": objects} for video in train}}
+    meta = {"videos": {video.name: {"objects": video.objects()} for video in train}}
     (root / "train" / "meta.json").write_text(json.dumps(meta))
     return root
 

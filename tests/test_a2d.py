@@ -197,7 +197,7 @@ RAW_DAMAGE: dict[str, tuple[Callable[[Path], object], type, str]] = {
     "not transposed": (
         lambda r: rewrite_h5(r / H5, instance=np.array([0.0, 1.0]), reMask=np.zeros((2, 48, 80), np.uint8)),
         ValueError,
-        "00004.h5: its mask is 48x80 pixels, but the frame is 80x48",
+        "00004.h5: its masks are 48x80 pixels, but the video is 80x48",
     ),
     "no clips": (
         lambda r: shutil.rmtree(r / "Release/clips320H"),

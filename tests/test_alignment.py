@@ -14,7 +14,7 @@ from models.backbone import build_backbone
 from tests.tiny_model import FakeBackbone, tiny_text_encoder
 from tools.data.make_synthetic import generate
 from tools.pretrain_alignment import MIN_STEPS, UNKNOWN, Aligner, ClipStream, Videos, directions_of, per_pixel, pretrain
-from util.video_io import read_frames, read_label_maps
+from util.pictures import read_frames, read_label_maps
 
 
 @pytest.fixture(scope="module")

@@ -78,7 +78,7 @@ def cut(path: Path) -> None:
 
 
 def colour(path: Path) -> None:
-    Image.new("RGB", (80, 48)).save(path)
+    Image.new("RGB", (80, 48), (1, 2, 3)).save(path)
 
 
 def _entry(content: dict) -> dict:

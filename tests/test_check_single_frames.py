@@ -258,7 +258,7 @@ REFCOCO_FAULTS = {
         lambda r: edit(r / CONVERTED, lambda c: [a.update(segmentation=[[1, 2]]) for a in c["annotations"][:3]]),
         "damaged",
         CONVERTED,
-        "the mask of COCO's annotation 91: a polygon",
+        "the mask of COCO's annotation 91: none of its polygons has three corners",
         1,
     ),
     "no pixels": (

@@ -19,8 +19,8 @@ from datasets.ytvos import CATEGORIES, annotations_root, frames_root, split_vide
 from tests.helpers import SHARED, needs_shared
 from tests.mini_ytvos import VIDEOS, MiniVideo, meta_entry, mini_args, write_meta, write_mini_ytvos, write_video
 from util.box_ops import masks_to_boxes
+from util.pictures import read_frame, read_frames, read_label_maps
 from util.structures import Clip, Target
-from util.video_io import read_frame, read_frames, read_label_maps
 
 
 @pytest.fixture(scope="module")
@@ -370,10 +370,9 @@ BAD_FILES = {
         ValueError,
         "pixels, but the frame 000.*.jpg of the same video is",
     ),
-    "missing mask": (MASK, Path.unlink, FileNotFoundError, "mask does not exist"),
     "truncated mask": (MASK, _truncate, ValueError, "damaged"),
     "mask of another size": (MASK, _resize, ValueError, "40x24 pixels, but its frame is 80x48"),
-    "colour mask": (MASK, lambda p: Image.new("RGB", (80, 48)).save(p), ValueError, "mode RGB"),
+    "colour mask": (MASK, lambda p: Image.new("RGB", (80, 48), (1, 2, 3)).save(p), ValueError, "mode RGB"),
 }
 
 

@@ -214,7 +214,7 @@ def test_damaged_masks(results, annotations):
     path.write_bytes(labels[:60])
     with pytest.raises(ValueError, match="dog/00000.png: this mask cannot be decoded"):
         score_results(results, annotations, VIDEOS)
-    Image.new("RGB", SHAPE[::-1]).save(path)
+    Image.new("RGB", SHAPE[::-1], (1, 2, 3)).save(path)
     with pytest.raises(ValueError, match="dog/00000.png: a mask is a palette PNG"):
         score_results(results, annotations, VIDEOS)
     path.unlink()

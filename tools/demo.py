@@ -33,8 +33,8 @@ from models.text_encoder import TextEncoder
 from tools.folders import require_new
 from util import cli
 from util.memory import keep_large_buffers
+from util.pictures import read_label_maps
 from util.precision import amp_dtype
-from util.video_io import read_label_maps
 from util.visualize import PALETTE, SheetRow, contact_sheet, overlay, titled, write_video
 from util.writers import Results, claim_results, mask_name, write_json
 

@@ -22,6 +22,7 @@ if __name__ == "__main__":
 
 from tools.folders import new_folder, require_new  # noqa: E402
 from util.cli import run  # noqa: E402
+from util.files import read_json  # noqa: E402
 
 SPECIAL_TOKENS = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]  # ids 0 to 4, the first four as in roberta-base
 MAX_TOKENS = 512
@@ -37,7 +38,7 @@ def read_expressions(path: str | Path) -> list[str]:
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; give a meta_expressions.json of a data set")
     try:
-        videos = json.loads(path.read_text(encoding="utf-8"))["videos"]
+        videos = read_json(path)["videos"]
         found = [entry["exp"] for video in videos.values() for entry in video["expressions"].values()]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(

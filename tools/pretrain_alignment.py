@@ -32,7 +32,7 @@ from transformers import AutoTokenizer
 
 from datasets.loader import TrainLoader, single_threaded
 from datasets.transforms import swap_sides
-from datasets.ytvos import annotations_root, frames_root, is_object_id, read_videos, split_videos
+from datasets.ytvos import annotations_root, frame_files, frames_root, is_object_id, read_videos, split_videos
 from models.backbone import build_backbone
 from models.criterion import subsample
 from models.text_encoder import TextEncoder
@@ -41,8 +41,8 @@ from util.cli import run
 from util.frames import normalise
 from util.log import progress_bar
 from util.memory import keep_large_buffers
+from util.pictures import image_size, read_frames, read_label_maps
 from util.precision import amp_dtype, autocast
-from util.video_io import image_size, read_frames, read_label_maps
 
 BACKGROUND_WEIGHT = 0.1  # most pixels are background, which has little to teach
 DIRECTIONS = 5  # none, left, right, up, down
@@ -107,9 +107,8 @@ class Videos:
                 f"--num_frames {num_frames}: video {shortest} has {len(self.videos[shortest]['frames'])} frames; "
                 "give at most as many"
             )
-        first = {
-            n: image_size(frames_root(root, "train") / n / f"{v['frames'][0]}.jpg") for n, v in self.videos.items()
-        }
+        self.files = frame_files(frames_root(root, "train"), self.videos)
+        first = {name: image_size(frames_root(root, "train") / name / self.files[name][0]) for name in self.names}
         other = next((name for name in self.names if first[name] != first[self.names[0]]), None)
         if other is not None:
             raise ValueError(
@@ -128,7 +127,8 @@ class Videos:
             entry = self.videos[name]
             start = int(torch.randint(len(entry["frames"]) - self.num_frames + 1, (), generator=generator))
             chosen = entry["frames"][start : start + self.num_frames]
-            images = read_frames([frames_root(self.root, "train") / name / f"{f}.jpg" for f in chosen])
+            files = self.files[name][start : start + self.num_frames]
+            images = read_frames([frames_root(self.root, "train") / name / file for file in files])
             masks = [annotations_root(self.root, "train") / name / f"{f}.png" for f in chosen]
             label = read_label_maps(masks, tuple(images.shape[-2:]))[:, 0]
             mirrored = bool(torch.rand((), generator=generator) < 0.5)

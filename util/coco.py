@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 from pycocotools import mask as coco
 
 from util import rle
+from util.files import read_json
 
 CATEGORY = 1
 Segmentation = dict  # {"size": [height, width], "counts": str}, COCO's compressed run lengths
@@ -33,6 +33,21 @@ def encode_masks(masks: np.ndarray) -> list[Segmentation]:
     """Run lengths of masks ``[n, H, W]``, anything but 0 being the object."""
     columns = np.asfortranarray((np.asarray(masks) != 0).transpose(1, 2, 0).astype(np.uint8))
     return [{"size": list(code["size"]), "counts": code["counts"].decode()} for code in coco.encode(columns)]
+
+
+def nearest(masks: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Masks ``[…, h, w]`` in another ``size`` (height, width), each pixel that of its place: ``[…, H, W]``."""
+    rows, columns = (np.arange(new) * old // new for new, old in zip(size, masks.shape[-2:], strict=True))
+    return masks[..., rows[:, None], columns]
+
+
+def fitted(truth: Truth, result: dict) -> dict:
+    """A result in COCO's form whose mask has the size of the truth, which it keeps where it has it."""
+    code, size = result["segmentation"], truth.mask["size"]
+    if list(code["size"]) == list(size):
+        return result
+    mask = nearest(rle.decode(rle.parse(code, tuple(code["size"]))), size)
+    return {**result, "segmentation": encode_masks(mask[None])[0]}
 
 
 def ground_truth(samples: Iterable[tuple[str, np.ndarray]]) -> dict:
@@ -68,7 +83,7 @@ def read_ground_truth(path: Path) -> dict[str | int, Truth]:
         ValueError: naming the file; it is no such file, or an image has not exactly one annotation.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         sizes = {image["id"]: (image["height"], image["width"]) for image in content["images"]}
         twice = len(sizes) < len(content["images"])
         annotated = [annotation["image_id"] for annotation in content["annotations"]]

@@ -8,21 +8,20 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
 import av
 import numpy as np
 import torch
-from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 
+from util.pictures import PICTURE_SUFFIXES, Wording, image_size, read_frame
 from util.video_io import VideoFile
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 FOLDER_FPS = 24
+_IMAGE = Wording("the image does not exist", "the image cannot be read", "take it out, or copy it again")
 
 
 class OwnVideo:
@@ -113,7 +112,7 @@ def _open(path: Path, fps: float | None) -> _File | _Images:
         return _Images(_frame_paths(path), fps)
     if path.stat().st_size == 0:
         raise ValueError(f"{path}: the file is empty; copy or download it again")
-    if path.suffix.lower() in IMAGE_SUFFIXES:
+    if path.suffix.lower() in PICTURE_SUFFIXES:
         return _Images([path], fps)
     if fps is not None:
         raise ValueError(f"--fps is for a folder of frames; {path} knows when its frames are shown. Leave it out")
@@ -187,10 +186,10 @@ class _Images:
 
     def __init__(self, paths: list[Path], fps: float | None) -> None:
         self._paths, self._fps = paths, fps or FOLDER_FPS
-        self.size = _image_size(paths[0])
+        self.size = image_size(paths[0], _IMAGE)
         # found now rather than hours into the video
         for path in paths:
-            height, width = _image_size(path)
+            height, width = image_size(path, _IMAGE)
             if (height, width) != self.size:
                 raise ValueError(
                     f"{path}: is {width}x{height} pixels, but {paths[0].name} is {self.size[1]}x{self.size[0]}; the "
@@ -203,7 +202,7 @@ class _Images:
     def read(self, positions: Sequence[int]) -> Tensor:
         frames = torch.empty((len(positions), *self.size, 3), dtype=torch.uint8)
         for place, position in enumerate(positions):
-            frames[place] = torch.from_numpy(_read_image(self._paths[position]))
+            frames[place] = read_frame(self._paths[position], _IMAGE).permute(1, 2, 0)
         return frames.permute(0, 3, 1, 2)
 
     def name(self, frame: int) -> str:
@@ -224,7 +223,7 @@ class _Images:
 
 def _frame_paths(folder: Path) -> list[Path]:
     """The images in a folder, in natural order."""
-    paths = [p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".")]
+    paths = [p for p in folder.iterdir() if p.suffix.lower() in PICTURE_SUFFIXES and not p.name.startswith(".")]
     if not paths:
         raise ValueError(f"{folder}: holds no JPEG or PNG; give the very folder that the frames lie in, or a video")
     paths.sort(key=_natural)
@@ -239,31 +238,3 @@ def _frame_paths(folder: Path) -> list[Path]:
 def _natural(path: Path) -> tuple:
     parts = re.split(r"(\d+)", path.name)
     return [int(part) if i % 2 else part.casefold() for i, part in enumerate(parts)], path.name
-
-
-@contextmanager
-def _named_image_errors(path: Path) -> Iterator[None]:
-    try:
-        yield
-    # damaged bytes make decoders raise all of these
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path}: the image cannot be read ({error}); take it out, or copy it again") from error
-
-
-def _image_size(path: Path) -> tuple[int, int]:
-    """Height and width in pixels, upright, from the header alone."""
-    with _named_image_errors(path), Image.open(path) as image:
-        on_its_side = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
-        return (image.width, image.height) if on_its_side else (image.height, image.width)
-
-
-def _read_image(path: Path) -> np.ndarray:
-    """uint8 RGB ``[H, W, 3]``, upright."""
-    with _named_image_errors(path), Image.open(path) as image:
-        image = ImageOps.exif_transpose(image)
-        if image.mode == "F":
-            raise ValueError("its pixels are floating-point numbers, and nothing says which of them is white")
-        if image.mode.startswith("I"):  # grey of 16 bits, which PIL would cut off at 255
-            grey = (np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8)
-            return np.repeat(grey[..., None], 3, axis=-1)
-        return np.array(image.convert("RGB"))

@@ -12,6 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from pycocotools import mask as coco
 
+# Pixels from the corner of the image that a corner of a polygon may be away.
+FARTHEST = 1e6
+
 
 @dataclass(frozen=True)
 class Rle:
@@ -72,12 +75,14 @@ def decode(rle: Rle) -> np.ndarray:
 def parse(segmentation: object, size: tuple[int, int]) -> Rle:
     """A mask in any of COCO's three forms: polygons, compressed or uncompressed run lengths.
 
+    Pieces of polygons of fewer than three corners, or with a number too many, are left out.
+
     Args:
         segmentation: from a JSON file.
         size: height and width of the image.
 
     Raises:
-        ValueError: it has none of the forms, or is not of this size.
+        ValueError: it has none of the forms, is not of this size, or has no polygon that is an area.
     """
     if isinstance(segmentation, list):
         return _from_polygons(segmentation, size)
@@ -95,11 +100,35 @@ def parse(segmentation: object, size: tuple[int, int]) -> Rle:
     return rle
 
 
-def _from_polygons(polygons: Sequence, size: tuple[int, int]) -> Rle:
-    for polygon in polygons:
-        numbers = isinstance(polygon, list) and all(isinstance(x, int | float) for x in polygon)
-        if not numbers or len(polygon) < 6 or len(polygon) % 2 or not np.isfinite(polygon).all():
+def _is_area(polygon: list) -> bool:
+    return len(polygon) >= 6 and len(polygon) % 2 == 0
+
+
+def count_unusable(segmentation: object) -> int:
+    """Pieces of polygons that :func:`parse` leaves out; 0 of the other forms."""
+    polygons = segmentation if isinstance(segmentation, list) else ()
+    return sum(isinstance(polygon, list) and not _is_area(polygon) for polygon in polygons)
+
+
+def usable(segmentation: object) -> object:
+    """A segmentation without the pieces of polygons that :func:`parse` leaves out, an empty list where none is left.
+
+    Detectron2 leaves out the same (load_coco_json in detectron2/data/datasets/coco.py of
+    github.com/facebookresearch/detectron2).
+
+    Raises ValueError where a polygon is not made of numbers.
+    """
+    if not isinstance(segmentation, list):
+        return segmentation
+    for polygon in segmentation:
+        # pycocotools takes the process down with it where a corner is a billion pixels away
+        if not isinstance(polygon, list) or not all(isinstance(x, int | float) and abs(x) <= FARTHEST for x in polygon):
             raise ValueError("a polygon is a list of numbers, x and y in turn, of at least three corners")
-    if not polygons:
-        raise ValueError("there is no polygon")
-    return Rle(tuple(size), coco.merge(coco.frPyObjects(polygons, *size))["counts"])
+    return [polygon for polygon in segmentation if _is_area(polygon)]
+
+
+def _from_polygons(polygons: Sequence, size: tuple[int, int]) -> Rle:
+    pieces = usable(polygons)
+    if not pieces:
+        raise ValueError("none of its polygons has three corners" if polygons else "there is no polygon")
+    return Rle(tuple(size), coco.merge(coco.frPyObjects(pieces, *size))["counts"])

@@ -17,7 +17,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -29,6 +29,8 @@ if __name__ == "__main__":
 from davis2017.label_maps import ids_in, read_labels  # noqa: E402
 from tools.folders import new_parts  # noqa: E402
 from util.cli import run  # noqa: E402
+from util.files import read_json, read_text  # noqa: E402
+from util.pictures import MASK_SUFFIXES, PICTURE_SUFFIXES, find_files, list_files  # noqa: E402
 from util.writers import summarise  # noqa: E402
 
 # File and encoding of each annotator, in the order of the expression ids.
@@ -55,11 +57,15 @@ SEE = "see docs/data.md, Ref-DAVIS17"
 Texts = dict[str, dict[int, str]]  # expression of each object of each video
 
 
-def _read(path: Path, encoding: str) -> str:
+def _require(path: Path) -> None:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: this file does not exist; {SEE}")
+
+
+def _read(path: Path, encoding: str) -> str:
+    _require(path)
     try:
-        return path.read_text(encoding=encoding)
+        return read_text(path, encoding)
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: is not {encoding} ({error.reason} at byte {error.start}); {SEE}") from error
 
@@ -138,19 +144,21 @@ def read_annotators(source: Path) -> list[Texts]:
 def read_categories(source: Path) -> dict[str, dict[str, str]]:
     """Category of each object of each video. Raises FileNotFoundError or ValueError for another form."""
     path = source / SEMANTICS
+    _require(path)
     try:
-        content = json.loads(_read(path, "utf-8"))
-    except json.JSONDecodeError as error:
+        content = read_json(path)
+    except ValueError as error:
         raise ValueError(f"{path}: is not a JSON file ({error}); {SEE}") from error
     if not isinstance(content, dict) or not all(isinstance(objects, dict) for objects in content.values()):
         raise ValueError(f'{path}: must hold {{video: {{"1": category}}}}; {SEE}')
     return content
 
 
-def _names(folder: Path, suffix: str) -> list[str]:
+def _files(folder: Path, suffixes: Sequence[str]) -> dict[str, str]:
+    """The files of a folder, by frame, in their order."""
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: this folder does not exist; {SEE}")
-    return sorted(path.stem for path in folder.iterdir() if path.suffix == suffix and not path.name.startswith("."))
+    return dict(sorted(find_files(folder, [Path(name).stem for name in list_files(folder)], suffixes).items()))
 
 
 def scan_video(source: Path, video: str) -> tuple[list[str], set[int]]:
@@ -159,17 +167,18 @@ def scan_video(source: Path, video: str) -> tuple[list[str], set[int]]:
     Raises:
         FileNotFoundError, ValueError: there are no frames, they have not one mask each, or a mask is damaged.
     """
-    frames, masks = _names(source / FRAMES / video, ".jpg"), _names(source / MASKS / video, ".png")
+    frames = list(_files(source / FRAMES / video, PICTURE_SUFFIXES))
+    masks = _files(source / MASKS / video, MASK_SUFFIXES)
     if not frames:
-        raise FileNotFoundError(f"{source / FRAMES / video}: holds no .jpg; {SEE}")
-    odd = sorted(set(frames) ^ set(masks))
+        raise FileNotFoundError(f"{source / FRAMES / video}: holds no .jpg or other picture; {SEE}")
+    odd = sorted(set(frames) ^ masks.keys())
     if odd:
         have, lack = (source / FRAMES, source / MASKS) if odd[0] in frames else (source / MASKS, source / FRAMES)
         raise ValueError(
             f"{have / video} and {lack / video} must hold the same frames, but {len(odd)} are only in one of them; the "
             f"first, {odd[0]}, is not in {lack / video}; unpack it again ({SEE})"
         )
-    seen = set().union(*(ids_in(read_labels(source / MASKS / video / f"{mask}.png")) for mask in masks))
+    seen = set().union(*(ids_in(read_labels(source / MASKS / video / file)) for file in masks.values()))
     return frames, seen - {VOID}
 
 

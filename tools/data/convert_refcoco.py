@@ -24,6 +24,8 @@ if __name__ == "__main__":
 
 from datasets.refcoco import DIVISIONS, SETS, SPLITS, annotations_path  # noqa: E402
 from util.cli import run  # noqa: E402
+from util.files import read_json  # noqa: E402
+from util.rle import count_unusable, usable  # noqa: E402
 from util.writers import atomic_path, summarise  # noqa: E402
 
 _SEE = "see docs/data.md, RefCOCO"
@@ -74,7 +76,7 @@ def read_instances(path: Path) -> tuple[dict, dict[int, dict], dict[int, dict]]:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: this file does not exist; {_MEND}")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
     except ValueError as error:
         raise _bad(path, f"is not a JSON file ({error})") from error
     found = []
@@ -123,6 +125,15 @@ class Converted:
         return f"{len(self.images)} sentences about {objects} objects in {images} images"
 
 
+def _without_unusable(path: Path, annotation: dict) -> dict | None:
+    """An annotation without the pieces of polygons that are no area; None where nothing is left of it."""
+    try:
+        pieces = usable(annotation["segmentation"])
+    except ValueError as error:
+        raise _bad(path, f"the segmentation of annotation {annotation['id']} is damaged ({error})") from error
+    return {**annotation, "segmentation": pieces} if pieces else None
+
+
 def convert(root: Path, name: str) -> tuple[dict[str, Converted], dict, list[str]]:
     """Puts references and instances of a set together.
 
@@ -138,7 +149,7 @@ def convert(root: Path, name: str) -> tuple[dict[str, Converted], dict, list[str
     splits = {split: Converted() for split in SPLITS[DIVISIONS[name]]}
     references = read_references(refs_path)
     content, images, annotations = read_instances(instances_path)
-    left_out = []
+    left_out, dropped = [], {}  # pieces of polygons, by annotation
     for number, reference in enumerate(tqdm(references, name, unit="object", disable=None)):
         _require(refs_path, f"reference {number} of the list", reference, REFERENCE_KEYS)
         what = f"reference {reference['ref_id']}"
@@ -158,6 +169,11 @@ def convert(root: Path, name: str) -> tuple[dict[str, Converted], dict, list[str
                 f"annotation {annotation['id']} is of image {annotation['image_id']}, but {what} of {refs_path.name} "
                 f"is about image {image['id']}",
             )
+        whole, annotation = annotation, _without_unusable(instances_path, annotation)
+        if annotation is None:
+            left_out.append(f"{what}, whose annotation {reference['ann_id']} has no polygon of three corners")
+            continue
+        dropped[annotation["id"]] = count_unusable(whole["segmentation"])
         if not reference["sentences"]:
             left_out.append(f"{what} has no sentence")
         for i, sentence in enumerate(reference["sentences"]):
@@ -167,6 +183,8 @@ def convert(root: Path, name: str) -> tuple[dict[str, Converted], dict, list[str
                 splits[reference["split"]].add(image, annotation, caption, name)
             else:
                 left_out.append(f"sentence {sentence['sent_id']} of {what} is empty")
+    pieces = ((number, count) for number, count in dropped.items() if count)
+    left_out += [f"{n} pieces of annotation {number}, which are no polygons of three corners" for number, n in pieces]
     shared = {key: content[key] for key in ("info", "licenses", "categories") if key in content}
     return splits, shared, left_out
 
@@ -194,7 +212,7 @@ def main() -> None:
             if not converted.images:
                 print(f"warning: no reference of {name} belongs to its split {split}")
         if left_out:
-            print(f"warning: left out of {name}: {summarise(left_out)}")
+            print(f"warning: left out of {name}: {summarise(left_out)} ({len(left_out)} in all)")
 
 
 if __name__ == "__main__":

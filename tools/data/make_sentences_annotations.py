@@ -23,10 +23,9 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from datasets import a2d, jhmdb  # noqa: E402
-from datasets.sentences import Sentences  # noqa: E402
 from util.cli import run  # noqa: E402
 from util.coco import ground_truth  # noqa: E402
-from util.video_io import image_size  # noqa: E402
+from util.pictures import image_size, turned  # noqa: E402
 from util.writers import write_json  # noqa: E402
 
 
@@ -36,12 +35,6 @@ def is_wanted(path: Path, overwrite: bool) -> bool:
         print(f"{path.name}: kept as it is (--overwrite makes it anew)")
         return False
     return True
-
-
-def require_size(path: Path, shape: tuple[int, ...], frame: tuple[int, int], data: Sentences) -> None:
-    """Raises ValueError, naming the masks' file, unless they have the size (height, width) of their frame."""
-    if shape != frame:
-        raise data.bad(path, f"its mask is {shape[1]}x{shape[0]} pixels, but the frame is {frame[1]}x{frame[0]}")
 
 
 def make_a2d_lists(root: Path, splits: list[str]) -> None:
@@ -80,7 +73,7 @@ def a2d_masks(root: Path) -> Iterator[tuple[str, np.ndarray]]:
                 of_frame = [sample for sample in of_video if sample.frame == frame]
                 path = a2d.mask_path(root, video, frame)
                 read = a2d.read_masks(path, [sample.instance for sample in of_frame])
-                require_size(path, read.shape[1:], a2d.video_size(clips / f"{video}.mp4"), a2d.SET)
+                read = a2d.fitted(path, read, a2d.video_size(clips / f"{video}.mp4"))
                 masks.update(zip(of_frame, read, strict=True))
             for sample in of_video:
                 yield sample.image_id, masks[sample]
@@ -105,6 +98,7 @@ def make_jhmdb(root: Path, overwrite: bool) -> None:
     if not is_wanted(path, overwrite):
         return
     samples = jhmdb.read_samples(root)
+    files = jhmdb.frame_files(samples)
     without = []
 
     def masks() -> Iterator[tuple[str, np.ndarray]]:
@@ -112,7 +106,15 @@ def make_jhmdb(root: Path, overwrite: bool) -> None:
             if mask is None:
                 without.append(sample)
                 continue
-            require_size(sample.mask_path, mask.shape, image_size(sample.frame_path), jhmdb.SET)
+            frame_path = files.get(sample.frame_path, sample.frame_path)
+            height, width = image_size(frame_path)
+            if mask.shape != (height, width):
+                why = turned(frame_path) if mask.shape == (width, height) else ""
+                raise jhmdb.SET.bad(
+                    sample.mask_path,
+                    f"its mask is {mask.shape[1]}x{mask.shape[0]} pixels, but the frame is {width}x{height}"
+                    f"{why and f', as {why}'}",
+                )
             yield sample.image_id, mask
 
     content = ground_truth(masks())

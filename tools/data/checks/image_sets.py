@@ -8,7 +8,8 @@ from pathlib import Path
 from datasets import refcoco
 from datasets.refcoco import Sentence
 from tools.data.checks.report import Found, Report, frame_size, pixels, said
-from util.rle import is_blank, parse
+from util.pictures import turned
+from util.rle import count_unusable, is_blank, parse
 
 PUBLISHED = {
     "refcoco train": {"images": 16994, "objects": 42404, "sentences": 120624},
@@ -16,6 +17,7 @@ PUBLISHED = {
     "refcoco testA": {"sentences": 5657},
     "refcoco testB": {"sentences": 5095},
 }
+PIECES = "pieces of polygons are no area of at least three corners and are not used"
 # Images that are checked at a time.
 _TOGETHER = 32
 
@@ -66,16 +68,20 @@ def check_images(root: Path, images: list[tuple[str, dict[tuple[str, int], Sente
         size = None
         try:
             size = frame_size(path)
+            found.note_turned(root, relative)
         except FileNotFoundError:
             found.add("missing", relative)
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             found.add("damaged", relative, said(error, path))
         expected = {sentence.size: source for (source, _), sentence in objects.items()}
         for of_list, source in expected.items():
             if size and of_list != size:
-                found.add("size", relative, f"is {pixels(size)}, {source} has {pixels(of_list)} for it")
+                why = turned(path) if size == of_list[::-1] else ""
+                text = f"is {pixels(size)}, {source} has {pixels(of_list)} for it{why and f': {why}'}"
+                found.add("size", relative, text)
         for (source, number), sentence in objects.items():
             original = (f"{Path(source).parent}/instances.json",)
+            found.notes[PIECES] += count_unusable(sentence.segmentation)
             try:
                 blank = is_blank(parse(sentence.segmentation, sentence.size))
             except ValueError as error:

@@ -11,17 +11,22 @@ from pathlib import Path
 
 from davis2017.label_maps import ids_in
 from tools.data.checks.report import Found, Size, pixels
+from util.pictures import MASK_SUFFIXES, PICTURE_SUFFIXES, group_files, read_labels, turned
 from util.rle import Rle, is_blank
-from util.video_io import read_labels
 
 VOID = 255
+UNSEEN = "times a mask does not show an object for which meta.json lists its frame"
 
 
 @dataclass(frozen=True)
 class LabelMaps:
-    """Masks of a video in a folder of PNGs, relative to the data set."""
+    """Masks of a video in a folder of PNGs, relative to the data set.
+
+    ``listed`` are the frames that meta.json lists for each object; where it is None, every frame must have a mask.
+    """
 
     folder: str
+    listed: Mapping[int, frozenset[str]] | None = None
 
 
 @dataclass(frozen=True)
@@ -47,7 +52,7 @@ class Video:
 def check_video(root: Path, video: Video) -> Found:
     """Reads every frame and mask of a video."""
     found = Found()
-    size = found.read_frames(root, video.folder, [f"{name}.jpg" for name in video.frames])
+    size = found.read_frames(root, video.folder, video.frames)
     if isinstance(video.masks, LabelMaps):
         _check_label_maps(found, root, video, video.masks, size)
     elif video.masks is not None:
@@ -61,17 +66,34 @@ def _label_map(path: Path) -> tuple[Size, set[int]]:
 
 
 def _check_label_maps(found: Found, root: Path, video: Video, masks: LabelMaps, frame_size: Size | None) -> None:
-    names = [f"{name}.png" for name in video.frames]
-    maps = found.read_all(root, masks.folder, names, _label_map)
-    for path, (size, _) in maps.items():
-        if frame_size and size != frame_size:
-            frame = f"{video.folder}/{Path(path).stem}.jpg"
-            found.add("size", path, f"is {pixels(size)}, its frame {pixels(frame_size)}", (path, frame))
-    shown = set().union(*(ids for _, ids in maps.values()))
+    of_objects = masks.listed or {}
+    listed = frozenset().union(*of_objects.values())
+    names = [*video.frames, *sorted(listed.difference(video.frames))]
+    needed = listed.__contains__ if masks.listed is not None else lambda _: True
+    maps = found.read_all(root, masks.folder, names, _label_map, MASK_SUFFIXES, ".png", needed)
+    having = group_files(root / masks.folder, names, MASK_SUFFIXES)
+    without = sum(name not in having for name in video.frames)
+    if without == len(video.frames) and masks.listed is not None and not listed and (root / masks.folder).is_dir():
+        found.add("missing", f"{masks.folder}/", f"holds no mask of any of the video's {without} frames")
+    elif masks.listed is not None:
+        found.notes["frames have no mask and are not supervised"] += without
+    frames = group_files(root / video.folder, video.frames, PICTURE_SUFFIXES)
+    for name, (path, (size, _)) in maps.items():
+        if frame_size and size != frame_size and name in frames:
+            frame = root / video.folder / frames[name][0]
+            why = turned(frame) if size == frame_size[::-1] else ""
+            text = f"is {pixels(size)}, its frame {pixels(frame_size)}{why and f': {why}'}"
+            found.add("size", path, text, (path, f"{video.folder}/{frame.name}"))
+    shown = set().union(*(ids for _, (_, ids) in maps.values()))
     # What is missing may show what else would be without pixels.
-    if len(maps) == len(names):
-        for number in sorted(video.objects - shown):
+    if maps and all(name in maps for name in names if needed(name) or name in having):
+        for number in sorted((video.objects | of_objects.keys()) - shown):
             found.add("no_pixels", f"{masks.folder}/", f"object {number} is in none of the masks", ())
+    for number, of_object in of_objects.items():
+        for name in sorted(of_object & maps.keys() if number in shown else ()):
+            path, (_, ids) = maps[name]
+            if number not in ids:
+                found.note(UNSEEN, f"object {number} in {path}")
     found.notes["objects of the masks are named by no expression"] += len(shown - video.objects - {VOID})
 
 

@@ -10,9 +10,13 @@ from typing import TypeVar
 
 from datasets.loader import single_threaded
 from util.parallel import run_jobs
-from util.video_io import read_frame
+from util.pictures import PICTURE_SUFFIXES, group_files, orientation, read_frame
 
 Size = tuple[int, int]
+TURNED = (
+    "pictures have an EXIF orientation other than 1 and are read upright, as viewers show them; masks must have been "
+    "drawn so"
+)
 T = TypeVar("T")
 
 
@@ -48,6 +52,10 @@ KINDS = {
     "no_pixels": Kind(
         "objects without pixels in any frame",
         "the expressions and the masks are of different editions: download both again, or correct the numbers",
+    ),
+    "twice": Kind(
+        "frames with two files",
+        "leave the one that belongs to the data set, and take the other out of the folder",
     ),
     "unknown": Kind(
         "files that no list names",
@@ -98,36 +106,75 @@ class Found(Faults):
 
     Attributes:
         notes: how often something was seen that is worth knowing and not wrong.
+        examples: where that was, of some notes.
     """
 
     notes: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, str] = field(default_factory=dict)
 
-    def read_all(self, root: Path, folder: str, names: Sequence[str], read: Callable[[Path], T]) -> dict[str, T]:
-        """What ``read`` makes of each file of a folder that can be read, by its path in the data set."""
+    def note(self, text: str, example: str) -> None:
+        self.notes[text] += 1
+        self.examples.setdefault(text, example)
+
+    def read_all(
+        self,
+        root: Path,
+        folder: str,
+        names: Sequence[str],
+        read: Callable[[Path], T],
+        suffixes: Sequence[str],
+        usual: str,
+        needed: Callable[[str], bool] = lambda _: True,
+    ) -> dict[str, tuple[str, T]]:
+        """Reads the files of frames in a folder, whatever kind of picture each is.
+
+        Args:
+            root: of the data set; folder: in it.
+            names: of the frames.
+            read: reads one file.
+            suffixes: that a frame's file may have.
+            usual: the one that it should have.
+            needed: whether the lack of a frame's file is a fault.
+
+        Returns:
+            Of each frame whose file can be read its path in the data set and what ``read`` makes of it.
+        """
         if not (root / folder).is_dir():
             self.add("missing", f"{folder}/", f"the folder of {len(names)} files")
             return {}
+        grouped = group_files(root / folder, names, suffixes)
         content = {}
         for name in names:
-            path = root / folder / name
-            try:
-                content[f"{folder}/{name}"] = read(path)
-            except FileNotFoundError:
-                self.add("missing", f"{folder}/{name}")
-            except ValueError as error:
-                self.add("damaged", f"{folder}/{name}", said(error, path))
-        listed = set(names)
+            files = grouped.get(name, [])
+            if not files and needed(name):
+                self.add("missing", f"{folder}/{name}{usual}")
+            if len(files) > 1:
+                self.add("twice", f"{folder}/{files[0]}", f"beside it lies {' and '.join(files[1:])}", ())
+            for file in files[:1]:
+                path = root / folder / file
+                try:
+                    content[name] = f"{folder}/{file}", read(path)
+                except (ValueError, OSError) as error:
+                    self.add("damaged", f"{folder}/{file}", said(error, path))
+        listed = {file for files in grouped.values() for file in files}
         self.check_folder(root, folder, lambda path: path.name in listed)
         return content
 
-    def read_frames(self, root: Path, folder: str, names: Sequence[str]) -> Size | None:
+    def read_frames(self, root: Path, folder: str, names: Sequence[str], usual: str = ".jpg") -> Size | None:
         """Reads the frames of a video; height and width of most of them, None if there are none."""
-        sizes = self.read_all(root, folder, names, frame_size)
-        usual = Counter(sizes.values()).most_common(1)[0][0] if sizes else None
-        for path, size in sizes.items():
-            if size != usual:
-                self.add("size", path, f"is {pixels(size)}, other frames of the video are {pixels(usual)}")
-        return usual
+        read = self.read_all(root, folder, names, frame_size, PICTURE_SUFFIXES, usual)
+        size = Counter(size for _, size in read.values()).most_common(1)[0][0] if read else None
+        for path, of_frame in read.values():
+            self.note_turned(root, path)
+            if of_frame != size:
+                self.add("size", path, f"is {pixels(of_frame)}, other frames of the video are {pixels(size)}")
+        return size
+
+    def note_turned(self, root: Path, path: str) -> None:
+        """Notes a picture that its EXIF orientation turns: where sizes stay, nothing else shows that masks are not."""
+        value = orientation(root / path)
+        if value != 1:
+            self.note(TURNED, f"{path} ({value})")
 
 
 @dataclass(kw_only=True)
@@ -163,10 +210,14 @@ class Report(Faults):
         options = dict(total=len(jobs), desc="check", unit=unit, prepare=single_threaded, prepare_with=(0,))
         found = run_jobs(check, jobs.items(), workers, **options)
         notes: Counter[tuple[str, str]] = Counter()
+        examples: dict[tuple[str, str], str] = {}
         for (split, *_), of_job in found.items():
             self.faults += of_job.faults
             notes.update({(split, text): n for text, n in of_job.notes.items()})
-        self.notes += [f"{split}: {n:,} {text}" for (split, text), n in notes.items() if n]
+            examples = {(split, text): example for text, example in of_job.examples.items()} | examples
+        for (split, text), n in notes.items():
+            example = f"; for example {examples[split, text]}" if (split, text) in examples else ""
+            self.notes += [f"{split}: {n:,} {text}{example}"] * bool(n)
 
     def content(self) -> dict:
         """All of it as plain data."""

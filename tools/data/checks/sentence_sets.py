@@ -120,7 +120,10 @@ def check_a2d_video(
             found.add("list", relative, f"is of frame {frame}, but its video has {length}", (relative, mp4))
         if size and masks.shape[1:] != size:
             text = f"its masks are {pixels(masks.shape[1:])}, its video {pixels(size)}"
-            found.add("size", relative, text, (relative, mp4))
+            if _same_shape(masks.shape[1:], size):
+                found.note("masks are of another size than their video and are resized", f"{relative}: {text}")
+            else:
+                found.add("size", relative, text, (relative, mp4))
         for number in sorted(listed.get(frame, set()) - set(numbers)):
             found.add("no_objects", relative, f"has no instance {number}, which the list of samples names")
         for number, mask in zip(numbers, masks, strict=True):
@@ -130,6 +133,11 @@ def check_a2d_video(
     found.notes["instances of the masks are named by no sentence"] += len(shown - instances)
     found.notes["instances that sentences name are in no annotated frame"] += len(instances - shown)
     return found
+
+
+def _same_shape(size: tuple[int, int], other: tuple[int, int]) -> bool:
+    """Whether two sizes may be of one picture, scaled; what has other proportions would be distorted."""
+    return abs(size[1] * other[0] / (size[0] * other[1]) - 1) < 0.05
 
 
 def _is_mask(path: Path) -> bool:
@@ -187,8 +195,8 @@ def check_jhmdb_video(root: Path, samples: Sequence[jhmdb.Sample], lacking: Set[
     found = Found()
     first = samples[0]
     folder = first.frame_path.parent.relative_to(root).as_posix()
-    names = [f"{i:05d}{first.frame_path.suffix}" for i in range(1, max(s.length for s in samples) + 1)]
-    usual = found.read_frames(root, folder, names)
+    names = [f"{i:05d}" for i in range(1, max(s.length for s in samples) + 1)]
+    usual = found.read_frames(root, folder, names, first.frame_path.suffix)
     relative = first.mask_path.relative_to(root).as_posix()
     try:
         masks = jhmdb.read_puppet_masks(first.mask_path)

@@ -185,8 +185,12 @@ def _label_map_videos(split: Split, entries: Mapping[str, dict]) -> list[Video]:
         vid: {int(e["obj_id"]) for e in entry["expressions"].values() if ytvos.is_object_id(e.get("obj_id"))}
         for vid, entry in entries.items()
     }
+    listed = None
     if split.name == "train":
-        _check_categories(split, objects)
+        meta = _read_meta(split)
+        _check_categories(split, objects, meta)
+        # of YouTube-VOS some frames may have no masks, of DAVIS all have
+        listed = _listed_frames(meta or {}, entries) if split.layout is ytvos.REF_YOUTUBE_VOS else None
     videos = [
         Video(
             split.name,
@@ -195,7 +199,7 @@ def _label_map_videos(split: Split, entries: Mapping[str, dict]) -> list[Video]:
             tuple(entry["frames"]),
             frozenset(objects[vid]),
             # The masks of valid are with the server, unless the list says whose they are.
-            LabelMaps(f"{split.name}/Annotations/{vid}")
+            LabelMaps(f"{split.name}/Annotations/{vid}", listed and listed[vid])
             if objects[vid] or split.name in split.layout.with_objects
             else None,
         )
@@ -205,16 +209,35 @@ def _label_map_videos(split: Split, entries: Mapping[str, dict]) -> list[Video]:
     return videos
 
 
-def _check_categories(split: Split, objects: Mapping[str, set[int]]) -> None:
-    """meta.json must have a known category of each object, if it is there at all."""
+def _read_meta(split: Split) -> dict[str, dict] | None:
+    """The videos of train/meta.json, if it is there and can be read."""
     path = split.root / "train" / "meta.json"
     if not path.is_file():
         split.note("there is no train/meta.json with the categories; train with --binary")
-        return
+        return None
     try:
-        known = ytvos.read_videos(path, split.layout)
+        return ytvos.read_videos(path, split.layout)
     except ValueError as error:
         split.report.add("damaged", "train/meta.json", said(error, path))
+        return None
+
+
+def _listed_frames(meta: Mapping[str, object], videos: Iterable[str]) -> dict[str, dict[int, frozenset[str]]]:
+    """Of each video the frames that meta.json lists for each object, by its number."""
+    listed: dict[str, dict[int, frozenset[str]]] = {}
+    for vid in videos:
+        listed[vid] = {}
+        for number, of_object in _objects_of(meta.get(vid)):
+            frames = of_object.get("frames")
+            if ytvos.is_object_id(number) and isinstance(frames, list) and frames:
+                listed[vid][int(number)] = frozenset(frame for frame in frames if isinstance(frame, str))
+    return listed
+
+
+def _check_categories(split: Split, objects: Mapping[str, set[int]], known: Mapping[str, dict] | None) -> None:
+    """meta.json must have a known category of each object, if it is there at all."""
+    path = split.root / "train" / "meta.json"
+    if known is None:
         return
     categories = set(_categories_in(known))
     if categories and categories.isdisjoint(split.layout.categories):
@@ -228,12 +251,19 @@ def _check_categories(split: Split, objects: Mapping[str, set[int]]) -> None:
                 split.report.add("list", "train/meta.json", said(error, path))
 
 
+def _objects_of(entry: object) -> Iterator[tuple[str, dict]]:
+    """The objects of an entry of meta.json, as far as it is as documented."""
+    objects = entry.get("objects") if isinstance(entry, dict) else None
+    for number, of_object in objects.items() if isinstance(objects, dict) else ():
+        if isinstance(of_object, dict):
+            yield number, of_object
+
+
 def _categories_in(videos: Mapping[str, object]) -> Iterator[str]:
     """Every category of meta.json, wherever its entries are as documented."""
     for entry in videos.values():
-        objects = entry.get("objects") if isinstance(entry, dict) else None
-        for of_object in objects.values() if isinstance(objects, dict) else ():
-            if isinstance(of_object, dict) and isinstance(of_object.get("category"), str):
+        for _, of_object in _objects_of(entry):
+            if isinstance(of_object.get("category"), str):
                 yield of_object["category"]
 
 

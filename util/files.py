@@ -1,0 +1,60 @@
+"""Reading lists that somebody else wrote: JSON and text in any of the encodings that editors write."""
+
+from __future__ import annotations
+
+import codecs
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+# Marks at the start of a file; that of UTF-16 is also the beginning of UTF-32's, which therefore comes first.
+_MARKS = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+
+
+def encoding_of(path: Path, default: str = "utf-8") -> str:
+    """What a byte order mark at the start of a text file says, or the default where there is none."""
+    with path.open("rb") as file:
+        start = file.read(4)
+    return next((name for mark, name in _MARKS if start.startswith(mark)), default)
+
+
+def read_text(path: Path, default: str = "utf-8") -> str:
+    """The text of a file, without a byte order mark. Raises UnicodeDecodeError where it is of another encoding."""
+    return path.read_text(encoding=encoding_of(path, default))
+
+
+def read_json(path: Path, object_hook: Callable[[dict], object] | None = None) -> object:
+    """The content of a JSON file. Raises ValueError where it is none; the caller says what was expected."""
+    with path.open(encoding=encoding_of(path)) as file:
+        return json.load(file, object_hook=object_hook)
+
+
+class FileWarnings:
+    """Warnings on stderr about files that are used all the same: each file once, the first few by name, then counts.
+
+    Args:
+        what: what is done about every such file.
+    """
+
+    NAMED = 3
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+        self._seen: set[Path] = set()
+
+    def add(self, path: Path, problem: str) -> None:
+        if path in self._seen:
+            return
+        self._seen.add(path)
+        count = len(self._seen)
+        if count <= self.NAMED:
+            print(f"warning: {path}: {problem}; {self.what}", file=sys.stderr, flush=True)
+        elif count == 10 ** (len(str(count)) - 1):  # 10, 100, 1,000 …
+            print(f"warning: {count:,} such files so far, the last {path}; {self.what}", file=sys.stderr, flush=True)
