@@ -97,12 +97,13 @@ def read_masks(path: Path, instances: Sequence[int]) -> np.ndarray:
     """uint8 ``[n, H, W]``, 1 where each of these instances is.
 
     The file holds them transposed, as MATLAB writes arrays, and without the leading axis where it has one instance.
+    Masks beyond the list of instances are nobody's, as for MTTR and ReferFormer, which look masks up by it.
     Raises FileNotFoundError or ValueError, also for an instance that the frame has not.
     """
     present, masks = _read_h5(path, with_masks=True)
     if len(present) == 1 and masks.ndim == 2:
         masks = masks[None]
-    if masks.ndim != 3 or len(masks) != len(present):
+    if masks.ndim != 3 or len(masks) < len(present):
         raise SET.bad(path, f"has {len(present)} instances, but masks of shape {list(masks.shape)}")
     absent = [i for i in instances if i not in present]
     if absent:
@@ -227,9 +228,12 @@ class RawVideo:
     sentences: tuple[tuple[int, str], ...]
 
     def samples(self, root: Path) -> list[Sample]:
-        """A sample for each sentence and each annotated frame that has its instance; other frames are skipped."""
+        """A sample for each sentence and each annotated frame that has its instance; other frames are skipped.
+
+        A video without a folder of masks has none, as in MTTR's datasets/a2d_sentences/a2d_sentences_dataset.py.
+        """
+        SET.require(masks_root(root), "the folder of masks")
         folder = masks_root(root) / self.video
-        SET.require(folder, "the folder of this video's masks")
         found = []
         for path in sorted(folder.glob("*.h5")):
             if not _number(path.stem):

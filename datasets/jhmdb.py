@@ -21,7 +21,7 @@ from util.coco import Truth
 from util.pictures import find_files, read_frames
 
 SET = Sentences(title="JHMDB-Sentences", flag="--jhmdb_path", name="jhmdb")
-_FORM = "[video, frame path, mask path, number of frames, query]"
+_FORM = "[video, frame path, mask path, number of frames with a mask, query]"
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,8 @@ class Sample:
         video: its name.
         frame_path: the file of the frame, named by its number from 1.
         mask_path: the puppet masks of the video.
-        length: frames of the video.
+        length: frames of the video that have a mask, the first ones; there may be more (get_samples_metadata in MTTR's
+            datasets/jhmdb_sentences/jhmdb_sentences_dataset.py).
         query: the sentence.
     """
 
@@ -53,7 +54,7 @@ class Sample:
 
 
 def list_path(root: Path) -> Path:
-    """The samples, as JSON rows ``[video, frame path, mask path, number of frames, query]``."""
+    """The samples, as JSON rows ``[video, frame path, mask path, number of frames with a mask, query]``."""
     return root / "jhmdb_sentences_samples_metadata.json"
 
 
@@ -84,7 +85,7 @@ def read_samples(root: Path) -> list[Sample]:
         if not isinstance(video, str) or not isinstance(query, str) or not query.strip():
             raise SET.bad(path, f"row {number} must be {_FORM}, with a video and a sentence")
         if not frame_path.stem.isdecimal() or not isinstance(length, int) or not 1 <= int(frame_path.stem) <= length:
-            raise SET.bad(path, f"row {number}: {frame_path.name} is not one of the {length} frames of the video")
+            raise SET.bad(path, f"row {number}: {frame_path.name} is not one of the {length} frames with a mask")
         samples.append(Sample(video, frame_path, mask_path, length, query))
     SET.require_new(path, (sample.image_id for sample in samples))
     return samples
@@ -163,7 +164,7 @@ def eval_clips(root: Path, num_frames: int) -> list[WindowClip]:
         listed = (sample.frame_path.with_name(f"{i + 1:05d}{sample.frame_path.suffix}") for i in window)
         paths = tuple(files[path] for path in listed)
         for path in paths:
-            SET.require(path, f"the frame, of a video of {sample.length},")
+            SET.require(path, f"the frame, one of {sample.length} with a mask,")
         clips.append(
             WindowClip(
                 clip_id=f"{sample.video}, frame {sample.frame}",

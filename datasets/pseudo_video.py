@@ -1,7 +1,10 @@
 """A still image as a clip: one frame is the image itself, the others are warped and tinted copies, masks in step.
 
-The ranges are those of ReferFormer's joint training, which took them from STEm-Seg (ECCV 2020). Every frame is warped
-from the image, not from its neighbour, so a clip has the order of frames no more than a shuffled video has.
+The numbers, and what is drawn how often, are those of ReferFormer's joint training (datasets/refexp2seq.py and
+image_to_seq_augmenter.py of github.com/wjn922/ReferFormer). What they mean is defined by github.com/aleju/imgaug:
+PerspectiveTransform and Affine in augmenters/geometric.py, AddToHueAndSaturation in color.py, MotionBlur in blur.py.
+Every frame is warped from the image, not from its neighbour, so a clip has the order of frames no more than a shuffled
+video has.
 """
 
 from __future__ import annotations
@@ -15,49 +18,59 @@ from datasets.transforms import look_up
 from util.frames import MEAN
 
 ROTATION = 20.0  # degrees either way, about the centre
-SHIFT = 0.1  # share of each side
-CORNER = 0.08  # how far each corner moves by itself, as a share of each side: perspective, shear and scale
-BRIGHTNESS = 40.0  # of 255
-TINT = 5.0  # of 256 levels, hue (the whole circle) and saturation
+SHIFT = 0.1  # share of each side, either way; the same share for both
+CORNER = 0.08  # standard deviation of how far inwards each corner of what is shown lies, as a share of each side
+BRIGHTNESS = 40  # of 255
+TINT = 5  # of 256 levels; the same number for hue (256 are the whole circle) and saturation
 BLUR_PROBABILITY = 0.25
 BLUR_SIZES = (9, 11)  # pixels of a motion blur
 
 # What comes in from outside the image. Mirrored pixels would show objects again where no mask has them; the mean is
-# what padding is, too.
+# what padding is, too. ReferFormer has black.
 _OUTSIDE = tuple(round(255 * value) for value in MEAN)
 
 
 def draw_warp(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
-    """A random homography, float64 ``[3, 3]``, from pixels of the image to pixels of the frame."""
+    """A random homography, float64 ``[3, 3]``, from pixels of the image to pixels of the frame.
+
+    A quadrangle within the image is enlarged to the whole frame, then turned about the centre and shifted.
+    """
     sides = np.array([width, height])
-    corners = np.array([[0, 0], [1, 0], [1, 1], [0, 1]]) * sides
-    moved = corners + rng.uniform(-CORNER, CORNER, (4, 2)) * sides
+    corners = np.array([[0, 0], [1, 0], [1, 1], [0, 1]])
+    inwards = np.abs(rng.normal(0, CORNER, (4, 2))).clip(0, 0.45)  # beyond, the corners would change places
+    quadrangle = (corners + inwards * (1 - 2 * corners)) * sides
+    enlarge = cv2.getPerspectiveTransform(quadrangle.astype(np.float32), (corners * sides).astype(np.float32))
     angle = np.deg2rad(rng.uniform(-ROTATION, ROTATION))
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    moved = (moved - sides / 2) @ turn.T + sides / 2 + rng.uniform(-SHIFT, SHIFT, 2) * sides
-    return cv2.getPerspectiveTransform(corners.astype(np.float32), moved.astype(np.float32))
+    move = np.eye(3)
+    move[:2, :2] = turn
+    move[:2, 2] = sides / 2 - turn @ sides / 2 + rng.uniform(-SHIFT, SHIFT) * sides
+    return move @ enlarge
 
 
 def tint(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Shifts hue, saturation and brightness of uint8 RGB ``[H, W, 3]``."""
-    hue, saturation = rng.uniform(-TINT, TINT, 2)
-    brightness = rng.uniform(-BRIGHTNESS, BRIGHTNESS)
+    """Shifts the brightness of uint8 RGB ``[H, W, 3]``, or hue and saturation, or all three."""
+    brightness, change = (int(rng.integers(-reach, reach, endpoint=True)) for reach in (BRIGHTNESS, TINT))
+    both, first = rng.random(2) < 0.5
     levels = np.arange(256)
-    hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV_FULL)
-    # grey has no hue: more saturation would paint it red
-    saturations = np.where(levels > 0, levels + saturation, 0)
-    hsv = look_up(hsv, (levels + round(hue)) % 256, saturations, levels)
-    return look_up(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB_FULL), levels + brightness)
+    if both or first:
+        image = look_up(image, levels + brightness)
+    if both or not first:
+        hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV_FULL)
+        # grey has no hue: more saturation would paint it red
+        saturations = np.where(levels > 0, levels + change, 0)
+        image = cv2.cvtColor(look_up(hsv, (levels + change) % 256, saturations, levels), cv2.COLOR_HSV2RGB_FULL)
+    return image
 
 
 def motion_blur(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Smears uint8 ``[H, W, 3]`` along a straight line of a random direction."""
-    size, angle = int(rng.choice(BLUR_SIZES)), rng.uniform(0, np.pi)
-    centre = size // 2
-    reach = np.array([np.cos(angle), np.sin(angle)]) * centre
+    """Smears uint8 ``[H, W, 3]`` along a straight line of a random direction, more towards one end."""
+    size, angle = int(rng.choice(BLUR_SIZES)), rng.uniform(0, 360)
+    end = rng.uniform(0, 1)
     kernel = np.zeros((size, size), np.float32)
-    ends = [tuple(int(v) for v in np.rint(centre + sign * reach)) for sign in (-1, 1)]
-    cv2.line(kernel, *ends, 1.0)
+    kernel[:, size // 2] = np.linspace(end, 1 - end, size)
+    turn = cv2.getRotationMatrix2D((size // 2, size // 2), angle, 1)
+    kernel = cv2.warpAffine(kernel, turn, (size, size), flags=cv2.INTER_LINEAR)
     return cv2.filter2D(image, -1, kernel / kernel.sum())
 
 

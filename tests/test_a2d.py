@@ -74,7 +74,7 @@ def test_lists_hold_each_sentence_in_each_frame_that_has_its_instance(mini):
     train, test = (rows_of(mini, split) for split in a2d.SPLITS)
     for rows, split in ((train, "train"), (test, "test")):
         expected = {
-            (QUERIES[i], video.name, frame, i)
+            (QUERIES[i].lower(), video.name, frame, i)
             for video in VIDEOS
             if video.split == split
             for frame, instances in video.annotated.items()
@@ -174,9 +174,9 @@ RAW_DAMAGE: dict[str, tuple[Callable[[Path], object], type, str]] = {
         "sentences about video zz_new, which Release/videoset.csv does not list",
     ),
     "no masks": (
-        lambda r: shutil.rmtree((r / H5).parent),
+        lambda r: shutil.rmtree((r / H5).parents[1]),
         FileNotFoundError,
-        "cc_test: the folder of this video's masks does not exist",
+        "a2d_annotation_with_instances: the folder of masks does not exist",
     ),
     "frame name": (
         lambda r: (r / H5).rename((r / H5).with_name("four.h5")),
@@ -190,9 +190,9 @@ RAW_DAMAGE: dict[str, tuple[Callable[[Path], object], type, str]] = {
         '00004.h5: cannot be read as h5 with "instance" and "reMask"',
     ),
     "other count": (
-        lambda r: rewrite_h5(r / H5, instance=np.array([0.0, 1.0]), reMask=np.zeros((3, 80, 48), np.uint8)),
+        lambda r: rewrite_h5(r / H5, instance=np.array([0.0, 1.0]), reMask=np.zeros((1, 80, 48), np.uint8)),
         ValueError,
-        r"00004.h5: has 2 instances, but masks of shape \[3, 80, 48\]",
+        r"00004.h5: has 2 instances, but masks of shape \[1, 80, 48\]",
     ),
     "not transposed": (
         lambda r: rewrite_h5(r / H5, instance=np.array([0.0, 1.0]), reMask=np.zeros((2, 48, 80), np.uint8)),

@@ -86,7 +86,7 @@ def shorten(path: Path, frames: int) -> None:
             "refcoco",
             [
                 "refcoco train: images 3 of 16,994 published, objects 6 of 42,404 published, sentences 12 of 120,624",
-                "refcocog test: images 2, objects 4, sentences 8",
+                "refcocog test: images 2 of 2,600 published, objects 4 of 5,023 published, sentences 8",
             ],
         ),
     ],
@@ -221,7 +221,14 @@ JHMDB_FAULTS = {
         "the person has no pixels in frame 3",
         0,
     ),
-    "unknown frame": (lambda r: (r / FRAMES / "00007.png").touch(), "unknown", f"{FRAMES}/00007.png", "", 0),
+    "unknown frame": (lambda r: (r / FRAMES / "7.png").touch(), "unknown", f"{FRAMES}/7.png", "", 0),
+    "damaged frame past the masks": (
+        lambda r: (r / FRAMES / "00007.png").touch(),
+        "damaged",
+        f"{FRAMES}/00007.png",
+        "",
+        1,
+    ),
     "unknown video": (lambda r: (r / FRAMES).with_name("new").mkdir(), "unknown", "Rename_Images/climb/new/", "", 0),
     "list damaged": (lambda r: cut(r / SAMPLES), "list", SAMPLES, "is not a JSON file", 1),
     "truth of fewer samples": (
@@ -277,6 +284,23 @@ FAULTS = {
     for dataset, faults in (("a2d", A2D_FAULTS), ("jhmdb", JHMDB_FAULTS), ("refcoco", REFCOCO_FAULTS))
     for name, fault in faults.items()
 }
+
+
+def test_frames_past_the_last_mask_are_in_order(jhmdb, checked):
+    """The list counts the frames that have a mask (MTTR's jhmdb_sentences_dataset.py); a video may go on."""
+    frames = jhmdb / FRAMES
+    for number in (7, 8):
+        shutil.copyfile(frames / "00006.png", frames / f"{number:05d}.png")
+    code, faults, _, text = checked("jhmdb", jhmdb)
+    assert (code, faults) == (0, []) and "2 frames lie past the last one with a mask and are not used" in text
+
+
+def test_a_video_of_a2d_without_masks_that_no_list_names_is_a_note(tmp_path, checked):
+    root = write_mini_a2d(tmp_path / "a2d")
+    shutil.rmtree(root / "text_annotations/a2d_annotation_with_instances/cc_test")
+    make_sentences_annotations.make_a2d(root, overwrite=False)
+    code, faults, _, text = checked("a2d", root)
+    assert (code, faults) == (0, []) and "1 videos with sentences have no folder of masks and are not used" in text
 
 
 @pytest.mark.parametrize(("dataset", "planted"), FAULTS)

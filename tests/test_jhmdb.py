@@ -148,13 +148,13 @@ ROW = [
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        (ROW[:4], r"row 1 must be \[video, frame path, mask path, number of frames, query\], not"),
+        (ROW[:4], r"row 1 must be \[video, frame path, mask path, number of frames with a mask, query\], not"),
         (
             [ROW[0], "images/00002.png", *ROW[2:]],
             "row 1 must name a frame in Rename_Images/ and a file in puppet_mask/",
         ),
         ([*ROW[:2], 7, *ROW[3:]], "row 1 must name a frame"),
-        ([*ROW[:3], 1, "x"], "row 1: 00002.png is not one of the 1 frames of the video"),
+        ([*ROW[:3], 1, "x"], "row 1: 00002.png is not one of the 1 frames with a mask"),
         ([*ROW[:4], " "], "row 1 must be .* with a video and a sentence"),
     ],
 )
@@ -209,7 +209,7 @@ def test_frames_that_are_missing_or_of_another_size_are_named(mini):
     with pytest.raises(ValueError, match="00002.png: is 64x40 pixels, but the frame 00001.png of the same video"):
         clip.read()
     sample.frame_path.with_name("00002.png").unlink()
-    with pytest.raises(FileNotFoundError, match="00002.png: the frame, of a video of 6, does not exist"):
+    with pytest.raises(FileNotFoundError, match="00002.png: the frame, one of 6 with a mask, does not exist"):
         jhmdb.eval_clips(mini, 3)
 
 

@@ -73,11 +73,16 @@ def test_scores_by_hand(tmp_path):
     assert scores["mean_iou"] == pytest.approx((3 / 4 + 2 / 6 + 1) / 3, abs=1e-6)
 
 
-def test_one_half_counts_as_above_one_half_through_the_smoothing_alone(tmp_path):
-    """As in the reference implementation, which compares the smoothed IoU."""
-    scores = score_masks(truth_of(tmp_path, a=rows(0, 8)), [result("a", rows(0, 4), 1.0)])
-    assert scores["mean_iou"] == pytest.approx((40 + 1e-6) / (80 + 1e-6), abs=1e-12)
-    assert scores["precision_at"]["0.5"] == 1 and scores["precision_at"]["0.6"] == 0
+@pytest.mark.parametrize("tenths", [5, 6, 7, 8, 9])
+def test_an_iou_at_a_threshold_is_above_it_only_where_float32_says_so(tmp_path, tenths):
+    """As in the reference (compute_mask_iou of ReferFormer's datasets/a2d_eval.py), which divides float32 numbers: the
+    nearest to 0.6 and to 0.8 lie above them, and 1e-6 vanishes."""
+    truth, part = np.ones((10, 20), bool), np.zeros((10, 20), bool)
+    part[:tenths] = True
+    scores = score_masks(truth_of(tmp_path, a=truth), [result("a", part, 1.0)])
+    assert scores["mean_iou"] == pytest.approx(tenths / 10, abs=1e-7)
+    assert scores["precision_at"][str(tenths / 10)] == (tenths in (6, 8))
+    assert all(value == 0 for threshold, value in scores["precision_at"].items() if float(threshold) > tenths / 10)
 
 
 def test_all_empty_is_full_agreement(tmp_path):

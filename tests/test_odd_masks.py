@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import h5py
@@ -14,8 +15,8 @@ import tests.mini_refcoco as mini_refcoco
 from datasets import a2d, build_eval_clips, build_truth, refcoco
 from evaluation import score_clips
 from tests.helpers import edit
+from tests.mini_a2d import mask, write_mini_a2d
 from tests.mini_a2d import mini_args as a2d_args
-from tests.mini_a2d import write_mini_a2d
 from tests.mini_refcoco import IMAGES, annotation_id, write_mini_refcoco, write_originals
 from tests.test_published import Scripted
 from tools.data import convert_refcoco
@@ -174,3 +175,23 @@ def test_warnings_about_files_are_few(capsys):
     assert lines[3:] == [
         f"warning: {count:,} such files so far, the last {count - 1}.h5; so it is" for count in (10, 100, 1000)
     ]
+
+
+# ------------------------------------------------------------------------------------------------- masks of A2D
+
+
+def test_masks_beyond_the_list_of_instances_are_nobodys(tmp_path):
+    masks = np.stack([mask(i, 4, (48, 80)).T for i in (0, 1, 0)]).astype(np.uint8)
+    with h5py.File(tmp_path / "00004.h5", "w") as file:
+        file["instance"], file["reMask"] = np.array([1.0, 0.0]), masks
+    assert (a2d.read_masks(tmp_path / "00004.h5", [0, 1]) == masks[[1, 0]].transpose(0, 2, 1)).all()
+
+
+def test_a_video_without_a_folder_of_masks_has_no_samples_and_is_named(tmp_path, capsys):
+    root = write_mini_a2d(tmp_path / "a2d")
+    shutil.rmtree(a2d.mask_path(root, "cc_test", 4).parent)
+    tool.make_a2d(root, overwrite=False)
+    assert (
+        "1 videos with sentences have no folder of masks and are left out, the first cc_test" in capsys.readouterr().out
+    )
+    assert {row[1] for row in read_json(a2d.list_path(root, "test"))} == {"T6bNPuKV-wY"}

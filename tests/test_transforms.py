@@ -206,8 +206,31 @@ def test_grey_frames_keep_their_hue_and_order():
 def test_fitted_size(height, width, short, longest):
     h, w = fitted_size(height, width, short, longest)
     assert 1 <= min(h, w) <= short and max(h, w) <= longest
-    assert min(h, w) in (short, 1) or max(h, w) == longest
+    limited = max(height, width) / min(height, width) * short > longest
+    assert limited or min(h, w) == short
+    # a pixel less than the exact size at most, but that the short side is rounded first where the limit bites
+    exact = min(h, w) * max(height, width) / min(height, width)
+    assert exact - 1 <= max(h, w) <= max(exact, 1) or max(h, w) == longest
     assert fitted_size(width, height, short, longest) == (w, h)
+
+
+@pytest.mark.parametrize(
+    ("frame", "short", "longest", "expected"),
+    [
+        ((720, 1280), 320, 640, (320, 568)),
+        ((1080, 1920), 352, 640, (352, 625)),
+        ((480, 640), 320, 640, (320, 426)),
+        ((480, 640), 392, 640, (392, 522)),
+        ((480, 640), 416, 640, (416, 554)),
+        ((480, 640), 512, 800, (512, 682)),
+        ((480, 854), 296, 640, (296, 526)),
+        ((480, 854), 328, 640, (328, 583)),
+        ((720, 404), 360, 640, (639, 359)),
+    ],
+)
+def test_sizes_are_cut_off_as_referformers(frame, short, longest, expected):
+    """Computed by get_size_with_aspect_ratio of its datasets/transforms_video.py; rounding gives a pixel more."""
+    assert fitted_size(*frame, short, longest) == expected
 
 
 def test_the_papers_inference_sizes():

@@ -6,15 +6,23 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
-# ImageNet's channel means and deviations on frames in [0, 1]: what every supported backbone was trained with.
+# ImageNet's channel means and deviations on frames in [0, 1], with which torchvision's, Swin's and Video Swin's weights
+# were trained (make_coco_transforms in ReferFormer's datasets/ytvos.py; configs of Video Swin).
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 
 
 def fitted_size(height: int, width: int, short: int, longest: int) -> tuple[int, int]:
-    """Height and width, in pixels, whose short side is ``short`` unless the long side would exceed ``longest``."""
-    scale = min(short / min(height, width), longest / max(height, width))
-    return max(1, round(height * scale)), max(1, round(width * scale))
+    """Height and width, in pixels, whose short side is ``short`` unless the long side would exceed ``longest``.
+
+    The long side is cut off, not rounded, as in get_size_with_aspect_ratio in datasets/transforms_video.py of
+    github.com/wjn922/ReferFormer, which has it from DETR.
+    """
+    low, high = sorted((height, width))
+    if high / low * short > longest:
+        short = max(1, round(longest * low / high))
+    long = max(1, min(longest, int(short * high / low)))
+    return (short, long) if height <= width else (long, short)
 
 
 def resize_frames(frames: Tensor, size: tuple[int, int]) -> Tensor:

@@ -43,9 +43,10 @@ def make_a2d_lists(root: Path, splits: list[str]) -> None:
     rows: dict[str, list[list]] = {split: [] for split in splits}
     counts = dict.fromkeys(splits, 0)
     nowhere = []
+    without = [video.video for video in videos if not (a2d.masks_root(root) / video.video).is_dir()]
     for video in tqdm(videos, "annotated frames", unit="video", disable=None):
         samples = video.samples(root)
-        rows[video.split] += [[s.query, s.video, s.frame, s.instance] for s in samples]
+        rows[video.split] += [[s.query.lower(), s.video, s.frame, s.instance] for s in samples]
         counts[video.split] += bool(samples)
         shown = {sample.instance for sample in samples}
         nowhere += [f"{video.video}, instance {i}" for i, _ in video.sentences if i not in shown]
@@ -56,6 +57,9 @@ def make_a2d_lists(root: Path, splits: list[str]) -> None:
         write_json(path, rows[split], indent=None)
         frames = len({(row[1], row[2]) for row in rows[split]})
         print(f"{path.name}: {counts[split]} videos, {frames} frames, {len(rows[split])} samples")
+    if without:
+        few = f"{len(without)} videos with sentences have no folder of masks and are left out"
+        print(f"warning: {few}, the first {without[0]}")
     if nowhere:
         print(f"{len(nowhere)} sentences are about an instance that no annotated frame has, the first {nowhere[0]}")
 

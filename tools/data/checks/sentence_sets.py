@@ -11,6 +11,7 @@ from datasets.sentences import Sentences
 from tools.data.checks.report import Found, Report, pixels, said
 from util.video_io import VideoFile
 
+# docs/data.md, "Where each fact is from"
 PUBLISHED = {
     "a2d": {"train": {"videos": 3017}, "test": {"videos": 737}},
     "jhmdb": {"test": {"videos": 928, "samples": 2784}},
@@ -32,6 +33,11 @@ def _check_truth(report: Report, root: Path, data: Sentences, path: Path, image_
     for image_id in sorted(truth.keys() - image_ids, key=str)[:1]:
         report.add("list", relative, f"has ground truth of {image_id}, which the list of samples has not")
     return image_ids - truth.keys()
+
+
+def _number(stem: str) -> int:
+    """The number of a frame of JHMDB from the name of its file; 0 for another name."""
+    return int(stem) if len(stem) == 5 and stem.isdecimal() else 0
 
 
 def _lacks(image_id: str) -> str:
@@ -100,7 +106,10 @@ def check_a2d_video(
     folder = a2d.mask_path(root, video, 1).parent
     relative_folder = folder.relative_to(root).as_posix()
     if not folder.is_dir():
-        found.add("missing", f"{relative_folder}/", "the folder of this video's masks")
+        if listed:
+            found.add("missing", f"{relative_folder}/", "the folder of this video's masks")
+        else:
+            found.note("videos with sentences have no folder of masks and are not used", f"{relative_folder}/")
         return found
     found.check_folder(root, relative_folder, _is_mask)
     shown: set[int] = set()
@@ -195,8 +204,12 @@ def check_jhmdb_video(root: Path, samples: Sequence[jhmdb.Sample], lacking: Set[
     found = Found()
     first = samples[0]
     folder = first.frame_path.parent.relative_to(root).as_posix()
-    names = [f"{i:05d}" for i in range(1, max(s.length for s in samples) + 1)]
-    usual = found.read_frames(root, folder, names, first.frame_path.suffix)
+    length = max(s.length for s in samples)
+    names = [f"{i:05d}" for i in range(1, length + 1)]
+    # the list counts the frames that have a mask; a video may go on
+    beyond = sorted({path.stem for path in (root / folder).glob("*") if _number(path.stem) > length})
+    found.notes["frames lie past the last one with a mask and are not used"] += len(beyond)
+    usual = found.read_frames(root, folder, names + beyond, first.frame_path.suffix)
     relative = first.mask_path.relative_to(root).as_posix()
     try:
         masks = jhmdb.read_puppet_masks(first.mask_path)
