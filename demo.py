@@ -45,10 +45,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def load(asked: argparse.Namespace, device: torch.device) -> Predictor:
-    """The predictor of a checkpoint, as it was trained but for what is ``asked``. It can read all the texts."""
+    """The predictor of a checkpoint, as it was trained but for what is ``asked``. It can read all the texts.
+
+    Raises ValueError where it cannot.
+    """
     how = {name: getattr(asked, name) for name in PREDICTOR_OPTIONS}
     predictor = models.load_predictor(asked.resume, device, **how)
-    predictor.model.text_encoder.tokenize(asked.text)  # raises now rather than after the video
+    predictor.announce((f"--text {text[:30]!r}", text) for text in asked.text)  # now rather than after the video
     return predictor
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ import datasets
 import models
 from datasets import EvalClip, davis, mevis, refcoco, ytvos
 from datasets.davis import AnnotatedVideo
+from datasets.texts import asked_texts
 from davis2017 import davis_protocol, ytvos_protocol
 from davis2017.truth import RleMasks
 from engine import predict_annotators, predict_clips, predict_split
@@ -91,12 +92,14 @@ def score_videos(
         "davis": (predict_annotators, davis_protocol.score_results, ANNOTATOR_ROOTS),
         "mevis": (predict_split, ytvos_protocol.score_results, [RESULTS_ROOT]),
     }[args.dataset_file]
+    asked = datasets.build_eval_videos(args, split)
+    predictor.announce(asked_texts(args.dataset_file, asked))
     with dist.together():
         if dist.is_main():
             # now rather than after hours of inference
             truth, videos = video_truth(args, split)
             claim_results(results, run, replace=True, roots=roots)
-    predict(predictor, datasets.build_eval_videos(args, split), results)
+    predict(predictor, asked, results)
     if not dist.is_main():
         return None
     workers = min(os.cpu_count() or 1, max(1, len(videos) // VIDEOS_PER_PROCESS))
@@ -115,6 +118,12 @@ def require_truth(args: argparse.Namespace, split: str) -> None:
         datasets.build_truth(args, split, datasets.build_eval_clips(args, split))
     else:
         video_truth(args, split)
+
+
+def eval_texts(args: argparse.Namespace, split: str) -> Iterator[tuple[str, str]]:
+    """Places and texts of all that is asked of a split."""
+    build = datasets.build_eval_clips if datasets.scores_frames(args) else datasets.build_eval_videos
+    return asked_texts(args.dataset_file, build(args, split))
 
 
 def video_truth(args: argparse.Namespace, split: str) -> tuple:
@@ -147,6 +156,7 @@ def score_frames(
     """Precision, IoU and mAP of the masks of single frames, which it returns on rank 0; of RefCOCO's images also scores
     of the boxes. ``run`` is all that the results depend on."""
     clips = datasets.build_eval_clips(args, split)
+    predictor.announce(asked_texts(args.dataset_file, clips))
     truth = datasets.build_truth(args, split, clips)
     boxes = args.dataset_file in refcoco.SETS
     scores = score_clips(predictor, clips, truth, results, run, boxes=boxes)

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable, Iterator
 
 _AMP = ("off", "bf16", "fp16", "auto")
+_LONG_TEXT = ("shorten", "refuse")
 _A2D = dict(dataset_file="a2d", batch_size=2, eval_size=320, max_size=576, freeze_text_encoder=True)
 
 # The recipes of the paper and of ReferFormer, as defaults that explicit flags still override.
@@ -107,11 +108,9 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--mask_dim", type=_positive_int, default=256, help="channels of the mask features (C_m)")
     group.add_argument("--mask_decoder", choices=("fpn", "cross_modal"), default="fpn")
     group.add_argument("--time_encoding", action=argparse.BooleanOptionalAction, default=True)
+    group.add_argument("--text_form", choices=("clean", "lower", "raw"), default="clean", help="see docs/data.md, Text")
     group.add_argument(
-        "--binary",
-        action=argparse.BooleanOptionalAction,
-        default=False,
-        help="one class, 'referred', instead of the categories",
+        "--binary", action=argparse.BooleanOptionalAction, default=False, help="one class, 'referred', not categories"
     )
     group.add_argument("--no_aux_loss", action="store_true", help="supervise the last CMIE stage only")
     group.add_argument("--jsc_target", choices=("joint", "video", "text", "none"), default="joint")
@@ -265,13 +264,12 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=WEIGHT",
         help="how often the clips of a part of all or joint occur in an epoch: 0.5 half of them, 2 twice; default: 1",
     )
-    group.add_argument(
-        "--holdout", type=_non_negative_int, default=0, help="training videos kept out for local scoring"
-    )
+    group.add_argument("--holdout", type=_non_negative_int, default=0, help="training videos kept out for scoring")
     group.add_argument("--num_frames", type=_positive_int, default=5, help="frames of a training clip (T)")
     group.add_argument(
         "--expressions_per_clip", type=_positive_int, default=1, help="expressions that share one encoded clip"
     )
+    group.add_argument("--long_text", choices=_LONG_TEXT, default="shorten", help="beyond the encoder's positions")
     group.add_argument(
         "--bad_sample",
         choices=("fail", "skip"),
@@ -292,7 +290,7 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--photometric", action=argparse.BooleanOptionalAction, default=True)
 
 
-PREDICTOR_OPTIONS = ("eval_size", "max_size", "amp", "window", "overlap")  # of models.load_predictor
+PREDICTOR_OPTIONS = ("eval_size", "max_size", "amp", "window", "overlap", "long_text")  # of models.load_predictor
 
 
 def add_predictor_options(parser: argparse.ArgumentParser) -> None:
@@ -304,6 +302,7 @@ def add_predictor_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--window", type=_positive_int, metavar="FRAMES", help="of a video seen at once; default: 40")
     parser.add_argument("--overlap", type=_positive_int, metavar="FRAMES", help="of two windows; default: 8, or a half")
     parser.add_argument("--device", help="cuda, cuda:1, cpu; default: a GPU when there is one")
+    parser.add_argument("--long_text", choices=_LONG_TEXT, default="shorten", help="beyond the encoder's positions")
 
 
 def inference_parser(program: str, description: str, output: str) -> argparse.ArgumentParser:

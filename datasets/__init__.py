@@ -283,6 +283,7 @@ def build_train_loader(
         transform=transform,
         seed=args.seed,
         bad_sample=args.bad_sample,
+        text_form=args.text_form,
     )
     owners = np.repeat(list(sets), [len(videos) for videos in sets.values()])[dataset.entries[:, 0]]
     shares = np.array([weights[name] for name in owners])
@@ -299,5 +300,6 @@ def build_train_loader(
         worker_init_fn=set_up_worker,
         generator=torch.Generator(),  # else every epoch would draw from the one that training draws from
     )
+    loader.sets = sets
     loader.clips = {name: round(shares[owners == name].sum()) for name in sets}
     return loader

@@ -21,6 +21,7 @@ from datasets.sampling import draw_group, draw_window, group_count, stream, wind
 from datasets.transforms import TrainTransform
 from util.box_ops import masks_to_boxes
 from util.structures import Clip, Target
+from util.text import in_form
 from util.video_io import check_size, image_size, read_frames, read_label_maps
 
 # Random streams of a sample: its own choices, those it shares with its step, the grouping of a window's expressions.
@@ -207,6 +208,7 @@ class ClipDataset(Dataset):
         transform: augmentation.
         seed: of the run; with a :class:`ClipRequest` it determines a sample, whichever process makes it.
         bad_sample: "fail", or "skip": a clip whose files are no good is replaced by another one.
+        text_form: of the expressions, see :func:`util.text.in_form`.
     """
 
     def __init__(
@@ -218,6 +220,7 @@ class ClipDataset(Dataset):
         transform: TrainTransform,
         seed: int,
         bad_sample: str = "fail",
+        text_form: str = "clean",
     ) -> None:
         self.videos = list(videos)
         self.num_frames = num_frames
@@ -225,6 +228,7 @@ class ClipDataset(Dataset):
         self.transform = transform
         self.seed = seed
         self.bad_sample = bad_sample
+        self.text_form = text_form
         # An array rather than tuples: worker processes then share its memory.
         self.entries = np.array(
             [
@@ -302,7 +306,8 @@ class ClipDataset(Dataset):
         expressions = [video.expressions[i] for i in chosen]
         frames, masks = video.clip(positions, [e.objects for e in expressions], own)
         original_size = (frames.shape[-2], frames.shape[-1])
-        frames, masks, texts = self.transform(frames, masks, [e.text for e in expressions], shared, own)
+        texts = [in_form(e.text, self.text_form) for e in expressions]
+        frames, masks, texts = self.transform(frames, masks, texts, shared, own)
         annotated = video.annotated(positions)
         targets = [
             make_target(masks[:, e, None], expression, video.video_id, annotated)

@@ -15,6 +15,7 @@ from torch import Tensor
 from datasets.base import EvalClip, Expression, TrainVideo
 from datasets.pseudo_video import pseudo_video
 from util.rle import decode, parse
+from util.text import is_empty
 from util.video_io import read_frames
 
 # Whose division into splits each set is published with, and what those splits are.
@@ -104,7 +105,7 @@ def _sentence(path: Path, name: str, image: dict, annotation: dict) -> Sentence:
     for key in ("caption", "file_name"):
         if not isinstance(image.get(key), str):
             raise _bad(path, f'{here}: the image must have a text as "{key}"')
-    if not image["caption"].strip():
+    if is_empty(image["caption"]):
         raise _bad(path, f"{here} is empty", "write its text as its caption, or delete the image and its annotation")
     if image.get("dataset_name", name) != name:
         raise _bad(path, f"{here} is of {image['dataset_name']}, not of {name}")
