@@ -55,6 +55,11 @@ def truth_path(root: Path) -> Path:
     return root / "a2d_sentences_test_annotations_in_coco_format.json"
 
 
+def sentences_path(root: Path) -> Path:
+    """The sentences as published, of which the lists are made."""
+    return root / "text_annotations" / "a2d_annotation.txt"
+
+
 def clips_root(root: Path) -> Path:
     """Folder of the mp4 files, under either of the names in which copies of the data set have it."""
     folders = [root / "Release" / name for name in ("clips320H", "CLIPS320")]
@@ -226,7 +231,7 @@ def read_raw(root: Path) -> list[RawVideo]:
         FileNotFoundError, ValueError: naming the file, the row and the mend.
     """
     splits = read_subsets(root)
-    path = root / "text_annotations" / "a2d_annotation.txt"
+    path = sentences_path(root)
     videos = []
     for video, sentences in _read_sentences(path).items():
         if video not in splits:

@@ -19,14 +19,13 @@ _STRAIGHT = str.maketrans(
         **dict.fromkeys("‐‑‒–—―−", "-"),
     }
 )
-_SPACES = re.compile("[\\s\u2800]+")  # the braille blank is a symbol for Unicode, and a space to look at
+# blanks for Unicode only to look at: braille's, and the fillers of Hangul that NFKC leaves
+_SPACES = re.compile("[\\s\u2800\u115f\u1160]+")
 _CONTROLS = re.compile(r"[\x00-\x08\x0e-\x1b\x7f]")
 _CHANGED = re.compile(r"[^a-z0-9 ,-]| $|^ |  ")  # a text without any of these is in its form
 # Characters without width that are not of category Cf: Default_Ignorable_Code_Point in the Unicode character database,
 # https://www.unicode.org/Public/UCD/latest/ucd/DerivedCoreProperties.txt
-_IGNORED = re.compile(
-    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2065\u3164\ufe00-\ufe0f\uffa0\ufff0-\ufff8\U000e0000-\U000e0fff]"
-)
+_IGNORED = re.compile("[\u034f\u17b4\u17b5\u180b-\u180f\u2065\ufe00-\ufe0f\ufff0-\ufff8\U000e0000-\U000e0fff]")
 # Blocks of scripts that put no space between words: Thai and Lao, Tibetan, Myanmar, Khmer, Tai Le to Khmer symbols, Tai
 # Tham, Balinese, kana and Chinese characters, Yi, Javanese, the rest of Myanmar.
 _UNSPACED = re.compile(
