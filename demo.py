@@ -19,6 +19,7 @@ from opts import PREDICTOR_OPTIONS, add_predictor_options
 from util import cli, dist
 from util.log import progress_bar
 from util.own_video import FOLDER_FPS, open_video
+from util.text import is_empty
 from util.video_result import MASK_FORMS, PIECES, RECORD, write_result
 from util.writers import atomic_pieces
 
@@ -64,7 +65,7 @@ def infer(asked: argparse.Namespace, device: torch.device) -> None:
     if dist.world_size() > 1:
         raise ValueError("demo.py is one process; start it without torchrun")
     for text in asked.text:
-        if not text.strip():
+        if is_empty(text):
             raise ValueError(f'--text "{text}" is empty: say what to look for, such as --text "the dog on the left"')
     path = Path(asked.video)
     output_dir = Path(asked.output_dir or Path("output", "videos", path.resolve().name if path.is_dir() else path.stem))

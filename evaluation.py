@@ -38,6 +38,7 @@ def evaluate(args: argparse.Namespace, saved: dict, device: torch.device) -> Non
     model, _ = models.restore_model(saved, args.resume)
     models.settle_amp(args, device)
     predictor = models.inference_predictor(model, args, device)
+    predictor.announce(eval_texts(args, split))
     score_split(args, split, predictor, checkpoint.fingerprint(args.resume))
 
 
@@ -92,14 +93,12 @@ def score_videos(
         "davis": (predict_annotators, davis_protocol.score_results, ANNOTATOR_ROOTS),
         "mevis": (predict_split, ytvos_protocol.score_results, [RESULTS_ROOT]),
     }[args.dataset_file]
-    asked = datasets.build_eval_videos(args, split)
-    predictor.announce(asked_texts(args.dataset_file, asked))
     with dist.together():
         if dist.is_main():
             # now rather than after hours of inference
             truth, videos = video_truth(args, split)
             claim_results(results, run, replace=True, roots=roots)
-    predict(predictor, asked, results)
+    predict(predictor, datasets.build_eval_videos(args, split), results)
     if not dist.is_main():
         return None
     workers = min(os.cpu_count() or 1, max(1, len(videos) // VIDEOS_PER_PROCESS))
@@ -156,7 +155,6 @@ def score_frames(
     """Precision, IoU and mAP of the masks of single frames, which it returns on rank 0; of RefCOCO's images also scores
     of the boxes. ``run`` is all that the results depend on."""
     clips = datasets.build_eval_clips(args, split)
-    predictor.announce(asked_texts(args.dataset_file, clips))
     truth = datasets.build_truth(args, split, clips)
     boxes = args.dataset_file in refcoco.SETS
     scores = score_clips(predictor, clips, truth, results, run, boxes=boxes)

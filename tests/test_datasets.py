@@ -132,26 +132,6 @@ def test_windows_cover_every_expression(mini):
     assert sum(asked.values()) == len(data)
 
 
-@pytest.mark.parametrize(
-    ("form", "read"),
-    [
-        ((), "the box on the left"),
-        (("lower",), "\u201cthe box on the left.\u201d"),
-        (("raw",), "\u201cThe BOX  on the Left.\u201d"),
-    ],
-)
-def test_clips_have_their_texts_in_the_form_of_the_run(fresh, form, read):
-    path = fresh / "meta_expressions/train/meta_expressions.json"
-    meta = json.loads(path.read_text())
-    meta["videos"]["aa_wide"]["expressions"] = {"0": {"exp": "\u201cThe BOX  on the Left.\u201d", "obj_id": "1"}}
-    path.write_text(json.dumps(meta))
-    data = dataset(fresh, *PLAIN, *(("--text_form", *form) if form else ()))
-    assert data[ClipRequest(0)].expressions == [read]
-    flipped = dataset(fresh, "--no-random_crop", "--no-photometric", *(("--text_form", *form) if form else ()))
-    seen = {data[ClipRequest(0, epoch)].expressions[0] for data in [flipped] for epoch in range(12)}
-    assert seen == {read, read.replace("left", "right").replace("Left", "Right")}
-
-
 @pytest.mark.parametrize("most", [1, 2, 3, 7])
 def test_every_epoch_asks_each_expression_once_per_window(mini, most):
     data = dataset(mini, "--expressions_per_clip", str(most), *PLAIN)
