@@ -67,6 +67,8 @@ def infer(asked: argparse.Namespace, device: torch.device) -> None:
     for text in asked.text:
         if is_empty(text):
             raise ValueError(f'--text "{text}" is empty: say what to look for, such as --text "the dog on the left"')
+        if text != text.encode("utf-8", "ignore").decode("utf-8"):
+            raise ValueError(f"--text {text!r} is not in UTF-8; set the terminal to it, or use letters that need none")
     path = Path(asked.video)
     output_dir = Path(asked.output_dir or Path("output", "videos", path.resolve().name if path.is_dir() else path.stem))
     if path.is_dir() and output_dir.resolve() == path.resolve():

@@ -166,7 +166,10 @@ class TextEncoder(nn.Module):
             more = f"; and {len(long) - _REFUSED} more texts" if len(long) > _REFUSED else ""
             raise ValueError(f"{named}{more}: shorten them, or give --long_text shorten")
         self._told.update(text for text, _ in long.values())
-        lines = [f"{told}: it is read up to {self.read(text)[-30:]!r}" for text, told in list(long.values())[:_NAMED]]
+        lines = [
+            f"{told}; {len(self.read(text))} of its {len(self._formed(text))} characters are read"
+            for text, told in list(long.values())[:_NAMED]
+        ]
         if len(long) > _NAMED:
             lines.append(f"{len(long) - _NAMED} more texts are too long; tools/data/check.py names those of a data set")
         if dist.is_main():

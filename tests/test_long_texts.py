@@ -1,4 +1,4 @@
-"""Texts that no encoder takes: found by the checker and at the start, named, shortened or refused; the form of others."""
+"""Texts that no encoder takes: found by the checker and at the start, named, shortened or refused. Forms of texts."""
 
 from __future__ import annotations
 
