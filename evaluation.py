@@ -38,7 +38,8 @@ def evaluate(args: argparse.Namespace, saved: dict, device: torch.device) -> Non
     model, _ = models.restore_model(saved, args.resume)
     models.settle_amp(args, device)
     predictor = models.inference_predictor(model, args, device)
-    predictor.announce(eval_texts(args, split))
+    if not datasets.scores_frames(args):  # else score_frames does it, with the clips that it reads
+        predictor.announce(eval_texts(args, split))
     score_split(args, split, predictor, checkpoint.fingerprint(args.resume))
 
 
@@ -155,6 +156,7 @@ def score_frames(
     """Precision, IoU and mAP of the masks of single frames, which it returns on rank 0; of RefCOCO's images also scores
     of the boxes. ``run`` is all that the results depend on."""
     clips = datasets.build_eval_clips(args, split)
+    predictor.announce(asked_texts(args.dataset_file, clips))
     truth = datasets.build_truth(args, split, clips)
     boxes = args.dataset_file in refcoco.SETS
     scores = score_clips(predictor, clips, truth, results, run, boxes=boxes)
