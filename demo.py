@@ -19,6 +19,7 @@ from opts import PREDICTOR_OPTIONS, add_predictor_options
 from util import cli, dist
 from util.log import progress_bar
 from util.own_video import FOLDER_FPS, open_video
+from util.text import is_empty
 from util.video_result import MASK_FORMS, PIECES, RECORD, write_result
 from util.writers import atomic_pieces
 
@@ -45,10 +46,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def load(asked: argparse.Namespace, device: torch.device) -> Predictor:
-    """The predictor of a checkpoint, as it was trained but for what is ``asked``. It can read all the texts."""
+    """The predictor of a checkpoint, as it was trained but for what is ``asked``. It can read all the texts.
+
+    Raises ValueError where it cannot.
+    """
     how = {name: getattr(asked, name) for name in PREDICTOR_OPTIONS}
     predictor = models.load_predictor(asked.resume, device, **how)
-    predictor.model.text_encoder.tokenize(asked.text)  # raises now rather than after the video
+    predictor.announce((f"--text {text[:30]!r}", text) for text in asked.text)  # now rather than after the video
     return predictor
 
 
@@ -61,8 +65,10 @@ def infer(asked: argparse.Namespace, device: torch.device) -> None:
     if dist.world_size() > 1:
         raise ValueError("demo.py is one process; start it without torchrun")
     for text in asked.text:
-        if not text.strip():
+        if is_empty(text):
             raise ValueError(f'--text "{text}" is empty: say what to look for, such as --text "the dog on the left"')
+        if text != text.encode("utf-8", "ignore").decode("utf-8"):
+            raise ValueError(f"--text {text!r} is not in UTF-8; set the terminal to it, or use letters that need none")
     path = Path(asked.video)
     output_dir = Path(asked.output_dir or Path("output", "videos", path.resolve().name if path.is_dir() else path.stem))
     if path.is_dir() and output_dir.resolve() == path.resolve():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ import datasets
 import models
 from datasets import EvalClip, davis, mevis, refcoco, ytvos
 from datasets.davis import AnnotatedVideo
+from datasets.texts import asked_texts
 from davis2017 import davis_protocol, ytvos_protocol
 from davis2017.truth import RleMasks
 from engine import predict_annotators, predict_clips, predict_split
@@ -37,6 +38,8 @@ def evaluate(args: argparse.Namespace, saved: dict, device: torch.device) -> Non
     model, _ = models.restore_model(saved, args.resume)
     models.settle_amp(args, device)
     predictor = models.inference_predictor(model, args, device)
+    if not datasets.scores_frames(args):  # else score_frames does it, with the clips that it reads
+        predictor.announce(eval_texts(args, split))
     score_split(args, split, predictor, checkpoint.fingerprint(args.resume))
 
 
@@ -117,6 +120,12 @@ def require_truth(args: argparse.Namespace, split: str) -> None:
         video_truth(args, split)
 
 
+def eval_texts(args: argparse.Namespace, split: str) -> Iterator[tuple[str, str]]:
+    """Places and texts of all that is asked of a split."""
+    build = datasets.build_eval_clips if datasets.scores_frames(args) else datasets.build_eval_videos
+    return asked_texts(args.dataset_file, build(args, split))
+
+
 def video_truth(args: argparse.Namespace, split: str) -> tuple:
     """The masks of a split whose whole videos are scored, and its videos."""
     read = {"ytvos": ytvos_truth, "joint": ytvos_truth, "davis": davis_truth, "mevis": mevis_truth}
@@ -147,6 +156,7 @@ def score_frames(
     """Precision, IoU and mAP of the masks of single frames, which it returns on rank 0; of RefCOCO's images also scores
     of the boxes. ``run`` is all that the results depend on."""
     clips = datasets.build_eval_clips(args, split)
+    predictor.announce(asked_texts(args.dataset_file, clips))
     truth = datasets.build_truth(args, split, clips)
     boxes = args.dataset_file in refcoco.SETS
     # ReferFormer's A2DSentencesPostProcess (models/postprocessors.py) gives masks of both sets the size of their truth

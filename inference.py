@@ -13,6 +13,7 @@ import datasets
 import models
 from datasets import VideoSet
 from datasets.base import VideoEntry
+from datasets.texts import asked_texts
 from engine import predict_split
 from models.proxyformer import ProxyFormer
 from models.windows import window_sizes
@@ -60,7 +61,7 @@ def restore(
     args = argparse.Namespace(**vars(parse_train_args([])) | vars(trained))
     args.amp = inference_amp(args.amp)
     args.dataset_file = dataset_file
-    for name in ("holdout", "eval_size", "max_size", "amp", f"{dataset_file}_path"):
+    for name in ("holdout", "eval_size", "max_size", "amp", "long_text", f"{dataset_file}_path"):
         if getattr(asked, name) is not None:
             setattr(args, name, getattr(asked, name))
     if not datasets.may_be_trained_on(dataset_file, trained.dataset_file):
@@ -99,6 +100,7 @@ def segment_split(asked: argparse.Namespace, device: torch.device, dataset_file:
     videos = datasets.build_eval_videos(args, asked.split)
     output_dir = Path(asked.output_dir)
     predictor = models.inference_predictor(model, args, device, **windows(asked))
+    predictor.announce(asked_texts(dataset_file, videos))
     claim(asked, args, output_dir)
     predict_split(predictor, videos, output_dir)
     if not dist.is_main():

@@ -20,6 +20,7 @@ from PIL import Image
 import datasets
 import models
 from datasets.davis import SPLITS, AnnotatedVideo
+from datasets.texts import asked_texts
 from engine import predict_annotators
 from inference import claim, restore, run_inference, windows, write_overlay
 from opts import inference_parser, parse_inference_args
@@ -41,6 +42,7 @@ def infer(asked: argparse.Namespace, device: torch.device) -> None:
     videos = datasets.build_eval_videos(args, asked.split)
     results_dir = Path(asked.output_dir) / asked.split
     predictor = models.inference_predictor(model, args, device, **windows(asked))
+    predictor.announce(asked_texts("davis", videos))
     claim(asked, args, results_dir, ANNOTATOR_ROOTS)
     predict_annotators(predictor, videos, results_dir)
     if not dist.is_main():

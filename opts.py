@@ -17,6 +17,7 @@ from util.option_types import (
 from util.referformer_flags import without_referformer_flags
 
 _AMP = ("off", "bf16", "fp16", "auto")
+_LONG_TEXT = ("shorten", "refuse")
 _A2D = dict(dataset_file="a2d", batch_size=2, eval_size=320, max_size=576, freeze_text_encoder=True)
 
 # of images, instead of the sizes of videos: make_coco_transforms in ReferFormer's datasets/refexp.py
@@ -86,11 +87,9 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--mask_dim", type=positive_int, default=256, help="channels of the mask features (C_m)")
     group.add_argument("--mask_decoder", choices=("fpn", "cross_modal"), default="fpn")
     group.add_argument("--time_encoding", action=argparse.BooleanOptionalAction, default=True)
+    group.add_argument("--text_form", choices=("clean", "lower", "raw"), default="clean", help="see docs/data.md, Text")
     group.add_argument(
-        "--binary",
-        action=argparse.BooleanOptionalAction,
-        default=False,
-        help="one class, 'referred', instead of the categories",
+        "--binary", action=argparse.BooleanOptionalAction, default=False, help="one class, 'referred', not categories"
     )
     group.add_argument("--no_aux_loss", action="store_true", help="supervise the last CMIE stage only")
     group.add_argument("--jsc_target", choices=("joint", "video", "text", "none"), default="joint")
@@ -250,6 +249,7 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--expressions_per_clip", type=positive_int, default=1, help="expressions that share one encoded clip"
     )
+    group.add_argument("--long_text", choices=_LONG_TEXT, default="shorten", help="beyond the encoder's positions")
     group.add_argument(
         "--bad_sample",
         choices=("fail", "skip"),
@@ -280,7 +280,7 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--photometric", action=argparse.BooleanOptionalAction, default=True)
 
 
-PREDICTOR_OPTIONS = ("eval_size", "max_size", "amp", "window", "overlap")  # of models.load_predictor
+PREDICTOR_OPTIONS = ("eval_size", "max_size", "amp", "window", "overlap", "long_text")  # of models.load_predictor
 
 
 def add_predictor_options(parser: argparse.ArgumentParser) -> None:
@@ -292,6 +292,7 @@ def add_predictor_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--window", type=positive_int, metavar="FRAMES", help="of a video seen at once; default: 40")
     parser.add_argument("--overlap", type=positive_int, metavar="FRAMES", help="of two windows; default: 8, or a half")
     parser.add_argument("--device", help="cuda, cuda:1, cpu; default: a GPU when there is one")
+    parser.add_argument("--long_text", choices=_LONG_TEXT, default="shorten", help="beyond the encoder's positions")
 
 
 def inference_parser(program: str, description: str, output: str) -> argparse.ArgumentParser:

@@ -17,8 +17,9 @@ from torch import nn
 import datasets
 import models
 from datasets.loader import WorkerDied
+from datasets.texts import training_texts
 from engine import Step, train_step
-from evaluation import pictures, require_truth, score_split
+from evaluation import eval_texts, pictures, require_truth, score_split
 from models import ProxyFormer, prepare
 from util import checkpoint, dist, optim
 from util.interrupt import Interrupted, StopRequest
@@ -52,6 +53,7 @@ class Trainer:
             if saved
             else models.build_model(args, self.num_classes)
         )
+        self.model.text_encoder.announce(training_texts(self.loader.sets), args.long_text)
         if args.warmup_steps >= self.steps * args.epochs:
             raise ValueError(
                 f"--warmup_steps {args.warmup_steps}: the whole run has {self.steps * args.epochs} steps; give less"
@@ -218,6 +220,7 @@ class Trainer:
         split = datasets.eval_split(self.args, self.args.dataset_file)
         datasets.refuse_trained(split, self.args.holdout, self.args.holdout)
         require_truth(self.args, split)  # now rather than after an epoch
+        self.model.text_encoder.announce(eval_texts(self.args, split), self.args.long_text)
         return split
 
     def evaluate(self) -> float | None:

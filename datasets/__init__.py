@@ -286,6 +286,7 @@ def build_train_loader(
         seed=args.seed,
         bad_sample=args.bad_sample,
         absent_object=args.absent_object,
+        text_form=args.text_form,
     )
     owners = np.repeat(list(sets), [len(videos) for videos in sets.values()])[dataset.entries[:, 0]]
     shares = np.array([weights[name] for name in owners])
@@ -302,5 +303,6 @@ def build_train_loader(
         worker_init_fn=set_up_worker,
         generator=torch.Generator(),  # else every epoch would draw from the one that training draws from
     )
+    loader.sets = sets
     loader.clips = {name: round(shares[owners == name].sum()) for name in sets}
     return loader

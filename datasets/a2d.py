@@ -19,9 +19,10 @@ from torch import Tensor
 
 from datasets.base import EvalClip, Expression, TrainVideo
 from datasets.sampling import centred_window
-from datasets.sentences import Sentences, clean_query
+from datasets.sentences import Sentences
 from util.coco import Truth, nearest
 from util.files import FileWarnings, encoding_of
+from util.text import in_form, is_empty
 from util.video_io import VideoFile
 
 SPLITS = ("train", "test")
@@ -53,6 +54,11 @@ def list_path(root: Path, split: str) -> Path:
 def truth_path(root: Path) -> Path:
     """The ground truth of the split ``test``, in COCO's form."""
     return root / "a2d_sentences_test_annotations_in_coco_format.json"
+
+
+def sentences_path(root: Path) -> Path:
+    """The sentences as published, of which the lists are made."""
+    return root / "text_annotations" / "a2d_annotation.txt"
 
 
 def clips_root(root: Path) -> Path:
@@ -155,7 +161,7 @@ def read_samples(root: Path, split: str) -> list[Sample]:
     samples = []
     for number, (query, video, *numbers) in enumerate(SET.read_rows(path, 4, _FORM), 1):
         frame, instance = map(_number, numbers)
-        if not isinstance(query, str) or not query.strip() or not isinstance(video, str) or not frame:
+        if not isinstance(query, str) or is_empty(query) or not isinstance(video, str) or not frame:
             raise SET.bad(path, f"row {number} must be {_FORM}, with a sentence, a video and a frame from 1")
         if instance is None:
             raise SET.bad(path, f"row {number}: instance {numbers[1]!r} is not a number")
@@ -206,7 +212,7 @@ def _read_sentences(path: Path) -> dict[str, list[tuple[int, str]]]:
         if instance_id == _WRONG_INSTANCE:
             continue
         instance = _number(instance_id.strip())
-        if not video or instance is None or not query.strip():
+        if not video or instance is None or is_empty(query):
             raise SET.bad(path, f"row {number} must hold a video, the number of an instance and a sentence")
         # A sample has no name beyond video, frame and instance: two sentences could not be scored apart.
         if first.setdefault((video, instance), number) != number:
@@ -250,7 +256,7 @@ def read_raw(root: Path) -> list[RawVideo]:
         FileNotFoundError, ValueError: naming the file, the row and the mend.
     """
     splits = read_subsets(root)
-    path = root / "text_annotations" / "a2d_annotation.txt"
+    path = sentences_path(root)
     videos = []
     for video, sentences in _read_sentences(path).items():
         if video not in splits:
@@ -364,7 +370,7 @@ def train_videos(root: Path, num_frames: int) -> list[AnnotatedFrame]:
                 video_id=video,
                 frame_ids=tuple(str(first + t) for t in range(num_frames)),
                 expressions=tuple(
-                    Expression(sample.image_id, clean_query(sample.query), (sample.instance,), label=0)
+                    Expression(sample.image_id, in_form(sample.query, "lower"), (sample.instance,), label=0)
                     for sample in samples
                 ),
                 video_path=video_path,
@@ -383,7 +389,7 @@ def eval_clips(root: Path, num_frames: int) -> list[WindowClip]:
     return [
         WindowClip(
             clip_id=f"{samples[0].video}, frame {samples[0].frame}",
-            expressions={sample.image_id: clean_query(sample.query) for sample in samples},
+            expressions={sample.image_id: in_form(sample.query, "lower") for sample in samples},
             scored=num_frames // 2,
             video_path=video_path,
             frame=samples[0].frame,

@@ -23,6 +23,7 @@ from datasets.transforms import TrainTransform
 from util.box_ops import masks_to_boxes
 from util.pictures import check_size, image_size, read_frames, read_label_maps
 from util.structures import Clip, Target
+from util.text import in_form
 
 # Random streams of a sample: its own choices, those it shares with its step, the grouping of a window's expressions.
 _OWN, _SHARED, _GROUPING, _SUBSTITUTE = range(4)
@@ -232,6 +233,7 @@ class ClipDataset(Dataset):
         absent_object: of an expression whose object no frame of the clip shows: "keep" trains it as absent; "replace"
             leaves it out, and takes another clip of the whole set where none is left (``__getitem__`` of ReferFormer's
             datasets/ytvos.py).
+        text_form: of the expressions, see :func:`util.text.in_form`.
     """
 
     def __init__(
@@ -244,6 +246,7 @@ class ClipDataset(Dataset):
         seed: int,
         bad_sample: str = "fail",
         absent_object: str = "keep",
+        text_form: str = "clean",
     ) -> None:
         self.videos = list(videos)
         self.num_frames = num_frames
@@ -252,6 +255,7 @@ class ClipDataset(Dataset):
         self.seed = seed
         self.bad_sample = bad_sample
         self.absent_object = absent_object
+        self.text_form = text_form
         # An array rather than tuples: worker processes then share its memory.
         self.entries = np.array(
             [
@@ -347,7 +351,8 @@ class ClipDataset(Dataset):
         expressions = [video.expressions[i] for i in chosen]
         frames, masks = video.clip(positions, [e.objects for e in expressions], own)
         original_size = (frames.shape[-2], frames.shape[-1])
-        frames, masks, texts = self.transform(frames, masks, [e.text for e in expressions], shared, own)
+        texts = [in_form(e.text, self.text_form) for e in expressions]
+        frames, masks, texts = self.transform(frames, masks, texts, shared, own)
         annotated = video.annotated(positions)
         targets = [
             make_target(masks[:, e, None], expression, video.video_id, annotated)

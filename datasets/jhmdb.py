@@ -15,10 +15,11 @@ from torch import Tensor
 
 from datasets.base import EvalClip
 from datasets.sampling import centred_window
-from datasets.sentences import Sentences, clean_query
+from datasets.sentences import Sentences
 from util import dist
 from util.coco import Truth
 from util.pictures import find_files, read_frames
+from util.text import in_form, is_empty
 
 SET = Sentences(title="JHMDB-Sentences", flag="--jhmdb_path", name="jhmdb")
 _FORM = "[video, frame path, mask path, number of frames with a mask, query]"
@@ -82,7 +83,7 @@ def read_samples(root: Path) -> list[Sample]:
         frame_path, mask_path = _rerooted(root, frame, "Rename_Images"), _rerooted(root, mask, "puppet_mask")
         if frame_path is None or mask_path is None:
             raise SET.bad(path, f"row {number} must name a frame in Rename_Images/ and a file in puppet_mask/")
-        if not isinstance(video, str) or not isinstance(query, str) or not query.strip():
+        if not isinstance(video, str) or not isinstance(query, str) or is_empty(query):
             raise SET.bad(path, f"row {number} must be {_FORM}, with a video and a sentence")
         if not frame_path.stem.isdecimal() or not isinstance(length, int) or not 1 <= int(frame_path.stem) <= length:
             raise SET.bad(path, f"row {number}: {frame_path.name} is not one of the {length} frames with a mask")
@@ -168,7 +169,7 @@ def eval_clips(root: Path, num_frames: int) -> list[WindowClip]:
         clips.append(
             WindowClip(
                 clip_id=f"{sample.video}, frame {sample.frame}",
-                expressions={sample.image_id: clean_query(sample.query)},
+                expressions={sample.image_id: in_form(sample.query, "lower")},
                 scored=num_frames // 2,
                 frame_paths=paths,
             )

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import torch
 from torch.utils.data import DataLoader
 
+from datasets.base import TrainVideo
 from util.interrupt import ignore_in_worker
 from util.structures import Batch
 
@@ -38,9 +39,11 @@ class TrainLoader(DataLoader):
     Attributes:
         clips: how many clips of each data set an epoch has over all ranks. Batches are filled up beyond that; and of
             sets with one weight that is no whole number, the numbers vary around these, their sum does not.
+        sets: the training videos of each data set.
     """
 
     clips: dict[str, int]
+    sets: dict[str, list[TrainVideo]]
 
     def __iter__(self) -> Iterator[Batch]:
         try:

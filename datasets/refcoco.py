@@ -18,6 +18,7 @@ from util import dist
 from util.files import read_json
 from util.pictures import read_frames, turned
 from util.rle import count_unusable, decode, parse
+from util.text import is_empty
 
 # Whose division into splits each set is published with, and what those splits are.
 DIVISIONS = {"refcoco": "unc", "refcoco+": "unc", "refcocog": "umd"}
@@ -106,7 +107,7 @@ def _sentence(path: Path, name: str, image: dict, annotation: dict) -> Sentence:
     for key in ("caption", "file_name"):
         if not isinstance(image.get(key), str):
             raise _bad(path, f'{here}: the image must have a text as "{key}"')
-    if not image["caption"].strip():
+    if is_empty(image["caption"]):
         raise _bad(path, f"{here} is empty", "write its text as its caption, or delete the image and its annotation")
     if image.get("dataset_name", name) != name:
         raise _bad(path, f"{here} is of {image['dataset_name']}, not of {name}")

@@ -73,8 +73,3 @@ class Sentences:
             if image_id in seen:
                 raise self.bad(path, f"lists {image_id} twice; delete one of the rows")
             seen.add(image_id)
-
-
-def clean_query(text: str) -> str:
-    """Lower case and single spaces, as published results have the sentences."""
-    return " ".join(text.lower().split())

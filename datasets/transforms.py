@@ -7,7 +7,6 @@ padding (size, crop shape) from ``shared``, the rest from ``own``. Frames stay u
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 
 import cv2
@@ -17,30 +16,14 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
+from datasets.sides import swap_sides
 from util.frames import fitted_size, normalise, resize_frames
-
-_SIDE = re.compile(r"\b(left|right)(?=(?:most|wards?)?\b)", re.IGNORECASE)
-_OTHER_SIDE = {"left": "right", "right": "left"}
 
 # ReferFormer's crop (make_coco_transforms in datasets/ytvos.py of github.com/wjn922/ReferFormer): short side to one of
 # these, then a window of 384 to 600 pixels each way.
 _CROP_SHORT_SIDES = (400, 500, 600)
 _CROP_LIMITS = (384, 600)
 Size = tuple[int, int]  # height and width in pixels
-
-
-def swap_sides(text: str) -> str:
-    """Exchanges the words "left" and "right" (and leftmost, leftwards, …), keeping their case.
-
-    Only whole words: "bright", "leftover" and "upright" stay.
-    """
-
-    def other(match: re.Match) -> str:
-        word = match[0]
-        swapped = _OTHER_SIDE[word.lower()]
-        return swapped.upper() if word.isupper() else swapped.capitalize() if word[0].isupper() else swapped
-
-    return _SIDE.sub(other, text)
 
 
 def draw_crop_shape(height: int, width: int, rng: np.random.Generator) -> tuple[int, int]:
@@ -123,7 +106,8 @@ class TrainTransform:
     Args:
         sizes: short sides to choose from, in pixels.
         max_size: limit of the long side.
-        flip: mirror half of the clips, exchanging "left" and "right" in their expressions.
+        flip: mirror half of the clips, exchanging left and right in their expressions; none where that is not sure
+            for all of them (:func:`swap_sides`).
         random_crop: crop half of the steps' clips.
         photometric: distort the colours.
         crop_sizes, crop_max_size: the same of cropped clips, where they are others.
@@ -189,8 +173,9 @@ class TrainTransform:
         frames = resize_frames(frames, size)
         masks = F.resize(masks, list(size), interpolation=InterpolationMode.NEAREST_EXACT)
         if self.flip and own.random() < 0.5:
-            frames, masks = F.horizontal_flip(frames), F.horizontal_flip(masks)
-            texts = [swap_sides(text) for text in texts]
+            swapped = [swap_sides(text) for text in texts]
+            if None not in swapped:  # else the clip stays as it is
+                frames, masks, texts = F.horizontal_flip(frames), F.horizontal_flip(masks), swapped
         if self.photometric:
             frames = distort_colours(frames, own)
         return normalise(frames), masks, texts

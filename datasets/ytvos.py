@@ -14,6 +14,7 @@ from pathlib import Path
 from datasets.base import Expression, LabelMapVideo, VideoEntry, VideoSet
 from util.files import read_json
 from util.pictures import MASK_SUFFIXES, PICTURE_SUFFIXES, find_files
+from util.text import is_empty
 
 SPLITS = ("train", "holdout", "valid", "test")
 
@@ -127,7 +128,7 @@ def check_video(path: Path, video_id: str, entry: object, with_objects: bool, la
         here = f"{where}, expression {exp_id}"
         if not isinstance(expression, dict) or not isinstance(expression.get("exp"), str):
             raise layout.bad(path, f'{here} must hold its text as "exp"')
-        if not expression["exp"].strip():
+        if is_empty(expression["exp"]):
             raise layout.bad(path, f"{here} is empty; write its text or delete the entry")
         problem = layout.object_problem(expression) if with_objects else None
         if problem:

@@ -20,6 +20,7 @@ from util.precision import AMP, amp_dtype, inference_amp
 
 __all__ = [
     "Predictor",
+    "OF_EARLIER",
     "ProxyFormer",
     "assemble",
     "build_criterion",
@@ -34,6 +35,8 @@ __all__ = [
 
 # what --pretrained_weights may leave out, because its shape depends on the data set
 REPLACED_HEADS = ("reference_head.classes.weight", "reference_head.classes.bias")
+# options that checkpoints of earlier versions lack, as these are to be used
+OF_EARLIER = {"text_form": "clean", "long_text": "shorten"}
 
 
 def build_model(args: argparse.Namespace, num_classes: int) -> ProxyFormer:
@@ -77,7 +80,11 @@ def load_pretrained_model(model: ProxyFormer, path: str | Path) -> None:
 
 
 def assemble(args: argparse.Namespace, num_classes: int, text_encoder: TextEncoder) -> ProxyFormer:
-    """The model as the options describe it, around a text encoder that is at hand; all else has random weights."""
+    """The model as the options describe it, around a text encoder that is at hand; all else has random weights.
+
+    The encoder takes on the form of texts that the options name.
+    """
+    text_encoder.form = args.text_form
     pretrained = args.backbone_pretrained or args.pretrained_weights
     return ProxyFormer(
         backbone=build_backbone(args.backbone, pretrained=pretrained is not None),
@@ -125,7 +132,7 @@ def restore_model(saved: dict, source: str | Path, *, to_train: bool = False) ->
     Raises:
         ValueError: naming ``source``, whose weights do not fit its own options.
     """
-    args = argparse.Namespace(**saved["options"])
+    args = argparse.Namespace(**OF_EARLIER | saved["options"])
     text_encoder = TextEncoder.from_description(saved["text_encoder"], frozen=args.freeze_text_encoder)
     model = assemble(args, saved["num_classes"], text_encoder)
     checkpoint.load_weights(model, saved["model"] if to_train else checkpoint.best_weights(saved), source)
@@ -139,7 +146,8 @@ def build_predictor(model: ProxyFormer, args: argparse.Namespace, **windows: int
         windows: ``window`` and ``overlap`` of :class:`Predictor`, where they are not the usual ones.
     """
     amp = amp_dtype(args.amp, next(model.parameters()).device)
-    return Predictor(model, eval_size=args.eval_size, max_size=args.max_size, amp=amp, **windows)
+    sizes = dict(eval_size=args.eval_size, max_size=args.max_size)
+    return Predictor(model, **sizes, amp=amp, long_text=args.long_text, **windows)
 
 
 def settle_amp(args: argparse.Namespace, device: torch.device) -> None:
@@ -174,6 +182,7 @@ def load_predictor(
     amp: str | None = None,
     window: int | None = None,
     overlap: int | None = None,
+    long_text: str = "shorten",
 ) -> Predictor:
     """A predictor from a checkpoint of ``main.py`` or from exported weights.
 
@@ -189,11 +198,13 @@ def load_predictor(
         amp: what to compute in, "off" (float32), "bf16", "fp16" or "auto"; None: off, or auto if the training was not.
         window, overlap: frames that are seen together, and what neighbouring windows share; None: 40, and 8 or half of
             a smaller window.
+        long_text: what becomes of a text that is longer than the text encoder takes: "shorten" reads its beginning
+            and warns, "refuse" raises ValueError when it is asked.
 
     Raises:
         FileNotFoundError, ValueError: there is no such file, it is damaged, or what is asked for is impossible.
     """
-    asked = dict(eval_size=eval_size, max_size=max_size, amp=amp, window=window, overlap=overlap)
+    asked = dict(eval_size=eval_size, max_size=max_size, amp=amp, window=window, overlap=overlap, long_text=long_text)
     return load_with_options(path, device, **asked)[0]
 
 

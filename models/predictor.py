@@ -6,7 +6,7 @@ Shapes: T frames, E expressions, H W size of the frames on disk.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import closing
 from dataclasses import dataclass
@@ -76,9 +76,10 @@ class Predictor:
         threshold: probability above which a pixel belongs to the object.
         window: frames that the network sees together; overlap: what neighbouring windows of longer videos share; None:
             40, and 8 or half of a smaller window.
+        long_text: "shorten" or "refuse" what is longer than the text encoder takes.
 
     Raises:
-        ValueError: such windows or sizes are impossible.
+        ValueError: such windows or sizes are impossible, or there is no such ``long_text``.
     """
 
     def __init__(
@@ -91,18 +92,32 @@ class Predictor:
         threshold: float = 0.5,
         window: int | None = None,
         overlap: int | None = None,
+        long_text: str = "shorten",
     ) -> None:
         for name, value in (("--eval_size", eval_size), ("--max_size", max_size)):
             if value < 1:
                 raise ValueError(f"{name} {value} is no size of frames; give at least 32")
         self.window, self.overlap = window_sizes(window, overlap)
         self.model = model.eval()
+        self.long_text = long_text
+        self.announce(())
         self.eval_size, self.max_size, self.amp = eval_size, max_size, amp
         self.device = next(model.parameters()).device
         self.threshold = torch.tensor(threshold).logit().item()
         self._granted = 0  # bytes that a window was found to have
         self._reader = ThreadPoolExecutor(1, "frames")
         self._ahead: tuple[Frames, Future] | None = None  # a video whose first window is being read, and that
+
+    def announce(self, texts: Iterable[tuple[str, str]]) -> None:
+        """Tells which of the texts that will be asked are too long, or refuses them: before work that would be lost.
+
+        Args:
+            texts: places, for the message, and texts.
+
+        Raises:
+            ValueError: an expression is empty, or too long where that is refused.
+        """
+        self.model.text_encoder.announce(texts, self.long_text)
 
     def fit(self, frames: Tensor) -> Tensor:
         """uint8 frames ``[T, 3, H, W]`` in the size that the network sees, on its device.
@@ -171,8 +186,8 @@ class Predictor:
         """
         if not len(video):
             raise ValueError("the video has no frames")
-        if expressions:
-            self.model.text_encoder.tokenize(expressions)  # an empty one is refused now rather than after a window
+        # an empty one is refused now rather than after a window
+        self.announce((f"expression {e}", text) for e, text in enumerate(expressions, 1))
         spans = windows(len(video), self.window, self.overlap)
         waiting = Waiting(on_disk=len(spans) > 1)
         tails: dict[int, Tensor] = {}  # masks [n, t, h, w] of the frames from the next window's start on
@@ -269,6 +284,7 @@ class Predictor:
         self, encoded: EncodedVideo, expressions: list[str], frame: int, batch: int = ASKED_TOGETHER
     ) -> Iterator[FrameAnswer]:
         """Every query's answer in one frame of the clip, for each expression in their order."""
+        self.announce((f"expression {e}", text) for e, text in enumerate(expressions, 1))
         chosen = torch.zeros(len(encoded), dtype=torch.bool, device=self.device)
         chosen[frame] = True
         height, width = encoded.original_size

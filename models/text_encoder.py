@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -16,6 +18,12 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoTokenizer, RobertaConfig, RobertaModel
 
+from util import dist
+from util.text import in_form, shortened
+
+LONG_TEXT = ("shorten", "refuse")  # what may become of a text that is longer than the encoder takes
+_NAMED, _REFUSED = 20, 5  # of these texts in warnings, and in the line of an error
+
 
 class TextEncoder(nn.Module):
     """Last hidden states of RoBERTa.
@@ -24,14 +32,17 @@ class TextEncoder(nn.Module):
         config: shape of the encoder; weights are random until loaded.
         tokenizer: the byte-level BPE that goes with it, post-processing included.
         frozen: never train it, and run it without dropout or gradient.
+        form: in which expressions are read, see :func:`util.text.in_form`.
     """
 
-    def __init__(self, *, config: RobertaConfig, tokenizer: Tokenizer, frozen: bool) -> None:
+    def __init__(self, *, config: RobertaConfig, tokenizer: Tokenizer, frozen: bool, form: str = "clean") -> None:
         super().__init__()
         self.model = RobertaModel(config, add_pooling_layer=False)
         self.tokenizer = tokenizer
         self.tokenizer.no_truncation()
         self.tokenizer.enable_padding(pad_id=config.pad_token_id)
+        self.form = form
+        self._told: set[str] = set()  # texts of which it has been said that they are too long
         self.frozen = frozen
         if frozen:
             self.model.requires_grad_(False)
@@ -97,25 +108,82 @@ class TextEncoder(nn.Module):
     def width(self) -> int:
         return self.model.config.hidden_size
 
-    def tokenize(self, expressions: list[str]) -> tuple[Tensor, Tensor]:
-        """Token ids ``[b, l]`` and bool validity ``[b, l]``, on the CPU.
+    @property
+    def limit(self) -> int:
+        """Most tokens of a text, those of its start and end among them."""
+        # RoBERTa counts positions from pad_token_id + 1
+        return self.model.config.max_position_embeddings - self.model.config.pad_token_id - 1
+
+    def read(self, text: str) -> str:
+        """What is read of an expression: its form, and of one that is too long the longest beginning that fits.
 
         Raises:
-            ValueError: an expression is empty, or longer than the encoder's positions.
+            ValueError: the expression is empty, or the encoder has not even the positions for a character of it.
         """
-        for expression in expressions:
-            if not expression.strip():
-                raise ValueError("an expression is empty: there is nothing to refer to")
-        tokens = self.tokenizer.encode_batch(expressions)
+        formed = self._formed(text)
+        if self._fits(formed):
+            return formed
+        found = shortened(formed.strip(), self._fits)
+        if not found:
+            raise ValueError(f"the text encoder takes {self.limit} tokens, too few for any of {text[:60]!r}")
+        return found
+
+    def _formed(self, text: str) -> str:
+        formed = in_form(text, self.form)
+        if not formed.strip():
+            raise ValueError(f"an expression is empty: there is nothing to refer to in {text[:60]!r}")
+        return formed
+
+    def _fits(self, formed: str) -> bool:
+        # Byte-level BPE makes at most one token of each byte, of the text and of a space before it, and two around
+        # them. So what ordinary texts cost here is their length.
+        return len(formed.encode()) + 3 <= self.limit or self._tokens(formed) <= self.limit
+
+    def _tokens(self, formed: str) -> int:
+        return len(self.tokenizer.encode(formed).ids)
+
+    def announce(self, texts: Iterable[tuple[str, str]], long_text: str) -> None:
+        """Tells which texts are too long for the encoder, of each once; to be called before any work is done.
+
+        Args:
+            texts: places, for the message, and texts.
+            long_text: "shorten": only the beginning of such a text will be read. "refuse": it is an error.
+
+        Raises:
+            ValueError: an expression is empty, or too long and that is refused; or there is no such ``long_text``.
+        """
+        if long_text not in LONG_TEXT:
+            raise ValueError(f"--long_text {long_text} does not exist; choose one of {', '.join(LONG_TEXT)}")
+        long = {}
+        for where, text in texts:
+            formed = self._formed(text)
+            if text not in self._told and not self._fits(formed):
+                long[where] = text, f"{where}: {self._tokens(formed)} tokens, the text encoder takes {self.limit}"
+        if not long:
+            return
+        if long_text == "refuse":
+            named = "; ".join(told for _, told in list(long.values())[:_REFUSED])
+            more = f"; and {len(long) - _REFUSED} more texts" if len(long) > _REFUSED else ""
+            raise ValueError(f"{named}{more}: shorten them, or give --long_text shorten")
+        self._told.update(text for text, _ in long.values())
+        lines = [
+            f"{told}; {len(self.read(text))} of its {len(self._formed(text))} characters are read"
+            for text, told in list(long.values())[:_NAMED]
+        ]
+        if len(long) > _NAMED:
+            lines.append(f"{len(long) - _NAMED} more texts are too long; tools/data/check.py names those of a data set")
+        if dist.is_main():
+            print(*(f"warning: {line}" for line in lines), sep="\n", file=sys.stderr, flush=True)
+
+    def tokenize(self, expressions: list[str]) -> tuple[Tensor, Tensor]:
+        """Token ids ``[b, l]`` and bool validity ``[b, l]``, on the CPU, of what is read of each (:meth:`read`).
+
+        Raises:
+            ValueError: an expression is empty.
+        """
+        tokens = self.tokenizer.encode_batch([self.read(text) for text in expressions])
         ids = torch.tensor([t.ids for t in tokens])
         valid = torch.tensor([t.attention_mask for t in tokens], dtype=torch.bool)
-        # RoBERTa counts positions from pad_token_id + 1
-        limit = self.model.config.max_position_embeddings - self.model.config.pad_token_id - 1
-        if ids.shape[1] > limit:
-            longest = max(expressions, key=len)
-            raise ValueError(
-                f"an expression has {ids.shape[1]} tokens, the text encoder takes {limit}: {longest[:60]}…"
-            )
         return ids, valid
 
     def forward(self, expressions: list[str]) -> tuple[Tensor, Tensor]:

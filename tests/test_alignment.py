@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from datasets.transforms import swap_sides
+from datasets.sides import swap_sides
 from datasets.ytvos import annotations_root, frames_root, train_videos
 from models.backbone import build_backbone
 from tests.tiny_model import FakeBackbone, tiny_text_encoder

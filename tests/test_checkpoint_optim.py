@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import pickle
@@ -14,8 +15,9 @@ from torch import nn
 from torchvision.ops import FrozenBatchNorm2d
 
 import inference
+import main
 import models
-from opts import inference_parser
+from opts import inference_parser, parse_train_args
 from tests.commands import run
 from tests.tiny_model import EXPRESSIONS, tiny_args, tiny_model, tiny_text_encoder
 from util import checkpoint, optim, precision
@@ -136,6 +138,13 @@ def saved_model(path, *flags: str, num_classes: int = 1):
     return model, args
 
 
+def restored(path, *flags: str):
+    """The model and options that an inference script takes from a checkpoint."""
+    asked = inference_parser("inference.py", "", "out").parse_args(["--resume", str(path), *flags])
+    asked.split, asked.ytvos_path = "valid", None
+    return inference.restore(asked, torch.device("cpu"), "ytvos")
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("flags", ["", "--token_stride 16 --mask_decoder cross_modal --freeze_text_encoder --amp bf16"])
 def test_a_checkpoint_alone_rebuilds_the_model_and_its_predictor(tmp_path, flags):
@@ -147,6 +156,36 @@ def test_a_checkpoint_alone_rebuilds_the_model_and_its_predictor(tmp_path, flags
     assert torch.equal(outputs[0].masks, outputs[1].masks) and torch.equal(outputs[0].logits, outputs[1].logits)
     predictor = models.load_predictor(tmp_path / "c.pth", device="cpu")
     assert predictor.eval_size == 40 and not predictor.model.training
+
+
+@pytest.mark.parametrize("form", ["clean", "lower", "raw"])
+def test_a_checkpoint_knows_the_form_of_its_texts(form, tmp_path):
+    model, _ = saved_model(tmp_path / "c.pth", "--text_form", form)
+    saved = checkpoint.load(tmp_path / "c.pth")
+    rebuilt, options = models.restore_model(saved, "c.pth")
+    assert model.text_encoder.form == rebuilt.text_encoder.form == options.text_form == form
+    assert models.load_predictor(tmp_path / "c.pth", "cpu").model.text_encoder.form == form
+    assert restored(tmp_path / "c.pth", "--text_form", form)[0].text_encoder.form == form
+    with pytest.raises(ValueError, match=f"--text_form is {form} there"):
+        restored(tmp_path / "c.pth", "--text_form", "raw" if form == "lower" else "lower")
+
+
+def test_a_checkpoint_of_before_has_the_clean_form(tmp_path, monkeypatch):
+    saved_model(tmp_path / "c.pth")
+    saved = checkpoint.load(tmp_path / "c.pth")
+    for name in ("text_form", "long_text"):
+        del saved["options"][name]
+    checkpoint.save(tmp_path / "old.pth", {k: v for k, v in saved.items() if k != "format"})
+    assert models.restore_model(saved, "old.pth")[0].text_encoder.form == "clean"
+    predictor = models.load_predictor(tmp_path / "old.pth", "cpu", long_text="refuse")
+    assert (predictor.model.text_encoder.form, predictor.long_text) == ("clean", "refuse")
+    assert restored(tmp_path / "old.pth", "--text_form", "clean")[0].text_encoder.form == "clean"
+    for flags, refusal in (((), None), (("--text_form", "raw"), "--text_form is clean there, raw now")):
+        words = ["main.py", "--eval", "--resume", str(tmp_path / "old.pth"), *flags]
+        monkeypatch.setattr("sys.argv", words)
+        args, found = main.restore_options(parse_train_args(words[1:]))
+        with pytest.raises(ValueError, match=refusal) if refusal else contextlib.nullcontext():
+            main.refuse_other_model(args, found["options"])
 
 
 @pytest.mark.parametrize(("trained", "speedup", "used"), [("bf16", 4, True), ("bf16", 0.01, False), ("off", 4, False)])
@@ -179,15 +218,11 @@ def test_inference_takes_model_options_that_agree_with_the_checkpoint(tmp_path):
     """Commands written for ReferFormer repeat them."""
     saved_model(tmp_path / "c.pth", "--binary")
 
-    def restored(*flags: str):
-        words = ["--resume", str(tmp_path / "c.pth"), *flags]
-        asked = inference_parser("inference.py", "", "out").parse_args(words)
-        asked.split, asked.ytvos_path = "valid", None
-        return inference.restore(asked, torch.device("cpu"), "ytvos")[1]
-
-    assert vars(restored("--backbone", "resnet18", "--binary", "--nheads", "2")) == vars(restored())
+    path = tmp_path / "c.pth"
+    agreeing = restored(path, "--backbone", "resnet18", "--binary", "--nheads", "2")[1]
+    assert vars(agreeing) == vars(restored(path)[1])
     with pytest.raises(ValueError, match="c.pth is another model: --backbone is resnet18 there, resnet50 now. Leave"):
-        restored("--backbone", "resnet50", "--binary")
+        restored(path, "--backbone", "resnet50", "--binary")
 
 
 @torch.no_grad()

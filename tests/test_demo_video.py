@@ -260,7 +260,9 @@ def test_bad_input_is_named_and_leaves_nothing(tmp_path, phone, run):
     assert "--start 9 leaves no frame of" in refusal(phone, "--start", 9)
     assert "--every 0: take every frame with 1" in refusal(phone, "--every", 0)
     assert '--text " " is empty: say what to look for' in refusal(phone, texts=("a box", " "))
-    assert "an expression has" in refusal(phone, texts=("box " * 2000,))
+    assert '--text "?" is empty: say what to look for' in refusal(phone, texts=("a box", "?"))
+    assert "is not in UTF-8; set the terminal to it" in refusal(phone, texts=("a box", "the \udcff box"))
+    assert "--text 'box box" in refusal(phone, "--long_text", "refuse", texts=("box " * 2000,))
     assert "no usable GPU" in refusal(phone, "--device", "cuda") if not torch.cuda.is_available() else True
     assert "gone.pth" in refusal(phone, "--resume", tmp_path / "gone.pth")
 

@@ -131,6 +131,27 @@ def test_bad_expressions_are_refused_and_none_is_no_work(predictor):
     assert masks.shape == (0, 3, 61, 83) and scores == []
 
 
+def test_masks_of_texts_that_differ_in_form_alone_are_identical(predictor):
+    masks, (score,) = predictor(frames(), ["a star"])
+    for text in ("A Star.", "\u201ca\u00a0STAR\u201d", "\uff41 s\u200btar !"):
+        other, (other_score,) = predictor(frames(), [text])
+        assert torch.equal(other, masks) and other_score == score
+
+
+def test_a_text_that_is_too_long_is_shortened_or_refused(predictor, capsys):
+    long = "a star " * 600
+    masks, _ = predictor(frames(), [long, "a star"])
+    assert masks.shape[0] == 2 and "warning: expression 1: " in capsys.readouterr().err
+    refusing = Predictor(predictor.model, eval_size=40, max_size=96, long_text="refuse")
+    another = f"{long} a"
+    with pytest.raises(ValueError, match="expression 2: .* tokens, the text encoder takes 512"):
+        refusing(frames(), ["a star", another])
+    with pytest.raises(ValueError, match="--long_text shorten"):
+        list(refusing.answer_frame(refusing.encode(frames()), [another], 0))
+    with pytest.raises(ValueError, match="--long_text cut does not exist"):
+        Predictor(predictor.model, eval_size=40, max_size=96, long_text="cut")
+
+
 # Postprocessing ----------------------------------------------------------------------------------------------------
 
 

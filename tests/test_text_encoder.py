@@ -14,6 +14,15 @@ from models.text_encoder import TextEncoder
 from tests.tiny_model import EXPRESSIONS, tiny_text_encoder, tiny_tokenizer
 from tools.make_tiny_text_encoder import make_encoder
 
+# other ways to write the same words
+VARIANTS = (
+    "The big red circle.",
+    "THE BIG RED CIRCLE!?",
+    "\u201cthe\u00a0big\u3000red  circle\u201d \u2026",
+    "\ufeffthe\tbig\nr\u200bed cir\u00adcle\u3002",
+    "\uff54\uff48\uff45 big red circle",
+)
+
 
 @pytest.fixture
 def folder(tmp_path) -> Path:
@@ -37,20 +46,92 @@ def test_a_batch_gives_the_words_of_each_expression_alone():
         torch.testing.assert_close(row[:length], encoder([text])[0][0], atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("text", ["", " ", "\t\n"])
+@pytest.mark.parametrize("text", ["", " ", "\t\n", "?", "\u200b...", "\u201c\u201d"])
 def test_empty_expressions_are_refused(text):
     with pytest.raises(ValueError, match="expression is empty"):
         tiny_text_encoder()(["a star", text])
 
 
-def test_an_expression_is_as_long_as_the_positions_or_refused():
+@torch.no_grad()
+def test_texts_that_differ_in_form_alone_have_the_same_features():
+    encoder = tiny_text_encoder().eval()
+    words, valid = encoder(["the big red circle"])
+    for text in VARIANTS:
+        other, other_valid = encoder([text])
+        assert torch.equal(other, words) and torch.equal(other_valid, valid)
+    encoder.form = "lower"
+    assert torch.equal(encoder(["The  Big Red\tCIRCLE"])[0], words)
+    assert not torch.equal(encoder(["the big red circle."])[0][:, : words.shape[1]], words)
+    encoder.form = "raw"
+    assert torch.equal(encoder(["the big red circle"])[0], words)
+    assert encoder.tokenize(["The big red circle"])[0].tolist() == [tiny_tokenizer()("The big red circle")["input_ids"]]
+
+
+# Too long -------------------------------------------------------------------------------------------------------------
+
+
+def longer(encoder: TextEncoder, word: str) -> str:
+    return word * (encoder.limit + 40)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("word", ["left ", "zebra, ", "\u72d7", "\U0001f436", "x"])
+def test_as_much_is_read_as_there_are_positions_for(word):
+    encoder = tiny_text_encoder().eval()
+    text = longer(encoder, word)
+    read = encoder.read(text)
+    assert 0 < len(read) < len(text) and text.startswith(read) and not read.endswith(" ")
+    assert len(encoder.tokenizer.encode(read).ids) <= encoder.limit
+    further = text[: len(read) + len(word)].rstrip()
+    assert len(encoder.tokenizer.encode(further).ids) > encoder.limit
+    words, valid = encoder([text, "a star"])
+    assert words.shape[1] == len(encoder.tokenizer.encode(read).ids) and valid[0].all()
+
+
+def test_what_is_too_long_is_told_once_by_its_place(capsys):
     encoder = tiny_text_encoder()
-    limit = encoder.model.config.max_position_embeddings - encoder.model.config.pad_token_id - 1
-    piece = len(encoder.tokenize(["left " * 10])[0][0]) - len(encoder.tokenize(["left " * 9])[0][0])
-    fitting = "left " * ((limit - 8) // piece)
-    assert encoder([fitting])[0].shape[1] > limit - 16
-    with pytest.raises(ValueError, match=rf"tokens, the text encoder takes {limit}: left left"):
-        encoder([fitting * 2])
+    long, other = longer(encoder, "left "), longer(encoder, "\u72d7")
+    texts = [("ytvos, video a, expression 0", long), ("ytvos, video a, expression 1", "a star")]
+    texts += [("ytvos, video b, expression 0", other), ("ytvos, video c, expression 7", long)]
+    with pytest.raises(ValueError, match="--long_text shorten") as raised:
+        encoder.announce(texts, "refuse")
+    for where in ("video a, expression 0: ", "video b, expression 0: ", "video c, expression 7: "):
+        assert where in str(raised.value)
+    assert "video a, expression 1" not in str(raised.value) and "\n" not in str(raised.value)
+    assert f"tokens, the text encoder takes {encoder.limit}" in str(raised.value)
+    encoder.announce(texts, "shorten")
+    told = capsys.readouterr().err.splitlines()
+    assert len(told) == 3 and all(line.startswith("warning: ytvos, video ") for line in told)
+    encoder.announce(texts, "shorten")
+    encoder([long])
+    assert not capsys.readouterr().err
+    with pytest.raises(ValueError, match="--long_text cut does not exist"):
+        encoder.announce([], "cut")
+    with pytest.raises(ValueError, match="expression is empty"):
+        encoder.announce([("a", "?")], "shorten")
+
+
+def test_of_many_that_are_too_long_some_are_named(capsys):
+    encoder = tiny_text_encoder()
+    texts = [(f"video {i}", longer(encoder, "left ") + str(i)) for i in range(30)]
+    encoder.announce(texts, "shorten")
+    assert capsys.readouterr().err.splitlines()[-1].startswith("warning: 10 more texts are too long")
+    with pytest.raises(ValueError, match="25 more texts"):
+        tiny_text_encoder().announce(texts, "refuse")
+
+
+def test_ordinary_texts_cost_nothing():
+    encoder = tiny_text_encoder()
+    encoder.tokenizer = None
+    texts = [("a", "a" * (encoder.limit - 3)), ("b", "\u72d7" * (encoder.limit // 3 - 1)), ("c", "A star.")]
+    encoder.announce(texts, "refuse")
+
+
+def test_an_encoder_without_room_for_a_character_says_so():
+    encoder = tiny_text_encoder()
+    encoder.model.config.max_position_embeddings = 4
+    with pytest.raises(ValueError, match="takes 2 tokens, too few for any of 'a star'"):
+        encoder.read("a star")
 
 
 @pytest.mark.parametrize("frozen", [True, False])

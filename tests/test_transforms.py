@@ -11,7 +11,7 @@ from torchvision.ops import generalized_box_iou
 
 from datasets.base import Expression, make_target
 from datasets.sampling import stream
-from datasets.transforms import TrainTransform, distort_colours, draw_crop_shape, swap_sides
+from datasets.transforms import TrainTransform, distort_colours, draw_crop_shape
 from util.box_ops import (
     cxcywh_to_xyxy,
     generalised_iou,
@@ -44,27 +44,6 @@ def clip_of(height: int, width: int, seed: int = 0) -> tuple[torch.Tensor, torch
 
 def apply(transform: TrainTransform, frames, labels, texts=("on the left",), seed: int = 0):
     return transform(frames, labels, list(texts), stream(seed, 0), stream(seed, 1))
-
-
-# ------------------------------------------------------------------------------------------------------------ text
-
-
-@pytest.mark.parametrize(
-    ("text", "swapped"),
-    [
-        ("the dog on the left of the right cat", "the dog on the right of the left cat"),
-        ("Left, RIGHT; left-hand", "Right, LEFT; right-hand"),
-        ("leftmost bird moving rightwards", "rightmost bird moving leftwards"),
-        (
-            "a bright upright leftover of copyright in a brightleft",
-            "a bright upright leftover of copyright in a brightleft",
-        ),
-        ("nothing to exchange", "nothing to exchange"),
-    ],
-)
-def test_sides_are_exchanged_as_whole_words(text, swapped):
-    assert swap_sides(text) == swapped
-    assert swap_sides(swapped) == text
 
 
 # ------------------------------------------------------------------------------------------------------- transform

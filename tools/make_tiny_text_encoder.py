@@ -23,13 +23,14 @@ if __name__ == "__main__":
 from tools.folders import new_folder, require_new  # noqa: E402
 from util.cli import run  # noqa: E402
 from util.files import read_json  # noqa: E402
+from util.text import in_form, is_empty  # noqa: E402
 
 SPECIAL_TOKENS = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]  # ids 0 to 4, the first four as in roberta-base
 MAX_TOKENS = 512
 
 
 def read_expressions(path: str | Path) -> list[str]:
-    """All expressions of a ``meta_expressions.json``.
+    """All expressions of a ``meta_expressions.json``, in the form in which they are read.
 
     Raises:
         FileNotFoundError, ValueError: the file is missing, of another format, or holds no expression.
@@ -47,9 +48,9 @@ def read_expressions(path: str | Path) -> list[str]:
         ) from error
     if not all(isinstance(text, str) for text in found):
         raise ValueError(f"{path}: an expression is not a string")
-    if not any(text.strip() for text in found):
+    if all(map(is_empty, found)):
         raise ValueError(f"{path} holds no expression to train a tokenizer on")
-    return found
+    return [in_form(text) for text in found]
 
 
 def train_tokenizer(expressions: list[str], vocab_size: int) -> RobertaTokenizer:

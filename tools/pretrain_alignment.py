@@ -31,7 +31,7 @@ from torch.utils.data import IterableDataset
 from transformers import AutoTokenizer
 
 from datasets.loader import TrainLoader, single_threaded
-from datasets.transforms import swap_sides
+from datasets.sides import swap_sides
 from datasets.ytvos import annotations_root, frame_files, frames_root, is_object_id, read_videos, split_videos
 from models.backbone import build_backbone
 from models.criterion import subsample
@@ -43,6 +43,7 @@ from util.log import progress_bar
 from util.memory import keep_large_buffers
 from util.pictures import image_size, read_frames, read_label_maps
 from util.precision import amp_dtype, autocast
+from util.text import in_form
 
 BACKGROUND_WEIGHT = 0.1  # most pixels are background, which has little to teach
 DIRECTIONS = 5  # none, left, right, up, down
@@ -117,7 +118,10 @@ class Videos:
             )
 
     def draw(self, count: int, generator: torch.Generator) -> Clips:
-        """Random clips of consecutive frames, half of them mirrored, with all expressions of their videos."""
+        """Random clips of consecutive frames with all expressions of their videos, half of them mirrored.
+
+        Those of which an expression cannot be mirrored surely (:func:`swap_sides`) stay as they are.
+        """
         picks = torch.randint(len(self.names), (count,), generator=generator).tolist()
         frames, labels, classes = [], [], []
         texts: list[str] = []
@@ -131,15 +135,17 @@ class Videos:
             images = read_frames([frames_root(self.root, "train") / name / file for file in files])
             masks = [annotations_root(self.root, "train") / name / f"{f}.png" for f in chosen]
             label = read_label_maps(masks, tuple(images.shape[-2:]))[:, 0]
-            mirrored = bool(torch.rand((), generator=generator) < 0.5)
+            asked = [in_form(expression["exp"]) for expression in entry["expressions"].values()]
+            swapped = [swap_sides(text) for text in asked]
+            mirrored = bool(torch.rand((), generator=generator) < 0.5) and None not in swapped
             if mirrored:
                 images, label = images.flip(-1), label.flip(-1)
             category = self._class_of[name][label.long()]
             frames.append(images)
             labels.append(label * (category > 0))  # meta.json does not list what is void
             classes.append(category)
+            texts += swapped if mirrored else asked
             for expression in entry["expressions"].values():
-                texts.append(swap_sides(expression["exp"]) if mirrored else expression["exp"])
                 clip.append(number)
                 target.append(int(expression["obj_id"]))
         return Clips(

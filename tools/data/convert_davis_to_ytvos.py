@@ -31,6 +31,7 @@ from tools.folders import new_parts  # noqa: E402
 from util.cli import run  # noqa: E402
 from util.files import read_json, read_text  # noqa: E402
 from util.pictures import MASK_SUFFIXES, PICTURE_SUFFIXES, find_files, list_files  # noqa: E402
+from util.text import is_empty  # noqa: E402
 from util.writers import summarise  # noqa: E402
 
 # File and encoding of each annotator, in the order of the expression ids.
@@ -102,7 +103,7 @@ def read_texts(path: Path, encoding: str) -> Texts:
         if not line.strip():
             continue
         match = re.fullmatch(r'\s*(\S+)\s+(\d+)\s+"(.*)"\s*', line)
-        if not match or not match[3].strip():
+        if not match or is_empty(match[3]):
             raise ValueError(f'{path}, line {number}: {line.strip()!r} is not <video> <object> "<expression>"; mend it')
         video, identity = RENAMED.get(match[1], match[1]), int(match[2])
         if not 0 < identity < VOID:

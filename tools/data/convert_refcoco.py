@@ -26,6 +26,7 @@ from datasets.refcoco import DIVISIONS, SETS, SPLITS, annotations_path  # noqa: 
 from util.cli import run  # noqa: E402
 from util.files import read_json  # noqa: E402
 from util.rle import count_unusable, usable  # noqa: E402
+from util.text import is_empty  # noqa: E402
 from util.writers import atomic_path, summarise  # noqa: E402
 
 _SEE = "see docs/data.md, RefCOCO"
@@ -179,7 +180,7 @@ def convert(root: Path, name: str) -> tuple[dict[str, Converted], dict, list[str
         for i, sentence in enumerate(reference["sentences"]):
             _require(refs_path, f"{what}, sentence {i} of its list", sentence, SENTENCE_KEYS)
             caption = _text(sentence["sent"])
-            if caption.strip():
+            if not is_empty(caption):
                 splits[reference["split"]].add(image, annotation, caption, name)
             else:
                 left_out.append(f"sentence {sentence['sent_id']} of {what} is empty")

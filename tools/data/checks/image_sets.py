@@ -48,6 +48,9 @@ def check_refcoco(root: Path, workers: int) -> Report:
                 if images:
                     source = path.relative_to(root).as_posix()
                     found[source] = [sentence for of_image in images.values() for sentence in of_image]
+                    for sentence in found[source]:
+                        where = f"image {sentence.file_name}, sentence {sentence.sentence_id}"
+                        report.check_text(source, where, sentence.text)
                     report.counts[f"{name} {split}"] = {
                         "images": len(images),
                         "objects": len({sentence.object_id for sentence in found[source]}),

@@ -11,6 +11,12 @@ from typing import TypeVar
 from datasets.loader import single_threaded
 from util.parallel import run_jobs
 from util.pictures import PICTURE_SUFFIXES, group_files, orientation, read_frame
+from util.text import in_form
+
+# A text of so many bytes fits RoBERTa-base whatever it says: a byte-level BPE makes at most one token of each byte, and
+# the encoder has 512 positions, two of which are for the start and the end: 514 of max_position_embeddings in
+# https://huggingface.co/FacebookAI/roberta-base/blob/main/config.json, less those up to pad_token_id.
+FITTING_BYTES = 512 - 2
 
 Size = tuple[int, int]
 TURNED = (
@@ -44,6 +50,11 @@ KINDS = {
     "list": Kind(
         "entries of the lists that are not as documented",
         "download the list again or write it anew with its converter; correct what you wrote yourself",
+    ),
+    "long_text": Kind(
+        "texts that may be too long for the text encoder",
+        "shorten them in the list, or split what they say; else training and inference read only their beginning, or "
+        "end at the start with --long_text refuse",
     ),
     "no_objects": Kind(
         "expressions without objects",
@@ -92,6 +103,13 @@ class Faults:
 
     def add(self, kind: str, path: str, what: str = "", again: Iterable[str] | None = None) -> None:
         self.faults.append(Fault(kind, path, what, (path,) if again is None else tuple(again)))
+
+    def check_text(self, path: str, where: str, text: str) -> None:
+        """A text of more bytes than surely fit RoBERTa-base is a fault of its list at ``path``."""
+        count = len(in_form(text).encode())
+        if count > FITTING_BYTES:
+            limit = f"more than {FITTING_BYTES}, so it may be shortened when it is read"
+            self.add("long_text", path, f"{where}: the text has {count} bytes, {limit}", again=())
 
     def check_folder(self, root: Path, folder: str, known: Callable[[Path], bool]) -> None:
         """Whatever lies in a folder of ``root`` and is not ``known`` is a fault; hidden files are not."""

@@ -68,7 +68,13 @@ def check_a2d(root: Path, workers: int) -> Report:
                 lacking = _check_truth(report, root, a2d.SET, truth_path, {sample.image_id for sample in samples})
                 for image_id in sorted(lacking)[:1]:
                     report.add("list", truth_path.relative_to(root).as_posix(), _lacks(image_id))
+            for (video, instance, text), frame in {(s.video, s.instance, s.query): s.frame for s in samples}.items():
+                report.check_text(path.name, f"video {video}, frame {frame}, instance {instance}", text)
         else:
+            for video in (video for video in raw if video.split == split):
+                for instance, text in video.sentences:
+                    source = a2d.sentences_path(root).relative_to(root).as_posix()
+                    report.check_text(source, f"video {video.video}, instance {instance}", text)
             command = f"python tools/data/make_sentences_annotations.py a2d {root}"
             report.notes.append(f"{split}: there is no {path.name}, which {command} makes")
         report.counts[split] = counts
@@ -182,6 +188,8 @@ def check_jhmdb(root: Path, workers: int) -> Report:
     if samples:
         image_ids = {sample.image_id for sample in samples}
         lacking = _check_truth(report, root, jhmdb.SET, jhmdb.truth_path(root), image_ids)
+    for (video, text), image_id in {(s.video, s.query): s.image_id for s in samples}.items():
+        report.check_text(jhmdb.list_path(root).name, f"video {video}, sample {image_id}", text)
     by_video: dict[Path, list[jhmdb.Sample]] = defaultdict(list)
     for sample in samples:
         by_video[sample.frame_path.parent].append(sample)

@@ -91,6 +91,8 @@ class Split:
                 self.report.add("list", self.meta, said(error, path))
             else:
                 entries[vid] = entry
+                for exp_id, expression in entry["expressions"].items():
+                    self.report.check_text(self.meta, f"video {vid}, expression {exp_id}", expression["exp"])
         return entries
 
     def check_objects(self, entries: Mapping[str, dict]) -> None:

@@ -1,0 +1,143 @@
+"""The text of expressions: the one form in which it is read, and where one that is too long may end."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+
+FORMS = ("clean", "lower", "raw")
+
+_STOPS = ".!?…‽⸘⸮؟۔।॥։።፧។॥၊။。❗❕❓❔"
+_BEFORE = "¿¡"
+# what keyboards and word processors make of ' and " and -
+_STRAIGHT = str.maketrans(
+    {
+        **dict.fromkeys("‘’‚‛‹›`´′‵ʹʻʼʽˈˊˋ՚׳᾽᾿´῾΄❛❜❟", "'"),
+        **dict.fromkeys("“”„‟«»″‶˝ʺˮ״「」『』〝〞〟❝❞❠⹂🙶🙷🙸", '"'),
+        **dict.fromkeys("‐‑‒–—―−", "-"),
+    }
+)
+# blanks for Unicode only to look at: braille's, and the fillers of Hangul that NFKC leaves
+_SPACES = re.compile("[\\s\u2800\u115f\u1160]+")
+_CONTROLS = re.compile(r"[\x00-\x08\x0e-\x1b\x7f]")
+_CHANGED = re.compile(r"[^a-z0-9 ,-]| $|^ |  ")  # a text without any of these is in its form
+# Characters without width that are not of category Cf: Default_Ignorable_Code_Point in the Unicode character database,
+# https://www.unicode.org/Public/UCD/latest/ucd/DerivedCoreProperties.txt
+_IGNORED = re.compile("[\u034f\u17b4\u17b5\u180b-\u180f\u2065\ufe00-\ufe0f\ufff0-\ufff8\U000e0000-\U000e0fff]")
+# Blocks of scripts that put no space between words: Thai and Lao, Tibetan, Myanmar, Khmer, Tai Le to Khmer symbols, Tai
+# Tham, Balinese, kana and Chinese characters, Yi, Javanese, the rest of Myanmar.
+_UNSPACED = re.compile(
+    "[\u0e00-\u0eff\u0f00-\u0fff\u1000-\u109f\u1780-\u17ff\u1950-\u19ff\u1a20-\u1aaf\u1b00-\u1b7f\u2e80-\u312f"
+    "\u31a0-\u4dbf\u4e00-\ua4cf\ua980-\ua9ff\uaa60-\uaa7f\uf900-\ufaff\uff66-\uff9f\U0001b000-\U0001b16f"
+    "\U00020000-\U0003ffff]"
+)
+_WORD_END = re.compile(r"(?<=\S)(?=\s)")
+# Tokens of a prefix never become fewer at word ends; within a word they may, by the few that a longer token replaces.
+_FURTHER = 32
+
+
+def in_form(text: str, form: str = "clean") -> str:
+    """A text as an encoder reads it; changing the result in the same way again changes nothing.
+
+    Args:
+        text: as it was typed.
+        form: "clean": all ways to write the same words become one (:func:`_clean`). "lower": lower case and single
+            spaces, which is what ReferFormer trains with (``" ".join(exp.lower().split())`` in datasets/ytvos.py,
+            davis.py, a2d.py and jhmdb.py of github.com/wjn922/ReferFormer). "raw": as it is.
+
+    Half a surrogate pair, which JSON may hold and no encoder takes, is left out of each.
+
+    Raises:
+        ValueError: there is no such form.
+    """
+    if form not in FORMS:
+        raise ValueError(f"--text_form {form} does not exist; choose one of {', '.join(FORMS)}")
+    if not text.isascii():
+        text = text.encode("utf-8", "ignore").decode("utf-8")
+    if form == "raw":
+        return text
+    return _clean(text) if form == "clean" else " ".join(text.lower().split())
+
+
+def is_empty(text: str) -> bool:
+    """Whether a text has no word: nothing, white space, or only what :func:`in_form` takes away."""
+    return not in_form(text)
+
+
+def _clean(text: str) -> str:
+    """Unicode NFKC, lower case, single spaces, straight quotes and hyphens, nothing invisible; without quotes around it
+    and without full stops, exclamation and question marks at its end."""
+    if not _CHANGED.search(text):
+        return text
+    if not text.isascii():
+        # twice, because both NFKC and the other case of a letter may bring what the other changes
+        for _ in range(2):
+            text = unicodedata.normalize("NFKC", _visible(text).translate(_STRAIGHT)).translate(_STRAIGHT).lower()
+    text = _CONTROLS.sub("", text.lower().replace("`", "'"))
+    text = _SPACES.sub(" ", text.replace("''", '"')).strip(" ")
+    while True:
+        shorter = _unquoted(text.rstrip(_STOPS + " ").lstrip(_BEFORE + " "))
+        if shorter == text:
+            return "" if not text.strip("'\" ") else text
+        text = shorter
+
+
+def _visible(text: str) -> str:
+    """Without control, format and other characters of no width; white space stays."""
+    kept = (c for c in text if c.isspace() or unicodedata.category(c) not in ("Cf", "Cc"))
+    return _IGNORED.sub("", "".join(kept))
+
+
+def _unquoted(text: str) -> str:
+    """Without the quotes that stand around all of a text. ``"stop" and "go"`` begins and ends with quotes of parts."""
+    quote = text[:1]
+    if len(text) < 2 or quote not in "'\"" or text[-1] != quote:
+        return text
+    opening = [i for i, c in enumerate(text[:-1]) if c == quote and (i == 0 or text[i - 1] in " ('\"")]
+    if len(opening) > 1:  # else each other one is an apostrophe
+        depth = 0
+        for i in (i for i, c in enumerate(text[:-1]) if c == quote):
+            depth += 1 if i in opening else -1 if not text[i + 1].isalnum() else 0
+            if depth == 0:
+                return text
+    return text[1:-1].strip(" ")
+
+
+def shortened(text: str, fits: Callable[[str], bool]) -> str:
+    """The longest beginning of a text that ``fits``.
+
+    It ends with a word; in scripts without spaces, and within a first word that is too long by itself, with a
+    character and its accents; within these only where they are too long, too. Empty where not even a code point fits.
+    """
+    if fits(text):
+        return text
+    starts = len(text) - len(text.lstrip())
+    characters = [i for i in range(starts + 1, len(text)) if unicodedata.category(text[i])[0] != "M"]
+    words = {match.start() for match in _WORD_END.finditer(text)}
+    for match in _UNSPACED.finditer(text):
+        for end in match.span():
+            place = bisect_left(characters, end)
+            if place < len(characters) and not text[characters[place] - 1].isspace():
+                words.add(characters[place])
+    for ends in (sorted(words), characters, range(starts + 1, len(text))):
+        found = _longest(text, ends, fits)
+        if found:
+            return found
+    return ""
+
+
+def _longest(text: str, ends: Sequence[int], fits: Callable[[str], bool]) -> str:
+    """The longest ``text[:end]`` that fits; looks at few that are much longer than that, however long the text is."""
+    best, step = -1, 1
+    while best + step < len(ends) and fits(text[: ends[best + step]]):
+        best += step
+        step *= 2
+    while step:
+        if best + step < len(ends) and fits(text[: ends[best + step]]):
+            best += step
+        step //= 2
+    further = [i for i in range(best + 1, min(best + _FURTHER, len(ends))) if fits(text[: ends[i]])]
+    best = max([best, *further])
+    return text[: ends[best]] if best >= 0 else ""
