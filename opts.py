@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Iterable, Iterator
 
 _AMP = ("off", "bf16", "fp16", "auto")
@@ -327,37 +326,6 @@ def inference_parser(program: str, description: str, output: str) -> argparse.Ar
     add_model_options(parser)
     parser.set_defaults(**dict.fromkeys(model_options()))
     return parser
-
-
-def scoring_parser(program: str, description: str, other: str) -> argparse.ArgumentParser:
-    """A parser with what the scripts that score masks of expressions share; they add the rest.
-
-    Args:
-        other: what ``--against other`` compares with.
-    """
-    parser = argparse.ArgumentParser(program, description=description, allow_abbrev=False)
-    parser.add_argument("results", help="folder that inference wrote, or submission.zip")
-    parser.add_argument("--holdout", type=int, default=0, metavar="N", help="training videos in the hold-out")
-    parser.add_argument(
-        "--against",
-        choices=("target", "other"),
-        default="target",
-        help=f"other: also score against the hardest {other}, which should be low",
-    )
-    parser.add_argument("--json", metavar="FILE", help="write all scores here")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes")
-    parser.add_argument("--worst", type=int, default=10, metavar="N", help="expressions to list, worst first")
-    return parser
-
-
-def parse_scoring_args(parser: argparse.ArgumentParser, argv: list[str] | None = None) -> argparse.Namespace:
-    """Parses what a script has made of :func:`scoring_parser`, which adds ``--split``. Exits on contradictions."""
-    args = parser.parse_args(argv)
-    if args.workers < 1 or args.worst < 0 or args.holdout < 0:
-        parser.error("--workers must be at least 1, --worst and --holdout at least 0")
-    if args.split == "holdout" and not args.holdout:
-        parser.error("--split holdout needs --holdout N, the number that training kept out")
-    return args
 
 
 def train_parser() -> argparse.ArgumentParser:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from datasets.base import Expression, LabelMapVideo, VideoEntry, VideoSet
+from util.gaps import Gaps
 
 SPLITS = ("train", "holdout", "valid", "test")
 
@@ -110,6 +111,12 @@ def read_videos(path: Path, layout: Layout = REF_YOUTUBE_VOS) -> dict[str, dict]
 
 def check_video(path: Path, video_id: str, entry: object, with_objects: bool, layout: Layout) -> None:
     """Raises ValueError unless the entry has frames and expressions of the documented form."""
+    _check_entry(path, video_id, entry, layout)
+    for exp_id, expression in entry["expressions"].items():
+        _check_expression(path, f"video {video_id}, expression {exp_id}", expression, with_objects, layout)
+
+
+def _check_entry(path: Path, video_id: str, entry: object, layout: Layout) -> None:
     where = f"video {video_id}"
     if not isinstance(entry, dict) or not {"expressions", "frames"} <= entry.keys():
         raise layout.bad(path, f'{where} must hold "expressions" and "frames"')
@@ -121,15 +128,38 @@ def check_video(path: Path, video_id: str, entry: object, with_objects: bool, la
         raise layout.bad(path, f"{where} lists frame {twice} twice")
     if not isinstance(expressions, dict) or not expressions:
         raise layout.bad(path, f"{where} must have at least one expression")
-    for exp_id, expression in expressions.items():
-        here = f"{where}, expression {exp_id}"
-        if not isinstance(expression, dict) or not isinstance(expression.get("exp"), str):
-            raise layout.bad(path, f'{here} must hold its text as "exp"')
-        if not expression["exp"].strip():
-            raise layout.bad(path, f"{here} is empty; write its text or delete the entry")
-        problem = layout.object_problem(expression) if with_objects else None
-        if problem:
-            raise layout.bad(path, f"{here} must name {problem}")
+
+
+def _check_expression(path: Path, here: str, expression: object, with_objects: bool, layout: Layout) -> None:
+    if not isinstance(expression, dict) or not isinstance(expression.get("exp"), str):
+        raise layout.bad(path, f'{here} must hold its text as "exp"')
+    if not expression["exp"].strip():
+        raise layout.bad(path, f"{here} is empty; write its text or delete the entry")
+    problem = layout.object_problem(expression) if with_objects else None
+    if problem:
+        raise layout.bad(path, f"{here} must name {problem}")
+
+
+def _sound_part(
+    path: Path, video_id: str, entry: object, with_objects: bool, layout: Layout, gaps: Gaps
+) -> dict | None:
+    """The entry without expressions that are not as documented, which become gaps; None where nothing is left."""
+    item = f"video {video_id}"
+    try:
+        _check_entry(path, video_id, entry, layout)
+    except ValueError as error:
+        gaps.add(item, error, on_all_ranks=True)
+        return None
+    sound = {}
+    for exp_id, expression in entry["expressions"].items():
+        here = f"{item}, expression {exp_id}"
+        try:
+            _check_expression(path, here, expression, with_objects, layout)
+        except ValueError as error:
+            gaps.add(here, error, on_all_ranks=True)
+        else:
+            sound[exp_id] = expression
+    return {**entry, "expressions": sound} if sound else None
 
 
 def _holdout_order(name: str) -> bytes:
@@ -155,7 +185,9 @@ def _valid_part(root: Path, videos: dict[str, dict], layout: Layout) -> set[str]
     return {name for name in videos if (frames_root(root, "valid") / name).is_dir()}
 
 
-def split_videos(root: Path, split: str, holdout: int = 0, layout: Layout = REF_YOUTUBE_VOS) -> dict[str, dict]:
+def split_videos(
+    root: Path, split: str, holdout: int = 0, layout: Layout = REF_YOUTUBE_VOS, gaps: Gaps | None = None
+) -> dict[str, dict]:
     """The meta_expressions entries of a split, by video name in sorted order.
 
     Args:
@@ -165,6 +197,7 @@ def split_videos(root: Path, split: str, holdout: int = 0, layout: Layout = REF_
             the videos of the test file, or, where there is no test file, those that have frames) or ``test``.
         holdout: number of training videos kept out of training.
         layout: of the data set; one without a test split has all videos of the valid file in ``valid``.
+        gaps: takes videos and expressions that are not as documented. Without it the first one is an error.
 
     Raises:
         FileNotFoundError, ValueError: naming the file, what was expected and the chapter of docs/data.md.
@@ -179,46 +212,123 @@ def split_videos(root: Path, split: str, holdout: int = 0, layout: Layout = REF_
     if not names:
         frames = frames_root(root, split, layout)
         raise layout.bad(path, f"no video of it belongs to the split {split} and has a folder in {frames}")
-    for name in names:
-        check_video(path, name, videos[name], folder in layout.with_objects, layout)
-    return {name: videos[name] for name in sorted(names)}
+    gaps, with_objects = gaps or Gaps(strict=True), folder in layout.with_objects
+    parts = {name: _sound_part(path, name, videos[name], with_objects, layout, gaps) for name in sorted(names)}
+    sound = {name: part for name, part in parts.items() if part}
+    if not sound:
+        check_video(path, min(names), videos[min(names)], with_objects, layout)  # which says what is wrong
+    return sound
 
 
-def _why_not(annotations: Path, videos: dict[str, dict], layout: Layout) -> str | None:
-    """What keeps videos from being scored, if anything."""
+def _why_not(annotations: Path, videos: dict[str, dict], layout: Layout, strict: bool) -> str | None:
+    """What keeps videos from being scored, if anything: a mask or an object that is missing, or if not ``strict`` all."""
     if not annotations.is_dir():
         return f"there is no folder {annotations}"
+    objects, masks = [], []
     for vid, video in videos.items():
         for eid, expression in video["expressions"].items():
             problem = layout.object_problem(expression)
-            if problem:
-                return f"video {vid}, expression {eid} does not name {problem}"
-        for path in (annotations / vid / f"{frame}.png" for frame in video["frames"]):
-            if not path.is_file():
-                return f"there is no mask {path}"
+            objects.append(problem and f"video {vid}, expression {eid} does not name {problem}")
+        paths = (annotations / vid / f"{frame}.png" for frame in video["frames"])
+        masks += [None if path.is_file() else f"there is no mask {path}" for path in paths]
+    for problems in (objects, masks):
+        found = [problem for problem in problems if problem]
+        if found and (strict or len(found) == len(problems)):
+            return found[0]
     return None
 
 
+def _objects_from(file: Path, videos: dict[str, dict], gaps: Gaps) -> dict[str, dict]:
+    """The videos with the objects that another list names for their expressions.
+
+    Raises:
+        FileNotFoundError, ValueError: there is no such list, or it is of other videos or expressions.
+    """
+    listed, found = read_videos(file), {}
+    matching = 0
+    for vid, video in videos.items():
+        entry = listed.get(vid)
+        there = entry.get("expressions") if isinstance(entry, dict) else None
+        expressions = {}
+        for eid, expression in video["expressions"].items():
+            named = there.get(eid) if isinstance(there, dict) else None
+            problem = _other_expression(named, expression["exp"])
+            if problem:
+                gaps.add(f"video {vid}, expression {eid}", f"{file}: {problem}", on_all_ranks=True)
+                continue
+            matching += 1
+            expressions[eid] = {**expression, "obj_id": named["obj_id"]}
+        if expressions:
+            found[vid] = {**video, "expressions": expressions}
+    if not matching:
+        raise ValueError(f"--expressions {file} names the object of none of the split's expressions; {_LIST}")
+    return found
+
+
+def _other_expression(named: object, text: str) -> str | None:
+    """Why what a list has under the id of an expression does not say what it means, if it does not."""
+    if not isinstance(named, dict):
+        return "has no such expression"
+    said = named.get("exp", text)
+    if not isinstance(said, str) or said.lower().split() != text.lower().split():
+        return f"has another expression by this id, {said!r} instead of {text!r}"
+    problem = _object_problem(named)
+    return f"does not name {problem}" if problem else None
+
+
+_LIST = (
+    'it must hold {"videos": {name: {"expressions": {id: {"exp": text, "obj_id": number}}}}} with the names and ids of '
+    "meta_expressions/valid/meta_expressions.json"
+)
+
+
 def scorable_split(
-    root: Path, split: str, holdout: int = 0, layout: Layout = REF_YOUTUBE_VOS
+    root: Path,
+    split: str,
+    holdout: int = 0,
+    layout: Layout = REF_YOUTUBE_VOS,
+    gaps: Gaps | None = None,
+    annotations: str | None = None,
+    expressions: str | None = None,
 ) -> tuple[Path, dict[str, dict]]:
     """The folder of a split's masks and its videos, as :func:`split_videos` has them.
 
+    Args:
+        gaps: as there; besides, single masks may then be missing, and single expressions without an object.
+        annotations: folder of the masks of Ref-YouTube-VOS's valid, where they lie elsewhere.
+        expressions: file with the objects of its expressions, where its list has none.
+
     Raises:
-        FileNotFoundError, ValueError: as there; or it lacks masks or what they mean, and which split does not.
+        FileNotFoundError, ValueError: as there; or it lacks masks or what they mean, what is expected and how to give
+            it, and which split does not lack them.
     """
-    annotations, videos = annotations_root(root, split, layout), split_videos(root, split, holdout, layout)
-    reason = _why_not(annotations, videos, layout)
+    gaps = gaps or Gaps(strict=True)
+    given = {"--annotations": annotations, "--expressions": expressions}
+    for flag in [flag for flag, value in given.items() if value and (layout is not REF_YOUTUBE_VOS or split != "valid")]:
+        raise ValueError(f"{flag} is for the split valid of Ref-YouTube-VOS, not for {split} of {layout.name}")
+    folder = Path(annotations) if annotations else annotations_root(root, split, layout)
+    videos = split_videos(root, split, holdout, layout, gaps)
+    if expressions:
+        videos = _objects_from(Path(expressions), videos, gaps)
+    reason = _why_not(folder, videos, layout, gaps.strict)
     if reason is None:
-        return annotations, videos
+        return folder, videos
+    expected = ""
+    if layout is REF_YOUTUBE_VOS and split == "valid":
+        expected = (
+            f". Expected are palette PNGs {folder}/<video>/<frame>.png whose pixel values are object numbers (elsewhere: "
+            f'--annotations DIR), and the object of each expression as "obj_id" in {layout.meta_path(root, "valid")} (or '
+            f"in a list of its form: --expressions FILE); {layout.see}"
+        )
     other = "train" if split == "valid" else "valid"
     try:
-        scorable = _why_not(annotations_root(root, other, layout), split_videos(root, other, 0, layout), layout) is None
+        rest = split_videos(root, other, 0, layout)
+        scorable = _why_not(annotations_root(root, other, layout), rest, layout, strict=True) is None
     except (ValueError, FileNotFoundError):
         scorable = False
     name = "train, and a hold-out of it," if other == "train" else other
     hint = f"{name} can be" if scorable else f"nor can {name}"
-    raise ValueError(f"split {split} of {root} cannot be scored: {reason}; {hint}")
+    raise ValueError(f"split {split} of {root} cannot be scored: {reason}; {hint}{expected}")
 
 
 def class_index(path: Path, objects: dict[str, dict], video_id: str, object_id: str, layout: Layout) -> int:
@@ -268,8 +378,14 @@ def train_videos(root: Path, holdout: int, binary: bool, layout: Layout = REF_YO
     ]
 
 
-def eval_videos(root: Path, split: str, holdout: int, layout: Layout = REF_YOUTUBE_VOS) -> VideoSet:
-    """The videos of a split for inference. Raises as :func:`split_videos`, also for a listed frame that is missing."""
+def eval_videos(
+    root: Path, split: str, holdout: int, layout: Layout = REF_YOUTUBE_VOS, gaps: Gaps | None = None
+) -> VideoSet:
+    """The videos of a split for inference.
+
+    Raises as :func:`split_videos`, also for a listed frame that is missing; with ``gaps`` only where all are.
+    """
+    gaps = gaps or Gaps(strict=True)
     frames = frames_root(root, split, layout)
     videos = [
         VideoEntry(
@@ -278,10 +394,13 @@ def eval_videos(root: Path, split: str, holdout: int, layout: Layout = REF_YOUTU
             frame_paths=tuple(frames / name / f"{frame}.jpg" for frame in entry["frames"]),
             expressions={exp_id: expression["exp"] for exp_id, expression in entry["expressions"].items()},
         )
-        for name, entry in split_videos(root, split, holdout, layout).items()
+        for name, entry in split_videos(root, split, holdout, layout, gaps).items()
     ]
-    # Now rather than hours into the inference of a split.
-    for path in (path for video in videos for path in video.frame_paths):
+    # Now rather than hours into the inference of a split; else reading the video names them.
+    paths = [path for video in videos for path in video.frame_paths]
+    if not gaps.strict and any(path.is_file() for path in paths):
+        return videos
+    for path in paths:
         if not path.is_file():
             raise FileNotFoundError(
                 f"{path}: the frame is listed in {layout.meta_path(root, layout.folder(split))}, but does not exist; "

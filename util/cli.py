@@ -1,4 +1,7 @@
-"""How every entry script ends: user mistakes as one line on stderr and exit code 2, never a traceback."""
+"""How every entry script ends: user mistakes as one line on stderr and exit code 2, never a traceback.
+
+Exit code 3: the work is done, but for some items that were left out (:mod:`util.gaps`).
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from util.interrupt import REQUEUE, Interrupted
 
 # names a file in which a run that was asked to stop, and saved, leaves a word for who started it
 STOPPED_MARK = "PROXYFORMER_STOPPED"
+INCOMPLETE = 3
 USER_ERRORS = (ValueError, OSError, FloatingPointError)
 MEMORY_MEND = (
     "memory does not suffice; take less at once: at inference --window, --eval_size and --max_size, in training "
