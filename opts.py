@@ -240,6 +240,7 @@ def add_train_options(parser: argparse.ArgumentParser) -> None:
         "jhmdb: test; refcoco and refcoco+: val, testA, testB; refcocog: val, test",
     )
     group.add_argument("--allow_trained", action="store_true", help="score also videos that were trained on")
+    group.add_argument("--strict", action="store_true", help="with --eval: a damaged or missing file is an error")
     group.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)
 
 
@@ -252,6 +253,10 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
         help="all: the three of RefCOCO; joint: these and ytvos",
     )
     group.add_argument("--ytvos_path", default="data/ref-youtube-vos")
+    group.add_argument("--annotations", metavar="DIR", help="of ytvos, masks of valid, where not in valid/Annotations")
+    group.add_argument(
+        "--expressions", metavar="FILE", help='of ytvos, list that says, as "obj_id", what expressions of valid mean'
+    )
     group.add_argument("--davis_path", default="data/ref-davis")
     group.add_argument("--a2d_path", default="data/a2d_sentences")
     group.add_argument("--jhmdb_path", default="data/jhmdb_sentences", help="only evaluated")
@@ -320,6 +325,7 @@ def inference_parser(program: str, description: str, output: str) -> argparse.Ar
     parser.add_argument("--visualize", action="store_true", help="also write videos with the masks painted over")
     parser.add_argument("--allow_trained", action="store_true", help="take also videos that were trained on")
     parser.add_argument("--overwrite", action="store_true", help="delete masks that another run left in --output_dir")
+    parser.add_argument("--strict", action="store_true", help="the first video that cannot be read is an error")
     # torch.distributed.launch passes it; the environment says the same
     parser.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)
     # The checkpoint knows them. Commands written for ReferFormer give them all the same, and must not contradict it.
@@ -386,6 +392,7 @@ def _contradictions(args: argparse.Namespace, given: set[str]) -> Iterator[tuple
         "--eval_split is for scoring: add --eval or --eval_every, or leave it out",
     )
     yield args.allow_trained and not args.eval, "--allow_trained is for scoring: add --eval, or leave it out"
+    yield args.strict and not args.eval, "--strict is for scoring: add --eval, or leave it out"
     yield (
         not args.eval and args.eval_every > args.epochs,
         f"--eval_every {args.eval_every} is more than --epochs {args.epochs}, so nothing would be scored",

@@ -240,38 +240,6 @@ def train_videos(root: Path, holdout: int) -> list[RleVideo]:
     ]
 
 
-def scorable_split(
-    root: Path, split: str, holdout: int, gaps: Gaps | None = None
-) -> tuple[MaskStore, dict[str, dict]]:
-    """The masks of a split and its videos.
-
-    Args:
-        gaps: takes expressions without masks for all that they mean, as in :func:`split_videos`.
-
-    Raises as :func:`split_videos` and :func:`read_masks`.
-    """
-    gaps = gaps or Gaps(strict=True)
-    videos = split_videos(root, split, holdout, gaps)
-    if gaps.strict:
-        return read_masks(root, split, videos), videos
-    store = MaskStore(masks_path(root, split), gaps)
-    kept: dict[str, dict] = {}
-    for vid, video in videos.items():
-        expressions = {}
-        for exp_id, expression in video["expressions"].items():
-            try:
-                check_annotations(store, vid, exp_id, annotations_of(expression), len(video["frames"]))
-            except ValueError as error:
-                gaps.add(f"video {vid}, expression {exp_id}", error)
-            else:
-                expressions[exp_id] = expression
-        if expressions:
-            kept[vid] = {**video, "expressions": expressions}
-    if not kept:
-        read_masks(root, split, videos)  # which says what is wrong
-    return store, kept
-
-
 def eval_videos(root: Path, split: str, holdout: int, gaps: Gaps | None = None) -> VideoSet:
     """The videos of a split for inference. Raises as :func:`ytvos.eval_videos`."""
     return ytvos.eval_videos(root, split, holdout, MEVIS, gaps)

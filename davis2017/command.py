@@ -58,6 +58,10 @@ def finish(scores: dict, gaps: Gaps, json: str | None) -> int | None:
         write_json(json, scores)
     if not gaps.items:
         return None
-    where = json or "--json FILE writes them"
-    print(f"{len(gaps.items)} problems are named above, all of them under incomplete ({where})", file=sys.stderr)
+    found = "1 problem is" if len(gaps.items) == 1 else f"{len(gaps.items)} problems are"
+    print(
+        f"scored, but {found} named above (exit code {INCOMPLETE}); --json FILE lists all, --strict makes the first "
+        "one an error",
+        file=sys.stderr,
+    )
     return INCOMPLETE

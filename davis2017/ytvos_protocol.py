@@ -20,7 +20,7 @@ import numpy as np
 
 from davis2017.metrics import PreparedMask
 from davis2017.truth import FrameTruth, LabelMaps, Target, Truth, VideoTruth
-from util.gaps import Gaps, Shortfall, beside
+from util.gaps import Gaps, Shortfall, beside, in_words
 from util.parallel import run_jobs
 from util.writers import (
     RESULTS_ROOT,
@@ -116,7 +116,7 @@ def score_video(
             if lost is None:
                 raise error
             lost.whole += 1
-            lost.note(item, error)
+            lost.note(item, error if truth.objects else f"{truth.where} holds no usable mask of any object")
             continue
         if lost is not None:
             _note_unusable(lost, item, unusable[eid])
@@ -357,8 +357,10 @@ def score_results(
     by_video = {vid: of_video for vid, (of_video, _) in scored.items() if of_video}
     every = [expression for video in by_video.values() for expression in video.values()]
     if lost.predictions == sum(expression["frames"] for expression in every):
-        first = ": ".join(lost.problems[0])
-        raise ValueError(f"{results}: not one mask can be scored; {len(lost.problems)} problems, the first: {first}")
+        raise ValueError(
+            f"{results}: not one mask can be scored; {len(lost.problems)} problems, the first: "
+            f"{in_words(*lost.problems[0])}"
+        )
     out = average(every, other_objects)
     if all("kind" in expression for expression in every):
         kinds = defaultdict(list)

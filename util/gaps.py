@@ -51,9 +51,9 @@ class Gaps:
         from util import dist
 
         if self.strict:
-            error = why if isinstance(why, Exception) else ValueError(f"{item}: {why}")
+            error = why if isinstance(why, Exception) else ValueError(in_words(item, why))
             if dist.world_size() > 1 and not on_all_ranks:  # the others may go on for hours before all end together
-                print(f"error: {item}: {why}", file=sys.stderr, flush=True)
+                print(f"error: {in_words(item, str(why))}", file=sys.stderr, flush=True)
             raise error
         gap = (item, str(why))
         if gap in self._known:
@@ -68,7 +68,7 @@ class Gaps:
     def _tell(self, item: str, why: str) -> None:
         self._told += 1
         if self._told <= TOLD:
-            print(f"warning: {item}: {why}", file=sys.stderr, flush=True)
+            print(f"warning: {in_words(item, why)}", file=sys.stderr, flush=True)
         elif self._told == TOLD + 1:
             print("warning: more than these are left out; no more of them are named here", file=sys.stderr, flush=True)
 
@@ -134,7 +134,7 @@ class Shortfall:
         """
         counts = {"predictions": self.predictions, f"truth_{unit}": self.truth}
         counts |= {whole: self.whole} if whole else {}
-        return {"incomplete": counts | {"problems": [f"{item}: {why}" for item, why in self.problems]}} if self else {}
+        return {"incomplete": counts | {"problems": [in_words(*problem) for problem in self.problems]}} if self else {}
 
 
 def beside(scores: Mapping) -> str:
@@ -142,11 +142,20 @@ def beside(scores: Mapping) -> str:
     counts = {key: value for key, value in scores.get("incomplete", {}).items() if key != "problems"}
     if not counts:
         return ""
-    said = [f"{counts.pop('predictions')} missing or damaged predictions score 0"]
+    said = [f"{_number(counts.pop('predictions'), 'predictions')} missing or damaged and scored as 0"]
     for key, count in counts.items():
         what = key.removeprefix("truth_")
-        said.append(f"{count} {what} {'without usable ground truth ' if what != key else ''}left out")
+        said.append(f"{_number(count, what)} {'without usable ground truth ' if what != key else ''}left out")
     return f"   INCOMPLETE: {', '.join(said)}"
+
+
+def _number(count: int, plural: str) -> str:
+    return f"{count} {plural[:-1] if count == 1 else plural}"
+
+
+def in_words(item: str, why: str) -> str:
+    """An item and why it was left out, as one line."""
+    return why if why.startswith(item) else f"{item}: {why}"
 
 
 def named(items: Sequence[str], most: int = 5) -> str:
