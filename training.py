@@ -238,9 +238,7 @@ class Trainer:
                 weights = checkpoint.weights_fingerprint(model.state_dict())
                 score = score_split(args, self.eval_split, predictor, weights, gaps)
                 if gaps.items and dist.is_main():
-                    told = (
-                        f"warning: the score of epoch {self.epoch} is incomplete: {len(gaps.items)} problems, see above"
-                    )
+                    told = f"the score of epoch {self.epoch} is incomplete: {len(gaps.items)} problems, see above"
                     print(f"warning: {told}", file=sys.stderr, flush=True)
                 if dist.is_main():
                     last = self.steps_done - 1  # what is of the step that is next is dropped when the run goes on

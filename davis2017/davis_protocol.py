@@ -348,7 +348,7 @@ def score_results(
         gaps.add(*problem)
     usable = sum(len(asked[video]) for video, (by_result, _) in scored.items() if by_result) - lost.truth
     if usable and lost.predictions == usable * len(folders):
-        raise ValueError(f"{results}: not one mask can be scored; the first problem: {': '.join(lost.problems[0])}")
+        raise ValueError(f"{results}: not one mask can be scored; the first problem: {in_words(*lost.problems[0])}")
     annotators = {}
     for k, name in enumerate(folders):
         sequences = {
@@ -357,7 +357,7 @@ def score_results(
             if by_result
         }
         if not sequences:
-            raise Unscorable(f"{truth}: there is nothing to score: {': '.join(lost.problems[0])}")
+            raise Unscorable(f"{truth}: there is nothing to score: {in_words(*lost.problems[0])}")
         every = [of_object for sequence in sequences.values() for of_object in sequence["objects"].values()]
         annotators[name] = {**average(every), "sequences": sequences}
     objects = sum(len(by_result[0]) for by_result, _ in scored.values() if by_result)

@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Self
 
+from tqdm import tqdm
+
 from util.cli import INCOMPLETE
 
 # util.dist is imported where it is needed: it takes torch along, for which processes that score have no use
@@ -53,7 +55,7 @@ class Gaps:
         if self.strict:
             error = why if isinstance(why, Exception) else ValueError(in_words(item, why))
             if dist.world_size() > 1 and not on_all_ranks:  # the others may go on for hours before all end together
-                print(f"error: {in_words(item, str(why))}", file=sys.stderr, flush=True)
+                _tell(f"error: {in_words(item, str(why))}")
             raise error
         gap = (item, str(why))
         if gap in self._known:
@@ -68,9 +70,9 @@ class Gaps:
     def _tell(self, item: str, why: str) -> None:
         self._told += 1
         if self._told <= TOLD:
-            print(f"warning: {in_words(item, why)}", file=sys.stderr, flush=True)
+            _tell(f"warning: {in_words(item, why)}")
         elif self._told == TOLD + 1:
-            print("warning: more than these are left out; no more of them are named here", file=sys.stderr, flush=True)
+            _tell("warning: more than these are left out; no more of them are named here")
 
     def has(self, item: str) -> bool:
         """Whether an item, or all that it is a part of, was left out."""
@@ -94,6 +96,12 @@ class Gaps:
         from util import dist
 
         return dist.from_main(INCOMPLETE if self.items else 0)
+
+
+def _tell(line: str) -> None:
+    """On stderr, on a line of its own where a progress bar is drawn."""
+    tqdm.write(line, file=sys.stderr)
+    sys.stderr.flush()
 
 
 @dataclass
