@@ -17,13 +17,14 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from datasets import EvalClip, VideoSet
-from datasets.base import VideoEntry
+from datasets.base import Unreadable, VideoEntry
 from datasets.davis import AnnotatedVideo
 from models.criterion import Criterion, Normaliser
 from models.postprocess import fuse_objects
-from models.predictor import ASKED_TOGETHER, FrameAnswer, Predictor
+from models.predictor import ASKED_TOGETHER, FrameAnswer, Predictor, Segmentation
 from util import dist
 from util.coco import CATEGORY, encode_masks
+from util.gaps import Gaps
 from util.log import progress_bar
 from util.precision import autocast
 from util.structures import Batch
@@ -149,7 +150,7 @@ class Writer:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._pool.shutdown(cancel_futures=True)
+        self._pool.shutdown()  # after an error, too: nothing that was computed is lost
 
 
 def chunks(length: int) -> Iterator[range]:
@@ -180,12 +181,18 @@ def whole_groups(missing: Sequence[bool]) -> list[int]:
     return [e for group in groups if any(missing[group.start : group.stop]) for e in group if e < len(missing)]
 
 
-def predict_split(predictor: Predictor, videos: VideoSet, results_dir: Path, desc: str = "inference") -> None:
+def predict_split(
+    predictor: Predictor, videos: VideoSet, results_dir: Path, desc: str = "inference", gaps: Gaps | None = None
+) -> None:
     """Writes the masks of every expression of every video under ``results_dir``, as a submission has them.
 
     Expressions whose masks are all there already are left alone, so an interrupted run goes on where it stopped, and
     writes what it would have written (:func:`whole_groups`). Ranks share the videos.
+
+    Args:
+        gaps: takes the videos that cannot be read, on the rank that met with them. Without it the first is an error.
     """
+    gaps = gaps or Gaps(strict=True)
     mine = share(videos, [len(video) * (ENCODING + len(video.expressions)) for video in videos])
     total = sum(len(video.expressions) for video in mine)
     with dist.together(), progress_bar(total=total, desc=desc, unit="expression") as progress, Writer() as writer:
@@ -197,8 +204,8 @@ def predict_split(predictor: Predictor, videos: VideoSet, results_dir: Path, des
         for (video, todo), following in zip_longest(jobs, [video for video, _ in jobs[1:]]):
             names, exp_ids = video.frame_names, list(video.expressions)
             asked = [exp_ids[e] for e in whole_groups([exp_id in todo for exp_id in exp_ids])]
-            found = predictor.segment(video, [video.expressions[e] for e in asked], following=following)
-            for frames in chunks(len(names)):
+            found = _segment(predictor, video, [video.expressions[e] for e in asked], following, gaps)
+            for frames in chunks(len(names)) if found is not None else ():
                 masks = found.masks(frames.start, frames.stop).numpy()
                 writer.wait()
                 for exp_id, of_expression in zip(asked, masks, strict=True):
@@ -210,14 +217,33 @@ def predict_split(predictor: Predictor, videos: VideoSet, results_dir: Path, des
         writer.wait()
 
 
+def _segment(
+    predictor: Predictor, video: VideoEntry, texts: list[str], following: VideoEntry | None, gaps: Gaps
+) -> Segmentation | None:
+    """What the texts mean; None of a video that cannot be read, which becomes one of the gaps.
+
+    Whatever else goes wrong, as a temporary file that cannot be written, is no fault of the video and ends the run.
+    """
+    try:
+        return predictor.segment(video, texts, following=following)
+    except Unreadable as error:
+        gaps.add(f"video {video.video_id}", error)
+        return None
+
+
 def predict_annotators(
-    predictor: Predictor, videos: Sequence[AnnotatedVideo], results_dir: Path, desc: str = "inference"
+    predictor: Predictor,
+    videos: Sequence[AnnotatedVideo],
+    results_dir: Path,
+    desc: str = "inference",
+    gaps: Gaps | None = None,
 ) -> None:
     """Writes a label map of all objects for each annotator of Ref-DAVIS17, ``anno_<k>/<video>/<frame>.png``.
 
     The frames of a video are encoded once for all its annotators. What is all there already is left alone, so an
-    interrupted run goes on where it stopped, as in :func:`predict_split`. Ranks share the videos.
+    interrupted run goes on where it stopped, as in :func:`predict_split`. Ranks share the videos. ``gaps`` as there.
     """
+    gaps = gaps or Gaps(strict=True)
     mine = share(videos, [len(video) * (ENCODING + sum(map(len, video.annotators))) for video in videos])
     total = len(mine) * len(ANNOTATOR_ROOTS)
     with dist.together(), progress_bar(total=total, desc=desc, unit="annotator") as progress, Writer() as writer:
@@ -237,8 +263,8 @@ def predict_annotators(
                 for number, text in texts.items()
             ]
             asked = [objects[e] for e in whole_groups([root in todo for root, _, _ in objects])]
-            found = predictor.segment(video, [text for _, _, text in asked], following=following)
-            for frames in chunks(len(video.frame_names)):
+            found = _segment(predictor, video, [text for _, _, text in asked], following, gaps)
+            for frames in chunks(len(video.frame_names)) if found is not None else ():
                 maps = {}
                 for root in sorted(todo):
                     logits = (
@@ -256,20 +282,33 @@ def predict_annotators(
         writer.wait()
 
 
-def read_ahead(clips: Sequence[EvalClip], ahead: int = 2) -> Iterator[tuple[EvalClip, Tensor]]:
-    """Each clip with its frames; ``ahead`` clips are decoded while others are worked on."""
+def read_ahead(
+    clips: Sequence[EvalClip], ahead: int = 2, gaps: Gaps | None = None
+) -> Iterator[tuple[EvalClip, Tensor | None]]:
+    """Each clip with its frames; ``ahead`` clips are decoded while others are worked on.
+
+    Frames that cannot be read are None, and their clip is one of the ``gaps``; without these it is an error.
+    """
+    gaps = gaps or Gaps(strict=True)
     with ThreadPoolExecutor(ahead) as pool:
         waiting: deque = deque()
         try:
             for clip in clips:
                 waiting.append((clip, pool.submit(clip.read)))
                 if len(waiting) > ahead:
-                    first, frames = waiting.popleft()
-                    yield first, frames.result()
+                    yield _read(*waiting.popleft(), gaps)
             for clip, frames in waiting:
-                yield clip, frames.result()
+                yield _read(clip, frames, gaps)
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _read(clip: EvalClip, frames: Future, gaps: Gaps) -> tuple[EvalClip, Tensor | None]:
+    try:
+        return clip, frames.result()
+    except (ValueError, OSError) as error:
+        gaps.add(f"clip {clip.clip_id}", error)
+        return clip, None
 
 
 def coco_results(image_id: str | int, answer: FrameAnswer) -> list[dict]:
@@ -284,20 +323,28 @@ def coco_results(image_id: str | int, answer: FrameAnswer) -> list[dict]:
     ]
 
 
-def predict_clips(predictor: Predictor, clips: Sequence[EvalClip], desc: str = "inference") -> list[dict]:
+def predict_clips(
+    predictor: Predictor, clips: Sequence[EvalClip], desc: str = "inference", gaps: Gaps | None = None
+) -> list[dict]:
     """Every query's answer in the scored frame of each clip, for each of its expressions.
 
     Ranks share the clips, each being one rank's.
+
+    Args:
+        gaps: takes the clips that cannot be read, on the rank that met with them; they have no answer. Without it the
+            first one is an error.
 
     Returns:
         On rank 0 the results of all clips in their order, in COCO's form (:func:`coco_results`); elsewhere none.
     """
     numbers = range(dist.rank(), len(clips), dist.world_size())
     found = []
-    clip_frames = read_ahead([clips[i] for i in numbers])
+    clip_frames = read_ahead([clips[i] for i in numbers], gaps=gaps)
     progress = progress_bar(clip_frames, desc=desc, unit="clip", total=len(numbers))
     with dist.together():
         for number, (clip, frames) in zip(numbers, progress, strict=True):
+            if frames is None:
+                continue
             encoded = predictor.encode(frames)
             answers = predictor.answer_frame(encoded, list(clip.expressions.values()), clip.scored)
             results = [coco_results(image_id, a) for image_id, a in zip(clip.expressions, answers, strict=True)]

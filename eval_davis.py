@@ -1,6 +1,8 @@
 """Scores Ref-DAVIS17 results, always from the masks: J&F of each annotator and their mean, by both protocols.
 
 python eval_davis.py output/davis/valid --davis_path data/ref-davis
+
+Exit code 3: scored, but with counts of what is missing or damaged, or cannot be scored, beside the headline.
 """
 
 from __future__ import annotations
@@ -9,9 +11,10 @@ import argparse
 import os
 from pathlib import Path
 
-from davis2017.davis_protocol import PROTOCOLS, STATISTICS, average, score_results
+from davis2017.command import add_strict, finish
+from davis2017.davis_protocol import PROTOCOLS, STATISTICS, Unscorable, average, score_results
 from util.cli import run
-from util.writers import write_json
+from util.gaps import Gaps, beside
 
 UNSUPERVISED, SEMI_SUPERVISED = PROTOCOLS
 
@@ -33,6 +36,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         metavar="DIR",
         help=f"ground truth of the {SEMI_SUPERVISED} protocol; default: DAVIS/Annotations/480p in --davis_path",
     )
+    add_strict(parser)
     parser.add_argument("--json", metavar="FILE", help="write all scores here")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes")
     args = parser.parse_args(argv)
@@ -45,8 +49,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return args
 
 
-def ground_truths(args: argparse.Namespace) -> tuple[dict[str, Path], dict[str, list[str]], str | None]:
+def ground_truths(
+    args: argparse.Namespace, gaps: Gaps | None = None
+) -> tuple[dict[str, Path], dict[str, list[str]], str | None]:
     """Folder of the masks of each protocol to score by, frames of each video, and why a protocol is left out.
+
+    Args:
+        gaps: takes videos and expressions of the list that are not as documented.
 
     Raises:
         FileNotFoundError, ValueError: there is no such data, or no ground truth of a protocol that was asked for.
@@ -57,7 +66,7 @@ def ground_truths(args: argparse.Namespace) -> tuple[dict[str, Path], dict[str, 
     # Worker processes import this script again; at the top this would cost each of them an import of torch.
     from datasets.davis import annotations_root, split_videos
 
-    videos = {vid: video["frames"] for vid, video in split_videos(root, args.split, args.holdout).items()}
+    videos = {vid: video["frames"] for vid, video in split_videos(root, args.split, args.holdout, gaps).items()}
     semi = Path(args.semi_annotations) if args.semi_annotations else root / "DAVIS" / "Annotations" / "480p"
     truths = {UNSUPERVISED: annotations_root(root, args.split), SEMI_SUPERVISED: semi}
     if args.protocol != "both":
@@ -98,10 +107,18 @@ def table(scores: dict) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
+def main() -> int | None:
     args = parse_args()
-    truths, videos, left_out = ground_truths(args)
-    scores = {p: score_results(args.results, folder, videos, p, args.workers) for p, folder in truths.items()}
+    gaps = Gaps(args.strict)
+    truths, videos, left_out = ground_truths(args, gaps)
+    scores: dict[str, dict] = {}
+    for protocol, folder in truths.items():
+        try:
+            scores[protocol] = score_results(args.results, folder, videos, protocol, args.workers, gaps)
+        except Unscorable as error:
+            if args.strict or not scores:
+                raise
+            left_out = f"the {protocol} protocol is left out: {error}"
     for protocol, of_protocol in scores.items():
         note = ", what the papers report" if protocol == UNSUPERVISED else ""
         print(f"{protocol} protocol{note}: {len(videos)} videos, {of_protocol['objects']} objects, {truths[protocol]}")
@@ -109,9 +126,10 @@ def main() -> None:
     if left_out:
         print(left_out)
     for protocol, mean in scores.items():
-        print(f"{protocol}: J&F {mean['J&F']:.4f}   J {mean['J']['mean']:.4f}   F {mean['F']['mean']:.4f}")
-    if args.json:
-        write_json(args.json, scores)
+        print(
+            f"{protocol}: J&F {mean['J&F']:.4f}   J {mean['J']['mean']:.4f}   F {mean['F']['mean']:.4f}{beside(mean)}"
+        )
+    return finish(scores, gaps, args.json)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
     python eval_mevis.py output/run/valid_u
 
 The target of an expression is the union of the objects that it means. Of the official splits, train and valid_u have
-masks.
+masks. Exit code 3: scored, but with counts of what is missing or damaged beside the headline.
 """
 
 from __future__ import annotations
@@ -11,11 +11,12 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from davis2017.command import finish, parse_scoring_args, scoring_parser
 from davis2017.truth import RleMasks
 from davis2017.ytvos_protocol import score_results, table
-from opts import parse_scoring_args, scoring_parser
 from util.cli import run
-from util.writers import RESULTS_ROOT, write_json
+from util.gaps import Gaps
+from util.writers import RESULTS_ROOT
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -28,30 +29,30 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return parse_scoring_args(parser, argv)
 
 
-def load_split(root: Path, split: str, holdout: int) -> tuple[RleMasks, dict[str, dict]]:
-    """The masks of a split and its videos.
+def load_split(root: Path, split: str, holdout: int, gaps: Gaps | None = None) -> tuple[RleMasks, dict[str, dict]]:
+    """The masks of a split and its videos, without what becomes a gap.
 
     Raises:
         FileNotFoundError, ValueError: there is no such data, or it is not as documented.
     """
     # Worker processes import this script again; at the top this would cost each of them an import of torch.
-    from datasets.mevis import masks_path, read_masks, split_videos
+    from datasets.scorable import mevis_split
 
     if not root.is_dir():
         raise FileNotFoundError(f"{root}: no such folder; give the data set with --mevis_path")
-    videos = split_videos(root, split, holdout)
-    return RleMasks(masks_path(root, split), read_masks(root, split, videos)), videos
+    store, videos = mevis_split(root, split, holdout, gaps)
+    return RleMasks(store.path, store), videos
 
 
-def main() -> None:
+def main() -> int | None:
     args = parse_args()
-    truth, videos = load_split(Path(args.mevis_path), args.split, args.holdout)
+    gaps = Gaps(args.strict)
+    truth, videos = load_split(Path(args.mevis_path), args.split, args.holdout, gaps)
     # A submission has the videos at its root, the folder that it was packed from has not.
     root = RESULTS_ROOT if Path(args.results, RESULTS_ROOT).is_dir() else ""
-    scores = score_results(args.results, truth, videos, args.workers, args.against == "other", root)
+    scores = score_results(args.results, truth, videos, args.workers, args.against == "other", root, gaps)
     print(table(scores, args.worst))
-    if args.json:
-        write_json(args.json, scores)
+    return finish(scores, gaps, args.json)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from models.proxyformer import ProxyFormer
 from models.windows import window_sizes
 from opts import differing, model_options, parse_train_args
 from util import checkpoint, dist
+from util.cli import INCOMPLETE
+from util.gaps import Gaps, named
 from util.log import progress_bar
 from util.memory import keep_large_buffers
 from util.precision import inference_amp
@@ -28,11 +31,28 @@ from util.writers import RESULTS_ROOT, Results, build_submission, claim_results,
 OVERLAY_FPS = 6
 
 
-def run_inference(asked: argparse.Namespace, infer: Callable[[argparse.Namespace, torch.device], None]) -> None:
-    """Calls ``infer`` on the device that ``opts.inference_parser`` was given, in every process of the launch."""
+def run_inference(asked: argparse.Namespace, infer: Callable[[argparse.Namespace, torch.device, Gaps], None]) -> int:
+    """Calls ``infer`` on the device that ``opts.inference_parser`` was given, in every process of the launch.
+
+    Returns:
+        The exit code, the same in all: whether ``infer`` has left something out.
+    """
     keep_large_buffers()
     with dist.joined(asked.device) as device:
-        infer(asked, device)
+        gaps = Gaps(asked.strict)
+        infer(asked, device, gaps)
+        return gaps.code()
+
+
+def say_what_is_missing(gaps: Gaps, folder: Path, what: str) -> None:
+    """Of rank 0: the last lines of an inference that has left something out."""
+    items = [item for item, _ in gaps.items]
+    print(
+        f"{len(items)} left out: {named(items)}; the reasons are above. What could be computed is in {folder}{what}. "
+        f"Restore these files and run the same command again: it goes on. (exit code {INCOMPLETE})",
+        file=sys.stderr,
+        flush=True,
+    )
 
 
 def restore(
@@ -89,23 +109,38 @@ def claim(
     dist.barrier()
 
 
-def segment_split(asked: argparse.Namespace, device: torch.device, dataset_file: str, zip_root: str) -> None:
+def segment_split(
+    asked: argparse.Namespace, device: torch.device, gaps: Gaps, dataset_file: str, zip_root: str
+) -> None:
     """Segments every expression of a split, packs the masks as ``submission.zip`` and checks it.
 
     Args:
         asked, device, dataset_file: as in :func:`restore`.
+        gaps: takes what cannot be read; where there is something, no submission is packed.
         zip_root: folder in the submission that holds the videos' folders; empty where they lie at its root.
     """
     model, args = restore(asked, device, dataset_file)
-    videos = datasets.build_eval_videos(args, asked.split)
+    videos = datasets.build_eval_videos(args, asked.split, gaps)
     output_dir = Path(asked.output_dir)
     predictor = models.inference_predictor(model, args, device, **windows(asked))
     predictor.announce(asked_texts(dataset_file, videos))
     claim(asked, args, output_dir)
-    predict_split(predictor, videos, output_dir)
+    predict_split(predictor, videos, output_dir, gaps=gaps)
+    gaps.share()
     if not dist.is_main():
         return
-    sizes = {video.video_id: video.original_size for video in videos}
+    sizes = {}
+    for video in (video for video in videos if not gaps.has(f"video {video.video_id}")):
+        try:
+            sizes[video.video_id] = video.original_size
+        except (ValueError, OSError) as error:  # of a video whose masks were there already
+            gaps.add(f"video {video.video_id}", error)
+    if gaps.items:
+        done = [video for video in videos if not gaps.has(f"video {video.video_id}")]
+        say_what_is_missing(gaps, output_dir, "; no submission.zip is packed, as a part of one is not accepted")
+        if asked.visualize:
+            write_overlays(done, output_dir)
+        return
     listed = {video.video_id: {"expressions": video.expressions, "frames": video.frame_names} for video in videos}
     build_submission(output_dir, output_dir / "submission.zip", listed, sizes, zip_root)
     masks = sum(len(video.expressions) * len(video.frame_names) for video in videos)

@@ -4,7 +4,8 @@
     python eval_davis.py output/davis/valid
 
 writes ``valid/anno_<0 to 3>/<video>/<frame>.png``, palette PNGs whose pixel value is the object's number. Papers score
-a checkpoint of Ref-YouTube-VOS, without fine-tuning. An interrupted run goes on where it stopped.
+a checkpoint of Ref-YouTube-VOS, without fine-tuning. An interrupted run goes on where it stopped. What cannot be read
+is named and left out, and the exit code is 3; the same command goes on once it is restored.
 """
 
 from __future__ import annotations
@@ -22,9 +23,10 @@ import models
 from datasets.davis import SPLITS, AnnotatedVideo
 from datasets.texts import asked_texts
 from engine import predict_annotators
-from inference import claim, restore, run_inference, windows, write_overlay
+from inference import claim, restore, run_inference, say_what_is_missing, windows, write_overlay
 from opts import inference_parser, parse_inference_args
 from util import cli, dist
+from util.gaps import Gaps
 from util.log import progress_bar
 from util.writers import ANNOTATOR_ROOTS
 
@@ -36,22 +38,26 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return parse_inference_args(parser, argv)
 
 
-def infer(asked: argparse.Namespace, device: torch.device) -> None:
-    """Predicts one split for all annotators."""
+def infer(asked: argparse.Namespace, device: torch.device, gaps: Gaps) -> None:
+    """Predicts one split for all annotators; ``gaps`` takes what cannot be read."""
     model, args = restore(asked, device, "davis")
-    videos = datasets.build_eval_videos(args, asked.split)
+    videos = datasets.build_eval_videos(args, asked.split, gaps)
     results_dir = Path(asked.output_dir) / asked.split
     predictor = models.inference_predictor(model, args, device, **windows(asked))
     predictor.announce(asked_texts("davis", videos))
     claim(asked, args, results_dir, ANNOTATOR_ROOTS)
-    predict_annotators(predictor, videos, results_dir)
+    predict_annotators(predictor, videos, results_dir, gaps=gaps)
+    gaps.share()
     if not dist.is_main():
         return
+    videos = [video for video in videos if not gaps.has(f"video {video.video_id}")]
     objects = sum(len(video.annotators[0]) for video in videos)
-    print(
-        f"{len(videos)} videos, {objects} objects, {len(ANNOTATOR_ROOTS)} annotators: {results_dir} is complete; "
-        f"score it with eval_davis.py {results_dir} --davis_path {args.davis_path}"
-    )
+    scored = f"score it with eval_davis.py {results_dir} --davis_path {args.davis_path}"
+    done = f"{len(videos)} videos, {objects} objects, {len(ANNOTATOR_ROOTS)} annotators"
+    if gaps.items:
+        say_what_is_missing(gaps, results_dir, f": {done}; {scored}, which takes missing masks for wrong")
+    else:
+        print(f"{done}: {results_dir} is complete; {scored}")
     if asked.visualize:
         write_overlays(videos, results_dir)
         print(f"overlays: {results_dir / 'overlays'}")

@@ -5,6 +5,7 @@
     python eval_mevis.py output/run/valid_u
 
 The checkpoint knows how it was trained, so nothing else need be repeated. An interrupted run goes on where it stopped.
+What cannot be read is named and left out, and the exit code is 3; the same command goes on once it is restored.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from datasets.mevis import SPLITS
 from inference import run_inference, segment_split
 from opts import inference_parser, parse_inference_args
 from util import cli
+from util.gaps import Gaps
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -26,9 +28,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return parse_inference_args(parser, argv)
 
 
-def infer(asked: argparse.Namespace, device: torch.device) -> None:
+def infer(asked: argparse.Namespace, device: torch.device, gaps: Gaps) -> None:
     """Predicts, packs and checks one split."""
-    segment_split(asked, device, "mevis", zip_root="")
+    segment_split(asked, device, gaps, "mevis", zip_root="")
 
 
 if __name__ == "__main__":

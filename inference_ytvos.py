@@ -3,6 +3,7 @@
     python inference_ytvos.py --resume output/run/checkpoint.pth --split valid --output_dir output/run/valid
 
 The checkpoint knows how it was trained, so nothing else need be repeated. An interrupted run goes on where it stopped.
+What cannot be read is named and left out, and the exit code is 3; the same command goes on once it is restored.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from datasets.ytvos import SPLITS
 from inference import run_inference, segment_split
 from opts import inference_parser, parse_inference_args
 from util import cli
+from util.gaps import Gaps
 from util.writers import RESULTS_ROOT
 
 
@@ -25,9 +27,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return parse_inference_args(parser, argv)
 
 
-def infer(asked: argparse.Namespace, device: torch.device) -> None:
+def infer(asked: argparse.Namespace, device: torch.device, gaps: Gaps) -> None:
     """Predicts, packs and checks one split."""
-    segment_split(asked, device, "ytvos", RESULTS_ROOT)
+    segment_split(asked, device, gaps, "ytvos", RESULTS_ROOT)
 
 
 if __name__ == "__main__":

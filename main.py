@@ -46,13 +46,16 @@ FREE_TO_CHANGE = {
     "eval_split",
     "eval_every",
     "allow_trained",
+    "strict",
+    "annotations",
+    "expressions",
     "local_rank",
 }
 # what never comes from a checkpoint's options
-OF_THIS_CALL = {"dry_run", "device", "resume", "eval", "eval_split", "allow_trained", "local_rank"}
+OF_THIS_CALL = {"dry_run", "device", "resume", "eval", "eval_split", "allow_trained", "strict", "local_rank"}
 
 
-def main() -> None:
+def main() -> int | None:
     args = parse_train_args()
     with dist.joined(args.device) as device:
         args, saved = restore_options(args)
@@ -60,8 +63,7 @@ def main() -> None:
         torch.manual_seed(args.seed + dist.rank())
         if args.eval:
             refuse_other_model(args, saved["options"])
-            evaluate(args, saved, device)
-            return
+            return evaluate(args, saved, device)
         trainer = build_trainer(args, saved, device)
         del saved  # as large as the model and the optimiser's state
         plan.describe(trainer)
@@ -69,6 +71,7 @@ def main() -> None:
             plan.rehearse(trainer)
         else:
             trainer.run()
+    return None
 
 
 def restore_options(args: argparse.Namespace) -> tuple[argparse.Namespace, dict | None]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Iterable, Iterator
 
 from util.option_types import (
@@ -220,6 +219,7 @@ def add_train_options(parser: argparse.ArgumentParser) -> None:
         "jhmdb: test; refcoco and refcoco+: val, testA, testB; refcocog: val, test",
     )
     group.add_argument("--allow_trained", action="store_true", help="score also videos that were trained on")
+    group.add_argument("--strict", action="store_true", help="with --eval: a damaged or missing file is an error")
     group.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)
 
 
@@ -232,6 +232,10 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
         help="all: the three of RefCOCO; joint: these and ytvos",
     )
     group.add_argument("--ytvos_path", default="data/ref-youtube-vos")
+    group.add_argument("--annotations", metavar="DIR", help="of ytvos, masks of valid, where not in valid/Annotations")
+    group.add_argument(
+        "--expressions", metavar="FILE", help='of ytvos, list that says, as "obj_id", what expressions of valid mean'
+    )
     group.add_argument("--davis_path", default="data/ref-davis")
     group.add_argument("--a2d_path", default="data/a2d_sentences")
     group.add_argument("--jhmdb_path", default="data/jhmdb_sentences", help="only evaluated")
@@ -310,6 +314,7 @@ def inference_parser(program: str, description: str, output: str) -> argparse.Ar
     parser.add_argument("--visualize", action="store_true", help="also write videos with the masks painted over")
     parser.add_argument("--allow_trained", action="store_true", help="take also videos that were trained on")
     parser.add_argument("--overwrite", action="store_true", help="delete masks that another run left in --output_dir")
+    parser.add_argument("--strict", action="store_true", help="the first video that cannot be read is an error")
     # torch.distributed.launch passes it; the environment says the same
     parser.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)
     # The checkpoint knows them. Commands written for ReferFormer give them all the same, and must not contradict it.
@@ -321,37 +326,6 @@ def inference_parser(program: str, description: str, output: str) -> argparse.Ar
 def parse_inference_args(parser: argparse.ArgumentParser, argv: list[str] | None = None) -> argparse.Namespace:
     """Parses what a script has made of :func:`inference_parser`."""
     return parser.parse_args(without_referformer_flags(parser, argv))
-
-
-def scoring_parser(program: str, description: str, other: str) -> argparse.ArgumentParser:
-    """A parser with what the scripts that score masks of expressions share; they add the rest.
-
-    Args:
-        other: what ``--against other`` compares with.
-    """
-    parser = argparse.ArgumentParser(program, description=description, allow_abbrev=False)
-    parser.add_argument("results", help="folder that inference wrote, or submission.zip")
-    parser.add_argument("--holdout", type=int, default=0, metavar="N", help="training videos in the hold-out")
-    parser.add_argument(
-        "--against",
-        choices=("target", "other"),
-        default="target",
-        help=f"other: also score against the hardest {other}, which should be low",
-    )
-    parser.add_argument("--json", metavar="FILE", help="write all scores here")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes")
-    parser.add_argument("--worst", type=int, default=10, metavar="N", help="expressions to list, worst first")
-    return parser
-
-
-def parse_scoring_args(parser: argparse.ArgumentParser, argv: list[str] | None = None) -> argparse.Namespace:
-    """Parses what a script has made of :func:`scoring_parser`, which adds ``--split``. Exits on contradictions."""
-    args = parser.parse_args(argv)
-    if args.workers < 1 or args.worst < 0 or args.holdout < 0:
-        parser.error("--workers must be at least 1, --worst and --holdout at least 0")
-    if args.split == "holdout" and not args.holdout:
-        parser.error("--split holdout needs --holdout N, the number that training kept out")
-    return args
 
 
 def train_parser() -> argparse.ArgumentParser:
@@ -414,6 +388,7 @@ def _contradictions(args: argparse.Namespace, given: set[str]) -> Iterator[tuple
         "--eval_split is for scoring: add --eval or --eval_every, or leave it out",
     )
     yield args.allow_trained and not args.eval, "--allow_trained is for scoring: add --eval, or leave it out"
+    yield args.strict and not args.eval, "--strict is for scoring: add --eval, or leave it out"
     yield (
         not args.eval and args.eval_every > args.epochs,
         f"--eval_every {args.eval_every} is more than --epochs {args.epochs}, so nothing would be scored",

@@ -22,6 +22,7 @@ from engine import Step, train_step
 from evaluation import eval_texts, pictures, require_truth, score_split
 from models import ProxyFormer, prepare
 from util import checkpoint, dist, optim
+from util.gaps import Gaps
 from util.interrupt import Interrupted, StopRequest
 from util.log import RunLog, progress_bar
 from util.memory import peak_bytes
@@ -196,15 +197,17 @@ class Trainer:
             print(f"epoch {self.epoch}: {seconds:.0f} s, {shown}", flush=True)
         replaced = int(dist.total(torch.tensor(float(self.replaced), device=self.device)))
         counts = {"skipped_steps": self.skipped, "skipped_clips": replaced}
-        score = None
+        score, scoring = None, Gaps()
         if self.eval_split and (self.epoch + 1) % self.args.eval_every == 0:
             self.save()  # so that nothing that goes wrong in scoring costs the epoch
             if any(dist.any_rank(self.stop.received is not None, device=self.device)):
                 self.ending = True
                 raise Interrupted(self.goodbye())
             with self.stop.at_once(self.goodbye()):  # scoring may take longer than who asks to stop will wait
-                score = self.evaluate()
+                score = self.evaluate(scoring)
         scored = {} if score is None else {f"score_{self.eval_split}": score}
+        if score is not None and scoring.items:
+            scored["score_left_out"] = len(scoring.items)
         self.log.line({"epoch": self.epoch, "seconds": round(seconds, 1), **counts, **values, **scored})
         better = score is not None and (self.best is None or score > self.best)
         self.best = score if better else self.best
@@ -223,10 +226,11 @@ class Trainer:
         self.model.text_encoder.announce(eval_texts(self.args, split), self.args.long_text)
         return split
 
-    def evaluate(self) -> float | None:
+    def evaluate(self, gaps: Gaps) -> float | None:
         """Scores the model, or its average, and draws what it makes of a few videos; returns the score on rank 0.
 
-        None there, too, where it cannot be done, as on a full disk: that is told, and costs no training.
+        None there, too, where it cannot be done, as on a full disk: that is told, and costs no training. ``gaps`` takes
+        what is damaged: the score is then of the rest, and it is told that it is.
         """
         score = None
         try:
@@ -235,13 +239,16 @@ class Trainer:
                 models.settle_amp(args, self.device)
                 predictor = models.build_predictor(model, args)
                 weights = checkpoint.weights_fingerprint(model.state_dict())
-                score = score_split(args, self.eval_split, predictor, weights)
+                score = score_split(args, self.eval_split, predictor, weights, gaps)
+                if gaps.items and dist.is_main():
+                    told = f"the score of epoch {self.epoch} is incomplete: {len(gaps.items)} problems, see above"
+                    print(f"warning: {told}", file=sys.stderr, flush=True)
                 if dist.is_main():
                     last = self.steps_done - 1  # what is of the step that is next is dropped when the run goes on
                     for name, image in pictures(args, self.eval_split, predictor).items():
                         self.log.picture(f"{self.eval_split}/{name}", image, last)
                     self.log.scalars({f"score/{self.eval_split}": score}, last)
-        except OSError as error:
+        except (OSError, ValueError) as error:
             if dist.is_main():
                 print(
                     f"warning: epoch {self.epoch} has no score, training goes on: {error}", file=sys.stderr, flush=True

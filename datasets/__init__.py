@@ -18,6 +18,7 @@ from datasets.loader import TrainLoader, set_up_worker
 from datasets.samplers import ShapeBatchSampler
 from datasets.transforms import TrainTransform
 from util.coco import Truth, read_ground_truth
+from util.gaps import Gaps
 
 
 @dataclass(frozen=True)
@@ -39,9 +40,9 @@ class DataSet:
     path: str
     eval_splits: tuple[str, ...]
     train: Callable[[argparse.Namespace], list[TrainVideo]] | None = None
-    videos: Callable[[argparse.Namespace, str], VideoSet] | None = None
-    clips: Callable[[argparse.Namespace, str], list[EvalClip]] | None = None
-    truth: Callable[[argparse.Namespace, str], dict[str | int, Truth]] | None = None
+    videos: Callable[[argparse.Namespace, str, Gaps], VideoSet] | None = None
+    clips: Callable[[argparse.Namespace, str, Gaps], list[EvalClip]] | None = None
+    truth: Callable[[argparse.Namespace, str, Gaps], dict[str | int, Truth]] | None = None
     parts: tuple[str, ...] = ()
 
 
@@ -51,8 +52,10 @@ def _refcoco(name: str) -> DataSet:
         path="coco_path",
         eval_splits=refcoco.SPLITS[refcoco.DIVISIONS[name]][1:],
         train=lambda args: refcoco.train_videos(Path(args.coco_path), name, args.binary),
-        clips=lambda args, split: refcoco.eval_clips(Path(args.coco_path), name, split),
-        truth=lambda args, split: read_ground_truth(refcoco.annotations_path(Path(args.coco_path), name, split)),
+        clips=lambda args, split, gaps: refcoco.eval_clips(Path(args.coco_path), name, split, gaps),
+        truth=lambda args, split, gaps: read_ground_truth(
+            refcoco.annotations_path(Path(args.coco_path), name, split), gaps
+        ),
     )
 
 
@@ -62,36 +65,36 @@ DATA_SETS = {
         path="ytvos_path",
         eval_splits=("valid", "holdout"),
         train=lambda args: ytvos.train_videos(Path(args.ytvos_path), args.holdout, args.binary),
-        videos=lambda args, split: ytvos.eval_videos(Path(args.ytvos_path), split, args.holdout),
+        videos=lambda args, split, gaps: ytvos.eval_videos(Path(args.ytvos_path), split, args.holdout, gaps=gaps),
     ),
     "a2d": DataSet(
         classes=1,
         path="a2d_path",
         eval_splits=("test",),
         train=lambda args: a2d.train_videos(Path(args.a2d_path), args.num_frames),
-        clips=lambda args, split: a2d.eval_clips(Path(args.a2d_path), args.num_frames),
-        truth=lambda args, split: a2d.truth(Path(args.a2d_path)),
+        clips=lambda args, split, gaps: a2d.eval_clips(Path(args.a2d_path), args.num_frames, gaps),
+        truth=lambda args, split, gaps: a2d.truth(Path(args.a2d_path), gaps),
     ),
     "jhmdb": DataSet(
         classes=1,
         path="jhmdb_path",
         eval_splits=("test",),
-        clips=lambda args, split: jhmdb.eval_clips(Path(args.jhmdb_path), args.num_frames),
-        truth=lambda args, split: jhmdb.truth(Path(args.jhmdb_path)),
+        clips=lambda args, split, gaps: jhmdb.eval_clips(Path(args.jhmdb_path), args.num_frames, gaps),
+        truth=lambda args, split, gaps: jhmdb.truth(Path(args.jhmdb_path), gaps),
     ),
     "davis": DataSet(
         classes=len(davis.CATEGORIES),
         path="davis_path",
         eval_splits=("valid", "holdout"),
         train=lambda args: davis.train_videos(Path(args.davis_path), args.holdout, args.binary),
-        videos=lambda args, split: davis.eval_videos(Path(args.davis_path), split, args.holdout),
+        videos=lambda args, split, gaps: davis.eval_videos(Path(args.davis_path), split, args.holdout, gaps),
     ),
     "mevis": DataSet(
         classes=1,
         path="mevis_path",
         eval_splits=("valid_u", "holdout"),
         train=lambda args: mevis.train_videos(Path(args.mevis_path), args.holdout),
-        videos=lambda args, split: mevis.eval_videos(Path(args.mevis_path), split, args.holdout),
+        videos=lambda args, split, gaps: mevis.eval_videos(Path(args.mevis_path), split, args.holdout, gaps),
     ),
     **{name: _refcoco(name) for name in refcoco.SETS},
     "all": DataSet(classes=refcoco.CLASSES, path="coco_path", eval_splits=(), parts=refcoco.SETS),
@@ -100,7 +103,7 @@ DATA_SETS = {
         path="ytvos_path",
         eval_splits=("valid", "holdout"),
         parts=("ytvos", *refcoco.SETS),
-        videos=lambda args, split: ytvos.eval_videos(Path(args.ytvos_path), split, args.holdout),
+        videos=lambda args, split, gaps: ytvos.eval_videos(Path(args.ytvos_path), split, args.holdout, gaps=gaps),
     ),
 }
 
@@ -147,18 +150,21 @@ def _evaluated(args: argparse.Namespace, as_what: str) -> Callable:
     return build
 
 
-def build_eval_videos(args: argparse.Namespace, split: str) -> VideoSet:
+def build_eval_videos(args: argparse.Namespace, split: str, gaps: Gaps | None = None) -> VideoSet:
     """The videos of a split for inference: ``train``, ``holdout``, ``valid`` and, in Ref-YouTube-VOS, ``test``,
     in MeViS ``valid_u``.
 
     Raises FileNotFoundError or ValueError, naming the file or flag and the mend, where the data is not as documented.
+    Single videos and expressions of which that is so go to ``gaps`` if there are any; missing files are then for the
+    reader to name, unless all are.
     """
-    return _evaluated(args, "videos")(args, split)
+    return _evaluated(args, "videos")(args, split, gaps or Gaps(strict=True))
 
 
-def build_eval_clips(args: argparse.Namespace, split: str) -> list[EvalClip]:
-    """The clips of a split of a data set whose single frames are scored. Raises as :func:`build_eval_videos`."""
-    return _evaluated(args, "clips")(args, split)
+def build_eval_clips(args: argparse.Namespace, split: str, gaps: Gaps | None = None) -> list[EvalClip]:
+    """The clips of a split of a data set whose single frames are scored. ``gaps`` and errors as in
+    :func:`build_eval_videos`."""
+    return _evaluated(args, "clips")(args, split, gaps or Gaps(strict=True))
 
 
 def eval_split(args: argparse.Namespace, trained: str) -> str:
@@ -191,14 +197,25 @@ def may_be_trained_on(dataset_file: str, trained: str) -> bool:
     return dataset_file in seen or (dataset_file in refcoco.SETS and bool(seen & set(refcoco.SETS)))
 
 
-def build_truth(args: argparse.Namespace, split: str, clips: Sequence[EvalClip]) -> dict[str | int, Truth]:
+def build_truth(
+    args: argparse.Namespace, split: str, clips: Sequence[EvalClip], gaps: Gaps | None = None
+) -> dict[str | int, Truth]:
     """Ground truth of every sample of the clips, by image id.
 
-    Raises as :func:`build_eval_videos`, and ValueError where it is not of exactly these samples.
+    Args:
+        gaps: as it was given to :func:`build_eval_clips`; takes samples whose ground truth is damaged or missing.
+
+    Raises as :func:`build_eval_videos`, and ValueError where it is not of exactly these samples, or if there are gaps
+    where it has others, or less than half of them.
     """
-    truth = DATA_SETS[args.dataset_file].truth(args, split)
-    differing = truth.keys() ^ {image_id for clip in clips for image_id in clip.expressions}
-    if differing:
+    gaps = gaps or Gaps(strict=True)
+    truth = DATA_SETS[args.dataset_file].truth(args, split, gaps)
+    asked = {image_id for clip in clips for image_id in clip.expressions}
+    differing = {name for name in truth.keys() ^ asked if not gaps.has(f"sample {name}")}
+    if not gaps.strict and differing <= asked and 2 * len(differing) <= len(asked):
+        for name in sorted(differing, key=str):
+            gaps.add(f"sample {name}", "the list of samples has it, the ground truth has not", on_all_ranks=True)
+    elif differing:
         name = min(differing, key=str)
         has, lacks = ("ground truth", "list") if name in truth else ("list", "ground truth")
         raise ValueError(
@@ -206,7 +223,7 @@ def build_truth(args: argparse.Namespace, split: str, clips: Sequence[EvalClip])
             f"not ({len(differing)} such samples): the two files are not of one data set; make them anew "
             "(docs/data.md)"
         )
-    return truth
+    return {name: of_sample for name, of_sample in truth.items() if name in asked}
 
 
 def eval_settings(args: argparse.Namespace) -> dict[str, object]:

@@ -22,6 +22,7 @@ from datasets.sampling import centred_window
 from datasets.sentences import Sentences
 from util.coco import Truth, nearest
 from util.files import FileWarnings, encoding_of
+from util.gaps import Gaps
 from util.text import in_form, is_empty
 from util.video_io import VideoFile
 
@@ -150,22 +151,30 @@ def _number(value: object) -> int | None:
     return int(value) if isinstance(value, int | str) and str(value).isdecimal() else None
 
 
-def read_samples(root: Path, split: str) -> list[Sample]:
+def read_samples(root: Path, split: str, gaps: Gaps | None = None) -> list[Sample]:
     """The samples of ``train`` or ``test``, from the list that was downloaded or made.
+
+    Args:
+        gaps: takes samples without a sentence. Without it the first one is an error.
 
     Raises:
         FileNotFoundError, ValueError: naming the file, the row and the mend.
     """
     path = list_path(root, split)
     SET.require_made(root, path, "the list of samples")
-    samples = []
+    gaps, samples = gaps or Gaps(strict=True), []
     for number, (query, video, *numbers) in enumerate(SET.read_rows(path, 4, _FORM), 1):
         frame, instance = map(_number, numbers)
-        if not isinstance(query, str) or is_empty(query) or not isinstance(video, str) or not frame:
-            raise SET.bad(path, f"row {number} must be {_FORM}, with a sentence, a video and a frame from 1")
+        wrong = SET.bad(path, f"row {number} must be {_FORM}, with a sentence, a video and a frame from 1")
+        if not isinstance(query, str) or not isinstance(video, str) or not frame:
+            raise wrong
         if instance is None:
             raise SET.bad(path, f"row {number}: instance {numbers[1]!r} is not a number")
-        samples.append(Sample(query, video, frame, instance))
+        sample = Sample(query, video, frame, instance)
+        if is_empty(query):
+            gaps.add(f"sample {sample.image_id}", wrong, on_all_ranks=True)
+            continue
+        samples.append(sample)
     SET.require_new(path, (sample.image_id for sample in samples))
     return samples
 
@@ -342,16 +351,18 @@ class WindowClip(EvalClip):
         return _read_window(self.video_path, self.frame, range(self.num_frames), self.num_frames)
 
 
-def _by_frame(root: Path, split: str) -> Iterator[tuple[Path, list[Sample]]]:
+def _by_frame(root: Path, split: str, gaps: Gaps | None = None) -> Iterator[tuple[Path, list[Sample]]]:
     """The mp4 and the samples of each annotated frame of the split."""
-    clips = clips_root(root)
+    gaps, clips = gaps or Gaps(strict=True), clips_root(root)
     frames: dict[tuple[str, int], list[Sample]] = {}
-    for sample in read_samples(root, split):
+    for sample in read_samples(root, split, gaps):
         frames.setdefault((sample.video, sample.frame), []).append(sample)
-    for (video, _), samples in frames.items():
-        path = clips / f"{video}.mp4"
-        SET.require(path, f"the video, which {list_path(root, split).name} names,")
-        yield path, samples
+    paths = [clips / f"{video}.mp4" for video, _ in frames]
+    what = f"the video, which {list_path(root, split).name} names,"
+    for path in paths if gaps.strict else ():
+        SET.require(path, what)
+    SET.require_any(paths, what)  # reading names the others
+    yield from zip(paths, frames.values(), strict=True)
 
 
 def train_videos(root: Path, num_frames: int) -> list[AnnotatedFrame]:
@@ -381,10 +392,10 @@ def train_videos(root: Path, num_frames: int) -> list[AnnotatedFrame]:
     return videos
 
 
-def eval_clips(root: Path, num_frames: int) -> list[WindowClip]:
+def eval_clips(root: Path, num_frames: int, gaps: Gaps | None = None) -> list[WindowClip]:
     """A clip of ``num_frames`` frames for each annotated frame of the split ``test``, with its sentences.
 
-    Raises as :func:`read_samples`, also for a video that is missing.
+    Raises as :func:`read_samples`, also for a video that is missing; with ``gaps`` only where all are.
     """
     return [
         WindowClip(
@@ -395,10 +406,10 @@ def eval_clips(root: Path, num_frames: int) -> list[WindowClip]:
             frame=samples[0].frame,
             num_frames=num_frames,
         )
-        for video_path, samples in _by_frame(root, "test")
+        for video_path, samples in _by_frame(root, "test", gaps)
     ]
 
 
-def truth(root: Path) -> dict[str, Truth]:
-    """Ground truth of the split ``test``, by image id."""
-    return SET.read_truth(root, truth_path(root))
+def truth(root: Path, gaps: Gaps | None = None) -> dict[str, Truth]:
+    """Ground truth of the split ``test``, by image id; ``gaps`` as in :func:`util.coco.read_ground_truth`."""
+    return SET.read_truth(root, truth_path(root), gaps)

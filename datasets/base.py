@@ -161,6 +161,10 @@ class LabelMapVideo(FolderVideo):
         return str(self.mask_dir)
 
 
+class Unreadable(ValueError):
+    """The frames of a video are missing or damaged, or of several sizes; the message names the file."""
+
+
 @dataclass(frozen=True)
 class VideoEntry:
     """A video to run inference on.
@@ -187,10 +191,14 @@ class VideoEntry:
         return len(self.frame_names)
 
     def read(self, frames: slice | Sequence[int]) -> Tensor:
-        """Decodes some frames: uint8 RGB ``[T, 3, H, W]``. A missing or damaged file is named in the error."""
+        """Decodes some frames: uint8 RGB ``[T, 3, H, W]``. Raises :class:`Unreadable`."""
         paths = self.frame_paths[frames] if isinstance(frames, slice) else [self.frame_paths[i] for i in frames]
-        read = read_frames(paths)
-        check_size(paths[0], read.shape[-2:], self.original_size, f"the frame {self.frame_paths[0].name} of its video")
+        try:
+            read = read_frames(paths)
+            first = self.frame_paths[0].name
+            check_size(paths[0], read.shape[-2:], self.original_size, f"the frame {first} of its video")
+        except (ValueError, OSError) as error:
+            raise Unreadable(str(error)) from error
         return read
 
 

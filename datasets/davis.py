@@ -12,6 +12,7 @@ from pathlib import Path
 from datasets import ytvos
 from datasets.base import LabelMapVideo, VideoEntry
 from datasets.ytvos import Layout
+from util.gaps import Gaps
 from util.writers import ANNOTATOR_ROOTS
 
 SPLITS = ("train", "holdout", "valid")
@@ -43,9 +44,9 @@ class AnnotatedVideo(VideoEntry):
     annotators: tuple[dict[int, str], ...]
 
 
-def split_videos(root: Path, split: str, holdout: int = 0) -> dict[str, dict]:
+def split_videos(root: Path, split: str, holdout: int = 0, gaps: Gaps | None = None) -> dict[str, dict]:
     """The meta_expressions entries of ``train``, ``holdout`` or ``valid``; see :func:`ytvos.split_videos`."""
-    return ytvos.split_videos(root, split, holdout, REF_DAVIS)
+    return ytvos.split_videos(root, split, holdout, REF_DAVIS, gaps)
 
 
 def annotations_root(root: Path, split: str) -> Path:
@@ -84,20 +85,32 @@ def by_annotator(where: str, expressions: dict[str, dict]) -> tuple[dict[int, st
     return tuple(dict(sorted(texts.items())) for texts in annotators)
 
 
-def eval_videos(root: Path, split: str, holdout: int) -> list[AnnotatedVideo]:
+def eval_videos(root: Path, split: str, holdout: int, gaps: Gaps | None = None) -> list[AnnotatedVideo]:
     """The videos of a split for inference.
 
-    Raises as :func:`ytvos.eval_videos`, also where the four annotators of a video do not name the same objects.
+    Raises as :func:`ytvos.eval_videos`, also where the four annotators of a video do not name the same objects, which
+    makes the video one of the ``gaps`` if there are any.
     """
-    entries = split_videos(root, split, holdout)
+    gaps = gaps or Gaps(strict=True)
+    entries = split_videos(root, split, holdout, gaps)
     path = root / "meta_expressions" / REF_DAVIS.folder(split) / "meta_expressions.json"
-    return [
-        AnnotatedVideo(
-            video_id=video.video_id,
-            frame_names=video.frame_names,
-            frame_paths=video.frame_paths,
-            expressions=video.expressions,
-            annotators=by_annotator(f"{path}: video {video.video_id}", entries[video.video_id]["expressions"]),
+    videos = []
+    for video in ytvos.eval_videos(root, split, holdout, REF_DAVIS, gaps):
+        try:
+            annotators = by_annotator(f"{path}: video {video.video_id}", entries[video.video_id]["expressions"])
+        except ValueError as error:
+            gaps.add(f"video {video.video_id}", error, on_all_ranks=True)
+            last = error
+            continue
+        videos.append(
+            AnnotatedVideo(
+                video_id=video.video_id,
+                frame_names=video.frame_names,
+                frame_paths=video.frame_paths,
+                expressions=video.expressions,
+                annotators=annotators,
+            )
         )
-        for video in ytvos.eval_videos(root, split, holdout, REF_DAVIS)
-    ]
+    if not videos:
+        raise last
+    return videos

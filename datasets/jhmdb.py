@@ -18,6 +18,7 @@ from datasets.sampling import centred_window
 from datasets.sentences import Sentences
 from util import dist
 from util.coco import Truth
+from util.gaps import Gaps
 from util.pictures import find_files, read_frames
 from util.text import in_form, is_empty
 
@@ -70,24 +71,32 @@ def _rerooted(root: Path, listed: object, folder: str) -> Path | None:
     return root.joinpath(*parts[parts.index(folder) :]) if folder in parts[:-1] else None
 
 
-def read_samples(root: Path) -> list[Sample]:
+def read_samples(root: Path, gaps: Gaps | None = None) -> list[Sample]:
     """The samples of the list.
+
+    Args:
+        gaps: takes samples without a sentence. Without it the first one is an error.
 
     Raises:
         FileNotFoundError, ValueError: naming the file, the row and the mend.
     """
     path = list_path(root)
     SET.require(path, "the list of samples")
-    samples = []
+    gaps, samples = gaps or Gaps(strict=True), []
     for number, (video, frame, mask, length, query) in enumerate(SET.read_rows(path, 5, _FORM), 1):
         frame_path, mask_path = _rerooted(root, frame, "Rename_Images"), _rerooted(root, mask, "puppet_mask")
         if frame_path is None or mask_path is None:
             raise SET.bad(path, f"row {number} must name a frame in Rename_Images/ and a file in puppet_mask/")
-        if not isinstance(video, str) or not isinstance(query, str) or is_empty(query):
-            raise SET.bad(path, f"row {number} must be {_FORM}, with a video and a sentence")
+        wrong = SET.bad(path, f"row {number} must be {_FORM}, with a video and a sentence")
+        if not isinstance(video, str) or not isinstance(query, str):
+            raise wrong
         if not frame_path.stem.isdecimal() or not isinstance(length, int) or not 1 <= int(frame_path.stem) <= length:
             raise SET.bad(path, f"row {number}: {frame_path.name} is not one of the {length} frames with a mask")
-        samples.append(Sample(video, frame_path, mask_path, length, query))
+        sample = Sample(video, frame_path, mask_path, length, query)
+        if is_empty(query):
+            gaps.add(f"sample {sample.image_id}", wrong, on_all_ranks=True)
+            continue
+        samples.append(sample)
     SET.require_new(path, (sample.image_id for sample in samples))
     return samples
 
@@ -148,13 +157,14 @@ def frame_files(samples: Iterable[Sample]) -> dict[Path, Path]:
     return files
 
 
-def eval_clips(root: Path, num_frames: int) -> list[WindowClip]:
+def eval_clips(root: Path, num_frames: int, gaps: Gaps | None = None) -> list[WindowClip]:
     """A clip of ``num_frames`` frames for each sample that has ground truth.
 
-    Raises as :func:`read_samples`, also for a frame of a clip that is missing.
+    Raises as :func:`read_samples`, also for a frame of a clip that is missing; with ``gaps`` only where all are.
     """
-    with_truth = truth(root).keys()
-    samples = read_samples(root)
+    gaps = gaps or Gaps(strict=True)
+    with_truth = truth(root, gaps).keys()
+    samples = read_samples(root, gaps)
     scored = [sample for sample in samples if sample.image_id in with_truth]
     if len(scored) < len(samples) and dist.is_main():
         without = len(samples) - len(scored)
@@ -164,7 +174,7 @@ def eval_clips(root: Path, num_frames: int) -> list[WindowClip]:
         window = centred_window(sample.frame - 1, num_frames, sample.length)
         listed = (sample.frame_path.with_name(f"{i + 1:05d}{sample.frame_path.suffix}") for i in window)
         paths = tuple(files[path] for path in listed)
-        for path in paths:
+        for path in paths if gaps.strict else ():
             SET.require(path, f"the frame, one of {sample.length} with a mask,")
         clips.append(
             WindowClip(
@@ -174,9 +184,12 @@ def eval_clips(root: Path, num_frames: int) -> list[WindowClip]:
                 frame_paths=paths,
             )
         )
+    if not gaps.strict:  # reading names those that are missing
+        SET.require_any((path for clip in clips for path in clip.frame_paths), "the frame")
     return clips
 
 
-def truth(root: Path) -> dict[str, Truth]:
-    """Ground truth of each sample whose frame has a mask, by image id."""
-    return SET.read_truth(root, truth_path(root))
+def truth(root: Path, gaps: Gaps | None = None) -> dict[str, Truth]:
+    """Ground truth of each sample whose frame has a mask, by image id; ``gaps`` as in
+    :func:`util.coco.read_ground_truth`."""
+    return SET.read_truth(root, truth_path(root), gaps)

@@ -17,6 +17,7 @@ from torch import Tensor
 from datasets import ytvos
 from datasets.base import Expression, FolderVideo, VideoSet
 from util.files import read_json
+from util.gaps import Gaps
 from util.pictures import check_size
 from util.rle import Rle, decode
 
@@ -59,11 +60,15 @@ class MaskStore:
     The file is parsed once, into a few tensors. Data loading processes, whether forked or spawned, share their memory,
     where Python objects would be copied: a forked process copies what it counts references to.
 
+    Args:
+        gaps: takes annotations that are not as documented. Without it the first one is an error.
+
     Raises:
         FileNotFoundError, ValueError: naming the file and the annotation.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, gaps: Gaps | None = None) -> None:
+        gaps = gaps or Gaps(strict=True)
         self.path = path
         if not path.is_file():
             raise FileNotFoundError(f"{path}: the masks' file does not exist; {MEVIS.see}")
@@ -89,7 +94,8 @@ class MaskStore:
         for name, masks in content.items():
             wrong = self._problem(name, masks)
             if wrong:
-                raise MEVIS.bad(path, f"annotation {name} {wrong}")
+                gaps.add(f"annotation {name}", MEVIS.bad(path, f"annotation {name} {wrong}"))
+                continue
             self._spans[int(name)] = (len(places), len(masks))
             places.extend(-1 if mask is None else mask for mask in masks)
         self._counts = torch.from_numpy(np.frombuffer(counts, np.uint8))
@@ -177,9 +183,9 @@ class RleVideo(FolderVideo):
         return f"{self.store.path}, video {self.video_id}"
 
 
-def split_videos(root: Path, split: str, holdout: int = 0) -> dict[str, dict]:
+def split_videos(root: Path, split: str, holdout: int = 0, gaps: Gaps | None = None) -> dict[str, dict]:
     """The meta_expressions entries of a split; see :func:`ytvos.split_videos`."""
-    return ytvos.split_videos(root, split, holdout, MEVIS)
+    return ytvos.split_videos(root, split, holdout, MEVIS, gaps)
 
 
 def annotations_of(expression: Mapping) -> tuple[int, ...]:
@@ -235,6 +241,6 @@ def train_videos(root: Path, holdout: int) -> list[RleVideo]:
     ]
 
 
-def eval_videos(root: Path, split: str, holdout: int) -> VideoSet:
+def eval_videos(root: Path, split: str, holdout: int, gaps: Gaps | None = None) -> VideoSet:
     """The videos of a split for inference. Raises as :func:`ytvos.eval_videos`."""
-    return ytvos.eval_videos(root, split, holdout, MEVIS)
+    return ytvos.eval_videos(root, split, holdout, MEVIS, gaps)

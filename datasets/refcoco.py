@@ -16,6 +16,7 @@ from datasets.base import EvalClip, Expression, TrainVideo
 from datasets.pseudo_video import pseudo_video
 from util import dist
 from util.files import read_json
+from util.gaps import Gaps
 from util.pictures import read_frames, turned
 from util.rle import count_unusable, decode, parse
 from util.text import is_empty
@@ -127,17 +128,18 @@ def _sentence(path: Path, name: str, image: dict, annotation: dict) -> Sentence:
     )
 
 
-def read_sentences(root: Path, name: str, split: str) -> dict[int, list[Sentence]]:
+def read_sentences(root: Path, name: str, split: str, gaps: Gaps | None = None) -> dict[int, list[Sentence]]:
     """The sentences of a split, by the COCO image they are about, in the file's order.
 
     Args:
         root: folder of COCO.
         name: one of :data:`SETS`.
+        gaps: takes sentences whose entry is not as documented. Without it the first one is an error.
 
     Raises:
         FileNotFoundError, ValueError: naming the file, the entry and the mend.
     """
-    path = annotations_path(root, name, split)
+    gaps, path = gaps or Gaps(strict=True), annotations_path(root, name, split)
     images, annotations = _entries(path)
     found: dict[int, list[Sentence]] = {}
     seen = set()
@@ -149,7 +151,11 @@ def read_sentences(root: Path, name: str, split: str) -> dict[int, list[Sentence
         seen.add(image["id"])
         if image["id"] not in annotations:
             raise _bad(path, f"sentence {image['id']} has no annotation")
-        sentence = _sentence(path, name, image, annotations[image["id"]])
+        try:
+            sentence = _sentence(path, name, image, annotations[image["id"]])
+        except ValueError as error:
+            gaps.add(f"sample {image['id']}", error, on_all_ranks=True)
+            continue
         same = found.setdefault(sentence.image_id, [])
         if same and (same[0].file_name, same[0].size) != (sentence.file_name, sentence.size):
             raise _bad(
@@ -272,12 +278,12 @@ class CocoClip(EvalClip):
         return read_image(self.path, self.size, self.source)
 
 
-def eval_clips(root: Path, name: str, split: str) -> list[CocoClip]:
+def eval_clips(root: Path, name: str, split: str, gaps: Gaps | None = None) -> list[CocoClip]:
     """The images of a split; the key of a sample is its image id in :func:`annotations_path`.
 
-    Raises as :func:`read_sentences`, also for an image that is missing.
+    Raises as :func:`read_sentences`, also for an image that is missing; with ``gaps`` only where all are.
     """
-    source = annotations_path(root, name, split)
+    gaps, source = gaps or Gaps(strict=True), annotations_path(root, name, split)
     clips = [
         CocoClip(
             clip_id=Path(sentences[0].file_name).stem,
@@ -287,9 +293,11 @@ def eval_clips(root: Path, name: str, split: str) -> list[CocoClip]:
             size=sentences[0].size,
             source=source,
         )
-        for sentences in read_sentences(root, name, split).values()
+        for sentences in read_sentences(root, name, split, gaps).values()
     ]
-    # Now rather than in the middle of an evaluation.
+    # Now rather than in the middle of an evaluation; else reading the image names it.
+    if not gaps.strict and any(clip.path.is_file() for clip in clips):
+        return clips
     for clip in clips:
         if not clip.path.is_file():
             raise FileNotFoundError(f"{clip.path}: the image is listed in {source}, but does not exist; {_SEE}")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from util.coco import Truth, read_ground_truth
 from util.files import read_json
+from util.gaps import Gaps
 
 
 @dataclass(frozen=True)
@@ -58,11 +59,24 @@ class Sentences:
                 raise self.bad(path, f"row {number} must be {form}, not {json.dumps(row)[:80]}")
         return rows
 
-    def read_truth(self, root: Path, path: Path) -> dict[str, Truth]:
-        """The ground truth, by image id. Raises FileNotFoundError or ValueError, naming the file and the mend."""
+    def require_any(self, paths: Iterable[Path], what: str) -> None:
+        """Raises FileNotFoundError where none of these parts of the data set is there."""
+        first = None
+        for path in paths:
+            if path.exists():
+                return
+            first = first or path
+        if first:
+            self.require(first, what)
+
+    def read_truth(self, root: Path, path: Path, gaps: Gaps | None = None) -> dict[str, Truth]:
+        """The ground truth, by image id, without samples that become gaps.
+
+        Raises FileNotFoundError or ValueError, naming the file and the mend.
+        """
         self.require_made(root, path, "the ground truth")
         try:
-            return read_ground_truth(path)
+            return read_ground_truth(path, gaps)
         except ValueError as error:
             raise ValueError(f"{error}; delete it and make it anew; {self.see}") from error
 

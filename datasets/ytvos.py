@@ -13,6 +13,7 @@ from pathlib import Path
 
 from datasets.base import Expression, LabelMapVideo, VideoEntry, VideoSet
 from util.files import read_json
+from util.gaps import Gaps
 from util.pictures import MASK_SUFFIXES, PICTURE_SUFFIXES, find_files
 from util.text import is_empty
 
@@ -113,6 +114,12 @@ def read_videos(path: Path, layout: Layout = REF_YOUTUBE_VOS) -> dict[str, dict]
 
 def check_video(path: Path, video_id: str, entry: object, with_objects: bool, layout: Layout) -> None:
     """Raises ValueError unless the entry has frames and expressions of the documented form."""
+    _check_entry(path, video_id, entry, layout)
+    for exp_id, expression in entry["expressions"].items():
+        _check_expression(path, f"video {video_id}, expression {exp_id}", expression, with_objects, layout)
+
+
+def _check_entry(path: Path, video_id: str, entry: object, layout: Layout) -> None:
     where = f"video {video_id}"
     if not isinstance(entry, dict) or not {"expressions", "frames"} <= entry.keys():
         raise layout.bad(path, f'{where} must hold "expressions" and "frames"')
@@ -124,15 +131,38 @@ def check_video(path: Path, video_id: str, entry: object, with_objects: bool, la
         raise layout.bad(path, f"{where} lists frame {twice} twice")
     if not isinstance(expressions, dict) or not expressions:
         raise layout.bad(path, f"{where} must have at least one expression")
-    for exp_id, expression in expressions.items():
-        here = f"{where}, expression {exp_id}"
-        if not isinstance(expression, dict) or not isinstance(expression.get("exp"), str):
-            raise layout.bad(path, f'{here} must hold its text as "exp"')
-        if is_empty(expression["exp"]):
-            raise layout.bad(path, f"{here} is empty; write its text or delete the entry")
-        problem = layout.object_problem(expression) if with_objects else None
-        if problem:
-            raise layout.bad(path, f"{here} must name {problem}")
+
+
+def _check_expression(path: Path, here: str, expression: object, with_objects: bool, layout: Layout) -> None:
+    if not isinstance(expression, dict) or not isinstance(expression.get("exp"), str):
+        raise layout.bad(path, f'{here} must hold its text as "exp"')
+    if is_empty(expression["exp"]):
+        raise layout.bad(path, f"{here} is empty; write its text or delete the entry")
+    problem = layout.object_problem(expression) if with_objects else None
+    if problem:
+        raise layout.bad(path, f"{here} must name {problem}")
+
+
+def _sound_part(
+    path: Path, video_id: str, entry: object, with_objects: bool, layout: Layout, gaps: Gaps
+) -> dict | None:
+    """The entry without expressions that are not as documented, which become gaps; None where nothing is left."""
+    item = f"video {video_id}"
+    try:
+        _check_entry(path, video_id, entry, layout)
+    except ValueError as error:
+        gaps.add(item, error, on_all_ranks=True)
+        return None
+    sound = {}
+    for exp_id, expression in entry["expressions"].items():
+        here = f"{item}, expression {exp_id}"
+        try:
+            _check_expression(path, here, expression, with_objects, layout)
+        except ValueError as error:
+            gaps.add(here, error, on_all_ranks=True)
+        else:
+            sound[exp_id] = expression
+    return {**entry, "expressions": sound} if sound else None
 
 
 def _holdout_order(name: str) -> bytes:
@@ -158,7 +188,9 @@ def _valid_part(root: Path, videos: dict[str, dict], layout: Layout) -> set[str]
     return {name for name in videos if (frames_root(root, "valid") / name).is_dir()}
 
 
-def split_videos(root: Path, split: str, holdout: int = 0, layout: Layout = REF_YOUTUBE_VOS) -> dict[str, dict]:
+def split_videos(
+    root: Path, split: str, holdout: int = 0, layout: Layout = REF_YOUTUBE_VOS, gaps: Gaps | None = None
+) -> dict[str, dict]:
     """The meta_expressions entries of a split, by video name in sorted order.
 
     Args:
@@ -168,6 +200,7 @@ def split_videos(root: Path, split: str, holdout: int = 0, layout: Layout = REF_
             the videos of the test file, or, where there is no test file, those that have frames) or ``test``.
         holdout: number of training videos kept out of training.
         layout: of the data set; one without a test split has all videos of the valid file in ``valid``.
+        gaps: takes videos and expressions that are not as documented. Without it the first one is an error.
 
     Raises:
         FileNotFoundError, ValueError: naming the file, what was expected and the chapter of docs/data.md.
@@ -182,47 +215,12 @@ def split_videos(root: Path, split: str, holdout: int = 0, layout: Layout = REF_
     if not names:
         frames = frames_root(root, split, layout)
         raise layout.bad(path, f"no video of it belongs to the split {split} and has a folder in {frames}")
-    for name in names:
-        check_video(path, name, videos[name], folder in layout.with_objects, layout)
-    return {name: videos[name] for name in sorted(names)}
-
-
-def _why_not(annotations: Path, videos: dict[str, dict], layout: Layout) -> str | None:
-    """What keeps videos from being scored, if anything."""
-    if not annotations.is_dir():
-        return f"there is no folder {annotations}"
-    for vid, video in videos.items():
-        for eid, expression in video["expressions"].items():
-            problem = layout.object_problem(expression)
-            if problem:
-                return f"video {vid}, expression {eid} does not name {problem}"
-        found = find_files(annotations / vid, video["frames"], MASK_SUFFIXES)
-        for frame in video["frames"]:
-            if frame not in found:
-                return f"there is no mask {annotations / vid / frame}.png"
-    return None
-
-
-def scorable_split(
-    root: Path, split: str, holdout: int = 0, layout: Layout = REF_YOUTUBE_VOS
-) -> tuple[Path, dict[str, dict]]:
-    """The folder of a split's masks and its videos, as :func:`split_videos` has them.
-
-    Raises:
-        FileNotFoundError, ValueError: as there; or it lacks masks or what they mean, and which split does not.
-    """
-    annotations, videos = annotations_root(root, split, layout), split_videos(root, split, holdout, layout)
-    reason = _why_not(annotations, videos, layout)
-    if reason is None:
-        return annotations, videos
-    other = "train" if split == "valid" else "valid"
-    try:
-        scorable = _why_not(annotations_root(root, other, layout), split_videos(root, other, 0, layout), layout) is None
-    except (ValueError, FileNotFoundError):
-        scorable = False
-    name = "train, and a hold-out of it," if other == "train" else other
-    hint = f"{name} can be" if scorable else f"nor can {name}"
-    raise ValueError(f"split {split} of {root} cannot be scored: {reason}; {hint}")
+    gaps, with_objects = gaps or Gaps(strict=True), folder in layout.with_objects
+    parts = {name: _sound_part(path, name, videos[name], with_objects, layout, gaps) for name in sorted(names)}
+    sound = {name: part for name, part in parts.items() if part}
+    if not sound:
+        check_video(path, min(names), videos[min(names)], with_objects, layout)  # which says what is wrong
+    return sound
 
 
 def class_index(path: Path, objects: dict[str, dict], video_id: str, object_id: str, layout: Layout) -> int:
@@ -277,11 +275,26 @@ def train_videos(root: Path, holdout: int, binary: bool, layout: Layout = REF_YO
     ]
 
 
-def _found(root: Path, videos: Mapping[str, dict], suffixes: Sequence[str]) -> dict[str, dict[str, str]]:
-    """The files of each video's frames in its folder under ``root``, by frame; a folder is listed once."""
+def _found(
+    root: Path, videos: Mapping[str, dict], suffixes: Sequence[str], gaps: Gaps | None = None
+) -> dict[str, dict[str, str]]:
+    """The files of each video's frames in its folder under ``root``, by frame; a folder is listed once.
+
+    A frame with two files is a ValueError; or a gap, and its video is left out.
+    """
+
+    def files(name: str) -> dict[str, str] | ValueError:
+        try:
+            return find_files(root / name, videos[name]["frames"], suffixes)
+        except ValueError as error:
+            return error
+
     with ThreadPoolExecutor(8) as pool:  # on a network each listing is waited for
-        found = pool.map(lambda name: find_files(root / name, videos[name]["frames"], suffixes), videos)
-        return dict(zip(videos, found, strict=True))
+        found = dict(zip(videos, pool.map(files, videos), strict=True))
+    for name, error in found.items():
+        if isinstance(error, ValueError):
+            (gaps or Gaps(strict=True)).add(f"video {name}", error, on_all_ranks=True)
+    return {name: of_video for name, of_video in found.items() if not isinstance(of_video, ValueError)}
 
 
 def frame_files(root: Path, videos: Mapping[str, dict]) -> dict[str, tuple[str, ...]]:
@@ -311,14 +324,20 @@ def mask_files(root: Path, videos: Mapping[str, dict], layout: Layout) -> dict[s
     return {name: tuple(found[name].get(frame) for frame in video["frames"]) for name, video in videos.items()}
 
 
-def eval_videos(root: Path, split: str, holdout: int, layout: Layout = REF_YOUTUBE_VOS) -> VideoSet:
-    """The videos of a split for inference. Raises as :func:`split_videos`, also for a listed frame that is missing."""
+def eval_videos(
+    root: Path, split: str, holdout: int, layout: Layout = REF_YOUTUBE_VOS, gaps: Gaps | None = None
+) -> VideoSet:
+    """The videos of a split for inference.
+
+    Raises as :func:`split_videos`, also for a listed frame that is missing; with ``gaps`` only where all are.
+    """
+    gaps = gaps or Gaps(strict=True)
     frames = frames_root(root, split, layout)
-    entries = split_videos(root, split, holdout, layout)
-    found = _found(frames, entries, PICTURE_SUFFIXES)
-    # Now rather than hours into the inference of a split.
-    for name, entry in entries.items():
-        missing = next((frame for frame in entry["frames"] if frame not in found[name]), None)
+    entries = split_videos(root, split, holdout, layout, gaps)
+    found = _found(frames, entries, PICTURE_SUFFIXES, gaps)
+    # Now rather than hours into the inference of a split; else reading the video names them.
+    for name, files in found.items() if gaps.strict or not any(found.values()) else ():
+        missing = next((frame for frame in entries[name]["frames"] if frame not in files), None)
         if missing is not None:
             raise FileNotFoundError(
                 f"{frames / name / missing}.jpg: the frame is listed in "
@@ -327,9 +346,9 @@ def eval_videos(root: Path, split: str, holdout: int, layout: Layout = REF_YOUTU
     return [
         VideoEntry(
             video_id=name,
-            frame_names=tuple(entry["frames"]),
-            frame_paths=tuple(frames / name / found[name][frame] for frame in entry["frames"]),
-            expressions={exp_id: expression["exp"] for exp_id, expression in entry["expressions"].items()},
+            frame_names=tuple(entries[name]["frames"]),
+            frame_paths=tuple(frames / name / files.get(frame, f"{frame}.jpg") for frame in entries[name]["frames"]),
+            expressions={exp_id: expression["exp"] for exp_id, expression in entries[name]["expressions"].items()},
         )
-        for name, entry in entries.items()
+        for name, files in found.items()
     ]

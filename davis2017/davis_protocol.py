@@ -5,6 +5,13 @@ not count; the proposals, 1 to the highest id in any frame, are assigned to the 
 highest; all frames. *Semi-supervised*: an id means the same object in both, 255 is background, the first and the last
 frame are left out.
 
+Where that is wanted one damaged file does not end it. A predicted label map that is missing, damaged, of another size
+or with too high an id scores 0 for all objects of its frame. A frame without usable ground truth is left out. So is a
+video whose first frame has none, as it says what the objects are, or shows no object; and in the semi-supervised
+protocol one of at most two frames. The toolkit (davis2017/evaluation.py of
+github.com/davisvideochallenge/davis2017-evaluation) gives no score to a video of two frames either: it ends, as
+Results.read_masks asks for the first of no frames; one without objects adds nothing to its means.
+
 Each mask is prepared once, and the masks of one frame are held at a time: memory depends neither on the number nor on
 the length of the videos. Shapes: T frames, n objects, p proposals; the last axis of scores is J, F.
 """
@@ -20,6 +27,8 @@ from scipy.optimize import linear_sum_assignment
 
 from davis2017.label_maps import ids_in, mask_path, read_labels
 from davis2017.metrics import PreparedMask, db_statistics
+from davis2017.truth import Size, mask_size, read_mask_of
+from util.gaps import Gaps, Shortfall, in_words
 from util.parallel import run_jobs
 from util.writers import ANNOTATOR_ROOTS, summarise
 
@@ -28,8 +37,12 @@ MAX_PROPOSALS = 20
 VOID = 255
 STATISTICS = ("mean", "recall", "decay")
 
-# The label map of a frame, uint8 [H, W], and those that each of the results has for it.
-LabelledFrame = tuple[np.ndarray, Sequence[np.ndarray]]
+# The label map of a frame, uint8 [H, W], and those that each of the results has for it; None where it scores 0.
+LabelledFrame = tuple[np.ndarray, Sequence[np.ndarray | None]]
+
+
+class Unscorable(ValueError):
+    """There is nothing to score in a video, or in all of them."""
 
 
 def count_objects(labels: np.ndarray) -> int:
@@ -61,6 +74,9 @@ def unsupervised(frames: Iterable[LabelledFrame]) -> list[np.ndarray]:
         here = np.empty((len(predictions), max(MAX_PROPOSALS, count), count, 2))
         here[:] = np.reshape([empty.jf(target) for target in objects], (count, 2))
         for r, predicted in enumerate(predictions):
+            if predicted is None:
+                here[r] = 0
+                continue
             for i in ids_in(predicted):
                 proposal = PreparedMask(predicted == i, void)
                 here[r, i - 1] = [proposal.jf(target) for target in objects]
@@ -91,61 +107,115 @@ def semi_supervised(frames: Iterable[LabelledFrame], count: int) -> list[np.ndar
         objects = [PreparedMask(labels == i) for i in range(1, count + 1)]
         scores.append(
             [
-                [PreparedMask(predicted == i).jf(target) for i, target in enumerate(objects, 1)]
+                [
+                    PreparedMask(predicted == i).jf(target) if predicted is not None else (0.0, 0.0)
+                    for i, target in enumerate(objects, 1)
+                ]
                 for predicted in predictions
             ]
         )
+    if not scores:
+        raise Unscorable("no frame but the first and the last has usable ground truth")
     return list(np.array(scores).transpose(1, 2, 0, 3))
 
 
-def _read(truth: Path, results: Sequence[Path], frames: Iterable[str], most: int, why: str) -> Iterator[LabelledFrame]:
-    """Reads frame by frame; raises ValueError where sizes disagree or an id is above ``most``."""
+def _read(
+    truth: Path,
+    results: Mapping[str, Path],
+    frames: Iterable[str],
+    most: int,
+    why: str,
+    size: Size | None,
+    lost: Shortfall | None,
+) -> Iterator[LabelledFrame]:
+    """Reads frame by frame; what cannot be used goes to ``lost``, or is a ValueError or FileNotFoundError.
+
+    Args:
+        results: the folders, by name.
+        most: highest id that a prediction may have, and ``why``.
+        size: of the ground truth; None where it is taken as it comes.
+    """
     for frame in frames:
-        labels = read_labels(mask_path(truth, frame))
-        predictions = []
-        for folder in results:
-            path = folder / f"{frame}.png"
-            predicted = read_labels(path)
-            if predicted.shape != labels.shape:
-                raise ValueError(
-                    f"{path} is {list(predicted.shape)}, but the ground truth {truth / path.name} is "
-                    f"{list(labels.shape)} (height, width); results are written in the frames' original size"
-                )
-            highest = int(predicted.max())
-            if highest > most:
-                raise ValueError(f"{path} holds object {highest}, but {why}")
-            predictions.append(predicted)
+        try:
+            labels = read_mask_of(mask_path(truth, frame), size)
+        except (ValueError, OSError) as error:
+            if lost is None:
+                raise
+            lost.truth += 1
+            lost.note(f"video {truth.name}, frame {frame}", error)
+            continue
+        predictions: list[np.ndarray | None] = []
+        for name, folder in results.items():
+            try:
+                predictions.append(_predicted(folder / f"{frame}.png", labels.shape, truth, most, why))
+            except (ValueError, OSError) as error:
+                if lost is None:
+                    raise
+                predictions.append(None)
+                lost.predictions += 1
+                # missing ones are named together
+                if (folder / f"{frame}.png").is_file():
+                    lost.note(f"video {truth.name}, {name}, frame {frame}", f"scored as 0: {error}")
         yield labels, predictions
 
 
-def score_video(protocol: str, truth: Path, results: Sequence[Path], frames: Sequence[str]) -> list[dict]:
+def _predicted(path: Path, shape: tuple[int, ...], truth: Path, most: int, why: str) -> np.ndarray:
+    """A label map of the results; raises ValueError where its size disagrees or an id is above ``most``."""
+    predicted = read_labels(path)
+    if predicted.shape != shape:
+        raise ValueError(
+            f"{path} is {list(predicted.shape)}, but the ground truth {truth / path.name} is "
+            f"{list(shape)} (height, width); results are written in the frames' original size"
+        )
+    highest = int(predicted.max())
+    if highest > most:
+        raise ValueError(f"{path} holds object {highest}, but {why}")
+    return predicted
+
+
+def score_video(
+    protocol: str,
+    truth: Path,
+    results: Mapping[str, Path] | Sequence[Path],
+    frames: Sequence[str],
+    lost: Shortfall | None = None,
+) -> list[dict]:
     """Scores one video by one protocol.
 
     Args:
         protocol: one of :data:`PROTOCOLS`.
         truth: folder of its ground truth, ``<frame>.png``.
-        results: folders of its label maps.
+        results: folders of its label maps, by the names that messages have for them.
         frames: names of its frames, in order.
+        lost: takes what cannot be used; without it the first such thing is an error.
 
     Returns:
         For each of the results ``{object id: {"J", "F"}}``, each :data:`STATISTICS` by name.
 
     Raises:
-        FileNotFoundError, ValueError: a mask is missing, damaged, of another size or holds too high an id; there is
-            nothing to score.
+        Unscorable: there is nothing to score.
+        FileNotFoundError, ValueError: a mask is missing, damaged, of another size or holds too high an id.
     """
+    if not isinstance(results, Mapping):
+        results = {str(folder): folder for folder in results}
+    size = None if lost is None else mask_size(mask_path(truth, frame) for frame in frames)
     first = mask_path(truth, frames[0])
-    count = count_objects(read_labels(first))
+    try:
+        count = count_objects(read_mask_of(first, size))
+    except (ValueError, OSError) as error:
+        if lost is None:
+            raise
+        raise Unscorable(f"{error}; the first frame says what the objects are") from error
     if not count:
-        raise ValueError(f"{first}: the first frame shows no object, so there is nothing to score; restore the mask")
+        raise Unscorable(f"{first}: the first frame shows no object, so there is nothing to score; restore the mask")
     if protocol == "unsupervised":
         why = f"there may be at most {MAX_PROPOSALS} proposals in a video"
-        values = unsupervised(_read(truth, results, frames, MAX_PROPOSALS, why))
+        values = unsupervised(_read(truth, results, frames, MAX_PROPOSALS, why, size, lost))
     else:
         if len(frames) < 3:
-            raise ValueError(f"{truth}: {len(frames)} frames are too few; the first and the last are not scored")
+            raise Unscorable(f"{truth}: {len(frames)} frames are too few; the first and the last are not scored")
         why = f"the ground truth in {truth} has only {count}; leave it out with --protocol unsupervised"
-        values = semi_supervised(_read(truth, results, frames[1:-1], count, why), count)
+        values = semi_supervised(_read(truth, results, frames[1:-1], count, why, size, lost), count)
     return [
         {
             str(number): {
@@ -193,15 +263,30 @@ def annotator_folders(results: str | os.PathLike, videos: Iterable[str]) -> dict
     raise ValueError(f"{results} holds neither {ANNOTATOR_ROOTS[0]} … nor a folder of any video of the split{hint}")
 
 
-def missing_frames(folders: Mapping[str, Path], videos: Mapping[str, Sequence[str]]) -> list[str]:
-    """One line for each result and video of which frames are missing."""
-    lines = []
+def missing_frames(folders: Mapping[str, Path], videos: Mapping[str, Sequence[str]]) -> dict[tuple[str, str], str]:
+    """Which frames are missing, of each result and video that lacks any."""
+    lines = {}
     for name, folder in folders.items():
         for video, frames in videos.items():
             absent = [frame for frame in frames if not (folder / video / f"{frame}.png").is_file()]
             if absent:
-                lines.append(f"{name}, video {video}: {len(absent)} of {len(frames)} frames, the first is {absent[0]}")
+                lines[name, video] = f"{len(absent)} of {len(frames)} frames, the first is {absent[0]}"
     return lines
+
+
+def _score_leniently(video: str, *arguments) -> tuple[list[dict], Shortfall]:
+    """Scores of a video, none where there is nothing to score, and what they leave out."""
+    lost = Shortfall()
+    try:
+        return score_video(*arguments, lost), lost
+    except Unscorable as error:
+        lost = Shortfall(whole=1)
+        lost.note(f"video {video}", f"not scored: {error}")
+        return [], lost
+
+
+def _score_strictly(video: str, *arguments) -> tuple[list[dict], Shortfall]:
+    return score_video(*arguments), Shortfall()
 
 
 def score_results(
@@ -210,6 +295,7 @@ def score_results(
     videos: Mapping[str, Sequence[str]],
     protocol: str = "unsupervised",
     workers: int = 1,
+    gaps: Gaps | None = None,
 ) -> dict:
     """Scores the results of the four annotators, or a single results folder, always from the masks.
 
@@ -219,32 +305,61 @@ def score_results(
         videos: names of the frames of each video.
         protocol: one of :data:`PROTOCOLS`.
         workers: processes; each holds one frame at a time. Above 1, a script needs its ``__main__`` guard.
+        gaps: takes what cannot be used. Without it the first such thing is an error.
 
     Returns:
-        ``{"J&F", "J", "F", "objects", "annotators"}``: the mean over the annotators, and for each of them the mean over
-        all objects and ``sequences``, for each video the mean over its objects and ``objects``. J and F are
-        :data:`STATISTICS` by name.
+        ``{"J&F", "J", "F", "objects", "annotators", "incomplete"?}``: the mean over the annotators, and for each of
+        them the mean over all objects and ``sequences``, for each video the mean over its objects and ``objects``. J
+        and F are :data:`STATISTICS` by name. ``incomplete`` says how much cannot be used (:class:`Shortfall`), where
+        something is.
 
     Raises:
+        Unscorable: nothing is left to score.
         FileNotFoundError, ValueError: masks are missing, damaged or do not fit; each is named.
     """
+    gaps = gaps or Gaps(strict=True)
     if not videos:
         raise ValueError("there is nothing to score: the list of videos is empty")
     folders = annotator_folders(results, videos)
-    missing = missing_frames(folders, videos)
-    if missing:
-        raise ValueError(f"{results}: masks are missing: {summarise(missing)}. Run inference again to fill them")
+    inner = slice(None) if gaps.strict or protocol == "unsupervised" else slice(1, -1)
+    asked = {video: frames[inner] for video, frames in videos.items()}
+    missing = missing_frames(folders, asked)
+    if missing and gaps.strict:
+        told = summarise([f"{name}, video {video}: {which}" for (name, video), which in missing.items()])
+        raise ValueError(f"{results}: masks are missing: {told}. Run inference again to fill them")
+    for name, folder in folders.items():
+        if not any((folder / v / f"{frame}.png").is_file() for v, frames in videos.items() for frame in frames):
+            raise ValueError(
+                f"{results}: {name} has not one mask of the split's videos; run inference again to fill it"
+            )
     jobs = (
-        (video, (protocol, Path(truth, video), [folder / video for folder in folders.values()], list(frames)))
+        (video, (video, protocol, Path(truth, video), {n: f / video for n, f in folders.items()}, list(frames)))
         for video, frames in videos.items()
     )
-    scored = run_jobs(score_video, jobs, workers, total=len(videos), desc=protocol, unit="video")
+    work = _score_strictly if gaps.strict else _score_leniently
+    scored = run_jobs(work, jobs, workers, total=len(videos), desc=protocol, unit="video")
+    lost = Shortfall()
+    for _, of_video in scored.values():
+        lost += of_video
+    for (name, video), which in missing.items():
+        if scored[video][0]:
+            lost.note(f"video {video}, {name}", f"masks are missing and scored as 0: {which}")
+    for problem in lost.problems:
+        gaps.add(*problem)
+    usable = sum(len(asked[video]) for video, (by_result, _) in scored.items() if by_result) - lost.truth
+    if usable and lost.predictions == usable * len(folders):
+        raise ValueError(f"{results}: not one mask can be scored; the first problem: {in_words(*lost.problems[0])}")
     annotators = {}
     for k, name in enumerate(folders):
         sequences = {
-            video: {**average(by_result[k].values()), "objects": by_result[k]} for video, by_result in scored.items()
+            video: {**average(by_result[k].values()), "objects": by_result[k]}
+            for video, (by_result, _) in scored.items()
+            if by_result
         }
+        if not sequences:
+            raise Unscorable(f"{truth}: there is nothing to score: {in_words(*lost.problems[0])}")
         every = [of_object for sequence in sequences.values() for of_object in sequence["objects"].values()]
         annotators[name] = {**average(every), "sequences": sequences}
-    objects = sum(len(by_result[0]) for by_result in scored.values())
-    return {**average(annotators.values()), "objects": objects, "annotators": annotators}
+    objects = sum(len(by_result[0]) for by_result, _ in scored.values() if by_result)
+    means = {**average(annotators.values()), "objects": objects, "annotators": annotators}
+    return means | lost.described("frames", "videos")

@@ -6,10 +6,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from davis2017.label_maps import LABELS, ids_in, mask_path, read_labels
 from util.rle import Rle, decode
@@ -17,6 +20,47 @@ from util.rle import Rle, decode
 # The numbers of the objects that an expression means, in rising order.
 Target = tuple[int, ...]
 Masks = dict[Target, np.ndarray]
+Size = tuple[int, int]  # height, width
+
+_AGAIN = "download the file again (docs/data.md)"
+
+
+@dataclass
+class FrameTruth:
+    """Ground truth of a frame.
+
+    Attributes:
+        size: of the frame.
+        masks: bool ``[H, W]`` of each target that has pixels in it.
+        damaged: targets whose masks cannot be used here, and why.
+    """
+
+    size: Size
+    masks: Masks
+    damaged: dict[Target, ValueError] = field(default_factory=dict)
+
+
+def mask_size(paths: Iterable[Path]) -> Size | None:
+    """Which size most of these masks have, by the headers of the files; None where there is none that can be read."""
+    sizes: Counter[Size] = Counter()
+    for path in paths:
+        try:
+            with Image.open(path) as image:
+                sizes[image.height, image.width] += 1
+        # Damaged bytes make decoders raise far more than OSError; reading the mask will name them.
+        except Exception:
+            continue
+    return sizes.most_common(1)[0][0] if sizes else None
+
+
+def read_mask_of(path: Path, size: Size | None) -> np.ndarray:
+    """As :func:`read_labels`; ValueError where it has not the ``size`` of its video's masks, if that is known."""
+    labels = read_labels(path)
+    if size and labels.shape != size:
+        raise ValueError(
+            f"{path} is {list(labels.shape)}, but most masks of its video are {list(size)} (height, width)"
+        )
+    return labels
 
 
 class VideoTruth(ABC):
@@ -31,8 +75,12 @@ class VideoTruth(ABC):
         self.where = where
         self.objects: set[int] = set()
 
+    def absent(self, frames: Sequence[str]) -> list[Path]:
+        """The files of masks that are not there; to be asked before the frames are, which all are named here."""
+        return []
+
     @abstractmethod
-    def frame(self, t: int, name: str, targets: Collection[Target], others: bool) -> tuple[tuple[int, int], Masks]:
+    def frame(self, t: int, name: str, targets: Collection[Target], others: bool) -> FrameTruth:
         """Ground truth of the frame at position ``t``.
 
         Args:
@@ -40,8 +88,8 @@ class VideoTruth(ABC):
             targets: what the expressions of the video mean.
             others: also give what targets may be mistaken for.
 
-        Returns:
-            Height and width of the frame, and bool ``[H, W]`` of each target that has pixels in it.
+        Raises:
+            FileNotFoundError, ValueError: nothing of the frame can be used.
         """
 
     @abstractmethod
@@ -93,13 +141,19 @@ class _LabelMapVideo(VideoTruth):
     def __init__(self, folder: Path) -> None:
         super().__init__(str(folder))
         self.folder = folder
+        self._size: Size | None = None
 
-    def frame(self, t: int, name: str, targets: Collection[Target], others: bool) -> tuple[tuple[int, int], Masks]:
-        labels = read_labels(mask_path(self.folder, name))
+    def absent(self, frames: Sequence[str]) -> list[Path]:
+        paths = [mask_path(self.folder, name) for name in frames]
+        self._size = mask_size(paths)
+        return [path for path in paths if not path.is_file()]
+
+    def frame(self, t: int, name: str, targets: Collection[Target], others: bool) -> FrameTruth:
+        labels = read_mask_of(mask_path(self.folder, name), self._size)
         ids = ids_in(labels)
         self.objects |= ids
         wanted = {target for target in targets if ids & set(target)} | ({(i,) for i in ids} if others else set())
-        return labels.shape, {target: np.isin(labels, target) for target in wanted}
+        return FrameTruth(labels.shape, {target: np.isin(labels, target) for target in wanted})
 
     def named(self, target: Target) -> dict[str, object]:
         return {"obj_id": str(target[0])}
@@ -130,42 +184,54 @@ class RleMasks(Truth):
     def video(self, vid: str, targets: Iterable[Target]) -> VideoTruth:
         needed = sorted({annotation for target in targets for annotation in target})
         masks = {annotation: list(self.masks[annotation]) for annotation in needed}
-        sizes = {rle.size for frames in masks.values() for rle in frames if rle is not None}
-        if len(sizes) != 1:
-            found = " and ".join(f"{width}x{height}" for height, width in sorted(sizes)) or "missing"
+        sizes = Counter(rle.size for frames in masks.values() for rle in frames if rle is not None)
+        if not sizes:
             raise ValueError(
-                f"{self.where}: the masks of video {vid} must have the one size of its frames, but are {found}; "
-                "download the file again (docs/data.md)"
+                f"{self.where}: the masks of video {vid} must have the one size of its frames, but are missing; "
+                f"{_AGAIN}"
             )
-        return _RleVideo(f"{self.where}, video {vid}", masks, sizes.pop())
+        return _RleVideo(self.where, vid, masks, sizes.most_common(1)[0][0])
 
 
 class _RleVideo(VideoTruth):
-    def __init__(self, where: str, masks: dict[int, list[Rle | None]], size: tuple[int, int]) -> None:
-        super().__init__(where)
-        self.masks, self.size = masks, size
+    def __init__(self, file: str, vid: str, masks: dict[int, list[Rle | None]], size: Size) -> None:
+        super().__init__(f"{file}, video {vid}")
+        self.file, self.vid, self.masks, self.size = file, vid, masks, size
 
-    def frame(self, t: int, name: str, targets: Collection[Target], others: bool) -> tuple[tuple[int, int], Masks]:
-        shown = {
-            annotation: self._mask(annotation, frames[t], name)
-            for annotation, frames in self.masks.items()
-            if frames[t] is not None
-        }
-        shown = {annotation: mask for annotation, mask in shown.items() if mask.any()}
+    def frame(self, t: int, name: str, targets: Collection[Target], others: bool) -> FrameTruth:
+        shown: dict[int, np.ndarray] = {}
+        damaged: dict[int, ValueError] = {}
+        for annotation, frames in self.masks.items():
+            if frames[t] is None:
+                continue
+            try:
+                mask = self._mask(annotation, frames[t], name)
+            except ValueError as error:
+                damaged[annotation] = error
+            else:
+                if mask.any():
+                    shown[annotation] = mask
         self.objects |= shown.keys()
-        return self.size, {
+        spoilt = {target: damaged[a] for target in targets for a in target if a in damaged}
+        masks = {
             target: np.logical_or.reduce([shown[annotation] for annotation in target if annotation in shown])
             for target in targets
-            if shown.keys() & set(target)
+            if target not in spoilt and shown.keys() & set(target)
         }
+        return FrameTruth(self.size, masks, spoilt)
 
     def _mask(self, annotation: int, rle: Rle, frame: str) -> np.ndarray:
+        if rle.size != self.size:
+            sizes = " and ".join(f"{width}x{height}" for height, width in (self.size, rle.size))
+            raise ValueError(
+                f"{self.file}: the masks of video {self.vid} must have the one size of its frames, but are {sizes} "
+                f"(that of annotation {annotation} in frame {frame}); {_AGAIN}"
+            )
         try:
             return decode(rle)
         except ValueError as error:
             raise ValueError(
-                f"{self.where}: the mask of annotation {annotation} in frame {frame} is damaged ({error}); download "
-                "the file again (docs/data.md)"
+                f"{self.where}: the mask of annotation {annotation} in frame {frame} is damaged ({error}); {_AGAIN}"
             ) from error
 
     def named(self, target: Target) -> dict[str, object]:

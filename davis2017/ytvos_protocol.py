@@ -2,22 +2,35 @@
 
 For each (video, expression): J and F over the frames listed for the video against the binary mask of what is meant, in
 MeViS the union of some objects, averaged over frames, then over expressions.
+
+Where that is wanted one damaged file does not end it. A predicted mask that is missing, damaged or of another size than
+the ground truth scores 0 in its frame. A frame without usable ground truth is left out of the means (in MeViS: for the
+expressions that mean the damaged object), and so is an expression of whose object no ground truth is left.
 """
 
 from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from davis2017.metrics import PreparedMask
-from davis2017.truth import LabelMaps, Target, Truth, VideoTruth
+from davis2017.truth import FrameTruth, LabelMaps, Target, Truth, VideoTruth
+from util.gaps import Gaps, Shortfall, beside, in_words
 from util.parallel import run_jobs
-from util.writers import RESULTS_ROOT, Results, mask_name, missing_masks, root_problem, summarise
+from util.writers import (
+    RESULTS_ROOT,
+    Results,
+    expected_names,
+    mask_name,
+    missing_masks,
+    root_problem,
+    summarise,
+)
 
 # What the scores of an expression repeat of its entry in meta_expressions.
 KEPT = ("exp", "obj_id", "anno_id", "kind")
@@ -37,7 +50,14 @@ def _predicted(results: Results, name: str, shape: tuple[int, ...]) -> PreparedM
 
 
 def score_video(
-    results: Results, root: str, truth: VideoTruth, targets: Mapping[str, Target], video: Mapping, other_objects: bool
+    results: Results,
+    root: str,
+    truth: VideoTruth,
+    targets: Mapping[str, Target],
+    video: Mapping,
+    other_objects: bool,
+    lost: Shortfall | None = None,
+    missing: Collection[str] = (),
 ) -> dict[str, dict]:
     """Scores every expression of one video; its ground truth is read once.
 
@@ -48,47 +68,142 @@ def score_video(
         targets: what each expression means.
         video: its ``id``, ``expressions`` and ``frames``.
         other_objects: also compare with what each expression may be mistaken for.
+        lost: takes what cannot be used; without it the first such thing is an error.
+        missing: names of masks that the results have not.
 
     Returns:
-        ``{expression id: {"exp", "obj_id", "anno_id"?, "kind"?, "frames", "J", "F", "J&F", "other"?}}``. ``other`` is
-        the ``obj_id`` or ``anno_id``, ``J``, ``F`` and ``J&F`` of the target without any of the expression's objects
-        that the predictions fit best, None in a video without one.
+        ``{expression id: {"exp", "obj_id", "anno_id"?, "kind"?, "frames", "J", "F", "J&F", "other"?}}``, without those
+        of whose object there is no ground truth. ``frames`` are those that were scored. ``other`` is the ``obj_id`` or
+        ``anno_id``, ``J``, ``F`` and ``J&F`` of the target without any of the expression's objects that the
+        predictions fit best, None in a video without one.
     """
-    expressions, frames = video["expressions"], video["frames"]
+    vid, frames = video["id"], video["frames"]
     wanted = set(targets.values())
+    # Sums of J and F, and the number of frames, for each target that an expression is compared with.
     totals: dict[str, dict[Target, np.ndarray]] = {eid: {} for eid in targets}
     # Which objects come later is not known yet: until then each would have been scored against an empty mask.
-    blank = {eid: np.zeros(2) for eid in targets}
-    for t, frame in enumerate(frames):
-        size, masks = truth.frame(t, frame, wanted, other_objects)
-        shown = {target: PreparedMask(mask) for target, mask in masks.items()}
-        absent = PreparedMask(np.zeros(size, bool))
+    blank = {eid: np.zeros(3) for eid in targets}
+    unusable: dict[str, list[tuple[str, str]]] = {eid: [] for eid in targets}
+    seen: set[Target] = set()
+    for t, frame in _frames_with_truth(truth, vid, frames, lost):
+        here = _frame_truth(truth, t, frame, wanted, other_objects, vid, lost)
+        if here is None:
+            continue
+        seen |= here.masks.keys()
+        shown = {target: PreparedMask(mask) for target, mask in here.masks.items()}
+        absent = PreparedMask(np.zeros(here.size, bool))
         for eid, target in targets.items():
-            predicted = _predicted(results, mask_name(video["id"], eid, frame, root), size)
-            against_blank = np.array(predicted.jf(absent))
+            if target in here.damaged:
+                continue
+            predicted = _usable(results, mask_name(vid, eid, frame, root), here.size, missing, unusable[eid], lost)
+            against_blank = np.array((*predicted.jf(absent), 1) if predicted is not None else (0, 0, 1), float)
             sums = totals[eid]
-            for new in shown.keys() - sums.keys():
+            for new in (shown.keys() | here.damaged.keys()) - sums.keys():
                 if new == target or (other_objects and not set(new) & set(target)):
                     sums[new] = blank[eid].copy()
-            for candidate in sums:
-                sums[candidate] += predicted.jf(shown[candidate]) if candidate in shown else against_blank
+            for candidate in sums.keys() - here.damaged.keys():
+                if predicted is not None and candidate in shown:
+                    sums[candidate] += (*predicted.jf(shown[candidate]), 1)
+                else:
+                    sums[candidate] += against_blank
             blank[eid] += against_blank
 
     out = {}
     for eid, target in targets.items():
-        if target not in totals[eid]:
-            which = f"object {target[0]} is" if len(target) == 1 else f"objects {', '.join(map(str, target))} are"
-            raise ValueError(
-                f"video {video['id']}, expression {eid}: {which} in none of the masks in {truth.where}, "
-                f"which hold {sorted(truth.objects)}; correct its {next(iter(truth.named(target)))}"
-            )
-        means = {candidate: total / len(frames) for candidate, total in totals[eid].items()}
-        out[eid] = {key: expressions[eid][key] for key in KEPT if key in expressions[eid]}
-        out[eid] |= {"frames": len(frames), **_named(means[target])}
+        item = f"video {vid}, expression {eid}"
+        if target not in seen or target not in totals[eid]:
+            error = _never_shown(item, truth, target)
+            if lost is None:
+                raise error
+            lost.whole += 1
+            lost.note(item, error if truth.objects else f"{truth.where} holds no usable mask of any object")
+            continue
+        if lost is not None:
+            _note_unusable(lost, item, unusable[eid])
+        means = {c: total[:2] / total[2] for c, total in totals[eid].items() if c in seen and total[2]}
+        expression = video["expressions"][eid]
+        out[eid] = {key: expression[key] for key in KEPT if key in expression}
+        out[eid] |= {"frames": int(totals[eid][target][2]), **_named(means[target])}
         if other_objects:
             others = sorted(means.keys() - {target}, key=lambda other: (-means[other].mean(), other))
             out[eid]["other"] = {**truth.named(others[0]), **_named(means[others[0]])} if others else None
     return out
+
+
+def _frames_with_truth(
+    truth: VideoTruth, vid: str, frames: Sequence[str], lost: Shortfall | None
+) -> Iterator[tuple[int, str]]:
+    """Place and name of the frames; those without a file of ground truth are left out together."""
+    absent = truth.absent(frames) if lost is not None else []
+    if absent:
+        lost.truth += len(absent)
+        why = f"{len(absent)} of {len(frames)} frames have no ground truth, the first is {absent[0]}"
+        lost.note(f"video {vid}", why)
+    gone = {path.stem for path in absent}
+    return ((t, frame) for t, frame in enumerate(frames) if frame not in gone)
+
+
+def _frame_truth(
+    truth: VideoTruth, t: int, frame: str, wanted: set[Target], others: bool, vid: str, lost: Shortfall | None
+) -> FrameTruth | None:
+    """The ground truth of a frame, None where it is left out."""
+    item = f"video {vid}, frame {frame}"
+    try:
+        here = truth.frame(t, frame, wanted, others)
+    except (ValueError, OSError) as error:
+        if lost is None:
+            raise
+        lost.truth += 1
+        lost.note(item, error)
+        return None
+    for error in dict.fromkeys(here.damaged.values()):  # of an object that several expressions mean
+        if lost is None:
+            raise error
+        lost.note(item, error)
+    if here.damaged:
+        lost.truth += 1
+    return here
+
+
+def _usable(
+    results: Results,
+    name: str,
+    size: tuple[int, int],
+    missing: Collection[str],
+    unusable: list[tuple[str, str]],
+    lost: Shortfall | None,
+) -> PreparedMask | None:
+    """A predicted mask; where that cannot be used None, and ``unusable`` takes its name and why."""
+    if name in missing:
+        unusable.append((name, ""))
+        return None
+    try:
+        return _predicted(results, name, size)
+    except ValueError as error:
+        if lost is None:
+            raise
+        unusable.append((name, str(error)))
+        return None
+
+
+def _note_unusable(lost: Shortfall, item: str, unusable: list[tuple[str, str]]) -> None:
+    """Counts the masks of an expression that score 0, and names damaged ones each, missing ones together."""
+    lost.predictions += len(unusable)
+    missing = [name for name, why in unusable if not why]
+    if missing:
+        number = f"{len(missing)} masks are" if len(missing) > 1 else "1 mask is"
+        lost.note(item, f"{number} missing and scored as 0, the first is {missing[0]}")
+    for name, why in unusable:
+        if why:
+            lost.note(f"{item}, frame {name.rpartition('/')[2].removesuffix('.png')}", f"scored as 0: {why}")
+
+
+def _never_shown(item: str, truth: VideoTruth, target: Target) -> ValueError:
+    which = f"object {target[0]} is" if len(target) == 1 else f"objects {', '.join(map(str, target))} are"
+    return ValueError(
+        f"{item}: {which} in none of the masks in {truth.where}, which hold {sorted(truth.objects)}; correct its "
+        f"{next(iter(truth.named(target)))}"
+    )
 
 
 def _named(jf: np.ndarray) -> dict[str, float]:
@@ -114,8 +229,54 @@ def _open_results(path: Path) -> None:
     _results = Results(path)
 
 
-def _score_in_worker(*args) -> dict[str, dict]:
-    return score_video(_results, *args)
+def _score_in_worker(*args) -> tuple[dict[str, dict], Shortfall]:
+    return _score_leniently(_results, *args)
+
+
+def _score_leniently(results: Results, strict: bool, missing: Collection[str], *args) -> tuple[dict, Shortfall]:
+    """Scores of a video, and what they leave out."""
+    if strict:
+        return score_video(results, *args), Shortfall()
+    lost = Shortfall()
+    return score_video(results, *args, lost, missing), lost
+
+
+def _targets(truth: Truth, videos: Mapping[str, dict], gaps: Gaps) -> dict[str, dict[str, Target]]:
+    """What each expression means; those that do not say so are left out."""
+    targets: dict[str, dict[str, Target]] = {}
+    for vid, video in videos.items():
+        targets[vid] = {}
+        for eid, expression in video["expressions"].items():
+            try:
+                targets[vid][eid] = truth.target(vid, eid, expression)
+            except ValueError as error:
+                gaps.add(f"video {vid}, expression {eid}", error)
+    return targets
+
+
+def _jobs(
+    truth: Truth,
+    videos: Mapping[str, dict],
+    targets: Mapping[str, dict[str, Target]],
+    missing: Collection[str],
+    gaps: Gaps,
+    root: str,
+    other_objects: bool,
+) -> Iterator[tuple[str, tuple]]:
+    """The work of each video that has ground truth. Its masks are taken out only when it is its turn: all of MeViS's at
+    once are too many."""
+    for vid, video in videos.items():
+        if not targets[vid]:
+            continue
+        try:
+            masks = truth.video(vid, targets[vid].values())
+        except ValueError as error:
+            for eid in targets[vid]:
+                gaps.add(f"video {vid}, expression {eid}", error)
+            continue
+        lacking = frozenset(name for name in expected_names({vid: video}, root) if name in missing)
+        arguments = (root, masks, targets[vid], {**video, "id": vid}, other_objects)
+        yield vid, (gaps.strict, lacking, *arguments)
 
 
 def score_results(
@@ -125,6 +286,7 @@ def score_results(
     workers: int = 1,
     other_objects: bool = False,
     root: str = RESULTS_ROOT,
+    gaps: Gaps | None = None,
 ) -> dict:
     """Scores a results folder or zip; the zip is not unpacked.
 
@@ -138,42 +300,45 @@ def score_results(
             object of the video with the highest J&F; in MeViS, where expressions share objects, the target of another
             expression that has none of the same objects. Expressions without such a thing stay out of this mean.
         root: folder in the results that holds the videos' folders; empty where they lie at its root.
+        gaps: takes what cannot be used; expressions and videos of the list that it has already count, too. Without it
+            the first such thing is an error.
 
     Returns:
-        ``{"J", "F", "J&F", "expressions", "J&F_other_object"?, "by_kind"?, "videos"}``: means over the expressions,
-        each kind's in the same form (only where all expressions have the key ``kind``), and for each video what
-        :func:`score_video` returns.
+        ``{"J", "F", "J&F", "expressions", "J&F_other_object"?, "by_kind"?, "videos", "incomplete"?}``: means over the
+        expressions, each kind's in the same form (only where all expressions have the key ``kind``), for each video
+        what :func:`score_video` returns, and where something cannot be used how much of it (:class:`Shortfall`).
 
     Raises:
-        FileNotFoundError, ValueError: masks are missing, damaged or of another size, or ids are wrong; each is named.
+        FileNotFoundError, ValueError: masks are missing, damaged or of another size, or ids are wrong, each is named;
+            with ``gaps``: not one mask can be scored.
     """
+    gaps = gaps or Gaps(strict=True)
+    lost = Shortfall(whole=len(gaps.items), problems=list(gaps.items))
     if not any(video["expressions"] for video in videos.values()):
         raise ValueError("there is nothing to score: the list of videos has no expressions")
     empty = [vid for vid, video in videos.items() if not video["frames"]]
     if empty:
         raise ValueError(f"video {empty[0]} lists no frames; mend its entry in meta_expressions.json")
     truth = truth if isinstance(truth, Truth) else LabelMaps(Path(truth))
-    targets = {
-        vid: {eid: truth.target(vid, eid, expression) for eid, expression in video["expressions"].items()}
-        for vid, video in videos.items()
-    }
+    listed = len(gaps.items)
+    targets = _targets(truth, videos, gaps)
 
     with Results(results) as opened:
         wrong_root = root_problem(opened, root)
         if wrong_root:
             raise ValueError(wrong_root)
-        missing = missing_masks(opened.names, videos, root)
-        if missing:
-            raise ValueError(f"{results}: masks are missing: {summarise(missing)}. Run inference again to fill them")
-        # The masks of a video are taken out only when it is its turn: all of MeViS's at once are too many.
-        jobs = (
-            (vid, (root, truth.video(vid, targets[vid].values()), targets[vid], {**video, "id": vid}, other_objects))
-            for vid, video in videos.items()
-        )
+        names = set(opened.names)
+        missing = expected_names(videos, root).keys() - names
+        if missing and (gaps.strict or names.isdisjoint(expected_names(videos, root))):
+            problems = summarise(missing_masks(names, videos, root))
+            mend = (
+                "Run inference again to fill them" if gaps.strict else "These are results of another split, or of none"
+            )
+            raise ValueError(f"{results}: masks are missing: {problems}. {mend}")
         workers = min(workers, len(videos))
-        by_video = run_jobs(
-            partial(score_video, opened) if workers == 1 else _score_in_worker,
-            jobs,
+        scored = run_jobs(
+            partial(_score_leniently, opened) if workers == 1 else _score_in_worker,
+            _jobs(truth, videos, targets, missing, gaps, root, other_objects),
             workers,
             total=len(videos),
             desc="score",
@@ -182,14 +347,27 @@ def score_results(
             prepare_with=(opened.path,),
         )
 
+    for item, why in gaps.items[listed:]:
+        lost.whole += 1
+        lost.note(item, why)
+    for _, of_video in scored.values():
+        lost += of_video
+        for problem in of_video.problems:
+            gaps.add(*problem)
+    by_video = {vid: of_video for vid, (of_video, _) in scored.items() if of_video}
     every = [expression for video in by_video.values() for expression in video.values()]
+    if lost.predictions == sum(expression["frames"] for expression in every):
+        raise ValueError(
+            f"{results}: not one mask can be scored; {len(lost.problems)} problems, the first: "
+            f"{in_words(*lost.problems[0])}"
+        )
     out = average(every, other_objects)
     if all("kind" in expression for expression in every):
         kinds = defaultdict(list)
         for expression in every:
             kinds[expression["kind"]].append(expression)
         out["by_kind"] = {kind: average(kinds[kind], other_objects) for kind in sorted(kinds)}
-    return out | {"videos": by_video}
+    return out | {"videos": by_video} | lost.described("frames", "expressions")
 
 
 def table(scores: dict, worst: int) -> str:
@@ -215,7 +393,7 @@ def table(scores: dict, worst: int) -> str:
     if "by_kind" in scores:
         lines += ["", header.replace("video", "kind ", 1).rstrip()]
         lines += [line(kind, mean) for kind, mean in scores["by_kind"].items()]
-    lines += ["", f"J&F {scores['J&F']:.4f}   J {scores['J']:.4f}   F {scores['F']:.4f}"]
+    lines += ["", f"J&F {scores['J&F']:.4f}   J {scores['J']:.4f}   F {scores['F']:.4f}{beside(scores)}"]
     if other:
         value = "no video has another object" if scores[OTHER] is None else f"{scores[OTHER]:.4f}"
         lines += [f"J&F against the hardest other object: {value}"]

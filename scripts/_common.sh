@@ -69,7 +69,9 @@ launch() {
         export PROXYFORMER_STOPPED
         "$PYTHON" -m torch.distributed.run --nproc_per_node "$PROCESSES" --max_restarts "${MAX_RESTARTS:-0}" \
             "${meet[@]}" "$script" "$@" || code=$?
-        [[ ! -s "$PROXYFORMER_STOPPED" ]] || code=75 # of which torchrun makes 1
+        if ((code)); then # torchrun makes 1 of every code
+            case "$(<"$PROXYFORMER_STOPPED")" in stopped) code=75 ;; incomplete) code=3 ;; esac
+        fi
         rm -f "$PROXYFORMER_STOPPED"
         return "$code"
     elif ((PROCESSES == 0)); then

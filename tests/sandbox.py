@@ -11,11 +11,11 @@ from typing import NamedTuple
 from tests.helpers import ROOT
 
 # Appends a record to $CALLS: working directory, CUDA_VISIBLE_DEVICES, arguments. Fails where they contain $FAIL; with
-# $STOP ends under torchrun as a run that was asked to stop. Names in $OLD are Python 3.10. The look for packages is the
+# $STOP ends under torchrun as a run that left this word. Names in $OLD are Python 3.10. The look for packages is the
 # real one.
 INTERPRETER = rf"""#!/bin/bash
 (IFS=$'\x1f'; printf '%s\x1e' "$PWD"$'\x1f'"${{CUDA_VISIBLE_DEVICES-unset}}"$'\x1f'"$*") >>"$CALLS"
-[[ -z "${{STOP:-}}" || -z "${{PROXYFORMER_STOPPED:-}}" ]] || {{ echo stopped >"$PROXYFORMER_STOPPED"; exit 1; }}
+[[ -z "${{STOP:-}}" || -z "${{PROXYFORMER_STOPPED:-}}" ]] || {{ echo "$STOP" >"$PROXYFORMER_STOPPED"; exit 1; }}
 [[ -n "$FAIL" && " $* " == *"$FAIL"* ]] && exit 3
 case " $* " in
     *" -m venv "*) mkdir -p "${{!#}}/bin" && touch "${{!#}}/pyvenv.cfg" && cp "$0" "${{!#}}/bin/python" ;;

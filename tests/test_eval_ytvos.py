@@ -306,7 +306,7 @@ def test_a_split_that_cannot_be_scored_names_one_that_can(results, data, monkeyp
     with pytest.raises(ValueError, match="valid/Annotations; nor can train"):
         _command(monkeypatch, results, "--ytvos_path", data)
     with pytest.raises(ValueError, match="split train .* there is no mask .*dog/00000.png; nor can valid"):
-        _command(monkeypatch, results, "--ytvos_path", data, "--split", "train")
+        _command(monkeypatch, results, "--ytvos_path", data, "--split", "train", "--strict")
 
 
 def test_user_mistakes_end_without_a_traceback(tmp_path):

@@ -292,9 +292,10 @@ class TestRecipes:
             programs.append(Path(call.args[len(before)]).name)
         assert programs == ["main.py", "inference_ytvos.py"]
 
-    def test_a_run_that_was_asked_to_stop_ends_with_a_code_to_requeue_on(self, recipe, tmp_path):
+    @pytest.mark.parametrize(("word", "code"), [("stopped", 75), ("incomplete", 3)])
+    def test_codes_of_runs_that_were_stopped_or_left_something_out(self, recipe, tmp_path, word, code):
         """Of one process its own code does; torchrun makes 1 of all."""
-        calls, _ = recipe(GPUS=2, STOP=1, TMPDIR=tmp_path, code=75)
+        calls, _ = recipe(GPUS=2, STOP=word, TMPDIR=tmp_path, code=code)
         assert len(calls) == 1 and not list(tmp_path.glob("tmp.*"))
 
     @pytest.mark.parametrize(

@@ -23,12 +23,15 @@ def xywh_to_xyxy(boxes: Tensor) -> Tensor:
     return torch.cat([boxes[..., :2], boxes[..., :2] + boxes[..., 2:]], dim=-1)
 
 
-def score_boxes(truth: Mapping[Hashable, Sequence[float]], predictions: Iterable[dict]) -> dict:
+def score_boxes(
+    truth: Mapping[Hashable, Sequence[float]], predictions: Iterable[dict], *, partial: bool = False
+) -> dict:
     """All scores of the boxes; every sample counts once and alike.
 
     Args:
         truth: box of each sample, xywh in pixels, by image id.
         predictions: every query of every sample.
+        partial: samples without a prediction are missed, instead of being an error.
 
     Returns:
         ``samples``, their number; of the highest-scored query, the last one of equals, ``precision_at`` (share of
@@ -42,14 +45,17 @@ def score_boxes(truth: Mapping[Hashable, Sequence[float]], predictions: Iterable
     queries: dict[Hashable, list[dict]] = defaultdict(list)
     for prediction in predictions:
         queries[prediction["image_id"]].append(prediction)
-    if queries.keys() != truth.keys():
-        name = next(iter(queries.keys() ^ truth.keys()))
+    differing = queries.keys() - truth.keys() if partial else queries.keys() ^ truth.keys()
+    if differing:
+        name = next(iter(differing))
         lacks = "ground truth" if name in queries else "prediction"
         raise ValueError(f"sample {name} has no {lacks}: score predictions and ground truth of the same samples")
     if not truth:
         raise ValueError("there is not one sample to score")
     hits, overlaps, found = 0, 0.0, dict.fromkeys(RANKS, 0)
     for name, box in truth.items():
+        if name not in queries:
+            continue
         ranked = sorted(queries[name], key=lambda query: -query["score"])
         boxes = xywh_to_xyxy(torch.tensor([query["bbox"] for query in ranked], dtype=torch.float64))
         target = xywh_to_xyxy(torch.tensor(box, dtype=torch.float64))

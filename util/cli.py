@@ -1,4 +1,7 @@
-"""How every entry script ends: user mistakes as one line on stderr and exit code 2, never a traceback."""
+"""How every entry script ends: user mistakes as one line on stderr and exit code 2, never a traceback.
+
+Exit code 3: the work is done, but for some items that were left out (:mod:`util.gaps`).
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,9 @@ from typing import NoReturn
 
 from util.interrupt import REQUEUE, Interrupted
 
-# names a file in which a run that was asked to stop, and saved, leaves a word for who started it
+# names a file in which a run that was asked to stop, and saved, or is incomplete, leaves a word for who started it
 STOPPED_MARK = "PROXYFORMER_STOPPED"
+INCOMPLETE = 3
 USER_ERRORS = (ValueError, OSError, FloatingPointError)
 MEMORY_MEND = (
     "memory does not suffice; take less at once: at inference --window, --eval_size and --max_size, in training "
@@ -35,13 +39,15 @@ def run(main: Callable[[], int | None]) -> None:
     traceback. Anything else is our own fault and keeps its traceback.
     """
     try:
-        sys.exit(main() or 0)
+        code = main() or 0
+        if code == INCOMPLETE:
+            _mark("incomplete")
+        sys.exit(code)
     except USER_ERRORS as error:
         _refuse(error)
     except Interrupted as stopped:
         print(stopped, file=sys.stderr)
-        if mark := os.environ.get(STOPPED_MARK):  # torchrun turns every code into 1
-            Path(mark).write_text("stopped\n")
+        _mark("stopped")
         sys.exit(REQUEUE)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -50,6 +56,12 @@ def run(main: Callable[[], int | None]) -> None:
         if not lacks_memory(error):
             raise
         _refuse(MEMORY_MEND)
+
+
+def _mark(how: str) -> None:
+    """Leaves a word for who started torchrun, which turns every code into 1."""
+    if mark := os.environ.get(STOPPED_MARK):
+        Path(mark).write_text(f"{how}\n")
 
 
 def _refuse(why: object) -> NoReturn:

@@ -11,6 +11,7 @@ from pycocotools import mask as coco
 
 from util import rle
 from util.files import read_json
+from util.gaps import Gaps
 
 CATEGORY = 1
 Segmentation = dict  # {"size": [height, width], "counts": str}, COCO's compressed run lengths
@@ -72,16 +73,21 @@ def ground_truth(samples: Iterable[tuple[str, np.ndarray]]) -> dict:
     return {"images": images, "annotations": annotations, "categories": categories}
 
 
-def read_ground_truth(path: Path) -> dict[str | int, Truth]:
+def read_ground_truth(path: Path, gaps: Gaps | None = None) -> dict[str | int, Truth]:
     """The ground truth of each image id of a file in COCO's form, in the file's order.
 
     Published files differ: that of JHMDB-Sentences has no ``bbox``, A2D's ``area`` is a float (both are written by
     create_gt_in_coco_format.py in datasets/{jhmdb,a2d}_sentences of github.com/mttr2021/MTTR). ``area``, category names
     and category ids are not read.
 
+    Args:
+        gaps: takes samples whose mask is damaged or of another size than its image. Without it the first one is an
+            error.
+
     Raises:
         ValueError: naming the file; it is no such file, or an image has not exactly one annotation.
     """
+    gaps = gaps or Gaps(strict=True)
     try:
         content = read_json(path)
         sizes = {image["id"]: (image["height"], image["width"]) for image in content["images"]}
@@ -89,12 +95,22 @@ def read_ground_truth(path: Path) -> dict[str | int, Truth]:
         annotated = [annotation["image_id"] for annotation in content["annotations"]]
         if twice or len(set(annotated)) < len(annotated) or set(annotated) != sizes.keys():
             raise ValueError("each image must be in it once, with one annotation")
-        truth = {a["image_id"]: _truth(a, sizes[a["image_id"]]) for a in content["annotations"]}
+        truth = {}
+        for annotation in content["annotations"]:
+            image_id = annotation["image_id"]
+            try:
+                truth[image_id] = _truth(annotation, sizes[image_id])
+            except Exception as error:
+                if gaps.strict:
+                    raise
+                gaps.add(f"sample {image_id}", f"{path}: its mask is damaged ({error})", on_all_ranks=True)
+        if not truth:
+            raise ValueError("not one mask of it can be read")
     # A damaged file may fail at any level.
     except Exception as error:
         problem = str(error) if type(error) is ValueError else f"{type(error).__name__}: {error}"
         raise ValueError(f"{path}: is not ground truth in COCO's form ({problem})") from error
-    return {image_id: truth[image_id] for image_id in sizes}
+    return {image_id: truth[image_id] for image_id in sizes if image_id in truth}
 
 
 def _truth(annotation: dict, size: tuple[int, int]) -> Truth:

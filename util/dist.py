@@ -171,11 +171,11 @@ def from_main(value: Any) -> Any:
     return box[0]
 
 
-def agree(error: OSError | None = None) -> None:
+def agree(error: OSError | ValueError | None = None) -> None:
     """Waits for all ranks, however long; where one of them has met an error, all raise it.
 
     Raises:
-        OSError: this rank's own, or another's.
+        OSError: another rank's error, or, like a ValueError, this rank's own.
     """
     if world_size() > 1:
         told: list[str | None] = [None] * world_size()
@@ -188,11 +188,15 @@ def agree(error: OSError | None = None) -> None:
 
 @contextmanager
 def together() -> Iterator[None]:
-    """At its end all ranks wait for each other, and an OSError within on one of them is raised on all."""
+    """At its end all ranks wait for each other, and what one of them has met with of a user's files is an error of all.
+
+    Raises:
+        OSError, ValueError: as :func:`agree`.
+    """
     error = None
     try:
         yield
-    except OSError as reason:
+    except (OSError, ValueError) as reason:
         error = reason
     agree(error)
 

@@ -79,12 +79,27 @@ def average_precision(truth: Mapping[Hashable, Truth], predictions: Sequence[dic
     return {"mAP": float(by_threshold.mean()), "AP50": float(by_threshold[0]), "AP75": float(by_threshold[5])}
 
 
-def score_masks(truth: Mapping[Hashable, Truth], predictions: Sequence[dict]) -> dict:
+def misfits(truth: Mapping[Hashable, Truth], predictions: Iterable[dict]) -> dict[Hashable, str]:
+    """Samples with a mask that has not the size of the ground truth, and what is wrong with it."""
+    wrong = {}
+    for prediction in predictions:
+        name, size = prediction["image_id"], prediction["segmentation"]["size"]
+        expected = truth[name].mask["size"]
+        if list(size) != list(expected):
+            wrong[name] = (
+                f"the mask is {size[1]}x{size[0]} pixels, its ground truth {expected[1]}x{expected[0]}; one of the two "
+                "was made from other frames"
+            )
+    return wrong
+
+
+def score_masks(truth: Mapping[Hashable, Truth], predictions: Sequence[dict], *, partial: bool = False) -> dict:
     """All scores of the masks.
 
     Args:
         truth: ground truth of each sample, by image id.
         predictions: every query of every sample, in COCO's form.
+        partial: samples without a prediction have IoU 0, instead of being an error.
 
     Returns:
         ``samples``, their number; of the highest-scored query ``precision_at`` (share of samples with IoU strictly
@@ -96,21 +111,20 @@ def score_masks(truth: Mapping[Hashable, Truth], predictions: Sequence[dict]) ->
         ValueError: a sample has no prediction, a prediction no sample, or their sizes differ.
     """
     best = {prediction["image_id"]: prediction["segmentation"] for prediction in best_queries(predictions)}
-    if best.keys() != truth.keys():
-        name = next(iter(best.keys() ^ truth.keys()))
+    differing = best.keys() - truth.keys() if partial else best.keys() ^ truth.keys()
+    if differing:
+        name = next(iter(differing))
         lacks = "ground truth" if name in best else "prediction"
         raise ValueError(f"sample {name} has no {lacks}: score predictions and ground truth of the same samples")
-    for prediction in predictions:
-        size, expected = prediction["segmentation"]["size"], truth[prediction["image_id"]].mask["size"]
-        if list(size) != list(expected):
-            raise ValueError(
-                f"sample {prediction['image_id']}: the mask is {size[1]}x{size[0]} pixels, its ground truth "
-                f"{expected[1]}x{expected[0]}; one of the two was made from other frames"
-            )
-    counts = np.array([overlap(best[name], t.mask) for name, t in truth.items()], np.float64)
+    for name, problem in misfits(truth, predictions).items():
+        raise ValueError(f"sample {name}: {problem}")
+    counts = np.array(
+        [overlap(best[n], t.mask) if n in best else (0, rle.area(t.mask)) for n, t in truth.items()], np.float64
+    )
     # in float32 as the reference has it, where 1e-6 vanishes beside 32 pixels: an IoU of one half is not above one half
     few = counts.astype(np.float32)
     iou = ((few[:, 0] + np.float32(_SMOOTH)) / (few[:, 1] + np.float32(_SMOOTH))).astype(np.float64)
+    iou[[name not in best for name in truth]] = 0  # which else would be 1 where there is nothing to find
     intersection, union = counts.sum(0)
     return {
         "samples": len(truth),

@@ -1,0 +1,67 @@
+"""What the commands that score masks share: their options, and how they end."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+
+from util.cli import INCOMPLETE
+from util.gaps import Gaps
+from util.writers import write_json
+
+
+def add_strict(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--strict",
+        action="store_true",
+        help="the first missing or damaged mask is an error; else predictions score 0, frames without ground truth are "
+        "left out, the rest is scored, and the exit code is 3",
+    )
+
+
+def scoring_parser(program: str, description: str, other: str) -> argparse.ArgumentParser:
+    """A parser with what the scripts that score masks of expressions share; they add the rest.
+
+    Args:
+        other: what ``--against other`` compares with.
+    """
+    parser = argparse.ArgumentParser(program, description=description, allow_abbrev=False)
+    parser.add_argument("results", help="folder that inference wrote, or submission.zip")
+    parser.add_argument("--holdout", type=int, default=0, metavar="N", help="training videos in the hold-out")
+    parser.add_argument(
+        "--against",
+        choices=("target", "other"),
+        default="target",
+        help=f"other: also score against the hardest {other}, which should be low",
+    )
+    add_strict(parser)
+    parser.add_argument("--json", metavar="FILE", help="write all scores here")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes")
+    parser.add_argument("--worst", type=int, default=10, metavar="N", help="expressions to list, worst first")
+    return parser
+
+
+def parse_scoring_args(parser: argparse.ArgumentParser, argv: list[str] | None = None) -> argparse.Namespace:
+    """Parses what a script has made of :func:`scoring_parser`, which adds ``--split``. Exits on contradictions."""
+    args = parser.parse_args(argv)
+    if args.workers < 1 or args.worst < 0 or args.holdout < 0:
+        parser.error("--workers must be at least 1, --worst and --holdout at least 0")
+    if args.split == "holdout" and not args.holdout:
+        parser.error("--split holdout needs --holdout N, the number that training kept out")
+    return args
+
+
+def finish(scores: dict, gaps: Gaps, json: str | None) -> int | None:
+    """Writes the scores where they are wanted; the exit code."""
+    if json:
+        write_json(json, scores)
+    if not gaps.items:
+        return None
+    found = "1 problem is" if len(gaps.items) == 1 else f"{len(gaps.items)} problems are"
+    print(
+        f"scored, but {found} named above (exit code {INCOMPLETE}); --json FILE lists all, --strict makes the first "
+        "one an error",
+        file=sys.stderr,
+    )
+    return INCOMPLETE
