@@ -82,7 +82,7 @@ PREDICTIONS = {
     "empty": lambda path: path.write_bytes(b""),
     "cut short": cut,
     "of another size": turn,
-    "in colour": lambda path: Image.new("RGB", SHAPE[::-1]).save(path),
+    "in colour": lambda path: Image.new("RGB", SHAPE[::-1], (1, 2, 3)).save(path),
     "a folder": lambda path: (path.unlink(), path.mkdir()),
 }
 
@@ -110,7 +110,7 @@ TRUTH = {
     "missing": Path.unlink,
     "cut short": cut,
     "of another size": turn,
-    "in colour": lambda path: Image.new("RGB", SHAPE[::-1]).save(path),
+    "in colour": lambda path: Image.new("RGB", SHAPE[::-1], (1, 2, 3)).save(path),
 }
 
 

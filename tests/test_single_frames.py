@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -32,6 +32,9 @@ class KnownPredictor:
     Of red things the best of its two queries is right and the other one empty; of blue things the best query has the
     upper three quarters, the other one all.
     """
+
+    def announce(self, texts: Iterable[tuple[str, str]]) -> None:
+        """Takes texts of any length."""
 
     def encode(self, frames: Tensor) -> Tensor:
         return frames
