@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -266,6 +266,9 @@ def test_what_cannot_be_evaluated_is_refused(coco):
 
 class KnownPredictor:
     """Two queries for each sentence; see ANSWERS."""
+
+    def announce(self, texts: Iterable[tuple[str, str]]) -> None:
+        """Takes texts of any length."""
 
     def encode(self, frames: Tensor) -> Tensor:
         return frames
