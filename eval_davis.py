@@ -21,12 +21,17 @@ UNSUPERVISED, SEMI_SUPERVISED = PROTOCOLS
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser("eval_davis.py", description=__doc__.splitlines()[0], allow_abbrev=False)
-    parser.add_argument("results", help="folder that holds anno_0 to anno_3, or one folder of <video>/<frame>.png")
+    results = "folder that holds anno_0 to anno_3, or one folder of <video>/<frame>.png"
+    parser.add_argument("results", nargs="?", help=results)
+    # ReferFormer's names: its scripts/dist_test_davis.sh gives the folder of one annotator after the other
+    parser.add_argument("--results_path", metavar="DIR", help=argparse.SUPPRESS)
+    parser.add_argument("--set", choices=("val",), help=argparse.SUPPRESS)
     parser.add_argument("--davis_path", default="data/ref-davis")
     parser.add_argument("--split", choices=("train", "valid", "holdout"), default="valid")
     parser.add_argument("--holdout", type=int, default=0, metavar="N", help="training videos in the hold-out")
     parser.add_argument(
         "--protocol",
+        "--task",
         choices=(*PROTOCOLS, "both"),
         default="both",
         help=f"{UNSUPERVISED} is what the papers report; both leaves the other out where there is no ground truth",
@@ -40,6 +45,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--json", metavar="FILE", help="write all scores here")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes")
     args = parser.parse_args(argv)
+    if (args.results is None) == (args.results_path is None):
+        parser.error("give the folder of the results, once")
+    args.results = args.results or args.results_path
     if args.workers < 1 or args.holdout < 0:
         parser.error("--workers must be at least 1, --holdout at least 0")
     if args.split == "holdout" and not args.holdout:

@@ -290,3 +290,15 @@ def test_inference_scripts_take_the_flags_too(untold, capsys):
             script.parse_args(["--resume", "c.pth", "--threshold", "0.3"])
     said = capsys.readouterr().err
     assert said.count("--ngpu") == 1 and "--threshold 0.3 is of ReferFormer" in said
+
+
+def test_davis_is_scored_by_referformers_command_line_too(capsys):
+    """``eval_davis.py --results_path=…`` of its scripts/dist_test_davis.sh, and what its parser has besides."""
+    import eval_davis
+
+    args = eval_davis.parse_args(["--results_path=o/valid/anno_0", "--set", "val", "--task", "unsupervised"])
+    assert (args.results, args.split, args.protocol) == ("o/valid/anno_0", "valid", "unsupervised")
+    for argv in ([], ["a", "--results_path", "b"]):
+        with pytest.raises(SystemExit):
+            eval_davis.parse_args(argv)
+        assert "give the folder of the results, once" in capsys.readouterr().err
