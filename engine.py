@@ -23,6 +23,7 @@ from models.criterion import Criterion, Normaliser
 from models.postprocess import fuse_objects
 from models.predictor import ASKED_TOGETHER, FrameAnswer, Predictor
 from util import dist
+from util.aside import Aside, take
 from util.coco import CATEGORY, encode_masks
 from util.log import progress_bar
 from util.precision import autocast
@@ -256,20 +257,27 @@ def predict_annotators(
         writer.wait()
 
 
-def read_ahead(clips: Sequence[EvalClip], ahead: int = 2) -> Iterator[tuple[EvalClip, Tensor]]:
-    """Each clip with its frames; ``ahead`` clips are decoded while others are worked on."""
-    with ThreadPoolExecutor(ahead) as pool:
-        waiting: deque = deque()
-        try:
-            for clip in clips:
-                waiting.append((clip, pool.submit(clip.read)))
-                if len(waiting) > ahead:
-                    first, frames = waiting.popleft()
-                    yield first, frames.result()
-            for clip, frames in waiting:
-                yield clip, frames.result()
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+def read_ahead(clips: Sequence[EvalClip], patience: float = 0, ahead: int = 2) -> Iterator[tuple[EvalClip, Tensor]]:
+    """Each clip with its frames; ``ahead`` clips are decoded while others are worked on.
+
+    Raises Stalled where nothing comes for ``patience`` seconds, if that is not 0.
+    """
+    reader, waiting = Aside("clips", threads=ahead), deque()
+    try:
+        for clip in clips:
+            waiting.append((clip, reader.submit(clip.read)))
+            if len(waiting) > ahead:
+                yield _first(waiting, patience)
+        while waiting:
+            yield _first(waiting, patience)
+    finally:
+        for _, frames in waiting:
+            frames.cancel()
+
+
+def _first(waiting: deque[tuple[EvalClip, Future]], patience: float) -> tuple[EvalClip, Tensor]:
+    clip, frames = waiting.popleft()
+    return clip, take(frames, patience, f"the clip {clip.clip_id}")
 
 
 def coco_results(image_id: str | int, answer: FrameAnswer) -> list[dict]:
@@ -294,7 +302,7 @@ def predict_clips(predictor: Predictor, clips: Sequence[EvalClip], desc: str = "
     """
     numbers = range(dist.rank(), len(clips), dist.world_size())
     found = []
-    clip_frames = read_ahead([clips[i] for i in numbers])
+    clip_frames = read_ahead([clips[i] for i in numbers], predictor.patience)
     progress = progress_bar(clip_frames, desc=desc, unit="clip", total=len(numbers))
     with dist.together():
         for number, (clip, frames) in zip(numbers, progress, strict=True):

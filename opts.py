@@ -83,6 +83,7 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
         help="autocast in bfloat16 or float16; auto: bfloat16 where the device is faster with it",
     )
     group.add_argument("--num_workers", type=_non_negative_int, default=4, help="data loading processes per rank")
+    group.add_argument("--loader_timeout", type=_non_negative_int, default=120, help="seconds without data; 0: any")
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
@@ -422,7 +423,6 @@ def _contradictions(args: argparse.Namespace, given: set[str]) -> Iterator[tuple
         not args.eval and args.eval_every > args.epochs,
         f"--eval_every {args.eval_every} is more than --epochs {args.epochs}, so nothing would be scored",
     )
-    # data
     yield len(dict(args.mix or ())) < len(args.mix or ()), "--mix names a data set twice"
     # learning rates
     drops = " ".join(map(str, args.lr_drop))

@@ -299,5 +299,6 @@ def build_train_loader(
         worker_init_fn=set_up_worker,
         generator=torch.Generator(),  # else every epoch would draw from the one that training draws from
     )
+    loader.patience = args.loader_timeout
     loader.clips = {name: round(shares[owners == name].sum()) for name in sets}
     return loader

@@ -139,7 +139,8 @@ def build_predictor(model: ProxyFormer, args: argparse.Namespace, **windows: int
         windows: ``window`` and ``overlap`` of :class:`Predictor`, where they are not the usual ones.
     """
     amp = amp_dtype(args.amp, next(model.parameters()).device)
-    return Predictor(model, eval_size=args.eval_size, max_size=args.max_size, amp=amp, **windows)
+    sizes = dict(eval_size=args.eval_size, max_size=args.max_size)
+    return Predictor(model, **sizes, amp=amp, patience=args.loader_timeout, **windows)
 
 
 def settle_amp(args: argparse.Namespace, device: torch.device) -> None:
@@ -208,5 +209,5 @@ def load_with_options(
     args.amp = inference_amp(args.amp)
     given = {name: value for name, value in asked.items() if value is not None}
     windows = {name: given.pop(name) for name in ("window", "overlap") if name in given}
-    vars(args).update(given)
+    vars(args).update(given, loader_timeout=0)  # a film of one's own may take long to be gone through
     return inference_predictor(model, args, device, **windows), args
