@@ -292,17 +292,19 @@ def coco_results(image_id: str | int, answer: FrameAnswer) -> list[dict]:
     ]
 
 
-def predict_clips(predictor: Predictor, clips: Sequence[EvalClip], desc: str = "inference") -> list[dict]:
+def predict_clips(
+    predictor: Predictor, clips: Sequence[EvalClip], desc: str = "inference", patience: float = 0
+) -> list[dict]:
     """Every query's answer in the scored frame of each clip, for each of its expressions.
 
-    Ranks share the clips, each being one rank's.
+    Ranks share the clips, each being one rank's; ``patience`` is that of :func:`read_ahead`.
 
     Returns:
         On rank 0 the results of all clips in their order, in COCO's form (:func:`coco_results`); elsewhere none.
     """
     numbers = range(dist.rank(), len(clips), dist.world_size())
     found = []
-    clip_frames = read_ahead([clips[i] for i in numbers], predictor.patience)
+    clip_frames = read_ahead([clips[i] for i in numbers], patience)
     progress = progress_bar(clip_frames, desc=desc, unit="clip", total=len(numbers))
     with dist.together():
         for number, (clip, frames) in zip(numbers, progress, strict=True):

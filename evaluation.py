@@ -149,7 +149,7 @@ def score_frames(
     clips = datasets.build_eval_clips(args, split)
     truth = datasets.build_truth(args, split, clips)
     boxes = args.dataset_file in refcoco.SETS
-    scores = score_clips(predictor, clips, truth, results, run, boxes=boxes)
+    scores = score_clips(predictor, clips, truth, results, run, boxes=boxes, patience=args.loader_timeout)
     if scores is None:
         return None
     print(f"{args.dataset_file} {split}, {scores['samples']} samples in {len(clips)} frames:")
@@ -168,6 +168,7 @@ def score_clips(
     run: dict,
     *,
     boxes: bool = False,
+    patience: float = 0,
 ) -> dict | None:
     """Predicts the clips and scores their samples, each once at any number of ranks.
 
@@ -176,12 +177,13 @@ def score_clips(
         results_dir: takes ``predictions.json`` (COCO's form, every query) and ``scores.json``.
         run: what made the results; written into ``scores.json``.
         boxes: also score the boxes.
+        patience: seconds to wait for the frames of a clip; 0: no limit.
 
     Returns:
         On rank 0 the scores of :func:`util.metrics.score_masks`, with those of :func:`util.box_metrics.score_boxes` as
         ``boxes``; elsewhere None.
     """
-    predictions = predict_clips(predictor, clips)
+    predictions = predict_clips(predictor, clips, patience=patience)
     if not dist.is_main():
         return None
     write_json(results_dir / "predictions.json", predictions, indent=None)
