@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import multiprocessing.queues
 import re
 import signal
@@ -79,20 +80,20 @@ class TrainLoader(DataLoader):
                 if found[0] is _END:
                     return
                 yield found.pop()  # nothing here keeps it from being freed
-        except (Stalled, Interrupted):
+        except Interrupted:
             self._end_workers(batches)
             raise
         except RuntimeError as error:
             if lacks_means(error):
-                raise Stalled(f"a batch could not be handed over: {reasons(_processes(batches), error)}") from error
+                raise self._stalled(batches, "a batch could not be handed over", error) from error
             if not _WORKER_DIED.match(str(error)):
                 raise
-            raise WorkerDied(f"{error}; {self._last_words(batches)}") from error
+            raise WorkerDied(f"{error}; {_last_words(batches)}") from error
         except (ValueError, OSError) as error:
             if not str(error).startswith("Caught "):
                 raise
             if lacks_means(error):
-                raise Stalled(f"a clip could not be read: {reasons(_processes(batches), error)}") from error
+                raise self._stalled(batches, "a clip could not be read", error) from error
             # torch makes the worker's whole traceback the message; it ends with "ValueError: what we said".
             message = str(error).rstrip().rpartition("\n")[2].partition(": ")[2]
             raise type(error)(message) from error
@@ -113,20 +114,20 @@ class TrainLoader(DataLoader):
             if _due(batches) != due:
                 idle, due = 0.0, _due(batches)
             if self.patience and idle >= self.patience:
-                workers = _processes(batches)
-                who = f"{len(workers)} living data loading processes" if workers else "the reading of clips"
-                raise Stalled(f"no batch from {who} for {self.patience:g} s (--loader_timeout): {reasons(workers)}")
+                if dead := [str(worker.pid) for worker in _workers(batches) if worker.exitcode]:
+                    raise WorkerDied(f"the data loading process {', '.join(dead)} has ended; {_last_words(batches)}")
+                who = f"{len(_workers(batches))} living data loading processes" if _workers(batches) else "the disk"
+                raise self._stalled(batches, f"no batch from {who} for {self.patience:g} s (--loader_timeout)")
 
-    def _last_words(self, batches: Iterator[Batch]) -> str:
-        """What to do about a worker that has ended."""
-        codes = {worker.exitcode for worker in getattr(batches, "_workers", [])}
-        if -signal.SIGBUS in codes:  # of a page that there was no room for
-            return f"it was ended by a bus error: {SHARED_MEMORY}"
-        return "if it was out of memory, give a lower --num_workers, or 0 to see what it dies of"
+    def _stalled(self, batches: Iterator[Batch] | None, what: str, error: Exception | None = None) -> Stalled:
+        """The error that says ``what`` is and why; the workers are ended, those that hang among them."""
+        why = reasons([worker.pid for worker in _workers(batches) if worker.is_alive()], error)
+        self._end_workers(batches)
+        return Stalled(f"{what}: {why}")
 
     def _end_workers(self, batches: Iterator[Batch] | None) -> None:
         """At once, since those that hang would not hear of the end otherwise."""
-        for worker in getattr(batches, "_workers", []):
+        for worker in _workers(batches):
             worker.kill()
         self.forget_workers()
 
@@ -135,9 +136,15 @@ class TrainLoader(DataLoader):
         self._iterator = None
 
 
-def _processes(batches: Iterator[Batch] | None) -> list[int]:
-    """The numbers of the workers that live."""
-    return [worker.pid for worker in getattr(batches, "_workers", []) if worker.is_alive()]
+def _workers(batches: Iterator[Batch] | None) -> list[multiprocessing.Process]:
+    return getattr(batches, "_workers", [])
+
+
+def _last_words(batches: Iterator[Batch]) -> str:
+    """What to do about a worker that has ended."""
+    if any(worker.exitcode == -signal.SIGBUS for worker in _workers(batches)):  # of a page without memory behind it
+        return f"it was ended by a bus error: {SHARED_MEMORY}"
+    return "if it was out of memory, give a lower --num_workers, or 0 to see what it dies of"
 
 
 def _due(batches: Iterator[Batch]) -> int | None:
