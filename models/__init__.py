@@ -16,6 +16,7 @@ from models.proxyformer import ProxyFormer
 from models.text_encoder import TextEncoder
 from util import checkpoint, dist
 from util.memory import keep_large_buffers
+from util.names import unwrapped
 from util.precision import AMP, amp_dtype, inference_amp
 
 __all__ = [
@@ -64,7 +65,8 @@ def load_pretrained_model(model: ProxyFormer, path: str | Path) -> None:
     Raises:
         FileNotFoundError, ValueError: the checkpoint is missing or damaged, or anything else does not fit.
     """
-    state, fresh = checkpoint.best_weights(checkpoint.load(path)), model.state_dict()
+    source, fresh = f"--pretrained_weights {path}", model.state_dict()
+    state = unwrapped(checkpoint.best_weights(checkpoint.load(path)), fresh, source)
     state = {k: v for k, v in state.items() if k in fresh or not k.endswith("num_batches_tracked")}
     for name in REPLACED_HEADS:
         if name in state and state[name].shape != fresh[name].shape:
@@ -73,7 +75,7 @@ def load_pretrained_model(model: ProxyFormer, path: str | Path) -> None:
                     f"--pretrained_weights: {name} starts anew, for {len(fresh[name])} classes, not {len(state[name])}"
                 )
             state[name] = fresh[name]
-    checkpoint.load_weights(model, state, f"--pretrained_weights {path}")
+    checkpoint.load_weights(model, state, source)
 
 
 def assemble(args: argparse.Namespace, num_classes: int, text_encoder: TextEncoder) -> ProxyFormer:
