@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 import datasets.loader
-from datasets.base import ClipDataset, EvalClip
+from datasets.base import ClipDataset, EvalClip, VideoEntry
 from datasets.loader import TrainLoader, WorkerDied, set_up_worker
 from datasets.undelivered import reasons
 from engine import read_ahead
@@ -301,6 +301,32 @@ def test_a_run_whose_loading_hangs_saves_and_ends(run_that_hangs, workers):
     assert code == 2 and "Traceback" not in said, said
     assert "main.py: error: no batch from " in said and "for 2 s (--loader_timeout)" in said
     assert checkpoint.load(folder / "run" / NEWEST)["step"] == 2
+
+
+@needs_forks
+def test_a_signal_ends_a_scoring_whose_reading_hangs(ytvos_root, tmp_path, monkeypatch):
+    def stuck(*_) -> None:
+        (tmp_path / "stuck").touch()
+        time.sleep(100)
+
+    monkeypatch.setattr(VideoEntry, "read", stuck)
+    words = [*FLAGS.split(), "--ytvos_path", ytvos_root, "--text_encoder", ytvos_root / "text", "--holdout", 1]
+    with started("main.py", *words, "--eval_every", 1, "--output_dir", tmp_path / "run") as (child, out):
+        deadline = time.monotonic() + 100
+        while not (tmp_path / "stuck").exists():
+            assert time.monotonic() < deadline and ended(child, 0.05) is None, out.read_text()
+        os.kill(child, signal.SIGTERM)
+        code, said = ended(child, 5), out.read_text()
+    assert code == 75 and "go on with --resume" in said and "Traceback" not in said, said
+    assert checkpoint.load(tmp_path / "run" / NEWEST)["step"] > 0
+
+
+def test_a_scoring_whose_reading_hangs_costs_no_training(ytvos_root, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(VideoEntry, "read", lambda *_: time.sleep(60))
+    flags = ["--epochs", 1, "--holdout", 1, "--eval_every", 1, "--loader_timeout", 1]
+    trainer(ytvos_root, tmp_path / "run", *flags).run()
+    said = capsys.readouterr().err
+    assert "epoch 0 has no score, training goes on" in said and "nothing was read for 1 s" in said
 
 
 # At inference ------------------------------------------------------------------------------------------------------
