@@ -23,6 +23,7 @@ from models.criterion import Criterion, Normaliser
 from models.postprocess import fuse_objects
 from models.predictor import ASKED_TOGETHER, FrameAnswer, Predictor, Segmentation
 from util import dist
+from util.aside import Aside, Stalled, take
 from util.coco import CATEGORY, encode_masks
 from util.gaps import Gaps
 from util.log import progress_bar
@@ -283,29 +284,32 @@ def predict_annotators(
 
 
 def read_ahead(
-    clips: Sequence[EvalClip], ahead: int = 2, gaps: Gaps | None = None
+    clips: Sequence[EvalClip], patience: float = 0, ahead: int = 2, gaps: Gaps | None = None
 ) -> Iterator[tuple[EvalClip, Tensor | None]]:
     """Each clip with its frames; ``ahead`` clips are decoded while others are worked on.
 
     Frames that cannot be read are None, and their clip is one of the ``gaps``; without these it is an error.
+    Raises Stalled where nothing comes for ``patience`` seconds, if that is not 0.
     """
     gaps = gaps or Gaps(strict=True)
-    with ThreadPoolExecutor(ahead) as pool:
-        waiting: deque = deque()
-        try:
-            for clip in clips:
-                waiting.append((clip, pool.submit(clip.read)))
-                if len(waiting) > ahead:
-                    yield _read(*waiting.popleft(), gaps)
-            for clip, frames in waiting:
-                yield _read(clip, frames, gaps)
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _read(clip: EvalClip, frames: Future, gaps: Gaps) -> tuple[EvalClip, Tensor | None]:
+    reader, waiting = Aside("clips", threads=ahead), deque()
     try:
-        return clip, frames.result()
+        for clip in clips:
+            waiting.append((clip, reader.submit(clip.read)))
+            if len(waiting) > ahead:
+                yield _read(*waiting.popleft(), patience, gaps)
+        while waiting:
+            yield _read(*waiting.popleft(), patience, gaps)
+    finally:
+        for _, frames in waiting:
+            frames.cancel()
+
+
+def _read(clip: EvalClip, frames: Future, patience: float, gaps: Gaps) -> tuple[EvalClip, Tensor | None]:
+    try:
+        return clip, take(frames, patience, f"the clip {clip.clip_id}")
+    except Stalled:  # nor would the next one come
+        raise
     except (ValueError, OSError) as error:
         gaps.add(f"clip {clip.clip_id}", error)
         return clip, None
@@ -324,11 +328,15 @@ def coco_results(image_id: str | int, answer: FrameAnswer) -> list[dict]:
 
 
 def predict_clips(
-    predictor: Predictor, clips: Sequence[EvalClip], desc: str = "inference", gaps: Gaps | None = None
+    predictor: Predictor,
+    clips: Sequence[EvalClip],
+    desc: str = "inference",
+    patience: float = 0,
+    gaps: Gaps | None = None,
 ) -> list[dict]:
     """Every query's answer in the scored frame of each clip, for each of its expressions.
 
-    Ranks share the clips, each being one rank's.
+    Ranks share the clips, each being one rank's; ``patience`` is that of :func:`read_ahead`.
 
     Args:
         gaps: takes the clips that cannot be read, on the rank that met with them; they have no answer. Without it the
@@ -339,7 +347,7 @@ def predict_clips(
     """
     numbers = range(dist.rank(), len(clips), dist.world_size())
     found = []
-    clip_frames = read_ahead([clips[i] for i in numbers], gaps=gaps)
+    clip_frames = read_ahead([clips[i] for i in numbers], patience, gaps=gaps)
     progress = progress_bar(clip_frames, desc=desc, unit="clip", total=len(numbers))
     with dist.together():
         for number, (clip, frames) in zip(numbers, progress, strict=True):

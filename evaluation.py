@@ -214,7 +214,8 @@ def score_frames(
     boxes = args.dataset_file in refcoco.SETS
     # ReferFormer's A2DSentencesPostProcess (models/postprocessors.py) gives masks of both sets the size of their truth
     fit = args.dataset_file in ("a2d", "jhmdb")
-    scores = score_clips(predictor, clips, truth, results, run, boxes=boxes, fit=fit, gaps=gaps)
+    how = dict(boxes=boxes, fit=fit, gaps=gaps, patience=args.loader_timeout)
+    scores = score_clips(predictor, clips, truth, results, run, **how)
     if scores is None:
         return None
     print(f"{args.dataset_file} {split}, {scores['samples']} samples in {len(clips)} frames:{beside(scores)}")
@@ -235,6 +236,7 @@ def score_clips(
     boxes: bool = False,
     fit: bool = False,
     gaps: Gaps | None = None,
+    patience: float = 0,
 ) -> dict | None:
     """Predicts the clips and scores their samples, each once at any number of ranks.
 
@@ -246,6 +248,7 @@ def score_clips(
         fit: masks are given the size of their truth where that is not the frame's.
         gaps: has the samples without ground truth, which are left out, and takes what cannot be read or does not fit,
             which scores 0. Without it the first one is an error.
+        patience: seconds to wait for the frames of a clip; 0: no limit.
 
     Returns:
         On rank 0 the scores of :func:`util.metrics.score_masks`, with those of :func:`util.box_metrics.score_boxes` as
@@ -253,7 +256,7 @@ def score_clips(
     """
     gaps = gaps or Gaps(strict=True)
     without_truth = sum(item.startswith("sample ") for item, _ in gaps.items)
-    predictions = predict_clips(predictor, clips, gaps=gaps)
+    predictions = predict_clips(predictor, clips, patience=patience, gaps=gaps)
     gaps.share()
     if not dist.is_main():
         return None

@@ -81,7 +81,7 @@ def restore(
     args = argparse.Namespace(**vars(parse_train_args([])) | vars(trained))
     args.amp = inference_amp(args.amp)
     args.dataset_file = dataset_file
-    for name in ("holdout", "eval_size", "max_size", "amp", "long_text", f"{dataset_file}_path"):
+    for name in ("holdout", "eval_size", "max_size", "amp", "long_text", "loader_timeout", f"{dataset_file}_path"):
         if getattr(asked, name) is not None:
             setattr(args, name, getattr(asked, name))
     if not datasets.may_be_trained_on(dataset_file, trained.dataset_file):

@@ -31,6 +31,7 @@ FREE_TO_CHANGE = {
     *(data_set.path for data_set in datasets.DATA_SETS.values()),
     "device",
     "num_workers",
+    "loader_timeout",
     "epochs",
     "keep",
     "save_every",

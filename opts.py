@@ -62,6 +62,7 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
         help="autocast in bfloat16 or float16; auto: bfloat16 where the device is faster with it",
     )
     group.add_argument("--num_workers", type=non_negative_int, default=4, help="data loading processes per rank")
+    group.add_argument("--loader_timeout", type=non_negative_int, default=120, help="seconds without data; 0: any")
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
@@ -311,6 +312,7 @@ def inference_parser(program: str, description: str, output: str) -> argparse.Ar
     parser.add_argument(
         "--holdout", type=non_negative_int, metavar="N", help="hold-out videos; default: as in training"
     )
+    parser.add_argument("--loader_timeout", type=non_negative_int, help="seconds without a frame read; 0: any number")
     parser.add_argument("--visualize", action="store_true", help="also write videos with the masks painted over")
     parser.add_argument("--allow_trained", action="store_true", help="take also videos that were trained on")
     parser.add_argument("--overwrite", action="store_true", help="delete masks that another run left in --output_dir")
@@ -393,7 +395,6 @@ def _contradictions(args: argparse.Namespace, given: set[str]) -> Iterator[tuple
         not args.eval and args.eval_every > args.epochs,
         f"--eval_every {args.eval_every} is more than --epochs {args.epochs}, so nothing would be scored",
     )
-    # data
     yield len(dict(args.mix or ())) < len(args.mix or ()), "--mix names a data set twice"
     # learning rates
     drops = " ".join(map(str, args.lr_drop))

@@ -163,7 +163,10 @@ class Trainer:
         """What the next step takes. Where some rank cannot have it, or was asked to stop, all of them save and end."""
         batches, error = None, None
         try:
-            batches = next(loaded)
+            with self.stop.while_waiting():
+                batches = next(loaded)
+        except Interrupted:
+            pass  # all ranks are told below
         except (ValueError, OSError) as reason:
             error = reason
         failed, stopped = dist.any_rank(error is not None, self.stop.received is not None, device=self.device)

@@ -321,5 +321,6 @@ def build_train_loader(
         generator=torch.Generator(),  # else every epoch would draw from the one that training draws from
     )
     loader.sets = sets
+    loader.patience = args.loader_timeout
     loader.clips = {name: round(shares[owners == name].sum()) for name in sets}
     return loader

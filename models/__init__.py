@@ -16,6 +16,7 @@ from models.proxyformer import ProxyFormer
 from models.text_encoder import TextEncoder
 from util import checkpoint, dist
 from util.memory import keep_large_buffers
+from util.names import unwrapped
 from util.precision import AMP, amp_dtype, inference_amp
 
 __all__ = [
@@ -36,7 +37,7 @@ __all__ = [
 # what --pretrained_weights may leave out, because its shape depends on the data set
 REPLACED_HEADS = ("reference_head.classes.weight", "reference_head.classes.bias")
 # options that checkpoints of earlier versions lack, as these are to be used
-OF_EARLIER = {"text_form": "clean", "long_text": "shorten"}
+OF_EARLIER = {"text_form": "clean", "long_text": "shorten", "absent_object": "keep", "loader_timeout": 120}
 
 
 def build_model(args: argparse.Namespace, num_classes: int) -> ProxyFormer:
@@ -67,7 +68,8 @@ def load_pretrained_model(model: ProxyFormer, path: str | Path) -> None:
     Raises:
         FileNotFoundError, ValueError: the checkpoint is missing or damaged, or anything else does not fit.
     """
-    state, fresh = checkpoint.best_weights(checkpoint.load(path)), model.state_dict()
+    source, fresh = f"--pretrained_weights {path}", model.state_dict()
+    state = unwrapped(checkpoint.best_weights(checkpoint.load(path)), fresh, source)
     state = {k: v for k, v in state.items() if k in fresh or not k.endswith("num_batches_tracked")}
     for name in REPLACED_HEADS:
         if name in state and state[name].shape != fresh[name].shape:
@@ -76,7 +78,7 @@ def load_pretrained_model(model: ProxyFormer, path: str | Path) -> None:
                     f"--pretrained_weights: {name} starts anew, for {len(fresh[name])} classes, not {len(state[name])}"
                 )
             state[name] = fresh[name]
-    checkpoint.load_weights(model, state, f"--pretrained_weights {path}")
+    checkpoint.load_weights(model, state, source)
 
 
 def assemble(args: argparse.Namespace, num_classes: int, text_encoder: TextEncoder) -> ProxyFormer:
@@ -147,7 +149,8 @@ def build_predictor(model: ProxyFormer, args: argparse.Namespace, **windows: int
     """
     amp = amp_dtype(args.amp, next(model.parameters()).device)
     sizes = dict(eval_size=args.eval_size, max_size=args.max_size)
-    return Predictor(model, **sizes, amp=amp, long_text=args.long_text, **windows)
+    limits = dict(long_text=args.long_text, patience=args.loader_timeout)
+    return Predictor(model, **sizes, amp=amp, **limits, **windows)
 
 
 def settle_amp(args: argparse.Namespace, device: torch.device) -> None:
@@ -219,5 +222,5 @@ def load_with_options(
     args.amp = inference_amp(args.amp)
     given = {name: value for name, value in asked.items() if value is not None}
     windows = {name: given.pop(name) for name in ("window", "overlap") if name in given}
-    vars(args).update(given)
+    vars(args).update(given, loader_timeout=0)  # a film of one's own may take long to be gone through
     return inference_predictor(model, args, device, **windows), args

@@ -9,6 +9,7 @@ inference beside those maps (measured).
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import timm
@@ -25,6 +26,7 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from models.video_swin import VARIANTS, VideoSwin, convert_weights
 from util.checkpoint import load_weights, read_plain
+from util.names import renamed, unwrapped
 
 # ``working`` of a stem of 64 channels at half the resolution
 STEM = 70
@@ -37,6 +39,13 @@ SWINS = {
     "swin_l_p4w7": "swin_large_patch4_window7_224",
 }
 
+# Beside a backbone in the files it comes in: classifiers of mmaction, timm and torchvision, and the parts of
+# ReferFormer (models/referformer.py), whose names are DETR's where it has them.
+OTHER_PARTS = ("cls_head.", "head.", "fc.", "classifier.")
+OTHER_PARTS += ("transformer.", "class_embed.", "bbox_embed.", "query_embed.", "input_proj.", "text_encoder.")
+OTHER_PARTS += ("resizer.", "fusion_module.", "pixel_decoder.", "controller.")
+# What Microsoft's Swin stores and timm makes anew
+_TABLES = (".relative_position_index", ".attn_mask", ".relative_coords_table")
 
 # ResNets whose blocks see the neighbouring frames: timm's name and, for a small one, the channels of its four maps
 SHIFTED = {
@@ -205,7 +214,7 @@ def _read_state(path: Path) -> dict[str, Tensor]:
         except SafetensorError as error:
             raise ValueError(f"--backbone_pretrained: {path} cannot be read: {error}") from error
     state = read_plain(path, f"--backbone_pretrained: {path}")
-    for wrapping in ("state_dict", "model"):
+    for wrapping in ("state_dict", "model", "model_state_dict"):
         if isinstance(state, dict) and isinstance(state.get(wrapping), dict):
             state = state[wrapping]
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
@@ -214,38 +223,70 @@ def _read_state(path: Path) -> dict[str, Tensor]:
 
 
 def load_pretrained(backbone: nn.Module, path: str | Path) -> None:
-    """Loads torchvision, timm or official Video-Swin weights into a backbone, all of them or none.
+    """Loads weights as published into a backbone, all of them or none.
 
-    Only classifier heads, which a backbone does not have, may be left over.
+    Those of torchvision, timm, Microsoft's Swin and Video Swin, and the backbone of a model of the DETR kind. Only
+    what a backbone does not have, such as classifiers (:data:`OTHER_PARTS`), may be left over.
 
     Raises:
         FileNotFoundError, ValueError: the file is missing, unreadable, or its parameters do not fit; those are named.
     """
     path = Path(path)
-    state = _read_state(path)
-    target = backbone
+    source = f"--backbone_pretrained {path}"
+    target = backbone.net if isinstance(backbone, TimmBackbone) else backbone
+    if all(name.startswith("model.") for name in target.state_dict()):  # which is how timm wraps some
+        target = target.model
+    wanted = target.state_dict()
+    state = unwrapped(_read_state(path), wanted, source, OTHER_PARTS)
+    if isinstance(backbone, TimmBackbone):
+        state = _timm_feature_names(state, set(wanted), source)
+    else:
+        state = {k: v for k, v in state.items() if not k.startswith(OTHER_PARTS)}
     if isinstance(backbone, VideoSwin):
-        state = convert_weights(state)
-    elif isinstance(backbone, ResNet):
-        state = {k: v for k, v in state.items() if not k.startswith("fc.")}
+        state = convert_weights(state, wanted, source)
+    if isinstance(backbone, ResNet):
         frozen = any(isinstance(m, FrozenBatchNorm2d) for m in backbone.modules())
         if frozen:
             state = {k: v for k, v in state.items() if not k.endswith("num_batches_tracked")}
-    else:
-        target = backbone.net
-        state = _timm_feature_names(state, set(target.state_dict()))
-    load_weights(target, state, f"--backbone_pretrained {path}")
+    _require_same_windows(state, wanted, source)
+    load_weights(target, state, source)
 
 
-def _timm_feature_names(state: dict[str, Tensor], wanted: set[str]) -> dict[str, Tensor]:
-    """timm's feature wrapper flattens ``layers.0.…`` to ``layers_0.…`` and has no head or final norm."""
-    renamed = {}
-    for name, value in state.items():
-        first, _, rest = name.partition(".")
-        number, _, tail = rest.partition(".")
-        flat = f"{first}_{number}.{tail}"
+def _timm_feature_names(state: dict[str, Tensor], wanted: set[str], source: str) -> dict[str, Tensor]:
+    """timm's feature wrapper flattens ``layers.0.…`` to ``layers_0.…`` and has no head or final norm.
+
+    In Microsoft's Swin (models/swin_transformer.py of microsoft/Swin-Transformer) a stage ends with the merging of
+    patches, in timm the next one begins with it, as checkpoint_filter_fn of timm/models/swin_transformer.py has it; the
+    four patches are in the same order. Its tables of places follow from the size of the windows.
+    """
+    merges_last = any(name.startswith("layers.0.downsample.") for name in state) and not any(
+        name.startswith(("layers.0.downsample.", "layers_0.downsample.")) for name in wanted
+    )
+
+    def own_name(name: str) -> str | None:
+        if merges_last:
+            name = re.sub(r"^layers\.(\d+)\.downsample\.", lambda m: f"layers.{int(m[1]) + 1}.downsample.", name)
+        flat = re.sub(r"^([^.]+)\.([^.]+)\.", r"\1_\2.", name)
         if name in wanted or flat in wanted:
-            renamed[name if name in wanted else flat] = value
-        elif not name.startswith(("head.", "norm.", "fc.", "classifier.", "conv_head.", "bn2.")):
-            renamed[name] = value
-    return renamed
+            return name if name in wanted else flat
+        no_part = name.startswith((*OTHER_PARTS, "norm.", "conv_head.", "bn2."))
+        # norm0 to norm3 follow the stages in ReferFormer's models/swin_transformer.py
+        return None if no_part or name.endswith(_TABLES) or re.match(r"norm[0-3]\.", name) else name
+
+    return renamed(state, own_name, source)
+
+
+def _require_same_windows(state: dict[str, Tensor], wanted: dict[str, Tensor], source: str) -> None:
+    """Raises ValueError where the tables of a Swin are of windows of another size.
+
+    ReferFormer loads none of these either: torch's load_state_dict raises where shapes differ, strict or not.
+    """
+    for name in wanted:
+        if name.endswith("relative_position_bias_table") and name in state and state[name].ndim == 2:
+            here, there = len(wanted[name]), len(state[name])
+            if here != there:
+                raise ValueError(
+                    f"the weights of {source} do not fit: they are of a Swin with other attention windows ({name} has "
+                    f"{there} rows, not {here}); take the file for windows of this --backbone, window7 of swin_…_p4w7 "
+                    "and window877 of video_swin_… (pretrained_weights/README.md)"
+                )

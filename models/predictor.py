@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, wait
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +19,10 @@ from torch import Tensor
 from models.postprocess import query_scores, resize_logits
 from models.proxyformer import ProxyFormer, VideoFeatures
 from models.windows import Waiting, Window, follow, window_bytes, window_sizes, windows
+from util.aside import Aside, Stalled, take
 from util.box_ops import cxcywh_to_xyxy
 from util.frames import fitted_size, normalise, resize_frames
+from util.interrupt import Interrupted
 from util.memory import free_bytes
 from util.own_video import open_video
 from util.precision import autocast
@@ -77,6 +79,7 @@ class Predictor:
         window: frames that the network sees together; overlap: what neighbouring windows of longer videos share; None:
             40, and 8 or half of a smaller window.
         long_text: "shorten" or "refuse" what is longer than the text encoder takes.
+        patience: seconds to wait for the frames of a window; 0: as long as it takes, as for films that are long.
 
     Raises:
         ValueError: such windows or sizes are impossible, or there is no such ``long_text``.
@@ -93,6 +96,7 @@ class Predictor:
         window: int | None = None,
         overlap: int | None = None,
         long_text: str = "shorten",
+        patience: float = 0,
     ) -> None:
         for name, value in (("--eval_size", eval_size), ("--max_size", max_size)):
             if value < 1:
@@ -105,7 +109,8 @@ class Predictor:
         self.device = next(model.parameters()).device
         self.threshold = torch.tensor(threshold).logit().item()
         self._granted = 0  # bytes that a window was found to have
-        self._reader = ThreadPoolExecutor(1, "frames")
+        self.patience = patience
+        self._reader = Aside("frames")
         self._ahead: tuple[Frames, Future] | None = None  # a video whose first window is being read, and that
 
     def announce(self, texts: Iterable[tuple[str, str]]) -> None:
@@ -182,7 +187,7 @@ class Predictor:
 
         Raises:
             ValueError: the video has no frames, or an expression is empty.
-            OSError: the temporary file of a video of several windows cannot be written.
+            OSError: the temporary file of a video of several windows cannot be written, or reading hangs (Stalled).
         """
         if not len(video):
             raise ValueError("the video has no frames")
@@ -229,7 +234,7 @@ class Predictor:
         coming = first[1] if started else self._reader.submit(self._read, video, spans[0])
         try:
             for number, span in enumerate(spans):
-                frames = coming.result()
+                frames = take(coming, self.patience, str(getattr(video, "video_id", "the video")))
                 if number + 1 < len(spans):
                     shared = frames[0][spans[number + 1].start - span.start :]
                     coming = self._reader.submit(self._read, video, spans[number + 1], shared)
@@ -237,8 +242,13 @@ class Predictor:
                     window = windows(len(following), self.window, self.overlap)[0]
                     self._ahead = following, self._reader.submit(self._read, following, window)
                 yield span, frames
+        except (Stalled, Interrupted):
+            self._reader, coming = Aside("frames"), None  # the old one may never come back
+            raise
         finally:
-            wait([coming])  # after an error: a film that is closed while it is being read takes the process with it
+            if coming:
+                # after an error: a film that is closed while it is being read takes the process with it
+                wait([coming])
 
     def _read(self, video: Frames, span: Window, shared: Tensor | None = None) -> tuple[Tensor, tuple[int, int]]:
         """The frames of a window in the size that the network sees, and the size of the video.

@@ -15,6 +15,7 @@ from torchvision.models.swin_transformer import SwinTransformerBlock
 from torchvision.models.video.swin_transformer import SwinTransformer3d
 
 from models import window_attention
+from util.names import renamed
 
 WINDOW = (8, 7, 7)
 VARIANTS = {
@@ -83,24 +84,36 @@ def _block(*args, **options) -> SwinTransformerBlock:
     return SwinTransformerBlock(*args, **options | {"attn_layer": window_attention.WindowAttention})
 
 
-def _torchvision_name(official: str) -> str:
-    """The name of an official Video-Swin parameter in torchvision's model."""
-    name = re.sub(r"^layers\.(\d+)\.blocks\.", lambda m: f"features.{2 * int(m[1])}.", official)
-    name = re.sub(r"^layers\.(\d+)\.downsample\.", lambda m: f"features.{2 * int(m[1]) + 1}.", name)
+def _own_name(published: str) -> str | None:
+    """The name here, which is torchvision's, of an official or a torchvision Video-Swin parameter; None of the rest."""
+    if published.startswith("norm."):  # before the classifier
+        return None
+    name = re.sub(r"^layers\.(\d+)\.blocks\.", lambda m: f"features.{2 * int(m[1])}.", published)
+    # ReferFormer's models/video_swin_transformer.py has them in a list of their own
+    name = re.sub(r"^(?:layers\.(\d+)\.downsample|downsamples\.(\d+))\.", _merging, name)
     return name.replace(".mlp.fc1.", ".mlp.0.").replace(".mlp.fc2.", ".mlp.3.")
 
 
-def convert_weights(state: dict[str, Tensor]) -> dict[str, Tensor]:
+def _merging(stage: re.Match) -> str:
+    return f"features.{2 * int(stage[1] or stage[2]) + 1}."
+
+
+def convert_weights(state: dict[str, Tensor], wanted: dict[str, Tensor], source: str) -> dict[str, Tensor]:
     """Official or torchvision Video-Swin weights, under the names and shapes of :class:`VideoSwin`.
 
-    The classifier and the final norm, which a backbone does not have, are left out; a patch kernel over two
-    frames is summed over time, so that a still video gives what it gave (method: "Inputs").
+    The names are those of mmaction/models/backbones/swin_transformer.py in SwinTransformer/Video-Swin-Transformer. The
+    classifier and the final norm, which a backbone does not have, are left out; a patch kernel over two frames is
+    summed over time, so that a still video gives what it gave (method: "Inputs"). Which place of a window is how far
+    from which other follows from its size, and need not be there.
+
+    Args:
+        wanted: the state of the backbone.
+
+    Raises:
+        ValueError: naming ``source``; two names become one.
     """
-    converted = {}
-    for name, value in state.items():
-        name = _torchvision_name(name.removeprefix("module.").removeprefix("backbone."))
-        if name.startswith(("cls_head.", "head.", "norm.")):
-            continue
-        patches = name == "patch_embed.proj.weight" and value.ndim == 5
-        converted[name] = value.sum(2, keepdim=True) if patches else value
-    return converted
+    state = renamed(state, _own_name, source)
+    patches = state.get("patch_embed.proj.weight")
+    if patches is not None and patches.ndim == 5:
+        state["patch_embed.proj.weight"] = patches.sum(2, keepdim=True)
+    return {name: value for name, value in wanted.items() if name.endswith("relative_position_index")} | state

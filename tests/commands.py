@@ -43,7 +43,7 @@ def started(*words: object) -> CompletedProcess:
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
         child = os.fork()
         if child == 0:
-            _become(command, out, err)
+            become(command, out, err)
         _, status = os.waitpid(child, 0)
         texts = []
         for file in (out, err):
@@ -57,7 +57,7 @@ def run_ranks(work: Callable[..., None], count: int, *arguments: object) -> None
     mp.spawn(work, arguments, nprocs=count)
 
 
-def _become(command: list[str], out: TextIO, err: TextIO) -> None:
+def become(command: list[str], out: TextIO, err: TextIO) -> None:
     """Of a fork: runs the program and ends."""
     gc.freeze()  # garbage of the parent is left alone: a film's decoder would wait for threads that are not here
     code = 1

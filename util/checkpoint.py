@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import nn
 
+from util.names import unwrapped
 from util.writers import atomic_path
 
 FORMAT = 1
@@ -140,12 +141,13 @@ def weights_fingerprint(state: dict[str, torch.Tensor]) -> str:
 
 
 def load_weights(model: nn.Module, state: dict[str, torch.Tensor], source: str | Path) -> None:
-    """Loads all parameters or none.
+    """Loads all parameters or none; their names may carry what a wrapper put before them (:mod:`util.names`).
 
     Raises:
-        ValueError: naming ``source`` and the parameters that are missing, unknown or of another shape.
+        ValueError: naming ``source`` and the parameters that are missing, unknown, doubled or of another shape.
     """
     expected = model.state_dict()
+    state = unwrapped(state, expected, source)
     problems = {
         "missing": sorted(expected.keys() - state.keys()),
         "not of this model": sorted(state.keys() - expected.keys()),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -22,6 +23,8 @@ class StopRequest:
     def __init__(self) -> None:
         self.received: str | None = None
         self._leave: str | None = None  # what to say while there is nothing to wait for
+        self._waiting = False
+        self._process = os.getpid()
         self._before = {number: signal.getsignal(number) for number in ASKING}
         # nohup ignores this one so that a closed terminal does not matter
         if self._before[signal.SIGHUP] == signal.SIG_IGN:
@@ -36,7 +39,25 @@ class StopRequest:
         if self._leave:
             print(f"{self.received}: all is saved", file=sys.stderr, flush=True)
             raise Interrupted(self._leave)
+        if self._waiting and os.getpid() == self._process:  # not in a worker that is just starting
+            self._waiting = False  # once: what follows is not to be interrupted
+            print(f"{self.received}: saving", file=sys.stderr, flush=True)
+            raise Interrupted
         print(f"{self.received}: saving after this step", file=sys.stderr, flush=True)
+
+    @contextmanager
+    def while_waiting(self) -> Iterator[None]:
+        """Within, where something is waited for that may never come, a signal raises :class:`Interrupted`.
+
+        So does one that was received before.
+        """
+        self._waiting = True
+        try:
+            if self.received:
+                raise Interrupted
+            yield
+        finally:
+            self._waiting = False
 
     @contextmanager
     def at_once(self, message: str) -> Iterator[None]:

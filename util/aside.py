@@ -1,0 +1,100 @@
+"""Reading in threads that nobody waits for in vain: where a file system hangs, a read never comes back."""
+
+from __future__ import annotations
+
+import atexit
+import time
+import weakref
+from collections.abc import Callable
+from concurrent.futures import Future, wait
+from contextlib import suppress
+from queue import Empty, SimpleQueue
+from threading import Thread
+from typing import Any
+
+# how long a process that ends lets reads come back; one that is cut off in native code may crash it
+GRACE_SECONDS = 1.0
+
+_threads: weakref.WeakSet[Thread] = weakref.WeakSet()
+_jobs: weakref.WeakSet[SimpleQueue] = weakref.WeakSet()
+
+
+class Stalled(OSError):
+    """What is read from is there, and gives nothing."""
+
+
+class Aside:
+    """Does what it is given in threads of its own, in turn.
+
+    Unlike those of ``concurrent.futures`` they do not hold up the end of the process when one of them hangs.
+
+    Args:
+        name: of the threads.
+        threads: their number.
+    """
+
+    def __init__(self, name: str, threads: int = 1) -> None:
+        self._name, self._idle = name, threads
+        self._own: SimpleQueue = SimpleQueue()
+        _jobs.add(self._own)
+        weakref.finalize(self, self._own.put, None).atexit = False
+
+    def submit(self, work: Callable[..., Any], *arguments: Any) -> Future:
+        """Starts the work as soon as a thread is free."""
+        if self._idle:  # not before: a process that is forked has no threads
+            self._idle -= 1
+            thread = Thread(target=_run, args=(self._own,), name=self._name, daemon=True)
+            thread.start()
+            _threads.add(thread)
+        job: Future = Future()
+        self._own.put((job, work, arguments))
+        return job
+
+
+def _run(jobs: SimpleQueue) -> None:
+    """Of a thread: takes jobs until it finds None, which it leaves for the others."""
+    while (taken := jobs.get()) is not None:
+        _do(*taken)
+        del taken  # a result is its taker's alone
+    jobs.put(None)
+
+
+def _do(job: Future, work: Callable[..., Any], arguments: tuple) -> None:
+    if not job.set_running_or_notify_cancel():
+        return
+    try:
+        result = work(*arguments)
+    except BaseException as error:
+        job.set_exception(error)
+    else:
+        job.set_result(result)
+
+
+def take(job: Future, seconds: float, what: str) -> Any:
+    """What the job returns or raises. Signals are heard meanwhile.
+
+    Args:
+        seconds: 0 to wait as long as it takes.
+        what: is read; for the message.
+
+    Raises:
+        Stalled: it takes longer than that.
+    """
+    if not wait([job], seconds or None).done:
+        raise Stalled(
+            f"{what}: nothing was read for {seconds:g} s; the file system seems to hang: see that its files can be "
+            "read (dmesg, df), or give a longer --loader_timeout"
+        )
+    return job.result()
+
+
+@atexit.register
+def _let_reads_end() -> None:
+    for jobs in list(_jobs):
+        with suppress(Empty):
+            while True:  # what has not begun
+                jobs.get_nowait()
+        jobs.put(None)
+    deadline = time.monotonic() + GRACE_SECONDS
+    for thread in list(_threads):
+        thread.join(max(0.0, deadline - time.monotonic()))
