@@ -86,17 +86,15 @@ class TrainLoader(DataLoader):
         except Interrupted:
             self._end_workers(batches)
             raise
-        except RuntimeError as error:
+        except (Stalled, WorkerDied):
+            raise
+        except (RuntimeError, ValueError, OSError) as error:
             if lacks_means(error):
-                raise self._stalled(batches, "a batch could not be handed over", error) from error
-            if not _WORKER_DIED.match(str(error)):
+                raise self._stalled(batches, "a batch could not be made or handed over", error) from error
+            if isinstance(error, RuntimeError) and _WORKER_DIED.match(str(error)):
+                raise WorkerDied(f"{error}; {_last_words(batches)}") from error
+            if isinstance(error, RuntimeError) or not str(error).startswith("Caught "):
                 raise
-            raise WorkerDied(f"{error}; {_last_words(batches)}") from error
-        except (ValueError, OSError) as error:
-            if not str(error).startswith("Caught "):
-                raise
-            if lacks_means(error):
-                raise self._stalled(batches, "a clip could not be read", error) from error
             # torch makes the worker's whole traceback the message; it ends with "ValueError: what we said".
             message = str(error).rstrip().rpartition("\n")[2].partition(": ")[2]
             raise type(error)(message) from error
@@ -144,7 +142,9 @@ def _workers(batches: Iterator[Batch] | None) -> list[multiprocessing.Process]:
 
 
 def _last_words(batches: Iterator[Batch]) -> str:
-    """What to do about a worker that has ended."""
+    """What to do about a worker, or the thread that pins memory, that has ended."""
+    if _workers(batches) and all(worker.is_alive() for worker in _workers(batches)):
+        return reasons([worker.pid for worker in _workers(batches)])
     if any(worker.exitcode == -signal.SIGBUS for worker in _workers(batches)):  # of a page without memory behind it
         return f"it was ended by a bus error: {SHARED_MEMORY}"
     return "if it was out of memory, give a lower --num_workers, or 0 to see what it dies of"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import resource
 import signal
@@ -163,6 +164,26 @@ def test_too_many_open_files_of_the_trainer_are_told_at_once():
     with limit(resource.RLIMIT_NOFILE, open_files() + 60), pytest.raises(Stalled, match="ulimit -n"):
         kept.extend(batches)  # each batch is a file that is open
     assert kept
+
+
+def test_an_error_of_the_trainers_own_files_is_told_with_its_mend():
+    batches = loader(nothing, workers=0)
+
+    def full(_: int) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    batches.dataset.work = full
+    assert "ulimit -n" in said_by(batches)
+
+
+def test_a_thread_that_pins_memory_and_ends_has_a_reason(monkeypatch):
+    def ended_thread(*_):
+        raise RuntimeError("Pin memory thread exited unexpectedly")
+
+    batches = loader(nothing)
+    monkeypatch.setattr("torch.utils.data.dataloader._MultiProcessingDataLoaderIter._get_data", ended_thread)
+    with pytest.raises(WorkerDied, match="Pin memory thread exited unexpectedly; .*ulimit -n"):
+        list(batches)
 
 
 def test_a_frame_that_too_many_open_files_hide_is_not_called_damaged(ytvos_root, tmp_path):
