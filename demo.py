@@ -13,11 +13,11 @@ from pathlib import Path
 import torch
 
 import models
-from inference import run_inference
 from models import Predictor
 from opts import PREDICTOR_OPTIONS, add_predictor_options
 from util import cli, dist
 from util.log import progress_bar
+from util.memory import keep_large_buffers
 from util.own_video import FOLDER_FPS, open_video
 from util.text import is_empty
 from util.video_result import MASK_FORMS, PIECES, RECORD, write_result
@@ -92,7 +92,10 @@ def infer(asked: argparse.Namespace, device: torch.device) -> None:
 
 
 def main() -> None:
-    run_inference(parse_args(), infer)
+    asked = parse_args()
+    keep_large_buffers()
+    with dist.joined(asked.device) as device:
+        infer(asked, device)
 
 
 if __name__ == "__main__":

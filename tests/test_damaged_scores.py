@@ -87,8 +87,7 @@ PREDICTIONS = {
 }
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-@pytest.mark.parametrize("case", PREDICTIONS)
+@pytest.mark.parametrize(("case", "workers"), [*((case, 1) for case in PREDICTIONS), ("cut short", 2)])
 def test_a_damaged_prediction_scores_0_in_its_frame(case, workers, results, data, capsys):
     damaged = results / mask_name("aa", "1", FRAMES[2])
     PREDICTIONS[case](damaged)

@@ -69,8 +69,8 @@ def inferred(monkeypatch, script, words: list) -> tuple[torch.dtype | None, dict
     """In what a script for inference computes, and what it writes into its record, without segmenting anything."""
     used, folder = [], Path(words[words.index("--output_dir") + 1])
     for module, function in (("inference", "predict_split"), ("inference_davis", "predict_annotators")):
-        monkeypatch.setattr(f"{module}.{function}", lambda predictor, *_: used.append(predictor.amp))
-    monkeypatch.setattr("datasets.build_eval_videos", lambda args, split: [])
+        monkeypatch.setattr(f"{module}.{function}", lambda predictor, *_, **__: used.append(predictor.amp))
+    monkeypatch.setattr("datasets.build_eval_videos", lambda args, split, gaps: [])
     monkeypatch.setattr("inference.build_submission", lambda *_: None)
     asked = script.parse_args([*map(str, words), "--device", "cpu"])
     script.run_inference(asked, script.infer)
@@ -105,7 +105,7 @@ def test_a_score_says_what_it_was_computed_in_and_norms_are_folded(times, amp, s
     args = mini_args(root, "--holdout", "1", "--amp", "auto", "--allow_trained", "--eval", "--resume", "c.pth")
     args.resume = tmp_path / "c.pth"
 
-    def scored(args, split, predictor, weights):
+    def scored(args, split, predictor, weights, gaps):
         seen.append((predictor, evaluation.record(args, split, weights)))
 
     monkeypatch.setattr(evaluation, "score_split", scored)

@@ -135,8 +135,11 @@ def limit(kind: int, value: int) -> Iterator[None]:
         resource.setrlimit(kind, before)
 
 
-def open_files() -> int:
-    return len(os.listdir("/proc/self/fd")) - 1
+def first_free_file() -> int:
+    """Its number; with this as the limit no file can be opened. There may be higher ones that are open."""
+    number = os.open(os.devnull, os.O_RDONLY)
+    os.close(number)
+    return number
 
 
 def test_a_batch_that_finds_no_room_in_shared_memory_is_told_at_once(capfd):
@@ -152,7 +155,7 @@ def test_a_batch_that_finds_no_room_in_shared_memory_is_told_at_once(capfd):
 
 def test_too_many_open_files_of_a_worker_are_told_at_once(capfd):
     def few(_: int) -> None:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (open_files(), open_files()))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (first_free_file(), resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
 
     assert "ulimit -n" in said_by(loader(few, patience=60))
     assert "Traceback" not in capfd.readouterr().err
@@ -161,7 +164,7 @@ def test_too_many_open_files_of_a_worker_are_told_at_once(capfd):
 def test_too_many_open_files_of_the_trainer_are_told_at_once():
     kept = []
     batches = loader(nothing, patience=60, length=200)
-    with limit(resource.RLIMIT_NOFILE, open_files() + 60), pytest.raises(Stalled, match="ulimit -n"):
+    with limit(resource.RLIMIT_NOFILE, first_free_file() + 60), pytest.raises(Stalled, match="ulimit -n"):
         kept.extend(batches)  # each batch is a file that is open
     assert kept
 
@@ -191,7 +194,7 @@ def test_a_frame_that_too_many_open_files_hide_is_not_called_damaged(ytvos_root,
     make = ClipDataset.make
 
     def few(*arguments):
-        with limit(resource.RLIMIT_NOFILE, open_files()):
+        with limit(resource.RLIMIT_NOFILE, first_free_file()):
             return make(*arguments)
 
     run.loader.dataset.make = lambda request: few(run.loader.dataset, request)

@@ -106,7 +106,8 @@ def test_it_can_be_scored(made):
     args = options(name, root)
     split = datasets.eval_split(args, trained="ytvos")
     if datasets.scores_frames(args):
-        clips, truth = datasets.build_eval_clips(args, split), datasets.DATA_SETS[name].truth(args, split)
+        clips = datasets.build_eval_clips(args, split)
+        truth = datasets.build_truth(args, split, clips)
         assert {image_id for clip in clips for image_id in clip.expressions} == truth.keys()
         assert clips and clips[0].read().shape[1:] == (3, 96, 160)
     else:
