@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from pathlib import Path
 
 from datasets import mevis, ytvos
 from datasets.ytvos import REF_YOUTUBE_VOS, Layout
 from util.gaps import Gaps
 from util.pictures import MASK_SUFFIXES, group_files
+from util.text import in_form
 
 _LIST = (
-    'it must hold {"videos": {name: {"expressions": {id: {"exp": text, "obj_id": number}}}}} with the names and ids of '
+    'it must hold {"videos": {name: {"expressions": {id: {"exp": text, "obj_id": number}}}}}, or {"videos": {name: '
+    '{"objects": {number: {"expressions": [text]}}}}}, with the names and texts of '
     "meta_expressions/valid/meta_expressions.json"
 )
 
@@ -45,9 +48,10 @@ def _objects_from(file: Path, videos: dict[str, dict], gaps: Gaps) -> dict[str, 
     for vid, video in videos.items():
         entry = listed.get(vid)
         there = entry.get("expressions") if isinstance(entry, dict) else None
+        by_text = _by_text(entry)
         expressions = {}
         for eid, expression in video["expressions"].items():
-            named = there.get(eid) if isinstance(there, dict) else None
+            named = there.get(eid) if isinstance(there, dict) else by_text.get(in_form(expression["exp"]))
             problem = _other_expression(named, expression["exp"])
             if problem:
                 gaps.add(f"video {vid}, expression {eid}", f"{file}: {problem}", on_all_ranks=True)
@@ -61,12 +65,27 @@ def _objects_from(file: Path, videos: dict[str, dict], gaps: Gaps) -> dict[str, 
     return found
 
 
+def _by_text(entry: object) -> dict[str, dict]:
+    """What texts mean by a list whose expressions lie under their objects, without ids; one of two objects is left out.
+
+    So reads Baseline/dataset/refer_datasets.py of github.com/skynbe/Refer-Youtube-VOS, by authors of the data set.
+    """
+    objects = entry.get("objects") if isinstance(entry, dict) else None
+    meant: dict[str, set[str]] = defaultdict(set)
+    for number, named in objects.items() if isinstance(objects, dict) else ():
+        texts = named.get("expressions") if isinstance(named, dict) else None
+        for text in texts if isinstance(texts, list) else ():
+            if isinstance(text, str):
+                meant[in_form(text)].add(number)
+    return {text: {"obj_id": numbers.pop()} for text, numbers in meant.items() if len(numbers) == 1}
+
+
 def _other_expression(named: object, text: str) -> str | None:
     """Why what a list has under the id of an expression does not say what it means, if it does not."""
     if not isinstance(named, dict):
-        return "has no such expression"
+        return "has no such expression, or does not say which object it means"
     said = named.get("exp", text)
-    if not isinstance(said, str) or said.lower().split() != text.lower().split():
+    if not isinstance(said, str) or in_form(said) != in_form(text):
         return f"has another expression by this id, {said!r} instead of {text!r}"
     problem = REF_YOUTUBE_VOS.object_problem(named)
     return f"does not name {problem}" if problem else None

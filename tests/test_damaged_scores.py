@@ -231,6 +231,25 @@ def test_a_list_of_objects_must_be_of_the_same_expressions(results, data, tmp_pa
         ytvos(results, data, tmp_path, monkeypatch, "--expressions", tmp_path / "absent.json")
 
 
+def test_a_list_may_have_the_texts_under_their_objects(results, data, tmp_path, monkeypatch, capsys):
+    """As the authors' own loader reads it; a text of two objects says nothing."""
+    videos = json.loads((data / "meta_expressions/valid/meta_expressions.json").read_text())["videos"]
+    objects = {vid: {"objects": {}} for vid in videos}
+    for vid, video in videos.items():
+        for expression in video["expressions"].values():
+            of_object = objects[vid]["objects"].setdefault(expression["obj_id"], {"category": "x", "expressions": []})
+            of_object["expressions"].append(expression["exp"].upper())
+    write_json(tmp_path / "objects.json", {"videos": objects})
+    code, scores = ytvos(results, data, tmp_path, monkeypatch, "--expressions", tmp_path / "objects.json")
+    assert code is None and scores["J&F"] == 1
+    text = videos["aa"]["expressions"]["0"]["exp"]
+    objects["aa"]["objects"]["9"] = {"expressions": [text, 3]}
+    write_json(tmp_path / "objects.json", {"videos": objects})
+    code, scores = ytvos(results, data, tmp_path, monkeypatch, "--expressions", tmp_path / "objects.json")
+    assert code == INCOMPLETE and scores["incomplete"]["expressions"] == 1
+    assert "video aa, expression 0" in capsys.readouterr().err
+
+
 def test_frames_of_valid_without_a_mask_are_left_out_together(results, data, tmp_path, monkeypatch, capsys):
     for frame in FRAMES[1:]:
         (data / "valid/Annotations/aa" / f"{frame}.png").unlink()
