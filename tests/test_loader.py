@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -235,7 +236,8 @@ def test_docker_with_little_shared_memory():
             pytest.skip("this user may not mount a file system of its own")
         assert code == 0
         told = said.read()
-    assert "of 2 MB free: give Docker more shared memory" in told and "No space left" in told
+    assert "of 2 MB free: give Docker more shared memory" in told
+    assert re.search("No space left|unable to allocate shared memory", told), "of torch 2.15, of 2.11"
 
 
 def with_little_shared_memory(said: Path) -> int:
