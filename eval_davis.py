@@ -120,13 +120,20 @@ def main() -> int | None:
     gaps = Gaps(args.strict)
     truths, videos, left_out = ground_truths(args, gaps)
     scores: dict[str, dict] = {}
+    listed, unscored = gaps, {}
+    gaps = Gaps(args.strict)
+    gaps.take(listed)
     for protocol, folder in truths.items():
+        of_protocol = Gaps(args.strict, known=gaps)
+        of_protocol.take(listed)
         try:
-            scores[protocol] = score_results(args.results, folder, videos, protocol, args.workers, gaps)
+            scores[protocol] = score_results(args.results, folder, videos, protocol, args.workers, of_protocol)
         except Unscorable as error:
             if args.strict or not scores:
                 raise
             left_out = f"the {protocol} protocol is left out: {error}"
+            unscored = {"left_out": {protocol: str(error)}}
+        gaps.take(of_protocol)
     for protocol, of_protocol in scores.items():
         note = ", what the papers report" if protocol == UNSUPERVISED else ""
         print(f"{protocol} protocol{note}: {len(videos)} videos, {of_protocol['objects']} objects, {truths[protocol]}")
@@ -137,7 +144,7 @@ def main() -> int | None:
         print(
             f"{protocol}: J&F {mean['J&F']:.4f}   J {mean['J']['mean']:.4f}   F {mean['F']['mean']:.4f}{beside(mean)}"
         )
-    return finish(scores, gaps, args.json)
+    return finish(scores | unscored, gaps, args.json)
 
 
 if __name__ == "__main__":

@@ -39,6 +39,7 @@ def evaluate(args: argparse.Namespace, saved: dict, device: torch.device) -> int
     Returns:
         The exit code: whether something was left out.
     """
+    refuse_lists_of_others(args)
     trained = saved["options"]["dataset_file"]
     split = datasets.eval_split(args, trained)
     if not args.allow_trained and datasets.may_be_trained_on(args.dataset_file, trained):
@@ -60,6 +61,13 @@ def evaluate(args: argparse.Namespace, saved: dict, device: torch.device) -> int
             flush=True,
         )
     return gaps.code()
+
+
+def refuse_lists_of_others(args: argparse.Namespace) -> None:
+    """Raises ValueError for flags of Ref-YouTube-VOS's valid where another set is scored."""
+    for flag, value in {"--annotations": args.annotations, "--expressions": args.expressions}.items():
+        if value and args.dataset_file not in ("ytvos", "joint"):
+            raise ValueError(f"{flag} is for Ref-YouTube-VOS, not for --dataset_file {args.dataset_file}; leave it out")
 
 
 def score_split(
@@ -172,9 +180,6 @@ def eval_texts(args: argparse.Namespace, split: str) -> Iterator[tuple[str, str]
 def video_truth(args: argparse.Namespace, split: str, gaps: Gaps) -> tuple:
     """The masks of a split whose whole videos are scored, and its videos, without what becomes a gap."""
     read = {"ytvos": ytvos_truth, "joint": ytvos_truth, "davis": davis_truth, "mevis": mevis_truth}
-    for flag, value in {"--annotations": args.annotations, "--expressions": args.expressions}.items():
-        if value and read[args.dataset_file] is not ytvos_truth:
-            raise ValueError(f"{flag} is for Ref-YouTube-VOS, not for --dataset_file {args.dataset_file}; leave it out")
     return read[args.dataset_file](args, split, gaps)
 
 

@@ -18,7 +18,7 @@ from datasets.texts import asked_texts
 from engine import predict_split
 from models.proxyformer import ProxyFormer
 from models.windows import window_sizes
-from opts import differing, model_options, parse_train_args
+from opts import OF_TRAINING, differing, model_options, parse_train_args
 from util import checkpoint, dist
 from util.cli import INCOMPLETE
 from util.gaps import Gaps, named
@@ -71,7 +71,7 @@ def restore(
     """
     saved = checkpoint.load(asked.resume)
     model, trained = models.restore_model(saved, asked.resume)
-    given = {name for name in model_options() if getattr(asked, name) is not None}
+    given = {name for name in model_options() - OF_TRAINING if getattr(asked, name) is not None}
     contradiction = differing(asked, vars(trained), given)
     if contradiction:
         raise ValueError(
@@ -103,10 +103,10 @@ def claim(
     asked: argparse.Namespace, args: argparse.Namespace, results_dir: Path, roots: Sequence[str] = (RESULTS_ROOT,)
 ) -> None:
     """Makes ``results_dir`` the folder of the masks of an inference script, for all processes; see claim_results."""
-    if dist.is_main():
-        run = {"checkpoint": checkpoint.fingerprint(asked.resume), **datasets.eval_settings(args), **windows(asked)}
-        claim_results(results_dir, run, asked.overwrite, roots)
-    dist.barrier()
+    with dist.together():
+        if dist.is_main():
+            run = {"checkpoint": checkpoint.fingerprint(asked.resume), **datasets.eval_settings(args), **windows(asked)}
+            claim_results(results_dir, run, asked.overwrite, roots)
 
 
 def segment_split(

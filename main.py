@@ -18,7 +18,7 @@ import datasets
 import models
 import plan
 from evaluation import evaluate
-from opts import differing, model_options, parse_train_args
+from opts import OF_TRAINING, differing, model_options, parse_train_args
 from training import Trainer
 from util import checkpoint, cli, dist
 from util.memory import keep_large_buffers
@@ -153,7 +153,7 @@ def refuse_other_run(args: argparse.Namespace, saved: dict) -> None:
 
 def refuse_other_model(args: argparse.Namespace, saved: dict) -> None:
     """Raises ValueError where flags of ``--eval`` contradict the options of the checkpoint's model."""
-    changed = differing(args, saved, model_options() | {"pretrained_weights"})
+    changed = differing(args, saved, (model_options() - OF_TRAINING) | {"pretrained_weights"})
     if changed:
         raise ValueError(
             f"--eval scores the model of --resume {args.resume}, whose options differ: {changed}. Leave these flags out"

@@ -95,6 +95,10 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--jsc_target", choices=("joint", "video", "text", "none"), default="joint")
 
 
+# of the model's options those that change no answer: ReferFormer's command lines give this one at inference, too
+OF_TRAINING = {"freeze_text_encoder"}
+
+
 def model_options() -> set[str]:
     """Names of the options that a model is built from."""
     parser = argparse.ArgumentParser()

@@ -137,7 +137,7 @@ def scorable_split(
     except (ValueError, FileNotFoundError):
         scorable = False
     name = "train, and a hold-out of it," if other == "train" else other
-    hint = f"{name} can be" if scorable else f"nor can {name}"
+    hint = f"{name} can be" if scorable else f"nor can {other}"
     raise ValueError(f"split {split} of {root} cannot be scored: {reason}; {hint}{expected}")
 
 

@@ -6,12 +6,15 @@ Decoding and sampling are in base.py.
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from datasets.base import Expression, LabelMapVideo, VideoEntry, VideoSet
+from util import dist
 from util.files import read_json
 from util.gaps import Gaps
 from util.pictures import MASK_SUFFIXES, PICTURE_SUFFIXES, find_files
@@ -121,6 +124,12 @@ def check_video(path: Path, video_id: str, entry: object, with_objects: bool, la
 
 def _check_entry(path: Path, video_id: str, entry: object, layout: Layout) -> None:
     where = f"video {video_id}"
+    if isinstance(entry, dict) and "objects" in entry and "expressions" not in entry:
+        raise layout.bad(
+            path,
+            f"{where} has its expressions under its objects, without ids: this is an older form of the list, which "
+            "scoring takes with --expressions; here belongs the one of the challenge",
+        )
     if not isinstance(entry, dict) or not {"expressions", "frames"} <= entry.keys():
         raise layout.bad(path, f'{where} must hold "expressions" and "frames"')
     frames, expressions = entry["frames"], entry["expressions"]
@@ -185,7 +194,19 @@ def _valid_part(root: Path, videos: dict[str, dict], layout: Layout) -> set[str]
     test_path = layout.meta_path(root, "test")
     if test_path.is_file():
         return videos.keys() - read_videos(test_path).keys()
-    return {name for name in videos if (frames_root(root, "valid") / name).is_dir()}
+    places = (frames_root(root, "valid"), annotations_root(root, "valid"))
+    found = {name for name in videos if any((place / name).is_dir() for place in places)}
+    if found and len(found) < len(videos) and dist.is_main():
+        _say_once(
+            f"{layout.meta_path(root, 'valid')}: {len(videos) - len(found)} of {len(videos)} listed videos have no "
+            f"frames and are taken for those of the test split; {test_path} would say which are"
+        )
+    return found
+
+
+@cache
+def _say_once(text: str) -> None:
+    print(f"note: {text}", file=sys.stderr, flush=True)
 
 
 def split_videos(
@@ -197,7 +218,7 @@ def split_videos(
         root: folder of the data set.
         split: ``train`` (the training videos without the hold-out), ``holdout`` (exactly ``holdout`` of the training
             videos, always the same ones, a larger hold-out containing the smaller), ``valid`` (the valid file without
-            the videos of the test file, or, where there is no test file, those that have frames) or ``test``.
+            the videos of the test file, or, where there is no test file, those that have frames or masks) or ``test``.
         holdout: number of training videos kept out of training.
         layout: of the data set; one without a test split has all videos of the valid file in ``valid``.
         gaps: takes videos and expressions that are not as documented. Without it the first one is an error.

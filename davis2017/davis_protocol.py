@@ -338,7 +338,8 @@ def score_results(
     )
     work = _score_strictly if gaps.strict else _score_leniently
     scored = run_jobs(work, jobs, workers, total=len(videos), desc=protocol, unit="video")
-    lost = Shortfall()
+    listed = {item.partition(",")[0].removeprefix("video ") for item, _ in gaps.items}
+    lost = Shortfall(whole=len(listed - videos.keys()), problems=list(gaps.items))
     for _, of_video in scored.values():
         lost += of_video
     for (name, video), which in missing.items():

@@ -119,14 +119,10 @@ class LabelMaps(Truth):
         self.root = root
 
     def target(self, vid: str, eid: str, expression: Mapping) -> Target:
-        try:
-            target = int(expression["obj_id"])
-        except KeyError:
-            raise ValueError(
-                f"video {vid}, expression {eid} has no obj_id: a split without them cannot be scored"
-            ) from None
-        except (TypeError, ValueError):
-            target = 0
+        if "obj_id" not in expression:
+            raise ValueError(f"video {vid}, expression {eid} has no obj_id: a split without them cannot be scored")
+        named = str(expression["obj_id"])  # of True or 3.7 no number
+        target = int(named) if named.isdecimal() else 0
         if not 0 < target < LABELS:
             raise ValueError(
                 f"video {vid}, expression {eid}: obj_id {expression['obj_id']!r} is no object id (1 to 255)"

@@ -189,6 +189,8 @@ class Predictor:
             ValueError: the video has no frames, or an expression is empty.
             OSError: the temporary file of a video of several windows cannot be written, or reading hangs (Stalled).
         """
+        if isinstance(expressions, str):
+            raise ValueError(f"expressions are a list of texts: give [{expressions!r}]")
         if not len(video):
             raise ValueError("the video has no frames")
         # an empty one is refused now rather than after a window

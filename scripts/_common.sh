@@ -110,12 +110,23 @@ train() {
     launch main.py --resume auto "${@:2}" --output_dir "$1"
 }
 
+# tolerate COMMAND …: runs it. Code 3 says that it is done but for some items: what comes after is done, too, and the
+# script ends with that code. Any other one ends the script at once.
+left_out=0
+tolerate() {
+    local code=0
+    "$@" || code=$?
+    ((code == 0 || code == 3)) || exit "$code"
+    ((code == 0)) || left_out=3
+}
+trap 'code=$?; ((code)) || exit "$left_out"' EXIT
+
 # score OUTPUT_DIR SPLIT ...: the scores of what train made, on each split of its data set.
 score() {
     local output_dir="$1" split
     shift
     for split in "$@"; do
-        launch main.py --eval --eval_split "$split" --resume "$output_dir/checkpoint.pth" --output_dir "$output_dir"
+        tolerate launch main.py --eval --eval_split "$split" --resume "$output_dir/checkpoint.pth" --output_dir "$output_dir"
     done
 }
 

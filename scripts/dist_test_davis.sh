@@ -18,5 +18,5 @@ for ((i = 0; i < $#; i++)); do
     esac
 done
 prepare
-launch inference_davis.py --resume "$checkpoint" "$@" --split valid --output_dir "$output_dir" --overwrite
+tolerate launch inference_davis.py --resume "$checkpoint" "$@" --split valid --output_dir "$output_dir" --overwrite
 "$PYTHON" "$ROOT/eval_davis.py" "$output_dir/valid" --davis_path "$davis_path" --json "$output_dir/valid/scores.json"

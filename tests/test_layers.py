@@ -32,6 +32,7 @@ LIBRARY = set(LAYERS)
 # the app draws its examples with the generator
 MAY_IMPORT_TOOLS = {"tools", "app"}
 OPTION_READERS = {"models/__init__.py", "datasets/__init__.py", "util/option_types.py", "util/referformer_flags.py"}
+OPTION_READERS |= {"util/checkpoint.py"}  # which reads the options that other programs saved
 # what opts.py is made of, which takes no more than the standard library
 OF_OPTS = ("opts.py", "util/option_types.py", "util/referformer_flags.py")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 import os
@@ -110,13 +111,19 @@ def _read_exported(path: Path) -> Any:
 def read_plain(path: Path, what: str) -> Any:
     """Tensors and plain data that ``torch.save`` wrote, onto the CPU; never code.
 
+    An ``argparse.Namespace`` is plain data, too: ReferFormer's checkpoints hold their options as one (``"args"`` in its
+    main.py).
+
     Raises:
         ValueError: naming ``what``: the file is damaged, of another kind, or holds code.
     """
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged bytes end in almost any exception, IndexError and struct.error among them
         cause = (str(error).strip() or type(error).__name__).splitlines()[0]
+        if cause.startswith("Weights only load failed"):
+            cause = "it holds something else than tensors and plain data"
         raise ValueError(f"{what} cannot be read; it is cut short or not a file of plain weights: {cause}") from error
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,13 +92,18 @@ def read_ground_truth(path: Path, gaps: Gaps | None = None) -> dict[str | int, T
     try:
         content = read_json(path)
         sizes = {image["id"]: (image["height"], image["width"]) for image in content["images"]}
-        twice = len(sizes) < len(content["images"])
-        annotated = [annotation["image_id"] for annotation in content["annotations"]]
-        if twice or len(set(annotated)) < len(annotated) or set(annotated) != sizes.keys():
-            raise ValueError("each image must be in it once, with one annotation")
+        entries = Counter(image["id"] for image in content["images"])
+        annotated = Counter(annotation["image_id"] for annotation in content["annotations"])
+        wrong = {name for name in entries | annotated if entries[name] != 1 or annotated[name] != 1}
+        for name in sorted(wrong, key=str):
+            if gaps.strict:
+                raise ValueError("each image must be in it once, with one annotation")
+            gaps.add(f"sample {name}", f"{path}: it must be in it once, with one annotation", on_all_ranks=True)
         truth = {}
         for annotation in content["annotations"]:
             image_id = annotation["image_id"]
+            if image_id in wrong:
+                continue
             try:
                 truth[image_id] = _truth(annotation, sizes[image_id])
             except Exception as error:

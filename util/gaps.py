@@ -131,7 +131,7 @@ class Shortfall:
         return self
 
     def __bool__(self) -> bool:
-        return bool(self.predictions or self.truth or self.whole)
+        return bool(self.predictions or self.truth or self.whole or self.problems)
 
     def described(self, unit: str, whole: str | None = None) -> dict:
         """As scores have it under ``incomplete``, where it is not nothing.

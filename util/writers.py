@@ -8,6 +8,7 @@ a half-written file behind.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -68,6 +69,8 @@ def _named_errors(path: Path) -> Iterator[None]:
         if error.errno is None:
             raise
         mend = "free some space or choose a folder that can be written to"
+        if error.errno in (errno.EISDIR, errno.ENOTDIR, errno.EEXIST):
+            mend = "a file and a folder of its path have one name; choose another"
         raise OSError(error.errno, f"cannot be written ({os.strerror(error.errno)}); {mend}", str(path)) from error
 
 
@@ -223,7 +226,7 @@ class Results:
         """A decoded image; ValueError when the file is damaged or is no image."""
         try:
             content = self.read(name)
-        except (OSError, zipfile.BadZipFile, zlib.error) as error:
+        except (OSError, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error) as error:  # encrypted, unknown method
             raise ValueError(f"{name} cannot be read ({error})") from error
         return _decoded(content, name)
 
