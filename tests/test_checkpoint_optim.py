@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import itertools
 import math
@@ -388,3 +389,18 @@ def test_the_optimizer_follows_the_schedule_in_each_group():
         scheduler.step()
     assert rates == [pytest.approx(r) for r in ([1, 0.5], [1, 0.5], [0.1, 0.05], [0.1, 0.05])]
     assert isinstance(optimizer, torch.optim.AdamW) and all(g["weight_decay"] == 0.05 for g in optimizer.param_groups)
+
+
+class Other:
+    """What no checkpoint holds."""
+
+
+def test_options_in_a_namespace_are_plain_data_and_nothing_else_is(tmp_path):
+    """ReferFormer's main.py saves its options so."""
+    torch.save({"model": {"a": torch.ones(1)}, "args": argparse.Namespace(lr=0.1)}, tmp_path / "c.pth")
+    content = checkpoint.read_plain(tmp_path / "c.pth", "the file")
+    assert content["args"].lr == 0.1 and content["model"]["a"] == 1
+    torch.save({"args": argparse.Namespace(lr=Other())}, tmp_path / "other.pth")
+    with pytest.raises(ValueError) as error:
+        checkpoint.read_plain(tmp_path / "other.pth", "the file")
+    assert str(error.value).endswith("it holds something else than tensors and plain data")

@@ -13,6 +13,7 @@ from PIL import Image
 import eval_davis
 import eval_mevis
 import eval_ytvos
+from davis2017.truth import LabelMaps
 from davis2017.ytvos_protocol import score_results
 from tests.mini_davis import write_masks
 from tests.mini_mevis import VALID_U, write_mini_mevis
@@ -309,6 +310,26 @@ def both(davis, tmp_path, monkeypatch, *words) -> tuple[int | None, dict, dict]:
     root, folder = davis
     code, scores = scored(eval_davis, tmp_path, monkeypatch, folder, "--davis_path", root, *words)
     return code, scores["unsupervised"], scores.get("semi-supervised")
+
+
+def test_a_davis_video_that_its_list_spoils_is_counted_by_every_protocol(davis, tmp_path, monkeypatch, capsys):
+    path = davis[0] / "meta_expressions/valid/meta_expressions.json"
+    content = json.loads(path.read_text())
+    del content["videos"]["bb"]["frames"]
+    write_json(path, content)
+    code, plain, semi = both(davis, tmp_path, monkeypatch)
+    assert code == INCOMPLETE
+    for scores in (plain, semi):
+        assert scores["objects"] == 2 and scores["incomplete"]["videos"] == 1
+        assert "video bb" in scores["incomplete"]["problems"][0]
+    out, err = capsys.readouterr()
+    assert out.count("1 video left out") == 2 and err.count("warning: video bb") == 1
+
+
+@pytest.mark.parametrize("number", [True, 3.7, None, "1.0", [1]])
+def test_an_object_that_is_no_number_is_not_taken_for_one(number):
+    with pytest.raises(ValueError, match="is no object id"):
+        LabelMaps(Path("masks")).target("aa", "0", {"obj_id": number})
 
 
 def list_frames(root: Path, name: str, count: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -420,3 +421,18 @@ def test_reading_repeated_paths_equals_reading_each(tmp_path):
     assert torch.equal(read_frames([frames[i] for i in repeated]), read_frames(frames)[repeated])
     maps = read_label_maps([masks[i] for i in repeated], (48, 80))
     assert torch.equal(maps[:, 0], torch.stack([torch.from_numpy(video.labels(t)) for t in repeated]))
+
+
+def test_listed_videos_without_frames_are_told_of_where_no_test_list_says_why(fresh, capsys):
+    shutil.rmtree(fresh / "valid/JPEGImages/bb_absent")
+    assert list(split_videos(fresh, "valid")) == ["aa_wide", "bb_absent"], "it has masks"
+    shutil.rmtree(fresh / "valid/Annotations/bb_absent")
+    for _ in range(2):
+        assert list(split_videos(fresh, "valid")) == ["aa_wide"]
+    assert capsys.readouterr().err.count("1 of 2 listed videos have no frames") == 1
+
+
+def test_the_older_form_of_a_list_is_known_for_what_it_is(fresh):
+    write_meta(fresh, "valid", {"aa_wide": {"objects": {"1": {"expressions": ["it"], "frames": []}}}})
+    with pytest.raises(ValueError, match="an older form of the list, which scoring takes with --expressions"):
+        split_videos(fresh, "valid")

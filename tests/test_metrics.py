@@ -10,6 +10,7 @@ from pycocotools import mask as rle
 
 from tests.helpers import ROOT
 from util.coco import encode_masks, ground_truth, read_ground_truth
+from util.gaps import Gaps
 from util.metrics import best_queries, overlap, score_masks, table
 
 GOLDEN = json.loads((ROOT / "tests" / "golden" / "a2d_metrics.json").read_text())
@@ -151,6 +152,16 @@ def test_boxes_follow_from_masks_and_areas_and_categories_are_not_read(tmp_path)
     (tmp_path / "truth.json").write_text(json.dumps(content))
     (sample,) = read_ground_truth(tmp_path / "truth.json").values()
     assert sample.box == (0, 2, 10, 2) and (rle.decode(sample.mask) == rows(2, 4)).all()
+
+
+def test_samples_that_are_doubled_or_lack_their_other_half_are_left_out_where_gaps_may_be(tmp_path):
+    content = ground_truth([(name, rows(2, 4)) for name in "abcd"])
+    content["annotations"].append(content["annotations"][0])
+    del content["annotations"][1], content["images"][2]
+    (tmp_path / "truth.json").write_text(json.dumps(content))
+    gaps = Gaps(silent=True)
+    assert list(read_ground_truth(tmp_path / "truth.json", gaps)) == ["d"]
+    assert [item for item, _ in gaps.items] == ["sample a", "sample b", "sample c"]
 
 
 @pytest.mark.parametrize(

@@ -179,3 +179,8 @@ def test_a_square_comes_back_at_its_place(stride, seen, disk):
     found = (rows[0], rows[-1] + 1, columns[0], columns[-1] + 1)
     expected = (stride * scale, 2 * stride * scale, stride * scale, 3 * stride * scale)
     assert [float(x) for x in found] == pytest.approx(expected, abs=1 + scale / 2)
+
+
+def test_one_text_instead_of_a_list_is_refused(predictor):
+    with pytest.raises(ValueError, match=r"a list of texts: give \['red'\]"):
+        predictor(frames(), "red")

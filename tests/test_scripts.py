@@ -225,6 +225,28 @@ class TestApp:
         assert [call.args[1] for call in sandbox.calls()[:2]] == ["venv", "pip"] and sandbox.venv.exists()
 
 
+class TestIncompleteWork:
+    """Code 3 says that all is done but for some items."""
+
+    def test_the_other_splits_are_scored_all_the_same(self, sandbox, tmp_path):
+        sandbox.run(
+            "dist_train_test_refcoco.sh",
+            *("out", "refcoco"),
+            cwd=tmp_path,
+            PYTHON=sandbox.python,
+            code=3,
+            FAIL="--eval_split val",
+        )
+        scored = [call.args[call.args.index("--eval_split") + 1] for call in sandbox.calls() if "--eval" in call.args]
+        assert scored == ["val", "testA", "testB"]
+
+    def test_masks_of_davis_that_are_there_are_scored(self, sandbox, tmp_path):
+        (tmp_path / "c.pth").touch()
+        words = ("dist_test_davis.sh", "out", "c.pth")
+        sandbox.run(*words, cwd=tmp_path, PYTHON=sandbox.python, code=3, FAIL="inference_davis.py")
+        assert [Path(call.args[0]).name for call in sandbox.calls()][-2:] == ["inference_davis.py", "eval_davis.py"]
+
+
 class TestRecipes:
     @pytest.fixture(params=[FINETUNE, SCRATCH])
     def recipe(self, request, sandbox, tmp_path):

@@ -354,3 +354,17 @@ def test_json_that_is_written_item_by_item(tmp_path, items):
         for item in items:
             add(item)
     assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8")) == {"head": {"x": []}, "list": items}
+
+
+@pytest.mark.parametrize("damage", ["encrypted", "unknown method"])
+def test_an_entry_of_a_zip_that_cannot_be_taken_out_is_named(damage, tmp_path):
+    path = tmp_path / "x.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("Annotations/v/0/0.png", b"mask")
+    content = bytearray(path.read_bytes())
+    directory = content.index(b"PK\x01\x02")  # of its entry: flags at 8, method at 10; 2 less in the entry's own header
+    for start, shift in ((directory, 0), (0, -2)):
+        content[start + (8 if damage == "encrypted" else 10) + shift] = 1 if damage == "encrypted" else 97
+    path.write_bytes(content)
+    with Results(path) as results, pytest.raises(ValueError, match="0.png cannot be read"):
+        results.image("Annotations/v/0/0.png")
