@@ -39,11 +39,13 @@ SWINS = {
     "swin_l_p4w7": "swin_large_patch4_window7_224",
 }
 
-# Beside a backbone in the files it comes in: classifiers of mmaction, timm and torchvision, and the parts of
-# ReferFormer (models/referformer.py), whose names are DETR's where it has them.
+# Beside a backbone in the files it comes in: classifiers of mmaction, timm and torchvision; the parts of ReferFormer
+# (models/referformer.py), whose names are DETR's where it has them, and of DETR (models/segmentation.py); those of
+# mmsegmentation (mmseg/models/segmentors/encoder_decoder.py) and mmdetection (mmdet/models/detectors/two_stage.py).
 OTHER_PARTS = ("cls_head.", "head.", "fc.", "classifier.")
 OTHER_PARTS += ("transformer.", "class_embed.", "bbox_embed.", "query_embed.", "input_proj.", "text_encoder.")
-OTHER_PARTS += ("resizer.", "fusion_module.", "pixel_decoder.", "controller.")
+OTHER_PARTS += ("resizer.", "fusion_module.", "pixel_decoder.", "controller.", "bbox_attention.", "mask_head.")
+OTHER_PARTS += ("neck.", "decode_head.", "auxiliary_head.", "shared_head.", "rpn_head.", "roi_head.", "bbox_head.")
 # What Microsoft's Swin stores and timm makes anew
 _TABLES = (".relative_position_index", ".attn_mask", ".relative_coords_table")
 

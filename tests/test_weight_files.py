@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import functools
 import re
 from collections.abc import Iterator
@@ -255,7 +256,8 @@ def test_the_video_swin_of_a_referformer_checkpoint_is_taken(tmp_path):
     shapes = published(VIDEO_SIZES["video_swin_t_p4w7"], (8, 7, 7), (1, 4, 4))
     body = {re.sub(r"layers\.(\d)\.downsample", r"downsamples.\1", k): v for k, v in shapes.items() if k[:4] != "norm"}
     others = {"transformer.level_embed": (4, 256), "class_embed.0.bias": (1,), "text_encoder.pooler.dense.bias": (768,)}
-    torch.save({"model": zeros(prefixed(body, "backbone.0.body.") | others)}, tmp_path / "whole.pth")
+    content = {"model": zeros(prefixed(body, "backbone.0.body.") | others), "args": argparse.Namespace(lr=1e-4)}
+    torch.save(content, tmp_path / "whole.pth")
     with torch.device("meta"):
         backbone = build_backbone("video_swin_t_p4w7", pretrained=True)
     load_pretrained(backbone, tmp_path / "whole.pth")
@@ -291,6 +293,17 @@ def test_prefixes_of_a_backbone_are_taken_off(tmp_path, prefix):
     assert all(torch.equal(value, resnet()[name]) for name, value in loaded.items()) and len(loaded) > 90
     without_head = {name: value for name, value in resnet().items() if not name.startswith("fc.")}
     load_resnet(prefixed(without_head, prefix) | {"fc.weight": torch.zeros(3)}, tmp_path / "net.pth")
+
+
+@pytest.mark.parametrize("parts", [["decode_head", "auxiliary_head"], ["neck", "rpn_head", "roi_head"]])
+def test_a_backbone_of_a_segmenter_or_detector_is_taken(tmp_path, parts):
+    """Named as in mmsegmentation and mmdetection."""
+    backbone = build_backbone("resnet18", pretrained=True)
+    state = prefixed(backbone.state_dict(), "backbone.") | {f"{part}.0.weight": torch.ones(2) for part in parts}
+    torch.save({"state_dict": state, "meta": {"epoch": 3}}, tmp_path / "whole.pth")
+    other = build_backbone("resnet18", pretrained=True)
+    load_pretrained(other, tmp_path / "whole.pth")
+    assert all(torch.equal(value, backbone.state_dict()[name]) for name, value in other.state_dict().items())
 
 
 def test_wrappers_within_names_are_taken_out(tmp_path):
