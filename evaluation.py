@@ -16,7 +16,7 @@ import models
 from datasets import EvalClip, davis, refcoco
 from datasets.davis import AnnotatedVideo
 from datasets.scorable import mevis_split, scorable_split
-from datasets.texts import asked_texts
+from datasets.texts import asked_texts, digests
 from davis2017 import davis_protocol, ytvos_protocol
 from davis2017.truth import RleMasks
 from engine import predict_annotators, predict_clips, predict_split
@@ -144,7 +144,7 @@ def score_videos(
             # now rather than after hours of inference
             in_scores = Gaps(gaps.strict, known=gaps)
             truth, videos = video_truth(args, split, in_scores)
-            claim_results(results, run, replace=True, roots=roots)
+            claim_results(results, run, replace=True, roots=roots, asked=digests(to_predict))
     predict(predictor, to_predict, results, gaps=gaps)
     gaps.share()
     if not dist.is_main():

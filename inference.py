@@ -14,7 +14,7 @@ import datasets
 import models
 from datasets import VideoSet
 from datasets.base import VideoEntry
-from datasets.texts import asked_texts
+from datasets.texts import asked_texts, digests
 from engine import predict_split
 from models.proxyformer import ProxyFormer
 from models.windows import window_sizes
@@ -100,13 +100,17 @@ def windows(asked: argparse.Namespace) -> dict[str, int]:
 
 
 def claim(
-    asked: argparse.Namespace, args: argparse.Namespace, results_dir: Path, roots: Sequence[str] = (RESULTS_ROOT,)
+    asked: argparse.Namespace,
+    args: argparse.Namespace,
+    results_dir: Path,
+    roots: Sequence[str] = (RESULTS_ROOT,),
+    videos: VideoSet = (),
 ) -> None:
     """Makes ``results_dir`` the folder of the masks of an inference script, for all processes; see claim_results."""
     with dist.together():
         if dist.is_main():
             run = {"checkpoint": checkpoint.fingerprint(asked.resume), **datasets.eval_settings(args), **windows(asked)}
-            claim_results(results_dir, run, asked.overwrite, roots)
+            claim_results(results_dir, run, asked.overwrite, roots, digests(videos))
 
 
 def segment_split(
@@ -124,7 +128,7 @@ def segment_split(
     output_dir = Path(asked.output_dir)
     predictor = models.inference_predictor(model, args, device, **windows(asked))
     predictor.announce(asked_texts(dataset_file, videos))
-    claim(asked, args, output_dir)
+    claim(asked, args, output_dir, videos=videos)
     predict_split(predictor, videos, output_dir, gaps=gaps)
     gaps.share()
     if not dist.is_main():

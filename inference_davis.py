@@ -45,7 +45,7 @@ def infer(asked: argparse.Namespace, device: torch.device, gaps: Gaps) -> None:
     results_dir = Path(asked.output_dir) / asked.split
     predictor = models.inference_predictor(model, args, device, **windows(asked))
     predictor.announce(asked_texts("davis", videos))
-    claim(asked, args, results_dir, ANNOTATOR_ROOTS)
+    claim(asked, args, results_dir, ANNOTATOR_ROOTS, videos)
     predict_annotators(predictor, videos, results_dir, gaps=gaps)
     gaps.share()
     if not dist.is_main():

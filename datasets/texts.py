@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator, Mapping, Sequence
 
 from datasets.base import EvalClip, TrainVideo, VideoEntry
@@ -21,3 +23,9 @@ def asked_texts(name: str, videos: Sequence[VideoEntry | EvalClip]) -> Iterator[
         video_id = video.clip_id if isinstance(video, EvalClip) else video.video_id
         for exp_id, text in video.expressions.items():
             yield f"{name}, video {video_id}, expression {exp_id}", text
+
+
+def digests(videos: Sequence[VideoEntry]) -> dict[str, str]:
+    """What is asked of each video, its frames and texts, as a digest: masks of other ones are not its answer."""
+    asked = {video.video_id: json.dumps([video.frame_names, video.expressions], sort_keys=True) for video in videos}
+    return {video_id: hashlib.sha256(text.encode()).hexdigest()[:16] for video_id, text in asked.items()}

@@ -368,3 +368,16 @@ def test_an_entry_of_a_zip_that_cannot_be_taken_out_is_named(damage, tmp_path):
     path.write_bytes(content)
     with Results(path) as results, pytest.raises(ValueError, match="0.png cannot be read"):
         results.image("Annotations/v/0/0.png")
+
+
+def test_masks_of_a_video_that_was_asked_something_else_are_made_anew(tmp_path):
+    folder, run = tmp_path / "out", {"checkpoint": "a"}
+    claim_results(folder, run, replace=False, asked={"v": "1", "w": "1"})
+    (tmp_path / "kept.png").touch()
+    for vid in ("v", "w"):
+        write_mask_png(folder / mask_name(vid, "0", "00000"), np.zeros((2, 2), bool))
+    claim_results(folder, run, replace=False, asked={"w": "1"})  # one is left out this time
+    claim_results(folder, run, replace=False, asked={"v": "2", "w": "1", "../..": "2"})
+    claim_results(folder, run, replace=False, asked={"../..": "3"})
+    assert _files(folder) == ["Annotations/w/0/00000.png", "inference.json"] and (tmp_path / "kept.png").exists()
+    assert json.loads((folder / "inference.json").read_text())["asked"]["v"] == "2"

@@ -242,7 +242,11 @@ class Results:
 
 
 def claim_results(
-    results_dir: str | os.PathLike, run: Mapping[str, object], replace: bool, roots: Sequence[str] = (RESULTS_ROOT,)
+    results_dir: str | os.PathLike,
+    run: Mapping[str, object],
+    replace: bool,
+    roots: Sequence[str] = (RESULTS_ROOT,),
+    asked: Mapping[str, str] | None = None,
 ) -> None:
     """Makes ``results_dir`` the folder of this run's masks; masks that the same run left there stay.
 
@@ -253,6 +257,7 @@ def claim_results(
         run: all that the masks depend on, plain data; kept in ``inference.json``.
         replace: delete the masks of another run instead of refusing; never those of unknown origin.
         roots: its folders that hold masks.
+        asked: what is asked of each video, as a digest; masks of one that was asked something else are deleted.
 
     Raises:
         ValueError: it holds masks of another run, or masks of unknown origin.
@@ -265,6 +270,7 @@ def claim_results(
             made_by = json.loads(record.read_text(encoding="utf-8"))
         except ValueError:
             made_by = None
+    before = made_by.pop("asked", {}) if isinstance(made_by, dict) else {}
     if masks and made_by is None:
         raise ValueError(f"--output_dir {results_dir} holds masks of unknown origin; choose another folder")
     if masks and made_by != dict(run):
@@ -276,9 +282,13 @@ def claim_results(
             )
         for folder in masks:
             shutil.rmtree(folder)
+    asked = dict(asked or {})
+    for vid in (vid for vid, digest in asked.items() if before.get(vid, digest) != digest):
+        for folder in (root / vid for root in masks if (root / vid).resolve().parent == root.resolve()):
+            shutil.rmtree(folder, ignore_errors=True)
     for unfinished in chain(Path(results_dir).glob(UNFINISHED), *(root.rglob(UNFINISHED) for root in masks)):
         unfinished.unlink(missing_ok=True)
-    write_json(record, dict(run))
+    write_json(record, {**run, "asked": before | asked} if asked else dict(run))
 
 
 def is_complete(results_dir: str | os.PathLike, vid: str, eid: str, frames: Iterable[str]) -> bool:
