@@ -110,7 +110,7 @@ def read_masks(path: Path, instances: Sequence[int]) -> np.ndarray:
     present, masks = _read_h5(path, with_masks=True)
     if len(present) == 1 and masks.ndim == 2:
         masks = masks[None]
-    if masks.ndim != 3 or len(masks) < len(present):
+    if masks.ndim != 3 or len(masks) < len(present) or 0 in masks.shape[1:]:
         raise SET.bad(path, f"has {len(present)} instances, but masks of shape {list(masks.shape)}")
     absent = [i for i in instances if i not in present]
     if absent:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PureWindowsPath
 
 import numpy as np
 from scipy.io import loadmat
@@ -67,7 +67,7 @@ def truth_path(root: Path) -> Path:
 
 def _rerooted(root: Path, listed: object, folder: str) -> Path | None:
     """A listed path, which begins in the folder of whoever made the list, under ``root``; None if it is no such."""
-    parts = PurePosixPath(listed).parts if isinstance(listed, str) else ()
+    parts = PureWindowsPath(listed).parts if isinstance(listed, str) else ()
     return root.joinpath(*parts[parts.index(folder) :]) if folder in parts[:-1] else None
 
 

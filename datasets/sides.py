@@ -30,6 +30,15 @@ _AFTER = _any_of(
     shoulder cheek knee top bottom upper lower middle mid center centre front back backs rear corner edge end half part
     lane turn bound facing field fielder fielders"""
 )
+# Left and right with a letter left out, doubled or exchanged with the next one. "Let" is a word of its own.
+_MISSPELT = {
+    word[:i] + changed + word[i + 2 :]
+    for word in _OTHER_SIDE
+    for i in range(len(word))
+    for a, b in [(word[i], word[i + 1 : i + 2])]
+    for changed in (a, b, a + a + b, b + a)
+} - {"left", "right", "let"}
+_NEARLY = re.compile(f"(?:{_BEFORE.pattern})?(?:{'|'.join(sorted(_MISSPELT))})(?:{_AFTER.pattern})?(?:most)?")
 _SURE = re.compile(f"(?:{_BEFORE.pattern})?(?:left|right)(?:{_AFTER.pattern})?(?:most)?")
 
 # English words with left or right in them that name no side. Whole words: "lowright" is no wright.
@@ -46,16 +55,18 @@ _HARMLESS = _any_of(
 # picture is seldom left and right, but mirrored with it; letters and short forms, for an R may be printed on a shirt;
 # misspellings. Other languages: written without their accents.
 _UNSURE = _any_of(
-    """clockwise counterclockwise contraclockwise anticlockwise widdershins starboard larboard portside nearside offside
-    southpaw southpaws l r lt rt lft rgt rght rht lh rh lhs rhs rite rigth rigt righ rihgt riht lef letf lfet leff
+    """cw ccw acw widdershins starboard larboard portside nearside offside kerbside curbside southpaw southpaws
+    l r lt rt rgt rht lh rh lhs rhs rite leff uprt uplft uprlft e w ne nw se sw
     east eastern easterly eastward eastwards eastbound northeast northeastern southeast southeastern
     west western westerly westward westwards westbound northwest northwestern southwest southwestern
-    izq izquierd* derech* esquerr* dreta dret esquerd* direit* dereit* gauche gauches droit droite droites
+    izq izqda izda dcha drcha siniestr* izquierd* derech* esquerr* dreta dret esquerd* direit* dereit* gauche* droit
+    droite* droitier* babord tribord backbord steuerbord
     sinistra sinistro sinistri sinistre destra destro destri destre stanga stangul stangii dreapta dreptul
-    *links linke linken linker linkes linkem linkse linkerhand linkerkant
-    *rechts rechte rechten rechter rechtes rechtem rechterhand rechterkant regs regter
-    venstre hojre høyre højre vanster vanstra hoger hogra vinstri hægri
+    *links links* linke linken linker linkes linkem linkse linkerhand linkerkant
+    *rechts rechts* rechte rechten rechter rechtes rechtem rechterhand rechterkant regs regter
+    venstre* hoyre* hojre* hojre høyre højre vanster vanstra hoger hogra vinstri hægri
     lewo lewa lewy lewe lewej lewym prawo prawa prawy prawe prawej prawym vlevo vpravo vlavo nalevo napravo
+    zleva zprava zlava lavy lava lavo lavom
     leva leve levo levy levou levem levi lijev* desna desne desni desno desnom prava prave pravo pravy pravou pravem
     levyj pravyj sleva sprava livoruch pravoruch bal balra baloldal* jobb jobbra jobboldal*
     vasen vasemm* vasemp* oikea* vasak* parem* kreisi kreisa kreisais labi labaja kaire kairej* desine desinej*
@@ -64,7 +75,8 @@ _UNSURE = _any_of(
 )
 _UNSURE_PHRASES = re.compile(
     r"\bright[\s-]+(?:now|away|angle\w*|side[\s-]+up)\b|\ball[\s-]+right\b|\bleft[\s-]+(?:over|alone)\b|"
-    r"\bo\W?clock|\b(?:driver|passenger)\W{0,2}s?\s+(?:\w+\s+)?side|\bport[\s-]+side|<[-=~]|[-=~]>",
+    r"\bo\W?clock|clock[\s-]*wise|\b(?:driver|passenger)\W{0,2}s?\s+(?:\w+\s+)?(?:side|seat)|"
+    r"\b(?:port|near|off|ker?b|curb)[\s-]+side|\bto\s+port\b|\bon\s+the\s+port\b|\b(?:first|third)\s+base|<[-=~]|[-=~]>",
     re.IGNORECASE,
 )
 _POINTING = re.compile(r"LEFT|RIGHT|EAST|WEST|CLOCKWISE")  # in the Unicode names of arrows and hands
@@ -90,7 +102,7 @@ def swap_sides(text: str) -> str | None:
     for word in _WORD.findall(plain.lower()):
         bare = _without_accents(word)
         known = _SURE.fullmatch(word) or _HARMLESS.fullmatch(word)
-        if _UNSURE.fullmatch(bare) or (_SIDE.search(bare) and not known):
+        if _UNSURE.fullmatch(bare) or _NEARLY.fullmatch(bare) or (_SIDE.search(bare) and not known):
             return None
     return _WORD.sub(lambda word: word[0] if _HARMLESS.fullmatch(word[0].lower()) else _swapped(word[0]), text)
 

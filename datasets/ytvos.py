@@ -135,6 +135,8 @@ def _check_entry(path: Path, video_id: str, entry: object, layout: Layout) -> No
     frames, expressions = entry["frames"], entry["expressions"]
     if not isinstance(frames, list) or not frames or not all(isinstance(name, str) and name for name in frames):
         raise layout.bad(path, f"{where} must list at least one frame, by name")
+    if any(name.lower().endswith(PICTURE_SUFFIXES) for name in frames):
+        raise layout.bad(path, f"{where} lists frames with a suffix, as {frames[0]}; frames are listed by name alone")
     if len(set(frames)) < len(frames):
         twice = next(name for name in frames if frames.count(name) > 1)
         raise layout.bad(path, f"{where} lists frame {twice} twice")

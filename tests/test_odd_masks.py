@@ -75,10 +75,17 @@ def test_the_converter_leaves_out_pieces_and_objects_and_counts_them(tmp_path, m
     assert {json.dumps(a["segmentation"]) for a in written if a["original_id"] == good} == {json.dumps([SQUARE])}
     assert gone not in {a["original_id"] for a in written}
     assert checked("refcoco", root)[0] == 0
-    for damaged in ([["x", 2, 3, 4, 5, 6]], [[1, 2, 3, 4, 5, float("nan")]]):
+    outside = [[200, 200, 300, 200, 300, 300]]
+    for damaged in (
+        [["x", 2, 3, 4, 5, 6]],
+        [[1, 2, 3, 4, 5, float("nan")]],
+        {"size": [1, 3], "counts": [1, 2]},
+        outside,
+    ):
         originals_with(root, {good: damaged})
-        with pytest.raises(ValueError, match=rf"instances\.json: the segmentation of annotation {good} is damaged"):
-            convert_refcoco.convert(root, "refcoco")
+        *_, left_out = convert_refcoco.convert(root, "refcoco")
+        problem = "has no pixel within its image" if damaged is outside else "is damaged"
+        assert any(f"whose annotation {good} {problem}" in line for line in left_out)
 
 
 def test_the_loader_and_the_checker_count_pieces_of_files_made_elsewhere(tmp_path, capsys, checked):
@@ -195,3 +202,10 @@ def test_a_video_without_a_folder_of_masks_has_no_samples_and_is_named(tmp_path,
         "1 videos with sentences have no folder of masks and are left out, the first cc_test" in capsys.readouterr().out
     )
     assert {row[1] for row in read_json(a2d.list_path(root, "test"))} == {"T6bNPuKV-wY"}
+
+
+def test_a_mask_file_without_pixels_is_named(tmp_path):
+    with h5py.File(tmp_path / "00004.h5", "w") as file:
+        file["instance"], file["reMask"] = np.array([1.0]), np.zeros((1, 0, 0), np.uint8)
+    with pytest.raises(ValueError, match=r"00004.h5: has 1 instances, but masks of shape \[1, 0, 0\]"):
+        a2d.read_masks(tmp_path / "00004.h5", [1])

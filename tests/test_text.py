@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 import unicodedata
 
 import pytest
@@ -177,3 +178,13 @@ def test_a_text_without_end_takes_no_time_without_end():
 
     assert len(shortened("word " * 200_000, fits)) == 99
     assert sum(seen[1:]) < 10_000  # after the first, which is the whole text
+
+
+def test_thousands_of_quotes_take_no_time():
+    for text in ('"' * 4000, "'" * 4000, "“" * 2000 + "a" + "”" * 2000):
+        start = time.monotonic()
+        assert in_form(text) in ("", "a") and time.monotonic() - start < 2
+
+
+def test_quotes_of_windows_are_straightened():
+    assert in_form("it\x92s a \x93dog\x94") == in_form("it’s a “dog”") == 'it\'s a "dog"'

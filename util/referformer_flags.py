@@ -11,8 +11,8 @@ import sys
 from collections.abc import Sequence
 
 # read nowhere there, always set by its scripts, or about parts and processes that there are none of here
-_WITHOUT_VALUE = ("with_box_refine", "masks", "remove_difficult", "cache_mode")
-_WITH_ANY_VALUE = ("ngpu", "eos_coef", "max_skip", "world_size", "dist_url", "lr_linear_proj_mult")
+_WITHOUT_VALUE = ("with_box_refine", "masks", "remove_difficult", "cache_mode", "visualize")
+_WITH_ANY_VALUE = ("ngpu", "split", "eos_coef", "max_skip", "world_size", "dist_url", "lr_linear_proj_mult")
 _WITH_ANY_VALUES = ("lr_linear_proj_names",)
 # ReferFormer's default, which is or means nothing here; any other value would give other results than are asked for
 _ONLY_DEFAULT = {

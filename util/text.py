@@ -15,12 +15,15 @@ _BEFORE = "¿¡"
 _STRAIGHT = str.maketrans(
     {
         **dict.fromkeys("‘’‚‛‹›`´′‵ʹʻʼʽˈˊˋ՚׳᾽᾿´῾΄❛❜❟", "'"),
+        **dict.fromkeys("\x91\x92", "'"),  # quotes of Windows-1252 in a text that was read as Latin-1
+        **dict.fromkeys("\x93\x94", '"'),
         **dict.fromkeys("“”„‟«»″‶˝ʺˮ״「」『』〝〞〟❝❞❠⹂🙶🙷🙸", '"'),
         **dict.fromkeys("‐‑‒–—―−", "-"),
     }
 )
 # blanks for Unicode only to look at: braille's, and the fillers of Hangul that NFKC leaves
 _SPACES = re.compile("[\\s\u2800\u115f\u1160]+")
+_MANY_QUOTES = re.compile(r"(['\"])\1{2,}")
 _CONTROLS = re.compile(r"[\x00-\x08\x0e-\x1b\x7f]")
 _CHANGED = re.compile(r"[^a-z0-9 ,-]| $|^ |  ")  # a text without any of these is in its form
 # Characters without width that are not of category Cf: Default_Ignorable_Code_Point in the Unicode character database,
@@ -72,11 +75,12 @@ def _clean(text: str) -> str:
     if not _CHANGED.search(text):
         return text
     if not text.isascii():
+        text = text.translate(_STRAIGHT)  # before control characters go: some programs write quotes as such
         # twice, because both NFKC and the other case of a letter may bring what the other changes
         for _ in range(2):
             text = unicodedata.normalize("NFKC", _visible(text).translate(_STRAIGHT)).translate(_STRAIGHT).lower()
     text = _CONTROLS.sub("", text.lower().replace("`", "'"))
-    text = _SPACES.sub(" ", text.replace("''", '"')).strip(" ")
+    text = _SPACES.sub(" ", _MANY_QUOTES.sub(r"\1", text.replace("''", '"'))).strip(" ")
     while True:
         shorter = _unquoted(text.rstrip(_STOPS + " ").lstrip(_BEFORE + " "))
         if shorter == text:
@@ -95,7 +99,7 @@ def _unquoted(text: str) -> str:
     quote = text[:1]
     if len(text) < 2 or quote not in "'\"" or text[-1] != quote:
         return text
-    opening = [i for i, c in enumerate(text[:-1]) if c == quote and (i == 0 or text[i - 1] in " ('\"")]
+    opening = {i for i, c in enumerate(text[:-1]) if c == quote and (i == 0 or text[i - 1] in " ('\"")}
     if len(opening) > 1:  # else each other one is an apostrophe
         depth = 0
         for i in (i for i, c in enumerate(text[:-1]) if c == quote):

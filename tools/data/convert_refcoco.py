@@ -25,7 +25,7 @@ if __name__ == "__main__":
 from datasets.refcoco import DIVISIONS, SETS, SPLITS, annotations_path  # noqa: E402
 from util.cli import run  # noqa: E402
 from util.files import read_json  # noqa: E402
-from util.rle import count_unusable, usable  # noqa: E402
+from util.rle import count_unusable, is_blank, parse, usable  # noqa: E402
 from util.text import is_empty  # noqa: E402
 from util.writers import atomic_path, summarise  # noqa: E402
 
@@ -126,13 +126,17 @@ class Converted:
         return f"{len(self.images)} sentences about {objects} objects in {images} images"
 
 
-def _without_unusable(path: Path, annotation: dict) -> dict | None:
-    """An annotation without the pieces of polygons that are no area; None where nothing is left of it."""
+def _without_unusable(annotation: dict, image: dict) -> dict | str:
+    """An annotation without the pieces of polygons that are no area; or why training could not use what is left."""
     try:
         pieces = usable(annotation["segmentation"])
+        if not pieces:
+            return "has no polygon of three corners"
+        if is_blank(parse(pieces, (image["height"], image["width"]))):
+            return "has no pixel within its image"
     except ValueError as error:
-        raise _bad(path, f"the segmentation of annotation {annotation['id']} is damaged ({error})") from error
-    return {**annotation, "segmentation": pieces} if pieces else None
+        return f"is damaged ({error})"
+    return {**annotation, "segmentation": pieces}
 
 
 def convert(root: Path, name: str) -> tuple[dict[str, Converted], dict, list[str]]:
@@ -170,9 +174,9 @@ def convert(root: Path, name: str) -> tuple[dict[str, Converted], dict, list[str
                 f"annotation {annotation['id']} is of image {annotation['image_id']}, but {what} of {refs_path.name} "
                 f"is about image {image['id']}",
             )
-        whole, annotation = annotation, _without_unusable(instances_path, annotation)
-        if annotation is None:
-            left_out.append(f"{what}, whose annotation {reference['ann_id']} has no polygon of three corners")
+        whole, annotation = annotation, _without_unusable(annotation, image)
+        if isinstance(annotation, str):
+            left_out.append(f"{what}, whose annotation {reference['ann_id']} {annotation}")
             continue
         dropped[annotation["id"]] = count_unusable(whole["segmentation"])
         if not reference["sentences"]:
