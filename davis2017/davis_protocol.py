@@ -198,7 +198,7 @@ def score_video(
     """
     if not isinstance(results, Mapping):
         results = {str(folder): folder for folder in results}
-    size = None if lost is None else mask_size(mask_path(truth, frame) for frame in frames)
+    size = None if lost is None else mask_size(truth, frames)
     first = mask_path(truth, frames[0])
     try:
         count = count_objects(read_mask_of(first, size))

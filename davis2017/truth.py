@@ -8,13 +8,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from davis2017.label_maps import LABELS, ids_in, mask_path, read_labels
+from util.pictures import PICTURE_SUFFIXES, group_files, image_size
 from util.rle import Rle, decode
 
 # The numbers of the objects that an expression means, in rising order.
@@ -40,26 +41,34 @@ class FrameTruth:
     damaged: dict[Target, ValueError] = field(default_factory=dict)
 
 
-def mask_size(paths: Iterable[Path]) -> Size | None:
-    """Which size most of these masks have, by the headers of the files; None where there is none that can be read."""
+def mask_size(folder: Path, frames: Sequence[str]) -> Size | None:
+    """Which size the masks of a video ought to have: that of most of its frames, which lie in ``JPEGImages`` beside the
+    masks, or else of most masks; by the headers of the files. None where there is none that can be read.
+
+    Args:
+        folder: of the masks.
+        frames: names of the frames.
+    """
+    pictures = folder.parents[1] / "JPEGImages" / folder.name
+    found = group_files(pictures, frames, PICTURE_SUFFIXES)
+    return _commonest_size([pictures / files[0] for files in found.values()]) or _commonest_size(
+        [mask_path(folder, frame) for frame in frames]
+    )
+
+
+def _commonest_size(paths: Iterable[Path]) -> Size | None:
     sizes: Counter[Size] = Counter()
     for path in paths:
-        try:
-            with Image.open(path) as image:
-                sizes[image.height, image.width] += 1
-        # Damaged bytes make decoders raise far more than OSError; reading the mask will name them.
-        except Exception:
-            continue
+        with suppress(ValueError, OSError):  # reading the mask will name it
+            sizes[image_size(path)] += 1
     return sizes.most_common(1)[0][0] if sizes else None
 
 
 def read_mask_of(path: Path, size: Size | None) -> np.ndarray:
-    """As :func:`read_labels`; ValueError where it has not the ``size`` of its video's masks, if that is known."""
+    """As :func:`read_labels`; ValueError where it has not the ``size`` of its video, if that is known."""
     labels = read_labels(path)
     if size and labels.shape != size:
-        raise ValueError(
-            f"{path} is {list(labels.shape)}, but most masks of its video are {list(size)} (height, width)"
-        )
+        raise ValueError(f"{path} is {list(labels.shape)}, but its video is {list(size)} (height, width)")
     return labels
 
 
@@ -141,7 +150,7 @@ class _LabelMapVideo(VideoTruth):
 
     def absent(self, frames: Sequence[str]) -> list[Path]:
         paths = [mask_path(self.folder, name) for name in frames]
-        self._size = mask_size(paths)
+        self._size = mask_size(self.folder, frames)
         return [path for path in paths if not path.is_file()]
 
     def frame(self, t: int, name: str, targets: Collection[Target], others: bool) -> FrameTruth:

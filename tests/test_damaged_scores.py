@@ -332,6 +332,19 @@ def test_an_object_that_is_no_number_is_not_taken_for_one(number):
         LabelMaps(Path("masks")).target("aa", "0", {"obj_id": number})
 
 
+def test_masks_of_another_size_than_their_frames_are_no_ground_truth(results, data, tmp_path, monkeypatch, capsys):
+    """All those of a video: it is not its predictions that are wrong."""
+    pictures = data / "valid/JPEGImages/bb"
+    pictures.mkdir(parents=True)
+    for frame in FRAMES:
+        Image.new("RGB", SHAPE[::-1]).save(pictures / f"{frame}.jpg")
+        turn(data / "valid/Annotations/bb" / f"{frame}.png")
+    code, scores = ytvos(results, data, tmp_path, monkeypatch)
+    assert code == INCOMPLETE and scores["J&F"] == 1 and list(scores["videos"]) == ["aa"]
+    assert scores["incomplete"]["predictions"] == 0
+    assert "but its video is" in capsys.readouterr().err
+
+
 def list_frames(root: Path, name: str, count: int) -> None:
     path = root / "meta_expressions/valid/meta_expressions.json"
     content = json.loads(path.read_text())

@@ -178,7 +178,6 @@ MORE = [
     "near side",
 ]
 MORE += [
-    "near side",
     "the driver's seat",
     "kerb side",
     "on the port",
