@@ -117,12 +117,11 @@ def table(scores: dict) -> str:
 
 def main() -> int | None:
     args = parse_args()
-    gaps = Gaps(args.strict)
-    truths, videos, left_out = ground_truths(args, gaps)
-    scores: dict[str, dict] = {}
-    listed, unscored = gaps, {}
-    gaps = Gaps(args.strict)
+    listed, gaps = Gaps(args.strict), Gaps(args.strict)
+    truths, videos, left_out = ground_truths(args, listed)
     gaps.take(listed)
+    scores: dict[str, dict] = {}
+    unscored = {}
     for protocol, folder in truths.items():
         of_protocol = Gaps(args.strict, known=gaps)
         of_protocol.take(listed)

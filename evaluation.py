@@ -47,16 +47,13 @@ def evaluate(args: argparse.Namespace, saved: dict, device: torch.device) -> int
     model, _ = models.restore_model(saved, args.resume)
     models.settle_amp(args, device)
     predictor = models.inference_predictor(model, args, device)
-    if not datasets.scores_frames(args):  # else score_frames does it, with the clips that it reads
-        predictor.announce(eval_texts(args, split))
     gaps = Gaps(args.strict)
     with dist.together():
         score_split(args, split, predictor, checkpoint.fingerprint(args.resume), gaps)
     if gaps.items and dist.is_main():
-        found = "1 problem is" if len(gaps.items) == 1 else f"{len(gaps.items)} problems are"
         print(
-            f"{split} is scored, but {found} named above and in scores.json (exit code {INCOMPLETE}); --strict makes "
-            "the first one an error",
+            f"{split} is scored, but {gaps.counted()} named above and in scores.json (exit code {INCOMPLETE}); "
+            "--strict makes the first one an error",
             file=sys.stderr,
             flush=True,
         )
@@ -144,6 +141,7 @@ def score_videos(
             # now rather than after hours of inference
             in_scores = Gaps(gaps.strict, known=gaps)
             truth, videos = video_truth(args, split, in_scores)
+            predictor.announce(asked_texts(args.dataset_file, to_predict))
             claim_results(results, run, replace=True, roots=roots, asked=digests(to_predict))
     predict(predictor, to_predict, results, gaps=gaps)
     gaps.share()
@@ -162,19 +160,19 @@ def score_videos(
     return scores["J&F"]
 
 
-def require_truth(args: argparse.Namespace, split: str) -> None:
-    """Raises ValueError and FileNotFoundError where the split cannot be scored, as one without public masks."""
+def texts_to_score(args: argparse.Namespace, split: str) -> Iterator[tuple[str, str]]:
+    """Places and texts of all that scoring a split will ask.
+
+    Raises ValueError and FileNotFoundError where the split cannot be scored, as one without public masks.
+    """
     gaps = Gaps(silent=True)  # scoring will name them
     if datasets.scores_frames(args):
-        datasets.build_truth(args, split, datasets.build_eval_clips(args, split, gaps), gaps)
+        asked = datasets.build_eval_clips(args, split, gaps)
+        datasets.build_truth(args, split, asked, gaps)
     else:
+        asked = datasets.build_eval_videos(args, split, gaps)
         video_truth(args, split, gaps)
-
-
-def eval_texts(args: argparse.Namespace, split: str) -> Iterator[tuple[str, str]]:
-    """Places and texts of all that is asked of a split."""
-    build = datasets.build_eval_clips if datasets.scores_frames(args) else datasets.build_eval_videos
-    return asked_texts(args.dataset_file, build(args, split, Gaps(silent=True)))  # scoring will name them
+    return asked_texts(args.dataset_file, asked)
 
 
 def video_truth(args: argparse.Namespace, split: str, gaps: Gaps) -> tuple:

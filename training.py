@@ -19,7 +19,7 @@ import models
 from datasets.loader import WorkerDied
 from datasets.texts import training_texts
 from engine import Step, train_step
-from evaluation import eval_texts, pictures, require_truth, score_split
+from evaluation import pictures, score_split, texts_to_score
 from models import ProxyFormer, prepare
 from util import checkpoint, dist, optim
 from util.gaps import Gaps
@@ -225,8 +225,8 @@ class Trainer:
         """
         split = datasets.eval_split(self.args, self.args.dataset_file)
         datasets.refuse_trained(split, self.args.holdout, self.args.holdout)
-        require_truth(self.args, split)  # now rather than after an epoch
-        self.model.text_encoder.announce(eval_texts(self.args, split), self.args.long_text)
+        # both now rather than after an epoch
+        self.model.text_encoder.announce(texts_to_score(self.args, split), self.args.long_text)
         return split
 
     def evaluate(self, gaps: Gaps) -> float | None:

@@ -100,7 +100,7 @@ def eval_videos(root: Path, split: str, holdout: int, gaps: Gaps | None = None) 
             annotators = by_annotator(f"{path}: video {video.video_id}", entries[video.video_id]["expressions"])
         except ValueError as error:
             gaps.add(f"video {video.video_id}", error, on_all_ranks=True)
-            last = error
+            problem = error
             continue
         videos.append(
             AnnotatedVideo(
@@ -112,5 +112,5 @@ def eval_videos(root: Path, split: str, holdout: int, gaps: Gaps | None = None) 
             )
         )
     if not videos:
-        raise last
+        raise problem
     return videos

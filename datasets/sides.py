@@ -53,7 +53,9 @@ _HARMLESS = _any_of(
 
 # What carries a side, or may, and is not exchanged. English: turns; sides of boats and cars; the compass, which on a
 # picture is seldom left and right, but mirrored with it; letters and short forms, for an R may be printed on a shirt;
-# misspellings. Other languages: written without their accents.
+# misspellings. Other languages: written without their accents. Left, right, east and west in about 60 of them are those
+# that CLDR, Unicode's data about languages, has in the names of arrows and hands (annotations/*/annotations.json of
+# cldr-json/cldr-annotations-full in github.com/unicode-org/cldr-json); not "vest", which in English is worn.
 _UNSURE = _any_of(
     """cw ccw acw widdershins starboard larboard portside nearside offside kerbside curbside southpaw southpaws
     l r lt rt rgt rht lh rh lhs rhs rite leff uprt uplft uprlft e w ne nw se sw
@@ -71,7 +73,17 @@ _UNSURE = _any_of(
     levyj pravyj sleva sprava livoruch pravoruch bal balra baloldal* jobb jobbra jobboldal*
     vasen vasemm* vasemp* oikea* vasak* parem* kreisi kreisa kreisais labi labaja kaire kairej* desine desinej*
     majtas djathtas sol solda soldaki sag sagda sagdaki ezker* eskuin* chwith cle deas dekstr* maldekstr*
-    kiri kanan kaliwa trai phai kushoto kulia zuo zuobian youbian hidari migi oenjjok oreunjjok baayen daayen"""
+    kiri kanan kaliwa trai phai kushoto kulia zuo zuobian youbian hidari migi oenjjok oreunjjok baayen daayen
+    majte djathte saga sagi sola solu doleva doprava dolava ulijevo udesno ulevo nadesno nalijevo nalewo dolewa doprawa
+    naprawo napsawo vinstra vinstru vansterpil* vansterv* vansterr* hogerp* hogerv* hogerr* hægra høgre høgru højre*
+    alavasemm* alaoikea* ylavasemm* ylaoikea* laba kreiso dde dheis cli chli chle lenks riets dereta manca
+    pakaliwa* pakanan* ngiwa kiwa tengen nengen maui matau hema chap chapga cepe xellugija leminija
+    benkum nifa hagu dama akaekpe akanri bitaa mirgaa bidix midig gojeng letshadi molemeng ibumoso iburyo kwesokunxele
+    kwesokudla ekhohlo osi otun cammon ndijoor lluqi pana panaman moxq wikiq rait
+    est oest ouest ovest øst nordøst sydøst vestur austur nordvest sydvest vaster oster lansi ita luode lounas kaakko
+    koillinen kelet nyugat vzhod zahod vychod zapad wschod zachod lindje perendim dogu batı ekialde mendebalde barat
+    timur tay đong kanluran silangan wetan kulon mashariki magharibi empuma entshona yamma gabas galbeed thoir thiar
+    rawhiti uru sharq qərb sərq gundogar gunbatar"""
 )
 _UNSURE_PHRASES = re.compile(
     r"\bright[\s-]+(?:now|away|angle\w*|side[\s-]+up)\b|\ball[\s-]+right\b|\bleft[\s-]+(?:over|alone)\b|"

@@ -303,7 +303,7 @@ def _found(
 ) -> dict[str, dict[str, str]]:
     """The files of each video's frames in its folder under ``root``, by frame; a folder is listed once.
 
-    A frame with two files is a ValueError; or a gap, and its video is left out.
+    A frame with two files is a ValueError; or a gap, and its video is left out, unless that leaves none.
     """
 
     def files(name: str) -> dict[str, str] | ValueError:
@@ -314,10 +314,12 @@ def _found(
 
     with ThreadPoolExecutor(8) as pool:  # on a network each listing is waited for
         found = dict(zip(videos, pool.map(files, videos), strict=True))
-    for name, error in found.items():
-        if isinstance(error, ValueError):
-            (gaps or Gaps(strict=True)).add(f"video {name}", error, on_all_ranks=True)
-    return {name: of_video for name, of_video in found.items() if not isinstance(of_video, ValueError)}
+    errors = {name: error for name, error in found.items() if isinstance(error, ValueError)}
+    for name, error in errors.items():
+        if len(errors) == len(found):
+            raise error
+        (gaps or Gaps(strict=True)).add(f"video {name}", error, on_all_ranks=True)
+    return {name: of_video for name, of_video in found.items() if name not in errors}
 
 
 def frame_files(root: Path, videos: Mapping[str, dict]) -> dict[str, tuple[str, ...]]:

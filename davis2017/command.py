@@ -58,10 +58,9 @@ def finish(scores: dict, gaps: Gaps, json: str | None) -> int | None:
         write_json(json, scores)
     if not gaps.items:
         return None
-    found = "1 problem is" if len(gaps.items) == 1 else f"{len(gaps.items)} problems are"
     print(
-        f"scored, but {found} named above (exit code {INCOMPLETE}); --json FILE lists all, --strict makes the first "
-        "one an error",
+        f"scored, but {gaps.counted()} named above (exit code {INCOMPLETE}); --json FILE lists all, --strict makes the "
+        "first one an error",
         file=sys.stderr,
     )
     return INCOMPLETE

@@ -42,18 +42,22 @@ class FrameTruth:
 
 
 def mask_size(folder: Path, frames: Sequence[str]) -> Size | None:
-    """Which size the masks of a video ought to have: that of most of its frames, which lie in ``JPEGImages`` beside the
-    masks, or else of most masks; by the headers of the files. None where there is none that can be read.
+    """Which size the masks of a video ought to have: that of most of its frames, or, where these are not found, of most
+    masks; by the headers of the files. None where there is none that can be read.
 
     Args:
-        folder: of the masks.
+        folder: of the masks. The frames' is that with ``JPEGImages`` instead of ``Annotations``, as in YouTube-VOS and
+            DAVIS.
         frames: names of the frames.
     """
-    pictures = folder.parents[1] / "JPEGImages" / folder.name
-    found = group_files(pictures, frames, PICTURE_SUFFIXES)
-    return _commonest_size([pictures / files[0] for files in found.values()]) or _commonest_size(
-        [mask_path(folder, frame) for frame in frames]
-    )
+    places = [place for place in folder.absolute().parents if place.name == "Annotations"]
+    if places:
+        pictures = places[0].with_name("JPEGImages") / folder.absolute().relative_to(places[0])
+        found = group_files(pictures, frames, PICTURE_SUFFIXES)
+        size = _commonest_size(pictures / files[0] for files in found.values())
+        if size:
+            return size
+    return _commonest_size(mask_path(folder, frame) for frame in frames)
 
 
 def _commonest_size(paths: Iterable[Path]) -> Size | None:

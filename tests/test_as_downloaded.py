@@ -31,6 +31,7 @@ from tools.data import make_sentences_annotations as tool
 from tools.data.convert_davis_to_ytvos import convert
 from util import pictures
 from util.files import read_json, read_text
+from util.gaps import Gaps
 
 PLAIN = ("--no-flip", "--no-random_crop", "--no-photometric")
 FRAMES, MASKS = "train/JPEGImages/aa_wide", "train/Annotations/aa_wide"
@@ -81,6 +82,18 @@ def test_two_files_for_a_frame_are_a_fault(ytvos, checked):
         ("twice", f"{FRAMES}/00005.jpg", "beside it lies 00005.png"),
         ("twice", f"{MASKS}/00010.PNG", "beside it lies 00010.png"),
     ]
+
+
+def test_two_files_for_a_frame_cost_its_video_and_of_all_videos_are_refused(ytvos):
+    args, gaps = mini_args(ytvos), Gaps(silent=True)
+    first, *others = sorted((ytvos / "valid/JPEGImages").iterdir())
+    shutil.copy(first / "00005.jpg", first / "00005.png")
+    left = [video.video_id for video in build_eval_videos(args, "valid", gaps)]
+    assert left == [folder.name for folder in others] and [item for item, _ in gaps.items] == [f"video {first.name}"]
+    for folder in others:
+        shutil.copy(folder / "00005.jpg", folder / "00005.png")
+    with pytest.raises(ValueError, match=rf"{first.name}: holds 00005\.jpg and 00005\.png"):
+        build_eval_videos(args, "valid", Gaps(silent=True))
 
 
 def test_frames_of_mevis_and_davis_too(tmp_path, checked):

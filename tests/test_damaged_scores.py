@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from PIL import Image
 import eval_davis
 import eval_mevis
 import eval_ytvos
-from davis2017.truth import LabelMaps
+from davis2017.truth import LabelMaps, mask_size
 from davis2017.ytvos_protocol import score_results
 from tests.mini_davis import write_masks
 from tests.mini_mevis import VALID_U, write_mini_mevis
@@ -343,6 +344,20 @@ def test_masks_of_another_size_than_their_frames_are_no_ground_truth(results, da
     assert code == INCOMPLETE and scores["J&F"] == 1 and list(scores["videos"]) == ["aa"]
     assert scores["incomplete"]["predictions"] == 0
     assert "but its video is" in capsys.readouterr().err
+
+
+def test_frames_of_a_mask_are_found_beside_its_folder_wherever_that_is(tmp_path, monkeypatch):
+    """As YouTube-VOS and DAVIS have them, also where scoring is started in the very folder of the masks."""
+    masks = tmp_path / "DAVIS/Annotations/480p/bb"
+    frames = tmp_path / "DAVIS/JPEGImages/480p/bb"
+    for folder in (masks, frames):
+        folder.mkdir(parents=True)
+    Image.new("P", (30, 20)).save(masks / "00000.png")
+    Image.new("RGB", (24, 16)).save(frames / "00000.jpg")
+    monkeypatch.chdir(masks.parent)
+    assert mask_size(masks, ["00000"]) == mask_size(Path("bb"), ["00000"]) == (16, 24)
+    shutil.rmtree(frames)
+    assert mask_size(Path("bb"), ["00000"]) == (20, 30)
 
 
 def list_frames(root: Path, name: str, count: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -169,6 +170,9 @@ def test_one_process_has_nothing_to_divide(ytvos_root, tmp_path):
 
 class Bright:
     """A predictor whose masks are the bright pixels of the colour channel that the expression's length chooses."""
+
+    def announce(self, texts: Iterable[tuple[str, str]]) -> None:
+        """Takes texts of any length."""
 
     def segment(self, video: VideoEntry, expressions: list[str], *, following: VideoEntry | None) -> Painted:
         frames = video.read(range(len(video)))

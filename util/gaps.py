@@ -91,6 +91,10 @@ class Gaps:
 
         self.items = dist.gather_list([gap for gap in self.items if gap not in self._elsewhere])
 
+    def counted(self) -> str:
+        """How many there are, as the beginning of a sentence about them."""
+        return "1 problem is" if len(self.items) == 1 else f"{len(self.items)} problems are"
+
     def code(self) -> int:
         """With which exit code the command ends, the same on all ranks, which all have to call this."""
         from util import dist

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 FORMS = ("clean", "lower", "raw")
 
-_STOPS = ".!?…‽⸘⸮؟۔।॥։።፧។॥၊။。❗❕❓❔"
+_STOPS = ".!?…‽⸘⸮؟۔।॥։።፧។၊။。❗❕❓❔"
 _BEFORE = "¿¡"
 # what keyboards and word processors make of ' and " and -
 _STRAIGHT = str.maketrans(
