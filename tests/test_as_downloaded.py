@@ -118,7 +118,7 @@ def jhmdb_root(tmp_path) -> Path:
     return root
 
 
-def test_jhmdb_may_be_stored_as_jpeg(jhmdb_root, checked):
+def test_frames_of_jhmdb_may_be_called_jpg(jhmdb_root, checked):
     for folder in (jhmdb_root / "Rename_Images").glob("*/*"):
         rename(folder, (".jpg",))  # the content stays PNG, as what a file is called does not matter
     assert {clip.frame_paths[0].suffix for clip in jhmdb.eval_clips(jhmdb_root, 3)} == {".jpg"}
@@ -132,7 +132,9 @@ def test_colours_of_sixteen_bits_are_seen_as_those_of_eight(jhmdb_root, channels
     clips = jhmdb.eval_clips(jhmdb_root, 3)
     before = [clip.read() for clip in clips]
     rng = np.random.default_rng(0)
-    for path in (jhmdb_root / "Rename_Images").glob("*/*/*.png"):
+    paths = list((jhmdb_root / "Rename_Images").glob("*/*/*.png"))
+    assert paths
+    for path in paths:
         deep = np.asarray(Image.open(path)).astype(np.uint16)[..., ::-1] << 8
         deep = np.dstack([deep, deep[..., :1]])[..., :channels]
         assert cv2.imwrite(str(path), deep | rng.integers(0, 256, deep.shape).astype(np.uint16))
@@ -205,8 +207,8 @@ def test_frames_without_a_mask_are_not_supervised(ytvos):
         for index, (number, _, _) in enumerate(dataset.entries):
             if dataset.videos[number].video_id != "aa_wide":
                 continue
-            clip = dataset.make(ClipRequest(epoch, 0, index))
-            assert torch.equal(clip.frames, dataset.make(ClipRequest(epoch, 0, index)).frames)
+            clip = dataset.make(ClipRequest(index, epoch, 0))
+            assert torch.equal(clip.frames, dataset.make(ClipRequest(index, epoch, 0)).frames)
             annotated = [frame in ("00005", "00025") for frame in clip.frame_ids]
             assert any(annotated), clip.frame_ids
             for target in clip.targets:

@@ -60,6 +60,7 @@ def test_a_clean_set_passes(dataset, request, checked):
 
 def test_what_there_is_is_counted(ytvos, mevis, checked, tmp_path):
     text = checked("ytvos", ytvos)[3]
+    assert "train: videos 4 of 3,471 published, expressions 12 of 12,913 published" in text
     assert "expressions 12 of 12,913 published, frames 23, objects 8 of 6,388 published, a part of the" in text
     assert "valid: videos 2 of 202 published, expressions 6 of 834 published, frames 13 of 5,486 published, a " in text
     assert "train: videos 3 of 1,662 published, expressions 12 of 23,051" in checked("mevis", mevis)[3]

@@ -286,7 +286,7 @@ FAULTS = {
 }
 
 
-def test_frames_past_the_last_mask_are_in_order(jhmdb, checked):
+def test_frames_past_the_last_mask_are_no_fault(jhmdb, checked):
     """The list counts the frames that have a mask (MTTR's jhmdb_sentences_dataset.py); a video may go on."""
     frames = jhmdb / FRAMES
     for number in (7, 8):

@@ -199,7 +199,9 @@ def test_valid_is_scored_by_main_with_objects_that_lie_elsewhere(weights, ytvos,
     given = ("--ytvos_path", ytvos, "--expressions", tmp_path / "objects.json", "--workers", 1)
     said, _ = command("eval_ytvos.py", results, *given, code=0)
     assert said.splitlines()[-1].split()[1] == out.split("J&F ")[1].split(",")[0]
-    _, err = command("main.py", *words, "--dataset_file", "davis", "--expressions", tmp_path / "objects.json", code=2)
+    for flag in ("--annotations", "--expressions"):
+        _, err = command("main.py", *words, "--dataset_file", "davis", flag, tmp_path / "objects.json", code=2)
+        assert f"{flag} is for Ref-YouTube-VOS, not for --dataset_file davis" in err
 
 
 @pytest.fixture
@@ -332,7 +334,7 @@ def rank_with_damage(rank: int, world_size: int, root: str, folder: str) -> None
 
 
 def test_ranks_count_what_each_of_them_left_out(ytvos, tmp_path):
-    """Two of three videos are damaged; with the first one an error, it is one of both ranks."""
+    """Two of three videos are damaged; where the first one is an error, both ranks end with it."""
     for video in sorted(_holdout(ytvos))[:2]:
         odd(ytvos / "train/JPEGImages" / video / "00005.jpg")
     scores = {}

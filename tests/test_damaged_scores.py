@@ -102,7 +102,7 @@ def test_a_damaged_prediction_scores_0_in_its_frame(case, workers, results, data
     counts = {key: value for key, value in scores["incomplete"].items() if key != "problems"}
     assert counts == {"predictions": 1, "truth_frames": 0, "expressions": 0}
     (line,) = capsys.readouterr().err.splitlines()
-    assert "video aa, expression 1" in line and FRAMES[2] in line and "0" in line
+    assert "video aa, expression 1" in line and FRAMES[2] in line and "scored as 0" in line
     with pytest.raises(ValueError, match=f"aa/1/{FRAMES[2]}"):
         score_results(results, data / "valid/Annotations", videos, workers)
 

@@ -307,6 +307,10 @@ def test_a_split_that_cannot_be_scored_names_one_that_can(results, data, monkeyp
         _command(monkeypatch, results, "--ytvos_path", data)
     with pytest.raises(ValueError, match="split train .* there is no mask .*dog/00000.png; nor can valid"):
         _command(monkeypatch, results, "--ytvos_path", data, "--split", "train", "--strict")
+    for path in (data / "train" / "Annotations").rglob("*.png"):
+        path.unlink()
+    with pytest.raises(ValueError, match="split train .* there is no mask .*; nor can valid"):
+        _command(monkeypatch, results, "--ytvos_path", data, "--split", "train")
 
 
 def test_user_mistakes_end_without_a_traceback(tmp_path):

@@ -63,7 +63,7 @@ from proxyformer import load_predictor
 {PREDICT}
 import datasets, models, util
 assert (datasets.load_dataset, models.net, util.dist.rank) == ("theirs", "theirs", "theirs")
-assert "theirs" in models.__file__ and "torch" in sys.modules
+assert "theirs" in models.__file__
 """
     run_there(elsewhere, program, elsewhere / "theirs")
 

@@ -1,4 +1,4 @@
-"""Data loading that lives and delivers nothing: it ends with the mend, and signals are heard meanwhile."""
+"""Workers are alive and no batch arrives: the run ends and says what to do. Signals are heard meanwhile."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_reading_that_hangs_ends_with_what_may_be_done(workers):
     batches = loader(hang, workers=workers)
     before = time.monotonic()
     said = said_by(batches)
-    assert 1 <= time.monotonic() - before < 3
+    assert 1 <= time.monotonic() - before < 10
     assert "for 1 s (--loader_timeout)" in said and "see that the file system of the data answers" in said
     mends = ("2 living data loading processes", "--shm-size", "--ipc=host", "lower --num_workers", "ulimit -n")
     assert all((mend in said) == (workers > 0) for mend in mends)

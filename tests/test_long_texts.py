@@ -223,4 +223,6 @@ def test_a_gradient_comes_of_a_text_that_is_too_long():
     encoder = tiny_text_encoder()
     words, valid = encoder([ENGLISH, "a star"])
     words[valid].sum().backward()
+    gradients = [parameter.grad for parameter in encoder.parameters() if parameter.grad is not None]
     assert words.shape[1] <= encoder.limit and torch.isfinite(words).all()
+    assert any(g.any() for g in gradients) and all(g.isfinite().all() for g in gradients)

@@ -150,9 +150,9 @@ def test_jpegs_are_what_torchvision_makes_of_them(tmp_path):
         Image.fromarray(noise).save(tmp_path / name, **kind)
         assert torch.equal(read_frame(tmp_path / name), decode_image(str(tmp_path / name), ImageReadMode.RGB))
     content = (tmp_path / "tagged.jpg").read_bytes()
-    (tmp_path / "odd.jpg").write_bytes(
-        content.replace(b"Exif\0\0MM", b"Exif\0\0??").replace(b"Exif\0\0II", b"Exif\0\0??")
-    )
+    odd = content.replace(b"Exif\0\0MM", b"Exif\0\0??").replace(b"Exif\0\0II", b"Exif\0\0??")
+    assert odd != content
+    (tmp_path / "odd.jpg").write_bytes(odd)
     assert torch.equal(read_frame(tmp_path / "odd.jpg"), read_frame(tmp_path / "plain.jpg"))
 
 

@@ -150,7 +150,9 @@ def test_our_converter_of_refcoco_writes_what_referformers_does(tmp_path):
     for name in refcoco.SETS:
         splits, shared, _ = convert_refcoco.convert(tmp_path / "coco", name)
         convert_refcoco.write(tmp_path / "coco", name, splits, shared)
-    for path in sorted((PUBLISHED / "coco").glob("*/instances_*.json")):
+    paths = sorted((PUBLISHED / "coco").glob("*/instances_*.json"))
+    assert len(paths) == sum(len(refcoco.SPLITS[refcoco.DIVISIONS[name]]) for name in refcoco.SETS)
+    for path in paths:
         theirs = json.loads(path.read_text())
         ours = json.loads((tmp_path / "coco" / path.relative_to(PUBLISHED / "coco")).read_text())
         assert ours["images"] == theirs["images"], path.name

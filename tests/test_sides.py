@@ -105,6 +105,29 @@ UNSURE = [
     "\u2b05\ufe0f",
     "\U0001f448",
     "<- there",
+    "turning clock-wise",
+    "counter clock wise",
+    "spinning CCW",
+    "the SW corner",
+    "nw",
+    "passenger seat",
+    "near side",
+    "the driver's seat",
+    "kerb side",
+    "on the port",
+    "first base side",
+    "dcha",
+    "siniestra",
+    "zleva",
+    "babord",
+    "droitier",
+    "linksh\u00e4nder",
+    "venstreh\u00e5ndet",
+    "rigtmost man",
+    "the lefft one",
+    "riightmost",
+    "letfmost",
+    "rihgt",
 ]
 
 
@@ -174,33 +197,6 @@ def test_published_texts_are_mirrored():
     assert changed == {t for t in swapped if "left" in t.lower() or "right" in t.lower().replace("bright", "")} - {
         text for text, other in swapped.items() if other is None
     }
-
-
-MORE = [
-    "turning clock-wise",
-    "counter clock wise",
-    "spinning CCW",
-    "the SW corner",
-    "nw",
-    "passenger seat",
-    "near side",
-]
-MORE += [
-    "the driver's seat",
-    "kerb side",
-    "on the port",
-    "first base side",
-    "dcha",
-    "siniestra",
-    "zleva",
-    "babord",
-]
-MORE += ["droitier", "linkshänder", "venstrehåndet", "rigtmost man", "the lefft one", "riightmost", "letfmost", "rihgt"]
-
-
-@pytest.mark.parametrize("text", MORE)
-def test_more_words_that_carry_a_side_stop_a_flip(text):
-    assert swap_sides(text) is None
 
 
 @pytest.mark.parametrize("text", ["a light brown dog at night", "let the man be lifted", "eight loft windows", "port"])

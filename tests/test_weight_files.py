@@ -315,7 +315,8 @@ def test_wrappers_within_names_are_taken_out(tmp_path):
 def test_an_average_of_torch_has_a_counter_beside_its_weights(tmp_path):
     averaged = torch.optim.swa_utils.AveragedModel(torchvision.models.resnet18(weights=None)).state_dict()
     assert "n_averaged" in averaged
-    load_resnet(averaged, tmp_path / "net.pth")
+    loaded = load_resnet(averaged, tmp_path / "net.pth")
+    assert loaded and all(torch.equal(value, averaged[f"module.{name}"]) for name, value in loaded.items())
 
 
 @pytest.mark.parametrize(
