@@ -24,10 +24,10 @@ from pathlib import Path
 import models
 from models.predictor import Predictor
 from opts import PREDICTOR_OPTIONS, add_predictor_options
+from tasks.page import LABELS, MASKS, Desk, Limits, LocalPage
 from tools.data.make_synthetic import make_scene, paint
-from util import cli
-from util.visualize import write_video
-from webapp import LABELS, MASKS, Desk, Limits, LocalPage
+from util.run import cli
+from util.video.visualize import write_video
 
 EXAMPLES = (11, 10, 9)  # of the generator
 EXAMPLE_SIZE = (288, 480)

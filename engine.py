@@ -22,14 +22,14 @@ from datasets.davis import AnnotatedVideo
 from models.criterion import Criterion, Normaliser
 from models.postprocess import fuse_objects
 from models.predictor import ASKED_TOGETHER, FrameAnswer, Predictor, Segmentation
-from util import dist
-from util.aside import Aside, Stalled, take
-from util.coco import CATEGORY, encode_masks
-from util.gaps import Gaps
-from util.log import progress_bar
-from util.precision import autocast
-from util.structures import Batch
-from util.writers import ANNOTATOR_ROOTS, holds_frames, is_complete, mask_name, write_label_png, write_mask_png
+from util.masks.coco import CATEGORY, encode_masks
+from util.masks.submission import ANNOTATOR_ROOTS, holds_frames, is_complete, mask_name, write_label_png, write_mask_png
+from util.run import dist
+from util.run.aside import Aside, Stalled, take
+from util.run.gaps import Gaps
+from util.run.log import progress_bar
+from util.run.precision import autocast
+from util.samples.structures import Batch
 
 WRITERS = 2  # threads; PNGs are compressed outside of Python's lock
 FRAMES_AT_ONCE = 8

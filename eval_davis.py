@@ -13,8 +13,8 @@ from pathlib import Path
 
 from davis2017.command import add_strict, finish
 from davis2017.davis_protocol import PROTOCOLS, STATISTICS, Unscorable, average, score_results
-from util.cli import run
-from util.gaps import Gaps, beside
+from util.run.cli import run
+from util.run.gaps import Gaps, beside
 
 UNSUPERVISED, SEMI_SUPERVISED = PROTOCOLS
 

@@ -14,9 +14,9 @@ from pathlib import Path
 from davis2017.command import finish, parse_scoring_args, scoring_parser
 from davis2017.truth import RleMasks
 from davis2017.ytvos_protocol import score_results, table
-from util.cli import run
-from util.gaps import Gaps
-from util.writers import RESULTS_ROOT
+from util.masks.submission import RESULTS_ROOT
+from util.run.cli import run
+from util.run.gaps import Gaps
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from davis2017.command import finish, parse_scoring_args, scoring_parser
 from davis2017.ytvos_protocol import score_results, table
-from util.cli import run
-from util.gaps import Gaps
+from util.run.cli import run
+from util.run.gaps import Gaps
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

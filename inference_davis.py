@@ -23,12 +23,12 @@ import models
 from datasets.davis import SPLITS, AnnotatedVideo
 from datasets.texts import asked_texts
 from engine import predict_annotators
-from inference import claim, restore, run_inference, say_what_is_missing, windows, write_overlay
 from opts import inference_parser, parse_inference_args
-from util import cli, dist
-from util.gaps import Gaps
-from util.log import progress_bar
-from util.writers import ANNOTATOR_ROOTS
+from tasks.inference import claim, restore, run_inference, say_what_is_missing, windows, write_overlay
+from util.masks.submission import ANNOTATOR_ROOTS
+from util.run import cli, dist
+from util.run.gaps import Gaps
+from util.run.log import progress_bar
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

@@ -13,11 +13,11 @@ import argparse
 import torch
 
 from datasets.ytvos import SPLITS
-from inference import run_inference, segment_split
 from opts import inference_parser, parse_inference_args
-from util import cli
-from util.gaps import Gaps
-from util.writers import RESULTS_ROOT
+from tasks.inference import run_inference, segment_split
+from util.masks.submission import RESULTS_ROOT
+from util.run import cli
+from util.run.gaps import Gaps
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

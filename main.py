@@ -16,14 +16,15 @@ import torch
 
 import datasets
 import models
-import plan
-from evaluation import evaluate
 from opts import OF_TRAINING, differing, model_options, parse_train_args
-from training import Trainer
-from util import checkpoint, cli, dist
-from util.memory import keep_large_buffers
-from util.precision import inference_amp
-from util.saver import newest
+from tasks import plan
+from tasks.scoring import evaluate
+from tasks.training import Trainer
+from util.run import cli, dist
+from util.run.memory import keep_large_buffers
+from util.run.precision import inference_amp
+from util.weights import checkpoint
+from util.weights.saver import newest
 
 # what may differ from the checkpoint's options without making it another run
 FREE_TO_CHANGE = {

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterable, Iterator
 
-from util.option_types import (
+from util.options.referformer_flags import without_referformer_flags
+from util.options.types import (
     below_one,
     mixing_weight,
     non_negative_float,
@@ -13,7 +14,6 @@ from util.option_types import (
     positive_float,
     positive_int,
 )
-from util.referformer_flags import without_referformer_flags
 
 _AMP = ("off", "bf16", "fp16", "auto")
 _LONG_TEXT = ("shorten", "refuse")

@@ -17,8 +17,8 @@ from datasets.collate import collate
 from datasets.loader import TrainLoader, set_up_worker
 from datasets.samplers import ShapeBatchSampler
 from datasets.transforms import TrainTransform
-from util.coco import Truth, read_ground_truth
-from util.gaps import Gaps
+from util.masks.coco import Truth, read_ground_truth
+from util.run.gaps import Gaps
 
 
 @dataclass(frozen=True)

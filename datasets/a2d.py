@@ -1,6 +1,6 @@
 """A2D-Sentences: where things lie on disk, what its lists say, the masks of a frame. Clips are made of mp4 files.
 
-Frames are numbered from 1 in the lists and in the names of the masks, from 0 in :class:`util.video_io.VideoFile`.
+Frames are numbered from 1 in the lists and in the names of the masks, from 0 in :class:`util.video.video_io.VideoFile`.
 Always binary.
 """
 
@@ -20,11 +20,11 @@ from torch import Tensor
 from datasets.base import EvalClip, Expression, TrainVideo
 from datasets.sampling import centred_window
 from datasets.sentences import Sentences
-from util.coco import Truth, nearest
-from util.files import FileWarnings, encoding_of
-from util.gaps import Gaps
-from util.text import in_form, is_empty
-from util.video_io import VideoFile
+from util.files.reading import FileWarnings, encoding_of
+from util.masks.coco import Truth, nearest
+from util.run.gaps import Gaps
+from util.samples.text import in_form, is_empty
+from util.video.video_io import VideoFile
 
 SPLITS = ("train", "test")
 SET = Sentences(title="A2D-Sentences", flag="--a2d_path", name="a2d")
@@ -411,5 +411,5 @@ def eval_clips(root: Path, num_frames: int, gaps: Gaps | None = None) -> list[Wi
 
 
 def truth(root: Path, gaps: Gaps | None = None) -> dict[str, Truth]:
-    """Ground truth of the split ``test``, by image id; ``gaps`` as in :func:`util.coco.read_ground_truth`."""
+    """Ground truth of the split ``test``, by image id; ``gaps`` as in :func:`util.masks.coco.read_ground_truth`."""
     return SET.read_truth(root, truth_path(root), gaps)

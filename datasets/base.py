@@ -20,10 +20,10 @@ from tqdm import tqdm
 from datasets.samplers import ClipRequest
 from datasets.sampling import draw_group, draw_window, group_count, moved_onto, stream, window_starts
 from datasets.transforms import TrainTransform
-from util.box_ops import masks_to_boxes
-from util.pictures import check_size, image_size, read_frames, read_label_maps
-from util.structures import Clip, Target
-from util.text import in_form
+from util.masks.box_ops import masks_to_boxes
+from util.samples.structures import Clip, Target
+from util.samples.text import in_form
+from util.video.pictures import check_size, image_size, read_frames, read_label_maps
 
 # Random streams of a sample: its own choices, those it shares with its step, the grouping of a window's expressions.
 _OWN, _SHARED, _GROUPING, _SUBSTITUTE = range(4)
@@ -241,7 +241,7 @@ class ClipDataset(Dataset):
         absent_object: of an expression whose object no frame of the clip shows: "keep" trains it as absent; "replace"
             leaves it out, and takes another clip of the whole set where none is left (``__getitem__`` of ReferFormer's
             datasets/ytvos.py).
-        text_form: of the expressions, see :func:`util.text.in_form`.
+        text_form: of the expressions, see :func:`util.samples.text.in_form`.
     """
 
     def __init__(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from util.structures import Batch, Clip, Target, Targets
+from util.samples.structures import Batch, Clip, Target, Targets
 
 # The coarsest stride of the backbones; their maps then need no rounding.
 PAD_MULTIPLE = 32

@@ -12,8 +12,8 @@ from pathlib import Path
 from datasets import ytvos
 from datasets.base import LabelMapVideo, VideoEntry
 from datasets.ytvos import Layout
-from util.gaps import Gaps
-from util.writers import ANNOTATOR_ROOTS
+from util.masks.submission import ANNOTATOR_ROOTS
+from util.run.gaps import Gaps
 
 SPLITS = ("train", "holdout", "valid")
 ANNOTATORS = len(ANNOTATOR_ROOTS)

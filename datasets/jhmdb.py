@@ -16,11 +16,11 @@ from torch import Tensor
 from datasets.base import EvalClip
 from datasets.sampling import centred_window
 from datasets.sentences import Sentences
-from util import dist
-from util.coco import Truth
-from util.gaps import Gaps
-from util.pictures import find_files, read_frames
-from util.text import in_form, is_empty
+from util.masks.coco import Truth
+from util.run import dist
+from util.run.gaps import Gaps
+from util.samples.text import in_form, is_empty
+from util.video.pictures import find_files, read_frames
 
 SET = Sentences(title="JHMDB-Sentences", flag="--jhmdb_path", name="jhmdb")
 _FORM = "[video, frame path, mask path, number of frames with a mask, query]"
@@ -191,5 +191,5 @@ def eval_clips(root: Path, num_frames: int, gaps: Gaps | None = None) -> list[Wi
 
 def truth(root: Path, gaps: Gaps | None = None) -> dict[str, Truth]:
     """Ground truth of each sample whose frame has a mask, by image id; ``gaps`` as in
-    :func:`util.coco.read_ground_truth`."""
+    :func:`util.masks.coco.read_ground_truth`."""
     return SET.read_truth(root, truth_path(root), gaps)

@@ -18,9 +18,9 @@ from torch.utils.data import DataLoader
 
 from datasets.base import TrainVideo
 from datasets.undelivered import SHARED_MEMORY, lacks_means, reasons
-from util.aside import Aside, Stalled
-from util.interrupt import Interrupted, ignore_in_worker
-from util.structures import Batch
+from util.run.aside import Aside, Stalled
+from util.run.interrupt import Interrupted, ignore_in_worker
+from util.samples.structures import Batch
 
 # the second is what the thread that pins memory makes of it
 _WORKER_DIED = re.compile(r"DataLoader worker \(pid|Pin memory thread exited")
@@ -60,7 +60,8 @@ class TrainLoader(DataLoader):
         clips: how many clips of each data set an epoch has over all ranks. Batches are filled up beyond that; and of
             sets with one weight that is no whole number, the numbers vary around these, their sum does not.
         sets: the training videos of each data set.
-        patience: seconds without any batch from any worker, after which :class:`util.aside.Stalled` is raised; 0: none.
+        patience: seconds without any batch from any worker, after which :class:`util.run.aside.Stalled` is raised; 0:
+            none.
     """
 
     clips: dict[str, int]

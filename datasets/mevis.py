@@ -16,10 +16,10 @@ from torch import Tensor
 
 from datasets import ytvos
 from datasets.base import Expression, FolderVideo, VideoSet
-from util.files import read_json
-from util.gaps import Gaps
-from util.pictures import check_size
-from util.rle import Rle, decode
+from util.files.reading import read_json
+from util.masks.rle import Rle, decode
+from util.run.gaps import Gaps
+from util.video.pictures import check_size
 
 SPLITS = ("train", "holdout", "valid_u", "valid")
 

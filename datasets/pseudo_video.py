@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from datasets.transforms import look_up
-from util.frames import MEAN
+from util.samples.frames import MEAN
 
 ROTATION = 20.0  # degrees either way, about the centre
 SHIFT = 0.1  # share of each side, either way; the same share for both

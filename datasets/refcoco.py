@@ -14,12 +14,12 @@ from torch import Tensor
 
 from datasets.base import EvalClip, Expression, TrainVideo
 from datasets.pseudo_video import pseudo_video
-from util import dist
-from util.files import read_json
-from util.gaps import Gaps
-from util.pictures import read_frames, turned
-from util.rle import count_unusable, decode, parse
-from util.text import is_empty
+from util.files.reading import read_json
+from util.masks.rle import count_unusable, decode, parse
+from util.run import dist
+from util.run.gaps import Gaps
+from util.samples.text import is_empty
+from util.video.pictures import read_frames, turned
 
 # Whose division into splits each set is published with, and what those splits are.
 DIVISIONS = {"refcoco": "unc", "refcoco+": "unc", "refcocog": "umd"}
@@ -168,7 +168,7 @@ def read_sentences(root: Path, name: str, split: str, gaps: Gaps | None = None) 
 
 
 def read_image(path: Path, size: tuple[int, int], source: Path) -> Tensor:
-    """uint8 RGB ``[1, 3, H, W]``. Raises as :func:`util.pictures.read_frames`, and ValueError for another size
+    """uint8 RGB ``[1, 3, H, W]``. Raises as :func:`util.video.pictures.read_frames`, and ValueError for another size
     than ``source`` has for it."""
     frames = read_frames([path])
     height, width = frames.shape[-2:]

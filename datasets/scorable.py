@@ -7,9 +7,9 @@ from pathlib import Path
 
 from datasets import mevis, ytvos
 from datasets.ytvos import REF_YOUTUBE_VOS, Layout
-from util.gaps import Gaps
-from util.pictures import MASK_SUFFIXES, group_files
-from util.text import in_form
+from util.run.gaps import Gaps
+from util.samples.text import in_form
+from util.video.pictures import MASK_SUFFIXES, group_files
 
 _LIST = (
     'it must hold {"videos": {name: {"expressions": {id: {"exp": text, "obj_id": number}}}}}, or {"videos": {name: '

@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from util.coco import Truth, read_ground_truth
-from util.files import read_json
-from util.gaps import Gaps
+from util.files.reading import read_json
+from util.masks.coco import Truth, read_ground_truth
+from util.run.gaps import Gaps
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
 from datasets.sides import swap_sides
-from util.frames import fitted_size, normalise, resize_frames
+from util.samples.frames import fitted_size, normalise, resize_frames
 
 # ReferFormer's crop (make_coco_transforms in datasets/ytvos.py of github.com/wjn922/ReferFormer): short side to one of
 # these, then a window of 384 to 600 pixels each way.

@@ -14,11 +14,11 @@ from functools import cache
 from pathlib import Path
 
 from datasets.base import Expression, LabelMapVideo, VideoEntry, VideoSet
-from util import dist
-from util.files import read_json
-from util.gaps import Gaps
-from util.pictures import MASK_SUFFIXES, PICTURE_SUFFIXES, find_files
-from util.text import is_empty
+from util.files.reading import read_json
+from util.run import dist
+from util.run.gaps import Gaps
+from util.samples.text import is_empty
+from util.video.pictures import MASK_SUFFIXES, PICTURE_SUFFIXES, find_files
 
 SPLITS = ("train", "holdout", "valid", "test")
 

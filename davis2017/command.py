@@ -6,9 +6,9 @@ import argparse
 import os
 import sys
 
-from util.cli import INCOMPLETE
-from util.gaps import Gaps
-from util.writers import write_json
+from util.masks.submission import write_json
+from util.run.cli import INCOMPLETE
+from util.run.gaps import Gaps
 
 
 def add_strict(parser: argparse.ArgumentParser) -> None:

@@ -28,9 +28,9 @@ from scipy.optimize import linear_sum_assignment
 from davis2017.label_maps import ids_in, mask_path, read_labels
 from davis2017.metrics import PreparedMask, db_statistics
 from davis2017.truth import Size, mask_size, read_mask_of
-from util.gaps import Gaps, Shortfall, in_words
-from util.parallel import run_jobs
-from util.writers import ANNOTATOR_ROOTS, summarise
+from util.masks.submission import ANNOTATOR_ROOTS, summarise
+from util.run.gaps import Gaps, Shortfall, in_words
+from util.run.parallel import run_jobs
 
 PROTOCOLS = ("unsupervised", "semi-supervised")
 MAX_PROPOSALS = 20

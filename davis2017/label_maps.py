@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from util import pictures
+from util.video import pictures
 
 # Label maps hold ids in 8 bits; 0 is the background.
 LABELS = 256
@@ -17,7 +17,7 @@ _SCORED = pictures.Wording(
 
 
 def read_labels(path: str | os.PathLike) -> np.ndarray:
-    """A mask as uint8 object ids ``[H, W]``. As :func:`util.pictures.read_labels`, with what scoring says of errors."""
+    """A mask as uint8 object ids ``[H, W]``: :func:`util.video.pictures.read_labels` with scoring's messages."""
     return pictures.read_labels(Path(path), _SCORED)
 
 

@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from davis2017.label_maps import LABELS, ids_in, mask_path, read_labels
-from util.pictures import PICTURE_SUFFIXES, group_files, image_size
-from util.rle import Rle, decode
+from util.masks.rle import Rle, decode
+from util.video.pictures import PICTURE_SUFFIXES, group_files, image_size
 
 # The numbers of the objects that an expression means, in rising order.
 Target = tuple[int, ...]

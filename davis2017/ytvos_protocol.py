@@ -20,9 +20,7 @@ import numpy as np
 
 from davis2017.metrics import PreparedMask
 from davis2017.truth import FrameTruth, LabelMaps, Target, Truth, VideoTruth
-from util.gaps import Gaps, Shortfall, beside, in_words
-from util.parallel import run_jobs
-from util.writers import (
+from util.masks.submission import (
     RESULTS_ROOT,
     Results,
     expected_names,
@@ -31,6 +29,8 @@ from util.writers import (
     root_problem,
     summarise,
 )
+from util.run.gaps import Gaps, Shortfall, beside, in_words
+from util.run.parallel import run_jobs
 
 # What the scores of an expression repeat of its entry in meta_expressions.
 KEPT = ("exp", "obj_id", "anno_id", "kind")

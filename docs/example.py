@@ -10,9 +10,9 @@ import sys
 from PIL import Image
 
 from models import load_predictor
-from util import cli
-from util.own_video import open_video
-from util.visualize import distinct_colours, overlay
+from util.run import cli
+from util.video.own_video import open_video
+from util.video.visualize import distinct_colours, overlay
 
 
 def main(path: str, *texts: str) -> None:

@@ -14,10 +14,11 @@ from models.predictor import Predictor
 from models.prepare import fold_batch_norms, store_as_computed
 from models.proxyformer import ProxyFormer
 from models.text_encoder import TextEncoder
-from util import checkpoint, dist
-from util.memory import keep_large_buffers
-from util.names import unwrapped
-from util.precision import AMP, amp_dtype, inference_amp
+from util.run import dist
+from util.run.memory import keep_large_buffers
+from util.run.precision import AMP, amp_dtype, inference_amp
+from util.weights import checkpoint
+from util.weights.names import unwrapped
 
 __all__ = [
     "Predictor",

@@ -25,8 +25,8 @@ from torch.utils.checkpoint import checkpoint
 from torchvision.ops import FrozenBatchNorm2d
 
 from models.video_swin import VARIANTS, VideoSwin, convert_weights
-from util.checkpoint import load_weights, read_plain
-from util.names import renamed, unwrapped
+from util.weights.checkpoint import load_weights, read_plain
+from util.weights.names import renamed, unwrapped
 
 # ``working`` of a stem of 64 channels at half the resolution
 STEM = 70

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from models.losses import dice_loss, info_nce, sigmoid_focal_loss
 from models.matcher import LossWeights, TrajectoryMatcher
-from util import dist
-from util.box_ops import cxcywh_to_xyxy, generalised_iou
-from util.precision import precise
-from util.structures import Batch, Output, Prediction, Targets
+from util.masks.box_ops import cxcywh_to_xyxy, generalised_iou
+from util.run import dist
+from util.run.precision import precise
+from util.samples.structures import Batch, Output, Prediction, Targets
 
 
 @dataclass

@@ -13,9 +13,9 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from models.losses import dice_loss
-from util.box_ops import cxcywh_to_xyxy, pairwise_generalised_iou
-from util.precision import precise
-from util.structures import Prediction, Targets
+from util.masks.box_ops import cxcywh_to_xyxy, pairwise_generalised_iou
+from util.run.precision import precise
+from util.samples.structures import Prediction, Targets
 
 
 @dataclass(frozen=True)

@@ -19,14 +19,14 @@ from torch import Tensor
 from models.postprocess import query_scores, resize_logits
 from models.proxyformer import ProxyFormer, VideoFeatures
 from models.windows import Waiting, Window, follow, window_bytes, window_sizes, windows
-from util.aside import Aside, Stalled, take
-from util.box_ops import cxcywh_to_xyxy
-from util.frames import fitted_size, normalise, resize_frames
-from util.interrupt import Interrupted
-from util.memory import free_bytes
-from util.own_video import open_video
-from util.precision import autocast
-from util.structures import Prediction
+from util.masks.box_ops import cxcywh_to_xyxy
+from util.run.aside import Aside, Stalled, take
+from util.run.interrupt import Interrupted
+from util.run.memory import free_bytes
+from util.run.precision import autocast
+from util.samples.frames import fitted_size, normalise, resize_frames
+from util.samples.structures import Prediction
+from util.video.own_video import open_video
 
 AT_ONCE = 8  # frames in the size of the video that are read, or cut out, together
 ASKED_TOGETHER = 8  # expressions that are answered together

@@ -15,7 +15,7 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from models.backbone import ResNet, ShiftedResNet
 from models.proxyformer import ProxyFormer
-from util import dist
+from util.run import dist
 
 RECOMPILE_LIMIT = 256
 

@@ -18,7 +18,7 @@ from models.mask_decoder import MaskDecoder, frames_at_once
 from models.position_encoding import sine_1d, sine_2d
 from models.text_encoder import TextEncoder
 from models.upsampling import joined
-from util.structures import Output, Prediction
+from util.samples.structures import Output, Prediction
 
 
 @dataclass

@@ -18,8 +18,8 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoTokenizer, RobertaConfig, RobertaModel
 
-from util import dist
-from util.text import in_form, shortened
+from util.run import dist
+from util.samples.text import in_form, shortened
 
 LONG_TEXT = ("shorten", "refuse")  # what may become of a text that is longer than the encoder takes
 _NAMED, _REFUSED = 20, 5  # of these texts in warnings, and in the line of an error
@@ -32,7 +32,7 @@ class TextEncoder(nn.Module):
         config: shape of the encoder; weights are random until loaded.
         tokenizer: the byte-level BPE that goes with it, post-processing included.
         frozen: never train it, and run it without dropout or gradient.
-        form: in which expressions are read, see :func:`util.text.in_form`.
+        form: in which expressions are read, see :func:`util.samples.text.in_form`.
     """
 
     def __init__(self, *, config: RobertaConfig, tokenizer: Tokenizer, frozen: bool, form: str = "clean") -> None:

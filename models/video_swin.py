@@ -15,7 +15,7 @@ from torchvision.models.swin_transformer import SwinTransformerBlock
 from torchvision.models.video.swin_transformer import SwinTransformer3d
 
 from models import window_attention
-from util.names import renamed
+from util.weights.names import renamed
 
 WINDOW = (8, 7, 7)
 VARIANTS = {

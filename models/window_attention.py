@@ -19,7 +19,7 @@ from torch.autograd.function import once_differentiable
 from torchvision.models.swin_transformer import SwinTransformerBlock
 from torchvision.models.video.swin_transformer import ShiftedWindowAttention3d
 
-from util.precision import precise
+from util.run.precision import precise
 
 # on a CPU few enough for what a layer makes of them to stay in the cache; on a GPU enough to fill it
 TOKENS_AT_ONCE = (8192, 1 << 18)

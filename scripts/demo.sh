@@ -6,4 +6,4 @@
 source "$(dirname "${BASH_SOURCE[0]}")/_common.sh"
 
 "$ROOT/scripts/setup.sh"
-exec "$PYTHON" "$ROOT/tools/demo.py" "$@"
+exec "$PYTHON" "$ROOT/tools/small_job/run.py" "$@"

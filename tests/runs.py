@@ -10,7 +10,7 @@ from torch import Tensor
 
 from main import build_trainer, find_checkpoint
 from opts import parse_train_args
-from training import Trainer
+from tasks.training import Trainer
 
 CPU = torch.device("cpu")
 

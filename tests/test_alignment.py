@@ -13,8 +13,17 @@ from datasets.ytvos import annotations_root, frames_root, train_videos
 from models.backbone import build_backbone
 from tests.tiny_model import FakeBackbone, tiny_text_encoder
 from tools.data.make_synthetic import generate
-from tools.pretrain_alignment import MIN_STEPS, UNKNOWN, Aligner, ClipStream, Videos, directions_of, per_pixel, pretrain
-from util.pictures import read_frames, read_label_maps
+from tools.small_job.pretrain_alignment import (
+    MIN_STEPS,
+    UNKNOWN,
+    Aligner,
+    ClipStream,
+    Videos,
+    directions_of,
+    per_pixel,
+    pretrain,
+)
+from util.video.pictures import read_frames, read_label_maps
 
 
 @pytest.fixture(scope="module")

@@ -24,8 +24,8 @@ import pytest
 from tests import browser
 from tests.browser import Browser
 from tests.helpers import ROOT
-from util.own_video import open_video
-from util.visualize import write_video
+from util.video.own_video import open_video
+from util.video.visualize import write_video
 
 OVER = ROOT / ".venv-app" / "bin" / "python"
 PYTHON = sys.executable if importlib.util.find_spec("gradio") else str(OVER) if OVER.is_file() else None

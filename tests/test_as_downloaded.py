@@ -29,9 +29,9 @@ from tests.mini_ytvos import VIDEOS, mini_args, write_mini_ytvos
 from tools.data import convert_refcoco
 from tools.data import make_sentences_annotations as tool
 from tools.data.convert_davis_to_ytvos import convert
-from util import pictures
-from util.files import read_json, read_text
-from util.gaps import Gaps
+from util.files.reading import read_json, read_text
+from util.run.gaps import Gaps
+from util.video import pictures
 
 PLAIN = ("--no-flip", "--no-random_crop", "--no-photometric")
 FRAMES, MASKS = "train/JPEGImages/aa_wide", "train/Annotations/aa_wide"

@@ -12,7 +12,7 @@ from models import backbone, mask_decoder, window_attention
 from tests.commands import FORKS_TRAIN
 from tests.tiny_model import tiny_model
 from tools import benchmark_inference, benchmark_levers
-from util.precision import cpu_speedup
+from util.run.precision import cpu_speedup
 
 SMALL = ["--size", "64", "96", "--repeat", "1", "--device", "cpu"]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from util.box_metrics import score_boxes, table
-from util.box_ops import box_iou
+from util.masks.box_metrics import score_boxes, table
+from util.masks.box_ops import box_iou
 
 
 def query(name, box: list[float], score: float) -> dict:

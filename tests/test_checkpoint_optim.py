@@ -15,13 +15,14 @@ from safetensors.torch import save_file
 from torch import nn
 from torchvision.ops import FrozenBatchNorm2d
 
-import inference
 import main
 import models
 from opts import inference_parser, parse_train_args
+from tasks import inference
 from tests.commands import run
 from tests.tiny_model import EXPRESSIONS, tiny_args, tiny_model, tiny_text_encoder
-from util import checkpoint, optim, precision
+from util.run import optim, precision
+from util.weights import checkpoint
 
 
 class Code:

@@ -12,12 +12,12 @@ import pytest
 import torch
 from PIL import Image
 
-import evaluation
 from datasets import a2d, build_eval_clips, build_truth, jhmdb, refcoco
 from datasets.ytvos import split_videos
-from evaluation import score_frames
 from models import build_model
 from opts import parse_train_args
+from tasks import scoring
+from tasks.scoring import score_frames
 from tests import mini_a2d, mini_refcoco
 from tests.commands import run_ranks, started
 from tests.helpers import edit
@@ -32,9 +32,10 @@ from tests.test_single_frames import KnownPredictor
 from tests.tiny_model import tiny_text_encoder
 from tools.data import make_sentences_annotations as tool
 from tools.data.convert_davis_to_ytvos import convert
-from util import checkpoint, dist
-from util.cli import INCOMPLETE
-from util.gaps import Gaps
+from util.run import dist
+from util.run.cli import INCOMPLETE
+from util.run.gaps import Gaps
+from util.weights import checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -320,13 +321,13 @@ def rank_with_damage(rank: int, world_size: int, root: str, folder: str) -> None
         torch.distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=world_size)
     words = ("--holdout", "3", "--eval", "--resume", "any", "--output_dir", folder)
     gaps = Gaps()
-    score = evaluation.score_split(mini_args(Path(root), *words), "holdout", Bright(), "some weights", gaps)
+    score = scoring.score_split(mini_args(Path(root), *words), "holdout", Bright(), "some weights", gaps)
     assert (score is not None) == dist.is_main() and gaps.code() == INCOMPLETE
     strict = None
     try:
         (Path(folder) / "strict").mkdir(exist_ok=True)
         args = mini_args(Path(root), *words[:-1], f"{folder}/strict")
-        evaluation.score_split(args, "holdout", Bright(), "some weights", Gaps(strict=True))
+        scoring.score_split(args, "holdout", Bright(), "some weights", Gaps(strict=True))
     except (ValueError, OSError) as error:
         strict = str(error)
     Path(folder, f"{rank}.txt").write_text(strict or "")

@@ -18,9 +18,9 @@ from davis2017.truth import LabelMaps, mask_size
 from davis2017.ytvos_protocol import score_results
 from tests.mini_davis import write_masks
 from tests.mini_mevis import VALID_U, write_mini_mevis
-from util.cli import INCOMPLETE
-from util.gaps import TOLD, Gaps
-from util.writers import mask_name, write_json, write_mask_png
+from util.masks.submission import mask_name, write_json, write_mask_png
+from util.run.cli import INCOMPLETE
+from util.run.gaps import TOLD, Gaps
 
 SHAPE = (40, 60)
 BOXES = {1: np.s_[4:14, 4:14], 2: np.s_[24:34, 20:40]}

@@ -19,9 +19,9 @@ from datasets.sides import swap_sides
 from datasets.ytvos import CATEGORIES, annotations_root, frames_root, split_videos
 from tests.helpers import SHARED, needs_shared
 from tests.mini_ytvos import VIDEOS, MiniVideo, meta_entry, mini_args, write_meta, write_mini_ytvos, write_video
-from util.box_ops import masks_to_boxes
-from util.pictures import read_frame, read_frames, read_label_maps
-from util.structures import Clip, Target
+from util.masks.box_ops import masks_to_boxes
+from util.samples.structures import Clip, Target
+from util.video.pictures import read_frame, read_frames, read_label_maps
 
 
 @pytest.fixture(scope="module")

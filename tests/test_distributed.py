@@ -14,17 +14,18 @@ import engine
 from datasets.base import VideoEntry
 from datasets.collate import collate
 from engine import train_step
-from evaluation import score_split
 from models import build_criterion, prepare
+from tasks.scoring import score_split
+from tasks.training import prepare_model
 from tests.commands import run_ranks
 from tests.helpers import Painted
 from tests.mini_ytvos import mini_args
 from tests.runs import log, trainer
 from tests.tiny_model import random_clip, random_target, tiny_args, tiny_model
-from training import prepare_model
-from util import checkpoint, dist
-from util.saver import NEWEST
-from util.structures import Batch
+from util.run import dist
+from util.samples.structures import Batch
+from util.weights import checkpoint
+from util.weights.saver import NEWEST
 
 CPU = torch.device("cpu")
 STEPS = 3

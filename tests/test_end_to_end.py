@@ -148,7 +148,7 @@ def test_aligned_encoders_are_taken_as_pretrained(data, options):
     encoder = options[options.index("--text_encoder") + 1]
     aligned, given = data.parent / "aligned", data.parent / "with_aligned"
     words = ("--backbone", "resnet18", "--text_encoder", encoder, "--steps", 20, "--batch_size", 1)
-    run("tools/pretrain_alignment.py", data, *words, "--output_dir", aligned)
+    run("tools/small_job/pretrain_alignment.py", data, *words, "--output_dir", aligned)
     words = ("--backbone_pretrained", aligned / "backbone.pth", "--text_encoder", aligned / "text_encoder")
     run("main.py", *options, *words, "--epochs", 1, "--lr_text_encoder", 0, "--output_dir", given)
     saved = torch.load(given / "checkpoint.pth", weights_only=True)["model"]

@@ -11,8 +11,6 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
-import evaluation
-import inference
 import inference_davis
 import inference_ytvos
 import models
@@ -20,11 +18,13 @@ from models import prepare
 from models.backbone import build_backbone
 from models.predictor import InMemory, Predictor
 from models.proxyformer import ProxyFormer
+from tasks import inference, scoring
 from tests.commands import run_ranks
 from tests.mini_ytvos import mini_args, write_mini_ytvos
 from tests.test_checkpoint_optim import saved_model
 from tests.tiny_model import EXPRESSIONS, tiny_args, tiny_model
-from util import checkpoint, dist, precision
+from util.run import dist, precision
+from util.weights import checkpoint
 
 CPU = torch.device("cpu")
 NORMS = (nn.BatchNorm2d, FrozenBatchNorm2d)
@@ -71,7 +71,7 @@ def inferred(monkeypatch, script, words: list) -> tuple[torch.dtype | None, dict
     for module, function in (("inference", "predict_split"), ("inference_davis", "predict_annotators")):
         monkeypatch.setattr(f"{module}.{function}", lambda predictor, *_, **__: used.append(predictor.amp))
     monkeypatch.setattr("datasets.build_eval_videos", lambda args, split, gaps: [])
-    monkeypatch.setattr("inference.build_submission", lambda *_: None)
+    monkeypatch.setattr("tasks.inference.build_submission", lambda *_: None)
     asked = script.parse_args([*map(str, words), "--device", "cpu"])
     script.run_inference(asked, script.infer)
     return used[0], json.loads(next(folder.rglob("inference.json")).read_text())
@@ -106,10 +106,10 @@ def test_a_score_says_what_it_was_computed_in_and_norms_are_folded(times, amp, s
     args.resume = tmp_path / "c.pth"
 
     def scored(args, split, predictor, weights, gaps):
-        seen.append((predictor, evaluation.record(args, split, weights)))
+        seen.append((predictor, scoring.record(args, split, weights)))
 
-    monkeypatch.setattr(evaluation, "score_split", scored)
-    evaluation.evaluate(args, checkpoint.load(tmp_path / "c.pth"), CPU)
+    monkeypatch.setattr(scoring, "score_split", scored)
+    scoring.evaluate(args, checkpoint.load(tmp_path / "c.pth"), CPU)
     ((predictor, record),) = seen
     assert record["amp"] == precision.AMP[predictor.amp] == amp
     assert not any(isinstance(module, NORMS) for module in predictor.model.modules())

@@ -171,7 +171,7 @@ SLOW_INFERENCE = """
 import sys, time
 sys.path.insert(0, {root!r})
 import engine, inference_ytvos
-from util import cli
+from util.run import cli
 
 def slow(*arguments, write=engine.write_mask_png):
     write(*arguments)

@@ -22,20 +22,31 @@ LAYERS = {
     "models": {"util"},
     "datasets": {"util"},
     "engine": {"util", "davis2017", "models", "datasets"},
-    "evaluation": {"util", "davis2017", "models", "datasets", "engine"},
-    "training": {"util", "models", "datasets", "engine", "evaluation"},
-    "plan": {"util", "datasets", "training"},
-    "inference": {"opts", "util", "davis2017", "models", "datasets", "engine"},
-    "webapp": {"util", "models", "datasets"},
+    "tasks": {"opts", "util", "davis2017", "models", "datasets", "engine"},
+}
+# what each room of util may import of the others
+ROOMS = {
+    "options": set(),
+    "files": set(),
+    "run": {"files"},
+    "weights": {"files", "run"},
+    "masks": {"files", "run"},
+    "samples": {"run"},
+    "video": {"files", "run", "masks"},
 }
 # everything else at the top is an entry script, which none of these and no other entry script imports
 LIBRARY = set(LAYERS)
 # the app draws its examples with the generator
 MAY_IMPORT_TOOLS = {"tools", "app"}
-OPTION_READERS = {"models/__init__.py", "datasets/__init__.py", "util/option_types.py", "util/referformer_flags.py"}
-OPTION_READERS |= {"util/checkpoint.py"}  # which reads the options that other programs saved
+OPTION_READERS = {
+    "models/__init__.py",
+    "datasets/__init__.py",
+    "util/options/types.py",
+    "util/options/referformer_flags.py",
+    "util/weights/checkpoint.py",  # which reads the options that other programs saved
+}
 # what opts.py is made of, which takes no more than the standard library
-OF_OPTS = ("opts.py", "util/option_types.py", "util/referformer_flags.py")
+OF_OPTS = ("opts.py", "util/options/types.py", "util/options/referformer_flags.py")
 
 # distributions whose module has another name
 MODULES = {"opencv-python-headless": "cv2", "pillow": "PIL"}
@@ -118,16 +129,16 @@ def test_no_file_is_long(path):
     [
         ("models/cmie.py", "def f():\n    from datasets.base import Clip", {"datasets"}),
         ("datasets/base.py", "import models.losses as losses", {"models"}),
-        ("util/log.py", "import engine", {"engine"}),
-        ("util/log.py", "from util import dist", set()),
+        ("util/run/log.py", "import engine", {"engine"}),
+        ("util/run/log.py", "from util import dist", set()),
         ("davis2017/metrics.py", "from models import Predictor\nfrom util import dist", {"models"}),
         ("engine.py", "import opts, models, datasets, davis2017, util, main", {"opts", "main"}),
         ("opts.py", "import torch, argparse", {"torch"}),
         ("main.py", "import eval_ytvos, engine, tools.folders, scripts", {"eval_ytvos", "tools", "scripts"}),
         ("engine.py", "from tests import helpers", {"tests"}),
         ("tools/data/new.py", "from tools.folders import new_folder\nimport opts, main", {"main"}),
-        ("app.py", "import webapp, tools.data.make_synthetic, demo", {"demo"}),
-        ("webapp.py", "import models, tools, app", {"tools", "app"}),
+        ("app.py", "import tasks.page, tools.data.make_synthetic, main", {"main"}),
+        ("tasks/page.py", "import models, tools, app", {"tools", "app"}),
         ("models/heads.py", "from . import losses", set()),
     ],
 )

@@ -14,7 +14,7 @@ import models
 from tests.commands import ENVIRONMENT
 from tests.helpers import ROOT
 from tests.tiny_model import EXPRESSIONS, tiny_args, tiny_text_encoder
-from util import checkpoint
+from util.weights import checkpoint
 
 VIDEO = "torch.arange(3 * 2 * 32 * 48, dtype=torch.uint8).reshape(2, 3, 32, 48)"
 PREDICT = f"""
@@ -24,7 +24,12 @@ masks, scores = predictor({VIDEO}, [{EXPRESSIONS[0]!r}])
 torch.save((masks, scores), "answer.pth")
 """
 # Hugging Face's, and what a project of one's own may have
-STUBS = {"datasets": "load_dataset = 'theirs'", "models": "net = 'theirs'", "util": "", "util.dist": "rank = 'theirs'"}
+STUBS = {
+    "datasets": "load_dataset = 'theirs'",
+    "models": "net = 'theirs'",
+    "util": "",
+    "util.dist": "rank = 'theirs'",
+}
 
 
 @pytest.fixture
@@ -58,7 +63,7 @@ def test_beside_packages_of_the_same_names(elsewhere):
     """All of theirs are theirs before and after, also those that are imported only then."""
     program = f"""
 import sys, util.dist
-sys.path.append({str(ROOT)!r})
+sys.path.append({str(ROOT / "tools" / "library")!r})
 from proxyformer import load_predictor
 {PREDICT}
 import datasets, models, util

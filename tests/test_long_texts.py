@@ -7,13 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
-import evaluation
 import inference_davis
 import inference_mevis
 import inference_ytvos
-import plan
 from datasets import build_train_loader
 from datasets.samplers import ClipRequest
+from tasks import plan, scoring
 from tests.helpers import edit
 from tests.mini_a2d import write_mini_a2d
 from tests.mini_davis import write_mini_davis
@@ -26,7 +25,7 @@ from tests.test_checkpoint_optim import saved_model
 from tests.tiny_model import tiny_text_encoder, tiny_tokenizer
 from tools.data import make_sentences_annotations
 from tools.data.convert_davis_to_ytvos import convert
-from util import checkpoint
+from util.weights import checkpoint
 
 TRAIN, VALID = (f"meta_expressions/{split}/meta_expressions.json" for split in ("train", "valid"))
 ENGLISH, CHINESE = "the left box and " * 300, "\u5de6\u8fb9\u7684\u7ea2\u8272\u76d2\u5b50" * 30
@@ -133,10 +132,10 @@ def test_a_score_names_it_too(ytvos, tmp_path, capsys):
         args = mini_args(ytvos, *words, "--allow_trained", *refusing)
         if refusing:
             with pytest.raises(ValueError, match="ytvos, video aa_wide, expression 1: "):
-                evaluation.evaluate(args, checkpoint.load(tmp_path / "c.pth"), CPU)
+                scoring.evaluate(args, checkpoint.load(tmp_path / "c.pth"), CPU)
             assert not (tmp_path / "out").exists()
         else:
-            evaluation.evaluate(args, checkpoint.load(tmp_path / "c.pth"), CPU)
+            scoring.evaluate(args, checkpoint.load(tmp_path / "c.pth"), CPU)
     told = capsys.readouterr()
     assert "warning: ytvos, video aa_wide, expression 1: " in told.err and "J&F" in told.out
 

@@ -19,8 +19,8 @@ from models.matcher import LossWeights, TrajectoryMatcher
 from tests.commands import run_ranks
 from tests.test_losses import reference_dice, reference_info_nce
 from tests.tiny_model import random_batch, random_clip, random_target, tiny_args
-from util import dist
-from util.structures import Batch, Output, Prediction, Targets
+from util.run import dist
+from util.samples.structures import Batch, Output, Prediction, Targets
 
 T, Q, C, SIZE = 3, 4, 6, (8, 16)  # masks at stride 4 of 32×64
 FIVE = ("cls", "bbox", "giou", "mask", "dice")

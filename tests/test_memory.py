@@ -7,7 +7,7 @@ import sys
 
 import torch
 
-from util.memory import peak_bytes
+from util.run.memory import peak_bytes
 
 GIB = 2**30
 
@@ -17,7 +17,7 @@ def test_the_peak_is_of_this_process_alone():
     held = bytearray(GIB)
     held[::4096] = b"1" * (GIB // 4096)  # every page is touched
     assert peak_bytes(torch.device("cpu")) > GIB
-    code = "import torch; from util.memory import peak_bytes; print(peak_bytes(torch.device('cpu')))"
+    code = "import torch; from util.run.memory import peak_bytes; print(peak_bytes(torch.device('cpu')))"
     child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert GIB // 16 < int(child.stdout) < GIB
     del held

@@ -9,9 +9,9 @@ import pytest
 from pycocotools import mask as rle
 
 from tests.helpers import ROOT
-from util.coco import encode_masks, ground_truth, read_ground_truth
-from util.gaps import Gaps
-from util.metrics import best_queries, overlap, score_masks, table
+from util.masks.coco import encode_masks, ground_truth, read_ground_truth
+from util.masks.metrics import best_queries, overlap, score_masks, table
+from util.run.gaps import Gaps
 
 GOLDEN = json.loads((ROOT / "tests" / "golden" / "a2d_metrics.json").read_text())
 SIZE = (8, 10)

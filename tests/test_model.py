@@ -24,7 +24,7 @@ from tests.tiny_model import (
     tiny_model,
     tiny_text_encoder,
 )
-from util.structures import Batch, Output
+from util.samples.structures import Batch, Output
 
 CHOICES = [
     {},

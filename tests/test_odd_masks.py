@@ -13,7 +13,7 @@ import torch
 
 import tests.mini_refcoco as mini_refcoco
 from datasets import a2d, build_eval_clips, build_truth, refcoco
-from evaluation import score_clips
+from tasks.scoring import score_clips
 from tests.helpers import edit
 from tests.mini_a2d import mask, write_mini_a2d
 from tests.mini_a2d import mini_args as a2d_args
@@ -21,9 +21,9 @@ from tests.mini_refcoco import IMAGES, annotation_id, write_mini_refcoco, write_
 from tests.test_published import Scripted
 from tools.data import convert_refcoco
 from tools.data import make_sentences_annotations as tool
-from util.coco import nearest
-from util.files import FileWarnings, read_json
-from util.rle import FARTHEST, count_unusable, decode, parse
+from util.files.reading import FileWarnings, read_json
+from util.masks.coco import nearest
+from util.masks.rle import FARTHEST, count_unusable, decode, parse
 
 # ----------------------------------------------------------------------------------------------- pieces of polygons
 

@@ -9,10 +9,17 @@ import pytest
 
 from opts import PRESETS, parse_train_args, train_parser
 from tests.helpers import ROOT
-from util import referformer_flags
+from util.options import referformer_flags
 
 # The files that read main.py's options; entry scripts with parsers of their own do not count as readers.
-READERS = ("main.py", "training.py", "plan.py", "evaluation.py", "models/__init__.py", "datasets/__init__.py")
+READERS = (
+    "main.py",
+    "tasks/training.py",
+    "tasks/plan.py",
+    "tasks/scoring.py",
+    "models/__init__.py",
+    "datasets/__init__.py",
+)
 READ_BY_NOBODY = {
     "preset": "opts.py itself applies it",
     "local_rank": "torch.distributed.launch adds it; the environment says the same",

@@ -12,8 +12,8 @@ from PIL import Image
 
 from tests.mini_a2d import frame_number
 from tests.mini_films import PHONE_TIMES, SIZE, counting, scene, write_film, write_sound
-from util.own_video import open_video, upright
-from util.video_io import VideoFile
+from util.video.own_video import open_video, upright
+from util.video.video_io import VideoFile
 
 
 def numbers(frames: torch.Tensor) -> list[int]:

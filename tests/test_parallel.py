@@ -10,7 +10,7 @@ import weakref
 import pytest
 
 from tests.helpers import ROOT
-from util.parallel import run_jobs
+from util.run.parallel import run_jobs
 
 _prepared = None
 

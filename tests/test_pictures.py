@@ -14,7 +14,8 @@ from PIL import Image
 from torchvision.io import ImageReadMode, decode_image
 
 from davis2017 import label_maps
-from util.pictures import (
+from util.masks.submission import LABEL_PALETTE
+from util.video.pictures import (
     check_size,
     find_files,
     image_size,
@@ -24,7 +25,6 @@ from util.pictures import (
     read_label_maps,
     read_labels,
 )
-from util.writers import LABEL_PALETTE
 
 RNG = np.random.default_rng(0)
 # blocks of one colour, which even a JPEG with halved colours keeps

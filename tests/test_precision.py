@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from util import precision
+from util.run import precision
 
 CPU = torch.device("cpu")
 

@@ -14,7 +14,7 @@ import engine
 from datasets.base import VideoEntry
 from datasets.davis import AnnotatedVideo
 from models.predictor import ASKED_TOGETHER
-from util import cli
+from util.run import cli
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from torch import Tensor
 from models.postprocess import query_scores, resize_logits
 from models.predictor import InMemory, Predictor
 from tests.tiny_model import EXPRESSIONS, tiny_model
-from util.frames import fitted_size, normalise, resize_frames
+from util.samples.frames import fitted_size, normalise, resize_frames
 
 
 @pytest.fixture(scope="module")

@@ -20,9 +20,9 @@ from torch import Tensor
 
 from datasets import a2d, build_eval_clips, build_train_loader, build_truth, jhmdb, refcoco
 from datasets.samplers import ClipRequest
-from evaluation import score_clips
 from models.predictor import FrameAnswer
 from opts import parse_train_args
+from tasks.scoring import score_clips
 from tests.helpers import ROOT, SHARED, needs_shared
 from tools.data import convert_refcoco, make_sentences_annotations
 

@@ -16,8 +16,8 @@ from datasets import build_eval_clips, build_eval_videos, build_train_loader, bu
 from datasets.base import ClipDataset
 from datasets.refcoco import SETS, eval_clips, train_videos
 from datasets.samplers import ClipRequest
-from evaluation import score_clips
 from models.predictor import FrameAnswer
+from tasks.scoring import score_clips
 from tests.mini_refcoco import (
     CAPTIONS,
     IMAGES,
@@ -27,7 +27,7 @@ from tests.mini_refcoco import (
     mini_args,
     write_mini_refcoco,
 )
-from util.frames import MEAN, STD
+from util.samples.frames import MEAN, STD
 
 PLAIN = ("--no-flip", "--no-random_crop", "--no-photometric")
 TRAIN = [image for image in IMAGES if image.split == "train"]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pycocotools import mask as coco
 
 from tests import mini_refcoco
-from util.rle import Rle, decode, is_blank, parse, run_lengths
+from util.masks.rle import Rle, decode, is_blank, parse, run_lengths
 
 
 def encoded(mask: np.ndarray) -> Rle:

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from tests.helpers import full_disk
-from util import checkpoint
-from util.saver import BEST, NEWEST, Saver, newest
+from util.weights import checkpoint
+from util.weights.saver import BEST, NEWEST, Saver, newest
 
 
 def test_a_full_disk_costs_a_checkpoint_and_nothing_else(tmp_path, capsys):

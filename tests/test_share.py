@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import engine
-from util import dist
+from util.run import dist
 
 
 def shares(work: list[float], world_size: int, monkeypatch) -> list[list[int]]:

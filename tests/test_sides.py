@@ -12,7 +12,7 @@ from datasets.sampling import stream
 from datasets.sides import swap_sides
 from datasets.transforms import TrainTransform
 from tests.helpers import SHARED, needs_shared
-from util.text import in_form
+from util.samples.text import in_form
 
 SWAPPED = [
     ("the dog on the left of the right cat", "the dog on the right of the left cat"),

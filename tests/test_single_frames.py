@@ -14,16 +14,16 @@ from torch import Tensor
 from datasets import a2d, jhmdb
 from datasets.base import EvalClip
 from engine import predict_clips, read_ahead
-from evaluation import score_clips
 from models import load_with_options
 from models.predictor import FrameAnswer
+from tasks.scoring import score_clips
 from tests.commands import run, run_ranks
 from tests.mini_a2d import QUERIES, frame_number, mask, write_mini_a2d
 from tests.mini_jhmdb import write_mini_jhmdb
 from tools.data import make_sentences_annotations as tool
 from tools.make_tiny_text_encoder import make_encoder, train_tokenizer
-from util import dist
-from util.metrics import score_masks
+from util.masks.metrics import score_masks
+from util.run import dist
 
 
 class KnownPredictor:

@@ -15,7 +15,7 @@ from opts import parse_train_args
 from tools.data import convert_davis_to_ytvos, convert_refcoco, make_sentences_annotations
 from tools.data.make_synthetic import FORMATS, generate
 from tools.data.synthetic_formats import WRITERS
-from util.pictures import read_labels
+from util.video.pictures import read_labels
 
 VIDEOS = dict(train_videos=3, valid_videos=6, seed=4, workers=1)
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from util.text import FORMS, in_form, is_empty, shortened
+from util.samples.text import FORMS, in_form, is_empty, shortened
 
 DOG = "the man's dog, on the left"
 # ways to write the same words

@@ -13,16 +13,17 @@ import pytest
 import torch
 from torch import Tensor
 
-import training
 from models.criterion import Criterion
+from tasks import training
 from tests.commands import FORKS_TRAIN
 from tests.helpers import full_disk
 from tests.mini_ytvos import write_mini_ytvos
 from tests.runs import log, same, trainer
-from util import checkpoint, cli, dist
-from util.interrupt import Interrupted, StopRequest
-from util.log import read_lines
-from util.saver import NEWEST
+from util.run import cli, dist
+from util.run.interrupt import Interrupted, StopRequest
+from util.run.log import read_lines
+from util.weights import checkpoint
+from util.weights.saver import NEWEST
 
 
 def interrupt_after(monkeypatch, step: int, number: int = signal.SIGTERM) -> None:

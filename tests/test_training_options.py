@@ -15,22 +15,21 @@ from torch import Tensor
 from torchvision.ops import StochasticDepth
 
 import models
-import plan
-import training
-from evaluation import score_split
 from models import build_criterion, prepare
 from models.backbone import build_backbone
 from models.proxyformer import ProxyFormer
 from models.video_swin import VideoSwin
+from tasks import plan, training
+from tasks.scoring import score_split
 from tests.runs import log, same, trainer
 from tests.tiny_model import random_batch, tiny_args, tiny_model
 from tools import plot
-from util import checkpoint
-from util.log import RunLog, read_lines
-from util.optim import Average
-from util.precision import autocast
-from util.saver import BEST, NEWEST
-from util.structures import Batch
+from util.run.log import RunLog, read_lines
+from util.run.optim import Average
+from util.run.precision import autocast
+from util.samples.structures import Batch
+from util.weights import checkpoint
+from util.weights.saver import BEST, NEWEST
 
 # Seeing it ---------------------------------------------------------------------------------------------------------
 

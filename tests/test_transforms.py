@@ -12,14 +12,14 @@ from torchvision.ops import generalized_box_iou
 from datasets.base import Expression, make_target
 from datasets.sampling import stream
 from datasets.transforms import TrainTransform, distort_colours, draw_crop_shape
-from util.box_ops import (
+from util.masks.box_ops import (
     cxcywh_to_xyxy,
     generalised_iou,
     masks_to_boxes,
     pairwise_generalised_iou,
     xyxy_to_cxcywh,
 )
-from util.frames import MEAN, STD, fitted_size, normalise, resize_frames
+from util.samples.frames import MEAN, STD, fitted_size, normalise, resize_frames
 
 OFF = {"flip": False, "random_crop": False, "photometric": False}
 ON = {"flip": True, "random_crop": True, "photometric": True}

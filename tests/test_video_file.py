@@ -11,7 +11,7 @@ import torch
 
 from datasets.sampling import centred_window
 from tests.mini_a2d import frame_number, write_video
-from util.video_io import VideoFile
+from util.video.video_io import VideoFile
 
 
 @pytest.fixture(scope="module")

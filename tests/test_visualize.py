@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from tests.helpers import SHARED, needs_shared
-from util import fonts, visualize
-from util.visualize import (
+from util.video import fonts, visualize
+from util.video.visualize import (
     PALETTE,
     PREDICTED_COLOUR,
     TRUTH_COLOUR,

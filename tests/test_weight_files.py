@@ -20,7 +20,7 @@ import models
 from models.backbone import SWINS, build_backbone, load_pretrained
 from models.video_swin import VARIANTS
 from tests.tiny_model import tiny_args, tiny_text_encoder
-from util import checkpoint
+from util.weights import checkpoint
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*to a meta parameter in the current model")
 

@@ -14,13 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-import inference
 from models import predictor as predictor_module
 from models import windows as module
 from models.predictor import InMemory, Predictor
 from models.windows import Waiting, follow, window_bytes, windows
+from tasks import inference
 from tests.tiny_model import EXPRESSIONS, tiny_model
-from util.structures import Prediction
+from util.samples.structures import Prediction
 
 
 @given(st.integers(1, 300), st.integers(2, 50), st.data())

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from util.writers import (
+from util.masks.submission import (
     Results,
     atomic_path,
     atomic_pieces,

@@ -16,8 +16,8 @@ from models.proxyformer import ProxyFormer
 from models.text_encoder import TextEncoder
 from opts import parse_train_args
 from tools.make_tiny_text_encoder import make_encoder, train_tokenizer
-from util.box_ops import masks_to_boxes
-from util.structures import Batch, Clip, Target
+from util.masks.box_ops import masks_to_boxes
+from util.samples.structures import Batch, Clip, Target
 
 EXPRESSIONS = (
     "the big red circle",

@@ -33,10 +33,10 @@ from models.windows import WINDOW  # noqa: E402
 from opts import parse_train_args  # noqa: E402
 from tools.benchmark_train import ceiling, last_error  # noqa: E402
 from tools.data.make_synthetic import generate  # noqa: E402
-from tools.demo import PRETRAINED, score  # noqa: E402
 from tools.profile_model import EXPRESSION, SECTIONS, build, exact_float32, flops, measure  # noqa: E402
-from util import cli, dist  # noqa: E402
-from util.memory import keep_large_buffers  # noqa: E402
+from tools.small_job.run import PRETRAINED, score  # noqa: E402
+from util.run import cli, dist  # noqa: E402
+from util.run.memory import keep_large_buffers  # noqa: E402
 
 MODES = {"fp32": "off", "bf16": "bf16", "fp16": "fp16"}
 

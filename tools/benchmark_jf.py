@@ -27,7 +27,7 @@ if __name__ == "__main__":
 from davis2017.davis_protocol import VOID, count_objects, unsupervised  # noqa: E402
 from davis2017.label_maps import read_labels  # noqa: E402
 from davis2017.metrics import PreparedMask  # noqa: E402
-from util.cli import run  # noqa: E402
+from util.run.cli import run  # noqa: E402
 
 SIZE = (480, 854)
 

@@ -31,9 +31,9 @@ from models.upsampling import joined, kinds  # noqa: E402
 from opts import parse_train_args  # noqa: E402
 from tools.benchmark_train import ceiling, last_error  # noqa: E402
 from tools.profile_model import EXPRESSION, build, exact_float32, measure  # noqa: E402
-from util import cli, dist  # noqa: E402
-from util.frames import normalise  # noqa: E402
-from util.memory import keep_large_buffers  # noqa: E402
+from util.run import cli, dist  # noqa: E402
+from util.run.memory import keep_large_buffers  # noqa: E402
+from util.samples.frames import normalise  # noqa: E402
 
 ALL = "everything on"
 

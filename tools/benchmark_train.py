@@ -34,12 +34,12 @@ import models  # noqa: E402
 from engine import train_step  # noqa: E402
 from models import prepare  # noqa: E402
 from opts import parse_train_args  # noqa: E402
+from tasks.training import build_optimizer, micro_batches, prepare_model  # noqa: E402
 from tools.data.make_synthetic import generate  # noqa: E402
 from tools.profile_model import EXPRESSION, build, make_batch, measure  # noqa: E402
-from training import build_optimizer, micro_batches, prepare_model  # noqa: E402
-from util import cli, dist  # noqa: E402
-from util.memory import keep_large_buffers  # noqa: E402
-from util.precision import amp_dtype  # noqa: E402
+from util.run import cli, dist  # noqa: E402
+from util.run.memory import keep_large_buffers  # noqa: E402
+from util.run.precision import amp_dtype  # noqa: E402
 
 # name of a variant and the flags that make it
 VARIANTS = {

@@ -18,8 +18,8 @@ if __name__ == "__main__":
 import torch
 
 from opts import parse_train_args
-from util import checkpoint
-from util.cli import run
+from util.run.cli import run
+from util.weights import checkpoint
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 # where things lay on the machine of the training is nobody else's business; the folders of data, ``…_path``, are added

@@ -21,9 +21,9 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from tools.folders import new_folder, require_new  # noqa: E402
-from util.cli import run  # noqa: E402
-from util.files import read_json  # noqa: E402
-from util.text import in_form, is_empty  # noqa: E402
+from util.files.reading import read_json  # noqa: E402
+from util.run.cli import run  # noqa: E402
+from util.samples.text import in_form, is_empty  # noqa: E402
 
 SPECIAL_TOKENS = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]  # ids 0 to 4, the first four as in roberta-base
 MAX_TOKENS = 512

@@ -20,9 +20,9 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 
-from util.cli import run  # noqa: E402
-from util.log import read_lines  # noqa: E402
-from util.writers import atomic_path  # noqa: E402
+from util.masks.submission import atomic_path  # noqa: E402
+from util.run.cli import run  # noqa: E402
+from util.run.log import read_lines  # noqa: E402
 
 # beside the losses of the last stage and the scores
 UNDRAWN = {"epoch", "seconds", "skipped_steps", "skipped_clips"}

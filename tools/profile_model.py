@@ -30,13 +30,13 @@ from engine import Step, train_step  # noqa: E402
 from models.proxyformer import ProxyFormer  # noqa: E402
 from models.text_encoder import TextEncoder  # noqa: E402
 from opts import parse_train_args  # noqa: E402
+from tasks.training import build_optimizer  # noqa: E402
 from tools.make_tiny_text_encoder import train_tokenizer  # noqa: E402
-from training import build_optimizer  # noqa: E402
-from util import cli  # noqa: E402
-from util.box_ops import masks_to_boxes  # noqa: E402
-from util.memory import keep_large_buffers, peak_bytes  # noqa: E402
-from util.precision import amp_dtype, autocast  # noqa: E402
-from util.structures import Batch, Clip, Target  # noqa: E402
+from util.masks.box_ops import masks_to_boxes  # noqa: E402
+from util.run import cli  # noqa: E402
+from util.run.memory import keep_large_buffers, peak_bytes  # noqa: E402
+from util.run.precision import amp_dtype, autocast  # noqa: E402
+from util.samples.structures import Batch, Clip, Target  # noqa: E402
 
 EXPRESSION = "the person in a red shirt walking behind the dog"
 # the modules that make up each line of the table, by name

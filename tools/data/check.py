@@ -20,8 +20,8 @@ if __name__ == "__main__":
 
 from tools.data.checks import image_sets, sentence_sets, video_sets
 from tools.data.checks.report import Report
-from util.cli import run
-from util.writers import atomic_path, write_json
+from util.masks.submission import atomic_path, write_json
+from util.run.cli import run
 
 # Each takes the folder of the data set and a number of processes. Raises FileNotFoundError or ValueError only where
 # nothing of the data set is there.

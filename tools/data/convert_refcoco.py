@@ -23,11 +23,11 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from datasets.refcoco import DIVISIONS, SETS, SPLITS, annotations_path  # noqa: E402
-from util.cli import run  # noqa: E402
-from util.files import read_json  # noqa: E402
-from util.rle import count_unusable, is_blank, parse, usable  # noqa: E402
-from util.text import is_empty  # noqa: E402
-from util.writers import atomic_path, summarise  # noqa: E402
+from util.files.reading import read_json  # noqa: E402
+from util.masks.rle import count_unusable, is_blank, parse, usable  # noqa: E402
+from util.masks.submission import atomic_path, summarise  # noqa: E402
+from util.run.cli import run  # noqa: E402
+from util.samples.text import is_empty  # noqa: E402
 
 _SEE = "see docs/data.md, RefCOCO"
 _MEND = f"unpack the set's archive again; {_SEE}"

@@ -23,7 +23,7 @@ from PIL import Image
 from pycocotools import mask as rle
 from scipy.io import savemat
 
-from util.coco import encode_masks
+from util.masks.coco import encode_masks
 
 SPLITS = ("train", "valid")
 A2D_ANNOTATED = 3  # frames of each A2D video with masks

@@ -8,8 +8,8 @@ from pathlib import Path
 from datasets import refcoco
 from datasets.refcoco import Sentence
 from tools.data.checks.report import Found, Report, frame_size, pixels, said
-from util.pictures import turned
-from util.rle import count_unusable, is_blank, parse
+from util.masks.rle import count_unusable, is_blank, parse
+from util.video.pictures import turned
 
 # docs/data.md, "Where each fact is from". Sentences of refcoco+ and refcocog were not found by split.
 PUBLISHED = {

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from davis2017.label_maps import ids_in
 from tools.data.checks.report import Found, Size, pixels
-from util.pictures import MASK_SUFFIXES, PICTURE_SUFFIXES, group_files, read_labels, turned
-from util.rle import Rle, is_blank
+from util.masks.rle import Rle, is_blank
+from util.video.pictures import MASK_SUFFIXES, PICTURE_SUFFIXES, group_files, read_labels, turned
 
 VOID = 255
 UNSEEN = "times a mask does not show an object for which meta.json lists its frame"

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TypeVar
 
 from datasets.loader import single_threaded
-from util.parallel import run_jobs
-from util.pictures import PICTURE_SUFFIXES, group_files, orientation, read_frame
-from util.text import in_form
+from util.run.parallel import run_jobs
+from util.samples.text import in_form
+from util.video.pictures import PICTURE_SUFFIXES, group_files, orientation, read_frame
 
 # A text of so many bytes fits RoBERTa-base whatever it says: a byte-level BPE makes at most one token of each byte, and
 # the encoder has 512 positions, two of which are for the start and the end: 514 of max_position_embeddings in

@@ -9,7 +9,7 @@ from pathlib import Path
 from datasets import a2d, jhmdb
 from datasets.sentences import Sentences
 from tools.data.checks.report import Found, Report, pixels, said
-from util.video_io import VideoFile
+from util.video.video_io import VideoFile
 
 # docs/data.md, "Where each fact is from"
 PUBLISHED = {

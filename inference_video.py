@@ -1,0 +1,102 @@
+"""Finds in a video of your own what you describe: paints it, and writes its masks.
+
+    python inference_video.py VIDEO --text "the dog on the left" --text "the man in red" --resume CKPT
+
+VIDEO is a film (mp4, mov, webm …), a folder of frames or an image. docs/inference.md says what is made of it.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+
+import models
+from models import Predictor
+from opts import PREDICTOR_OPTIONS, add_predictor_options
+from util.masks.submission import atomic_pieces
+from util.run import cli, dist
+from util.run.log import progress_bar
+from util.run.memory import keep_large_buffers
+from util.samples.text import is_empty
+from util.video.own_video import FOLDER_FPS, open_video
+from util.video.video_result import MASK_FORMS, PIECES, RECORD, write_result
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser("inference_video.py", description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.add_argument("video", metavar="VIDEO", help="a film, a folder of frames (in natural order), or an image")
+    parser.add_argument(
+        "--text", action="append", required=True, help="what to look for; give it again for each further object"
+    )
+    add_predictor_options(parser)
+    parser.add_argument("--output_dir", help="folder for the result; default: output/videos/ and the name of VIDEO")
+    parser.add_argument("--overwrite", action="store_true", help="replace a result that is in --output_dir")
+    parser.add_argument(
+        "--masks", choices=MASK_FORMS, default="png", help=f"default: png; rle: COCO's run lengths, in {RECORD}"
+    )
+    parser.add_argument("--every", type=int, default=1, metavar="N", help="take one frame of N")
+    for flag, side in (("--start", "from here on"), ("--end", "up to here, exclusive")):
+        parser.add_argument(
+            flag, type=float, metavar="SECONDS", help=f"take what is shown {side}; in a folder: number of a frame"
+        )
+    parser.add_argument("--fps", type=float, help=f"frames per second of a folder; default: {FOLDER_FPS}")
+    return parser.parse_args(argv)
+
+
+def load(asked: argparse.Namespace, device: torch.device) -> Predictor:
+    """The predictor of a checkpoint, as it was trained but for what is ``asked``. It can read all the texts.
+
+    Raises ValueError where it cannot.
+    """
+    how = {name: getattr(asked, name) for name in PREDICTOR_OPTIONS}
+    predictor = models.load_predictor(asked.resume, device, **how)
+    predictor.announce((f"--text {text[:30]!r}", text) for text in asked.text)  # now rather than after the video
+    return predictor
+
+
+def infer(asked: argparse.Namespace, device: torch.device) -> None:
+    """Segments one video and writes the result.
+
+    Raises:
+        ValueError, OSError: what is asked for cannot be had; the message names the file or flag and the mend.
+    """
+    if dist.world_size() > 1:
+        raise ValueError("inference_video.py is one process; start it without torchrun")
+    for text in asked.text:
+        if is_empty(text):
+            raise ValueError(f'--text "{text}" is empty: say what to look for, such as --text "the dog on the left"')
+        if text != text.encode("utf-8", "ignore").decode("utf-8"):
+            raise ValueError(f"--text {text!r} is not in UTF-8; set the terminal to it, or use letters that need none")
+    path = Path(asked.video)
+    output_dir = Path(asked.output_dir or Path("output", "videos", path.resolve().name if path.is_dir() else path.stem))
+    if path.is_dir() and output_dir.resolve() == path.resolve():
+        raise ValueError(f"--output_dir {output_dir} is the folder of the frames; choose another")
+    with (
+        open_video(path, asked.every, asked.start, asked.end, asked.fps) as video,
+        atomic_pieces(output_dir, PIECES, asked.overwrite) as folder,
+    ):
+        print(f"{path}: {len(video)} frames, {video.size[1]}x{video.size[0]}, {video.times[-1]:.2f} s")
+        predictor = load(asked, device)
+        with progress_bar(total=len(video), desc="segment", unit="frame") as bar:
+            segmentation = predictor.segment(video, asked.text, seen=bar.update)
+        seen = write_result(folder, video, asked.text, segmentation, asked.masks)
+        for text, score, count in zip(asked.text, segmentation.scores, seen, strict=True):
+            print(f"{score:.2f}  {text}: in {count} of {len(video)} frames")
+        if video.damaged:
+            print(f"{video.damaged} frames of {path} are damaged; the frame before stands in for each")
+    for piece in PIECES:
+        if (output_dir / piece).exists():
+            print(output_dir / piece)
+
+
+def main() -> None:
+    asked = parse_args()
+    keep_large_buffers()
+    with dist.joined(asked.device) as device:
+        infer(asked, device)
+
+
+if __name__ == "__main__":
+    cli.run(main)

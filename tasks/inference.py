@@ -1,0 +1,177 @@
+"""What the inference scripts of the data sets share."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import datasets
+import models
+from datasets import VideoSet
+from datasets.base import VideoEntry
+from datasets.texts import asked_texts, digests
+from engine import predict_split
+from models.proxyformer import ProxyFormer
+from models.windows import window_sizes
+from opts import OF_TRAINING, differing, model_options, parse_train_args
+from util.masks.submission import RESULTS_ROOT, Results, build_submission, claim_results, mask_name
+from util.run import dist
+from util.run.cli import INCOMPLETE
+from util.run.gaps import Gaps, named
+from util.run.log import progress_bar
+from util.run.memory import keep_large_buffers
+from util.run.precision import inference_amp
+from util.video.visualize import PALETTE, overlay, write_video
+from util.weights import checkpoint
+
+OVERLAY_FPS = 6
+
+
+def run_inference(asked: argparse.Namespace, infer: Callable[[argparse.Namespace, torch.device, Gaps], None]) -> int:
+    """Calls ``infer`` on the device that ``opts.inference_parser`` was given, in every process of the launch.
+
+    Returns:
+        The exit code, the same in all: whether ``infer`` has left something out.
+    """
+    keep_large_buffers()
+    with dist.joined(asked.device) as device:
+        gaps = Gaps(asked.strict)
+        infer(asked, device, gaps)
+        return gaps.code()
+
+
+def say_what_is_missing(gaps: Gaps, folder: Path, what: str) -> None:
+    """Of rank 0: the last lines of an inference that has left something out."""
+    items = [item for item, _ in gaps.items]
+    print(
+        f"{len(items)} left out: {named(items)}; the reasons are above. What could be computed is in {folder}{what}. "
+        f"Restore these files and run the same command again: it goes on. (exit code {INCOMPLETE})",
+        file=sys.stderr,
+        flush=True,
+    )
+
+
+def restore(
+    asked: argparse.Namespace, device: torch.device, dataset_file: str
+) -> tuple[ProxyFormer, argparse.Namespace]:
+    """The model of an inference script's checkpoint, and the options to use it with, the same on all ranks.
+
+    Args:
+        asked: what the data set's script read, with ``split`` and ``<dataset_file>_path`` besides the options of
+            ``opts.inference_parser``; what is set there wins over the options of the training.
+        dataset_file: name of the data set.
+
+    Raises:
+        ValueError: the checkpoint was trained on the split, or is of another model than the options say; or its file is
+            not as it should be.
+    """
+    saved = checkpoint.load(asked.resume)
+    model, trained = models.restore_model(saved, asked.resume)
+    given = {name for name in model_options() - OF_TRAINING if getattr(asked, name) is not None}
+    contradiction = differing(asked, vars(trained), given)
+    if contradiction:
+        raise ValueError(
+            f"--resume {asked.resume} is another model: {contradiction}. Leave these flags out; the checkpoint knows"
+        )
+    # A checkpoint may be older than some options.
+    args = argparse.Namespace(**vars(parse_train_args([])) | vars(trained))
+    args.amp = inference_amp(args.amp)
+    args.dataset_file = dataset_file
+    for name in ("holdout", "eval_size", "max_size", "amp", "long_text", "loader_timeout", f"{dataset_file}_path"):
+        if getattr(asked, name) is not None:
+            setattr(args, name, getattr(asked, name))
+    if not datasets.may_be_trained_on(dataset_file, trained.dataset_file):
+        # a hold-out of another data set's videos says nothing about this one's
+        args.holdout = asked.holdout or 0
+    elif not asked.allow_trained:
+        datasets.refuse_trained(asked.split, args.holdout, trained.holdout)
+    models.settle_amp(args, device)
+    return model, args
+
+
+def windows(asked: argparse.Namespace) -> dict[str, int]:
+    """``window`` and ``overlap`` of the predictor, as asked or as usual."""
+    window, overlap = window_sizes(asked.window, asked.overlap)
+    return {"window": window, "overlap": overlap}
+
+
+def claim(
+    asked: argparse.Namespace,
+    args: argparse.Namespace,
+    results_dir: Path,
+    roots: Sequence[str] = (RESULTS_ROOT,),
+    videos: VideoSet = (),
+) -> None:
+    """Makes ``results_dir`` the folder of the masks of an inference script, for all processes; see claim_results."""
+    with dist.together():
+        if dist.is_main():
+            run = {"checkpoint": checkpoint.fingerprint(asked.resume), **datasets.eval_settings(args), **windows(asked)}
+            claim_results(results_dir, run, asked.overwrite, roots, digests(videos))
+
+
+def segment_split(
+    asked: argparse.Namespace, device: torch.device, gaps: Gaps, dataset_file: str, zip_root: str
+) -> None:
+    """Segments every expression of a split, packs the masks as ``submission.zip`` and checks it.
+
+    Args:
+        asked, device, dataset_file: as in :func:`restore`.
+        gaps: takes what cannot be read; where there is something, no submission is packed.
+        zip_root: folder in the submission that holds the videos' folders; empty where they lie at its root.
+    """
+    model, args = restore(asked, device, dataset_file)
+    videos = datasets.build_eval_videos(args, asked.split, gaps)
+    output_dir = Path(asked.output_dir)
+    predictor = models.inference_predictor(model, args, device, **windows(asked))
+    predictor.announce(asked_texts(dataset_file, videos))
+    claim(asked, args, output_dir, videos=videos)
+    predict_split(predictor, videos, output_dir, gaps=gaps)
+    gaps.share()
+    if not dist.is_main():
+        return
+    sizes = {}
+    for video in (video for video in videos if not gaps.has(f"video {video.video_id}")):
+        try:
+            sizes[video.video_id] = video.original_size
+        except (ValueError, OSError) as error:  # of a video whose masks were there already
+            gaps.add(f"video {video.video_id}", error)
+    if gaps.items:
+        done = [video for video in videos if not gaps.has(f"video {video.video_id}")]
+        say_what_is_missing(gaps, output_dir, "; no submission.zip is packed, as a part of one is not accepted")
+        if asked.visualize:
+            write_overlays(done, output_dir)
+        return
+    listed = {video.video_id: {"expressions": video.expressions, "frames": video.frame_names} for video in videos}
+    build_submission(output_dir, output_dir / "submission.zip", listed, sizes, zip_root)
+    masks = sum(len(video.expressions) * len(video.frame_names) for video in videos)
+    print(f"{len(videos)} videos, {masks} masks: {output_dir / 'submission.zip'} is complete and in order")
+    if asked.visualize:
+        write_overlays(videos, output_dir)
+        print(f"overlays: {output_dir / 'overlays'}")
+
+
+def write_overlays(videos: VideoSet, output_dir: Path) -> None:
+    """An mp4 for each expression, ``overlays/<video>/<exp_id>.mp4``, from the masks in ``output_dir``."""
+    with Results(output_dir) as results:
+        for video in progress_bar(videos, desc="overlays", unit="video"):
+            for exp_id in video.expressions:
+
+                def mask(frame: str, vid: str = video.video_id, eid: str = exp_id) -> np.ndarray:
+                    return np.asarray(results.image(mask_name(vid, eid, frame)))[None] > 0
+
+                write_overlay(output_dir / "overlays" / video.video_id / f"{exp_id}.mp4", video, mask)
+
+
+def write_overlay(path: Path, video: VideoEntry, masks: Callable[[str], np.ndarray]) -> None:
+    """Writes an mp4 of a video with masks painted over: ``masks`` gives bool ``[n, H, W]`` for the name of a frame."""
+
+    def frames() -> Iterator[np.ndarray]:
+        for i, name in enumerate(video.frame_names):
+            yield overlay(video.read([i])[0].permute(1, 2, 0).numpy(), masks(name), PALETTE)
+
+    write_video(path, frames(), OVERLAY_FPS)

@@ -1,0 +1,101 @@
+"""What a run of training is about to do, and what that takes: told before it costs anything."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+
+from datasets.collate import collate
+from datasets.samplers import ClipRequest
+from tasks.training import Trainer
+from util.run import dist
+from util.run.memory import peak_bytes
+from util.samples.structures import Batch
+
+
+def describe(trainer: Trainer) -> None:
+    """Prints what is about to be trained, and on what."""
+    if not dist.is_main():
+        return
+    args, world, accumulate = trainer.args, dist.world_size(), trainer.accumulate
+    sizes = [(p.numel(), p.requires_grad) for p in trainer.model.parameters()]
+    total, trained = sum(n for n, _ in sizes), sum(n for n, grad in sizes if grad)
+    print(f"ProxyFormer, {total / 1e6:.1f} M parameters, {trained / 1e6:.1f} M trained, on {trainer.device}")
+    for group in trainer.optimizer.param_groups:
+        count = sum(p.numel() for p in group["params"])
+        print(f"  {group['name']}: {count / 1e6:.1f} M, lr {group['initial_lr']:g}")
+    if args.fsdp:
+        print(f"  divided among the {world} ranks")
+    for pattern, count in trainer.frozen.items():
+        print(f"  frozen by {pattern}: {count / 1e6:.1f} M")
+    at_once = args.batch_size * world
+    print(
+        f"{args.epochs} epochs of {trainer.steps} steps; a step takes {at_once * accumulate} clips of "
+        f"{args.num_frames} frames ({args.batch_size} x {world} ranks x {accumulate} micro-batches), up to "
+        f"{args.expressions_per_clip} expressions each"
+    )
+    print("clips of an epoch: " + ", ".join(f"{name} {count}" for name, count in trainer.loader.clips.items()))
+    if trainer.steps_done:
+        print(f"going on from {args.resume}, after step {trainer.step} of epoch {trainer.epoch}")
+    if args.jsc_target != "none":
+        if at_once * args.expressions_per_clip == 1:
+            print("a micro-batch is one sample: the JSC loss has no negatives and is 0")
+        elif accumulate > 1:
+            print(f"the negatives of the JSC loss come from one micro-batch of all ranks, {at_once} clips")
+    sys.stdout.flush()
+
+
+def rehearse(trainer: Trainer) -> None:
+    """Takes a step on the largest batch of each shape of clips, and prints its time and memory and those of the run.
+
+    Nothing is written, and the weights are of no use afterwards.
+    """
+    seconds, left = [], trainer.args.epochs * trainer.steps - trainer.steps_done
+    wrapped = trainer.wrap()
+    trainer.start_training(wrapped)
+    # the memory of a process is its peak so far, so that each is the peak of its own
+    for batch in sorted(largest_batches(trainer), key=lambda batch: batch.video.numel()):
+        batches = [batch.to(trainer.device)] * trainer.accumulate
+        trainer.take_step(wrapped, batches)  # the first one allocates
+        _synchronize(trainer.device)
+        start = time.perf_counter()
+        trainer.take_step(wrapped, batches)
+        _synchronize(trainer.device)
+        seconds.append(time.perf_counter() - start)
+        if dist.is_main():
+            shape, peak = " x ".join(map(str, batch.video.shape[-2:])), peak_bytes(trainer.device) / 2**30
+            print(f"{shape}: {seconds[-1]:.2f} s a step, peak memory {peak:.2f} GiB", flush=True)
+    if dist.is_main():
+        hours = left * max(seconds) / 3600
+        print(f"{left} steps are left, at most {hours:.1f} hours of them by the slowest; loading of clips not counted")
+
+
+def largest_batches(trainer: Trainer) -> Iterator[Batch]:
+    """For each shape of this rank's clips a batch of the largest size and with the most expressions that there may be.
+
+    Batches of more than one clip may also mix shapes, where some are left over; of these the widest with the tallest.
+    """
+    dataset, count = trainer.loader.dataset, trainer.args.batch_size
+    transform = dataset.transform
+    transform.draw_size = lambda height, width, _: transform.largest_size(height, width)
+    dataset.absent_object = "keep"  # another clip would be of another shape
+    groups = trainer.loader.batch_sampler.groups
+    asked = np.array([min(len(video.expressions), trainer.args.expressions_per_clip) for video in dataset.videos])
+    asked = asked[dataset.entries[:, 0]]
+    batches = []
+    for group in np.unique(groups):  # from tall to wide
+        members = np.flatnonzero(groups == group)
+        batches.append(np.resize(members[np.argsort(-asked[members], kind="stable")], count))
+    if count > 1 and len(batches) > 1:
+        batches.append(np.resize([batches[0][0], batches[-1][0]], count))
+    for chosen in batches:
+        yield collate([dataset[ClipRequest(int(index))] for index in chosen])
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

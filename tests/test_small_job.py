@@ -1,0 +1,82 @@
+"""What the demo asks for is understood, and what it cannot do is said before anything is written."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import sys
+
+import pytest
+from PIL import Image
+
+import datasets
+import models
+from engine import predict_split
+from opts import parse_train_args
+from tests.commands import ENVIRONMENT, started
+from tests.helpers import ROOT
+from tools.data.make_synthetic import generate
+from tools.small_job import run as small_job
+
+
+@pytest.mark.parametrize(
+    "stage", [small_job.IMAGES, *(f"{small_job.VIDEOS} {recipe.clips}" for recipe in (small_job.SHORT, small_job.LONG))]
+)
+def test_the_options_are_those_of_main(stage):
+    args = parse_train_args(shlex.split(f"{small_job.NETWORK} {stage}"))
+    assert args.backbone.startswith("tsm_") and args.bbox_loss_coef > 0
+
+
+def test_the_shipped_weights_know_appearance_motion_and_relations(tmp_path):
+    """On videos that no training saw; and the same text about another object of the video has other pixels."""
+    generate(tmp_path / "data", train_videos=1, valid_videos=12, seed=20261121)
+    predictor, args = models.load_with_options(small_job.PRETRAINED)
+    args.ytvos_path = tmp_path / "data"
+    predict_split(predictor, datasets.build_eval_videos(args, "valid"), tmp_path / "results")
+    scores = small_job.score(tmp_path / "results", tmp_path / "data")
+    assert scores["J&F"] > 0.7 and scores["J&F_other_object"] < 0.25
+    for kind, least in {"appearance": 0.75, "motion": 0.5, "relation": 0.75}.items():
+        assert scores["by_kind"][kind]["J&F"] > least, kind
+
+
+def test_the_example_of_the_docs(tmp_path):
+    generate(tmp_path / "data", train_videos=1, valid_videos=1, frames=9, seed=3)
+    (tmp_path / "pretrained_weights").symlink_to(small_job.PRETRAINED.parent)
+    (video,) = (tmp_path / "data" / "valid" / "JPEGImages").iterdir()
+    done = subprocess.run(
+        [sys.executable, ROOT / "docs" / "example.py", video, "the red object", "a circle"],
+        cwd=tmp_path,
+        env=os.environ | ENVIRONMENT | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    told = done.stdout.splitlines()
+    assert [line.split("  ")[1] for line in told[:2]] == ["the red object", "a circle"]
+    assert [line.split(":")[0] for line in told[2:]] == [f"frame {t}" for t in range(9)]
+    assert Image.open(tmp_path / "example.png").size == Image.open(next(video.iterdir())).size
+    done = subprocess.run(
+        [sys.executable, ROOT / "docs" / "example.py", tmp_path / "gone.mp4", "the red object"],
+        cwd=tmp_path,
+        env=os.environ | ENVIRONMENT | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2 and done.stderr.startswith("example.py: error: ") and "gone.mp4: no such" in done.stderr
+
+
+def test_the_shipped_weights_are_small():
+    assert small_job.PRETRAINED.stat().st_size < 10e6
+
+
+def run(*words: object) -> subprocess.CompletedProcess:
+    return started("tools/small_job/run.py", *words)
+
+
+def test_a_folder_that_holds_something_is_left_alone(tmp_path):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    for place in (tmp_path, tmp_path / "thesis.txt"):
+        done = run("--output_dir", place)
+        assert done.returncode == 2 and "already holds something" in done.stderr and "Traceback" not in done.stderr
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]

@@ -1,0 +1,1 @@
+"""The main job in small: generated videos, pretrained encoders, training, inference, scores and pictures."""

@@ -1,0 +1,284 @@
+"""The demo: the project's main job in small, from generated videos to scores and pictures, by the same commands a user
+gives. ``scripts/demo.sh`` runs it.
+
+Besides the scores it measures whether language and time are used: the held-out videos are asked again with every
+expression swapped for that of another object, with a text that says nothing, with every frame replaced by the first,
+and of a model that was never trained.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+import numpy as np
+import torch
+
+import datasets
+import models
+from datasets import VideoSet
+from datasets.ytvos import annotations_root, split_videos
+from davis2017.ytvos_protocol import score_results
+from engine import predict_split
+from models.predictor import Predictor
+from models.text_encoder import TextEncoder
+from tools.folders import require_new
+from util.masks.submission import Results, claim_results, mask_name, write_json
+from util.run import cli
+from util.run.memory import keep_large_buffers
+from util.run.precision import amp_dtype
+from util.video.pictures import read_label_maps
+from util.video.visualize import PALETTE, SheetRow, contact_sheet, overlay, titled, write_video
+
+ROOT = Path(__file__).resolve().parents[2]
+VALID_VIDEOS = 40
+BLANK = "the object"
+CONTROLS = ("shuffled", "blank", "first_frame", "untrained")
+SHEET_ROWS = 9
+
+PRETRAINED = ROOT / "pretrained_weights" / "demo.safetensors"
+
+# A smaller network than the paper's, and stages of minutes instead of days; docs/results.md has the reasons.
+NETWORK = """
+    --binary --backbone tsm_resnet10_half --token_stride 16 --hidden_dim 96 --nheads 4 --mask_dim 32 --enc_layers 2
+    --num_queries 1 --dropout 0 --train_sizes 96 --eval_size 96 --max_size 160 --no-random_crop --no-photometric
+    --expressions_per_clip 6 --lr_schedule cosine --warmup_steps 50 --amp auto --num_workers 1
+    --lr_text_encoder 5e-4
+"""
+# as the paper pretrains on the images of RefCOCO, T = 1, before it trains on videos
+IMAGES = "--num_frames 1 --batch_size 8 --lr 1e-3 --lr_backbone 5e-5"
+# masks compared at full size: stride 4 is too coarse to learn the outline of a small object from
+VIDEOS = "--lr 5e-4 --lr_backbone 1e-4 --mask_loss_size full"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How much of everything: generated images and videos, epochs over them, options of the alignment and of the clips.
+
+    Clips of 4 of the 8 frames see twice as many videos in the same time, but may show one half only of "going up and
+    then down", which then looks like "moving up". Whole videos are what inference is given.
+    """
+
+    images: int
+    videos: int
+    image_epochs: int
+    video_epochs: int
+    alignment: str
+    clips: str
+
+
+SHORT = Recipe(8000, 2200, 2, 1, "--num_frames 4 --steps 1000", "--num_frames 4 --batch_size 8")
+LONG = Recipe(16000, 9000, 2, 3, "--num_frames 8 --batch_size 4 --steps 6000", "--num_frames 8 --batch_size 4")
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser("demo.sh", description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.add_argument("--output_dir", type=Path, default=Path("output/demo"), help="everything is written here")
+    parser.add_argument("--seed", type=int, default=0)
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument("--long", action="store_true", help="train far longer: hours on a CPU")
+    size.add_argument("--quick", action="store_true", help=f"train nothing; take {PRETRAINED.relative_to(ROOT)}")
+    return parser.parse_args()
+
+
+def main() -> None:
+    asked = parse_args()
+    start = time.perf_counter()
+    keep_large_buffers()
+    out, data = asked.output_dir, asked.output_dir / "data"
+    results = out / "valid"
+    require_new(out)
+    if not asked.quick and amp_dtype("auto", torch.device("cpu")) is None:
+        print(
+            "this CPU has no instructions for bfloat16: in float32 all of this takes up to four times as long; --quick "
+            "shows a trained model in a minute"
+        )
+    if asked.quick and not PRETRAINED.is_file():
+        raise FileNotFoundError(f"--quick: {PRETRAINED} is not in this copy of the repository; run without --quick")
+
+    if asked.quick:
+        step(1, f"generating {VALID_VIDEOS} videos")
+        generate(data, videos=1, frames=8, seed=asked.seed)
+        step(2, f"nothing to train: {PRETRAINED.relative_to(ROOT)} is there")
+        trained = PRETRAINED
+    else:
+        trained = train(LONG if asked.long else SHORT, out, data, asked.seed)
+
+    step(3, "inference on the held-out videos, submission zip, scores")
+    words = ["--resume", trained, "--split", "valid", "--ytvos_path", data, "--output_dir", results]
+    command("inference_ytvos.py", *words, "--visualize")
+    scores = score(results, data)
+
+    step(4, "the same videos without language, without time, without training")
+    predictor, args = models.load_with_options(trained)
+    args.ytvos_path = data
+    videos = datasets.build_eval_videos(args, "valid")
+    meta = split_videos(data, "valid")
+    torch.manual_seed(asked.seed)
+    text_encoder = TextEncoder.from_description(predictor.model.text_encoder.description(), frozen=False)
+    untrained = models.assemble(args, datasets.num_classes(args), text_encoder)
+    runs = {
+        "shuffled": (predictor, shuffled(videos, meta)),
+        "blank": (predictor, [replace(v, expressions=dict.fromkeys(v.expressions, BLANK)) for v in videos]),
+        "first_frame": (predictor, [replace(v, frame_paths=v.frame_paths[:1] * len(v.frame_paths)) for v in videos]),
+        "untrained": (models.build_predictor(untrained, args), videos),
+    }
+    controls = {name: control(*runs[name], out / "controls" / name, data, name, trained) for name in CONTROLS}
+
+    step(5, "pictures")
+    sheet, film = out / "contact_sheet.png", out / "demo.mp4"
+    draw(videos, meta, scores, results, data, sheet, film)
+    metrics = summary(scores, controls) | {"seconds": round(time.perf_counter() - start, 1), "seed": asked.seed}
+    write_json(out / "metrics.json", metrics)
+    print(table(metrics))
+    print(f"\n{metrics['seconds']:.0f} seconds. Look at {sheet} and {film}; the numbers are in {out / 'metrics.json'},")
+    print(f"the submission is {results / 'submission.zip'}, a film of each expression is in {results / 'overlays'},")
+    print(f"the checkpoint is {trained}.")
+
+
+def generate(folder: Path, *, videos: int, frames: int, seed: int) -> None:
+    """A data set of training videos and the held-out ones."""
+    counts = ["--train_videos", videos, "--valid_videos", VALID_VIDEOS, "--frames", frames]
+    command("tools/data/make_synthetic.py", folder, *counts, "--seed", seed)
+
+
+def train(recipe: Recipe, out: Path, data: Path, seed: int) -> Path:
+    """Generates the data and trains from random weights; returns the checkpoint."""
+    step(1, f"generating {recipe.images} images, {recipe.videos} training and {VALID_VIDEOS} held-out videos")
+    stills = out / "images"
+    generate(stills, videos=recipe.images, frames=1, seed=seed + 1)  # other scenes than those of the videos
+    generate(data, videos=recipe.videos, frames=8, seed=seed)
+    texts = [root / "meta_expressions" / "train" / "meta_expressions.json" for root in (stills, data)]
+    command("tools/make_tiny_text_encoder.py", *texts, "--output_dir", out / "text_encoder")
+
+    step(2, "training ProxyFormer from random weights: encoders, then on images, then on videos")
+    aligned, first, last = out / "aligned", out / "run_images", out / "run"
+    words = ["--text_encoder", out / "text_encoder", *shlex.split(recipe.alignment)]
+    command("tools/small_job/pretrain_alignment.py", data, *words, "--output_dir", aligned, "--seed", seed)
+    shared = [*shlex.split(NETWORK), "--seed", seed, "--text_encoder", aligned / "text_encoder"]
+    words = [*shlex.split(IMAGES), "--ytvos_path", stills, "--epochs", recipe.image_epochs]
+    command("main.py", *shared, *words, "--backbone_pretrained", aligned / "backbone.pth", "--output_dir", first)
+    words = [*shlex.split(VIDEOS), *shlex.split(recipe.clips), "--ytvos_path", data, "--epochs", recipe.video_epochs]
+    command("main.py", *shared, *words, "--pretrained_weights", first / "checkpoint.pth", "--output_dir", last)
+    return last / "checkpoint.pth"
+
+
+def step(number: int, what: str) -> None:
+    print(f"\n[{number}/5] {what}", flush=True)
+
+
+def command(script: str, *options: object) -> None:
+    """Runs an entry script as a user would, showing the command.
+
+    Raises:
+        ValueError: it failed; its own message stands above.
+    """
+    words = [str(option) for option in options]
+    print(shlex.join(["python", script, *words]), flush=True)
+    if subprocess.run([sys.executable, ROOT / script, *words]).returncode:
+        raise ValueError(f"{script} failed; its message is above")
+
+
+def score(results: Path, data: Path) -> dict:
+    """J&F of a results folder on the held-out videos, and against the hardest other object of each video."""
+    return score_results(results, annotations_root(data, "valid"), split_videos(data, "valid"), other_objects=True)
+
+
+def shuffled(videos: VideoSet, meta: dict[str, dict]) -> VideoSet:
+    """Every expression replaced by one of the same video that means another object, where there is one."""
+    swapped = []
+    for video in videos:
+        asked = meta[video.video_id]["expressions"]
+        ids = list(asked)
+        texts = {}
+        for i, exp_id in enumerate(ids):
+            later = ids[i + 1 :] + ids[:i]
+            other = next((o for o in later if asked[o]["obj_id"] != asked[exp_id]["obj_id"]), exp_id)
+            texts[exp_id] = asked[other]["exp"]
+        swapped.append(replace(video, expressions=texts))
+    return swapped
+
+
+def control(predictor: Predictor, videos: VideoSet, folder: Path, data: Path, name: str, trained: Path) -> dict:
+    """Scores of a run that should do badly."""
+    claim_results(folder, {"checkpoint": str(trained), "control": name}, replace=True)
+    predict_split(predictor, videos, folder, desc=name)
+    return score(folder, data)
+
+
+def summary(scores: dict, controls: dict[str, dict]) -> dict:
+    """What metrics.json holds: the headline, every control beside it, and both again for each kind of expression."""
+
+    def line(pick) -> dict:
+        mean = pick(scores)
+        out = {key: mean[key] for key in ("J", "F", "J&F", "J&F_other_object", "expressions")}
+        return out | {f"J&F_{name}": pick(run)["J&F"] for name, run in controls.items()}
+
+    kinds = {kind: line(lambda run, kind=kind: run["by_kind"][kind]) for kind in scores["by_kind"]}
+    return line(lambda run: run) | {"by_kind": kinds}
+
+
+def table(metrics: dict) -> str:
+    """The numbers side by side; everything right of the first three columns should be low."""
+    columns = ["J", "F", "J&F", "J&F_other_object", *(f"J&F_{name}" for name in CONTROLS)]
+    heads = ["J", "F", "J&F", "other object", *(name.replace("_", " ") for name in CONTROLS)]
+    lines = ["", "held-out videos".ljust(22) + "".join(h.rjust(14) for h in heads)]
+    for name, row in [("all", metrics), *metrics["by_kind"].items()]:
+        lines.append(f"{name} ({row['expressions']})".ljust(22) + "".join(f"{row[c]:14.3f}" for c in columns))
+    return "\n".join(lines)
+
+
+def draw(videos: VideoSet, meta: dict, scores: dict, results: Path, data: Path, sheet: Path, film: Path) -> None:
+    """A contact sheet of cases from best to worst of each kind, and a film of the same."""
+    chosen = choose(scores)
+    by_id = {video.video_id: video for video in videos}
+    rows, frames = [], []
+    with Results(results) as masks:
+        for vid, exp_id in chosen:
+            video, case = by_id[vid], scores["videos"][vid][exp_id]
+            images = video.read(slice(None)).permute(0, 2, 3, 1).numpy()
+            paths = [annotations_root(data, "valid") / vid / f"{name}.png" for name in video.frame_names]
+            labels = read_label_maps(paths, images.shape[1:3])[:, 0].numpy()
+            predicted = [np.asarray(masks.image(mask_name(vid, exp_id, name))) > 0 for name in video.frame_names]
+            every_other = slice(None, None, 2)
+            rows.append(
+                SheetRow(
+                    caption=case["exp"],
+                    note=f"{case['kind']} · J&F {case['J&F']:.2f} · {vid}",
+                    frames=list(images[every_other]),
+                    truth=labels[every_other] == int(case["obj_id"]),
+                    predicted=np.stack(predicted)[every_other],
+                    frame_ids=video.frame_names[every_other],
+                )
+            )
+            frames += [
+                titled(overlay(i, m[None], PALETTE), case["exp"]) for i, m in zip(images, predicted, strict=True)
+            ]
+    contact_sheet(rows, sheet)
+    write_video(film, frames, fps=4)
+
+
+def choose(scores: dict) -> list[tuple[str, str]]:
+    """Cases of each kind, evenly from the best to the worst: a fair sample rather than a flattering one."""
+    cases = [
+        (e["kind"], -e["J&F"], vid, exp_id) for vid, video in scores["videos"].items() for exp_id, e in video.items()
+    ]
+    chosen = []
+    kinds = sorted({kind for kind, *_ in cases})
+    for kind in kinds:
+        ranked = sorted(case for case in cases if case[0] == kind)
+        picks = np.linspace(0, len(ranked) - 1, SHEET_ROWS // len(kinds)).round().astype(int)
+        chosen += [ranked[i][2:] for i in picks]
+    return chosen
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,149 @@
+"""Scores of single frames as A2D-Sentences and JHMDB-Sentences define them: P@K, overall and mean IoU, mAP.
+
+Results are in COCO's form: a list of ``{"image_id", "category_id", "segmentation", "score"}``, one for each query of
+each sample, the segmentation being compressed run lengths. A sample is an image of its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+
+import numpy as np
+from pycocotools import mask as rle
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from util.masks.coco import CATEGORY, Segmentation, Truth
+
+THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9)
+_SMOOTH = 1e-6
+
+
+def best_queries(predictions: Iterable[dict]) -> list[dict]:
+    """The highest-scored result of each image, the last one of equals, in the order of the images.
+
+    So do calculate_precision_at_k_and_iou_metrics in metrics.py of github.com/mttr2021/MTTR and in ReferFormer's
+    datasets/a2d_eval.py.
+    """
+    best: dict[Hashable, dict] = {}
+    for prediction in predictions:
+        held = best.setdefault(prediction["image_id"], prediction)
+        if prediction["score"] >= held["score"]:
+            best[prediction["image_id"]] = prediction
+    return list(best.values())
+
+
+def overlap(a: Segmentation, b: Segmentation) -> tuple[int, int]:
+    """Pixels of the intersection and of the union of two masks of one size."""
+    intersection = int(rle.area(rle.merge([a, b], intersect=True)))
+    return intersection, int(rle.area(a)) + int(rle.area(b)) - intersection
+
+
+def _coco(images: Iterable[dict], annotations: list[dict]) -> COCO:
+    coco = COCO()
+    coco.dataset = {"images": list(images), "annotations": annotations, "categories": [{"id": CATEGORY}]}
+    coco.createIndex()
+    return coco
+
+
+def average_precision(truth: Mapping[Hashable, Truth], predictions: Sequence[dict]) -> dict[str, float]:
+    """COCO's mAP, AP50 and AP75 of masks, by pycocotools, categories left aside (``useCats`` = 0)."""
+    images = [{"id": name, "height": t.mask["size"][0], "width": t.mask["size"][1]} for name, t in truth.items()]
+    # Numbered from 1: pycocotools takes a match with annotation 0 for none.
+    annotations = [
+        {
+            "id": number,
+            "image_id": name,
+            "category_id": CATEGORY,
+            "segmentation": t.mask,
+            "area": float(rle.area(t.mask)),
+            "iscrowd": 0,
+        }
+        for number, (name, t) in enumerate(truth.items(), 1)
+    ]
+    # loadRes writes into what it is given, and must not take a box along with a mask for one of its own
+    kept = ("image_id", "category_id", "segmentation", "score")
+    results = [{key: prediction[key] for key in kept} for prediction in predictions]
+    with contextlib.redirect_stdout(io.StringIO()):
+        reference = _coco(images, annotations)
+        evaluation = COCOeval(reference, reference.loadRes(results), "segm")
+        evaluation.params.useCats = 0
+        evaluation.params.areaRng, evaluation.params.areaRngLbl = [[0, 1e10]], ["all"]
+        evaluation.params.maxDets = [100]
+        evaluation.evaluate()
+        evaluation.accumulate()
+    # over recalls, for each of the IoU thresholds 0.50, 0.55 … 0.95
+    by_threshold = evaluation.eval["precision"][:, :, 0, 0, 0].mean(1)
+    return {"mAP": float(by_threshold.mean()), "AP50": float(by_threshold[0]), "AP75": float(by_threshold[5])}
+
+
+def misfits(truth: Mapping[Hashable, Truth], predictions: Iterable[dict]) -> dict[Hashable, str]:
+    """Samples with a mask that has not the size of the ground truth, and what is wrong with it."""
+    wrong = {}
+    for prediction in predictions:
+        name, size = prediction["image_id"], prediction["segmentation"]["size"]
+        expected = truth[name].mask["size"]
+        if list(size) != list(expected):
+            wrong[name] = (
+                f"the mask is {size[1]}x{size[0]} pixels, its ground truth {expected[1]}x{expected[0]}; one of the two "
+                "was made from other frames"
+            )
+    return wrong
+
+
+def score_masks(truth: Mapping[Hashable, Truth], predictions: Sequence[dict], *, partial: bool = False) -> dict:
+    """All scores of the masks.
+
+    Args:
+        truth: ground truth of each sample, by image id.
+        predictions: every query of every sample, in COCO's form.
+        partial: samples without a prediction have IoU 0, instead of being an error.
+
+    Returns:
+        ``samples``, their number; of the highest-scored query ``precision_at`` (share of samples with IoU strictly
+        above each of :data:`THRESHOLDS`), ``overall_iou`` (all intersections over all unions) and ``mean_iou``, an IoU
+        being (I + 1e-6) / (U + 1e-6), so that two empty masks agree; and mAP, AP50, AP75 as ``all_queries`` (what is
+        published) and as ``best_query``.
+
+    Raises:
+        ValueError: a sample has no prediction, a prediction no sample, or their sizes differ.
+    """
+    best = {prediction["image_id"]: prediction["segmentation"] for prediction in best_queries(predictions)}
+    differing = best.keys() - truth.keys() if partial else best.keys() ^ truth.keys()
+    if differing:
+        name = next(iter(differing))
+        lacks = "ground truth" if name in best else "prediction"
+        raise ValueError(f"sample {name} has no {lacks}: score predictions and ground truth of the same samples")
+    for name, problem in misfits(truth, predictions).items():
+        raise ValueError(f"sample {name}: {problem}")
+    counts = np.array(
+        [overlap(best[n], t.mask) if n in best else (0, rle.area(t.mask)) for n, t in truth.items()], np.float64
+    )
+    # in float32 as the reference has it, where 1e-6 vanishes beside 32 pixels: an IoU of one half is not above one half
+    few = counts.astype(np.float32)
+    iou = ((few[:, 0] + np.float32(_SMOOTH)) / (few[:, 1] + np.float32(_SMOOTH))).astype(np.float64)
+    iou[[name not in best for name in truth]] = 0  # which else would be 1 where there is nothing to find
+    intersection, union = counts.sum(0)
+    return {
+        "samples": len(truth),
+        "precision_at": {str(threshold): float((iou > threshold).mean()) for threshold in THRESHOLDS},
+        "overall_iou": float(intersection / union) if union else 1.0,
+        "mean_iou": float(iou.mean()),
+        "all_queries": average_precision(truth, predictions),
+        "best_query": average_precision(truth, best_queries(predictions)),
+    }
+
+
+def table(scores: Mapping) -> str:
+    """The scores for a reader, a line each."""
+    rows = [
+        ("mAP, all queries (as published)", scores["all_queries"]["mAP"]),
+        ("mAP, best query", scores["best_query"]["mAP"]),
+        ("overall IoU", scores["overall_iou"]),
+        ("mean IoU", scores["mean_iou"]),
+        *((f"P@{threshold}", value) for threshold, value in scores["precision_at"].items()),
+    ]
+    width = max(len(name) for name, _ in rows)
+    return "\n".join(f"{name:<{width}}  {100 * value:6.2f}" for name, value in rows)

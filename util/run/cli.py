@@ -1,0 +1,69 @@
+"""How every entry script ends: user mistakes as one line on stderr and exit code 2, never a traceback.
+
+Exit code 3: the work is done, but for some items that were left out (:mod:`util.run.gaps`).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+from util.run.interrupt import REQUEUE, Interrupted
+
+# names a file in which a run that was asked to stop, and saved, or is incomplete, leaves a word for who started it
+STOPPED_MARK = "PROXYFORMER_STOPPED"
+INCOMPLETE = 3
+USER_ERRORS = (ValueError, OSError, FloatingPointError)
+MEMORY_MEND = (
+    "memory does not suffice; take less at once: at inference --window, --eval_size and --max_size, in training "
+    "--batch_size, --num_frames, --max_size and --expressions_per_clip"
+)
+
+
+def lacks_memory(error: Exception) -> bool:
+    """Whether memory gave out, of the machine or of a GPU; what PyTorch raises has several types."""
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
+    )
+
+
+def run(main: Callable[[], int | None]) -> None:
+    """Calls ``main`` and exits with what it returns (None is 0).
+
+    The errors that this project raises for bad input carry the mend in their message; they are printed without a
+    traceback. Anything else is our own fault and keeps its traceback.
+    """
+    try:
+        code = main() or 0
+        if code == INCOMPLETE:
+            _mark("incomplete")
+        sys.exit(code)
+    except USER_ERRORS as error:
+        _refuse(error)
+    except Interrupted as stopped:
+        print(stopped, file=sys.stderr)
+        _mark("stopped")
+        sys.exit(REQUEUE)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+    except Exception as error:
+        if not lacks_memory(error):
+            raise
+        _refuse(MEMORY_MEND)
+
+
+def _mark(how: str) -> None:
+    """Leaves a word for who started torchrun, which turns every code into 1."""
+    if mark := os.environ.get(STOPPED_MARK):
+        Path(mark).write_text(f"{how}\n")
+
+
+def _refuse(why: object) -> NoReturn:
+    print(f"{Path(sys.argv[0]).name}: error: {why}", file=sys.stderr)
+    sys.exit(2)

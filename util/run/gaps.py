@@ -1,0 +1,176 @@
+"""What is left out of a long piece of work, so that one damaged item of thousands does not end it.
+
+Each item is named once, on stderr, as soon as it is met; the rest is done; at the end the command says how many there
+were and exits with :data:`util.run.cli.INCOMPLETE`.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Self
+
+from tqdm import tqdm
+
+from util.run.cli import INCOMPLETE
+
+# util.run.dist is imported where it is needed: it takes torch along, for which processes that score have no use
+
+TOLD = 100  # items that are named on stderr; more are no longer read by anybody
+
+
+class Gaps:
+    """The items that were left out.
+
+    Args:
+        strict: the first one is an error instead.
+        known: those of an earlier piece of work on the same items; what is in there has been named.
+        silent: none is named.
+
+    Attributes:
+        items: of each one, what it is and why; after :meth:`share` those of all ranks, on rank 0.
+    """
+
+    def __init__(self, strict: bool = False, known: Gaps | None = None, silent: bool = False) -> None:
+        self.strict, self.silent, self._before = strict, silent, known
+        self.items: list[tuple[str, str]] = []
+        self._known: set[tuple[str, str]] = set()
+        self._elsewhere: set[tuple[str, str]] = set()  # those that are for rank 0 to tell
+        self._told = 0
+
+    def add(self, item: str, why: Exception | str, *, on_all_ranks: bool = False) -> None:
+        """Notes and names an item.
+
+        Args:
+            item: what is left out, as "video aa" or "video aa, expression 0".
+            why: names the file.
+            on_all_ranks: all of them meet with it, so that rank 0 tells it.
+
+        Raises:
+            ``why``, where the first one is an error.
+        """
+        from util.run import dist
+
+        if self.strict:
+            error = why if isinstance(why, Exception) else ValueError(in_words(item, why))
+            if dist.world_size() > 1 and not on_all_ranks:  # the others may go on for hours before all end together
+                _tell(f"error: {in_words(item, str(why))}")
+            raise error
+        gap = (item, str(why))
+        if gap in self._known:
+            return
+        self._known.add(gap)
+        self.items.append(gap)
+        if on_all_ranks and not dist.is_main():
+            self._elsewhere.add(gap)
+        elif not self.silent and not (self._before and self._before.has(item)):
+            self._tell(*gap)
+
+    def _tell(self, item: str, why: str) -> None:
+        self._told += 1
+        if self._told <= TOLD:
+            _tell(f"warning: {in_words(item, why)}")
+        elif self._told == TOLD + 1:
+            _tell("warning: more than these are left out; no more of them are named here")
+
+    def has(self, item: str) -> bool:
+        """Whether an item, or all that it is a part of, was left out."""
+        return any(item == name or item.startswith(f"{name},") for name, _ in self.items)
+
+    def take(self, others: Gaps) -> None:
+        """Takes the items of another piece of work over, but for those that are parts of others here."""
+        for item, why in others.items:
+            if not self.has(item):
+                self._known.add((item, why))
+                self.items.append((item, why))
+
+    def share(self) -> None:
+        """Gives rank 0 the items of all ranks, which all have to call this."""
+        from util.run import dist
+
+        self.items = dist.gather_list([gap for gap in self.items if gap not in self._elsewhere])
+
+    def counted(self) -> str:
+        """How many there are, as the beginning of a sentence about them."""
+        return "1 problem is" if len(self.items) == 1 else f"{len(self.items)} problems are"
+
+    def code(self) -> int:
+        """With which exit code the command ends, the same on all ranks, which all have to call this."""
+        from util.run import dist
+
+        return dist.from_main(INCOMPLETE if self.items else 0)
+
+
+def _tell(line: str) -> None:
+    """On stderr, on a line of its own where a progress bar is drawn."""
+    tqdm.write(line, file=sys.stderr)
+    sys.stderr.flush()
+
+
+@dataclass
+class Shortfall:
+    """What scores of a part of a split leave out, or take for wrong.
+
+    Attributes:
+        predictions: that are missing, damaged or of another size, and score 0.
+        truth: frames, or samples, without usable ground truth, which are left out.
+        whole: expressions or videos that are left out.
+        problems: of each of them, or of several of one kind: what it is and why.
+    """
+
+    predictions: int = 0
+    truth: int = 0
+    whole: int = 0
+    problems: list[tuple[str, str]] = field(default_factory=list)
+
+    def note(self, item: str, why: object) -> None:
+        self.problems.append((item, str(why)))
+
+    def __iadd__(self, other: Shortfall) -> Self:
+        self.predictions += other.predictions
+        self.truth += other.truth
+        self.whole += other.whole
+        self.problems += other.problems
+        return self
+
+    def __bool__(self) -> bool:
+        return bool(self.predictions or self.truth or self.whole or self.problems)
+
+    def described(self, unit: str, whole: str | None = None) -> dict:
+        """As scores have it under ``incomplete``, where it is not nothing.
+
+        Args:
+            unit: plural of what ``truth`` counts.
+            whole: plural of what ``whole`` counts.
+        """
+        counts = {"predictions": self.predictions, f"truth_{unit}": self.truth}
+        counts |= {whole: self.whole} if whole else {}
+        return {"incomplete": counts | {"problems": [in_words(*problem) for problem in self.problems]}} if self else {}
+
+
+def beside(scores: Mapping) -> str:
+    """What stands beside the headline of scores that leave something out; empty of those that do not."""
+    counts = {key: value for key, value in scores.get("incomplete", {}).items() if key != "problems"}
+    if not counts:
+        return ""
+    said = [f"{_number(counts.pop('predictions'), 'predictions')} missing or damaged and scored as 0"]
+    for key, count in counts.items():
+        what = key.removeprefix("truth_")
+        said.append(f"{_number(count, what)} {'without usable ground truth ' if what != key else ''}left out")
+    return f"   INCOMPLETE: {', '.join(said)}"
+
+
+def _number(count: int, plural: str) -> str:
+    return f"{count} {plural[:-1] if count == 1 else plural}"
+
+
+def in_words(item: str, why: str) -> str:
+    """An item and why it was left out, as one line."""
+    return why if why.startswith(item) else f"{item}: {why}"
+
+
+def named(items: Sequence[str], most: int = 5) -> str:
+    """The first items of a list, and how many more there are."""
+    more = len(items) - most
+    return ", ".join(items[:most]) + (f" and {more} more" if more > 0 else "")

@@ -1,0 +1,78 @@
+"""In which precision to compute."""
+
+from __future__ import annotations
+
+import time
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from util.run import dist
+
+# names of --amp, by what is computed in
+AMP = {None: "off", torch.bfloat16: "bf16", torch.float16: "fp16"}
+
+# Below this, rounding costs more than the time it saves.
+_WORTH = 1.3
+
+
+@cache
+def cpu_speedup(half: torch.dtype) -> float:
+    """How many times faster this CPU multiplies matrices in a half precision than in float32, measured.
+
+    One without instructions for it emulates it, a hundred times slower. PyTorch's own flags for such instructions are
+    private, and of some kinds of processors only.
+    """
+
+    def seconds(dtype: torch.dtype) -> float:
+        # Small enough to be done in tens of milliseconds where it is emulated.
+        a = torch.ones(256, 256, dtype=dtype)
+        fastest = float("inf")
+        for _ in range(4):  # the first one sets the kernels up
+            start = time.perf_counter()
+            (a @ a).sum().item()
+            fastest = min(fastest, time.perf_counter() - start)
+        return fastest
+
+    return seconds(torch.float32) / seconds(half)
+
+
+def amp_dtype(amp: str, device: torch.device) -> torch.dtype | None:
+    """In what ``--amp`` computes on this device; None: float32. ``auto`` takes bfloat16 where it is faster.
+
+    Raises:
+        ValueError: there is no such ``--amp``.
+    """
+    if amp not in (*AMP.values(), "auto"):
+        raise ValueError(f"--amp {amp} is unknown; choose one of {', '.join(AMP.values())}, auto")
+    if amp == "off":
+        return None
+    half = torch.float16 if amp == "fp16" else torch.bfloat16
+    if device.type == "cpu":
+        speedup = cpu_speedup(half)
+        if amp != "auto" and speedup < 1 and dist.is_main():
+            print(
+                f"--amp {amp}: this CPU multiplies {1 / speedup:.0f} times slower in it than in float32; --amp auto "
+                "would not use it"
+            )
+        fast = speedup > _WORTH
+    else:
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+    return half if amp != "auto" or fast else None
+
+
+def autocast(device: torch.device, dtype: torch.dtype | None) -> torch.autocast:
+    """Computes in ``dtype`` what may lose precision; everything in float32 where it is None."""
+    return torch.autocast(device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None)
+
+
+def precise(x: Tensor) -> Tensor:
+    """In float32, or in float64 where it is that: what losses and boxes are computed in, also under autocast."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def inference_amp(trained: str) -> str:
+    """The ``--amp`` of inference, unless it is asked for, by that of the training."""
+    # It was for speed, and on another machine it may be the slower one.
+    return trained if trained == "off" else "auto"

@@ -1,0 +1,335 @@
+"""Reading pictures and masks from disk, of data sets and of users: upright, whatever their mode and depth.
+
+A picture is turned as its EXIF orientation says, the way viewers show it. What cannot be read is named together with
+the mend.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from io import BytesIO
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import ExifTags, Image, UnidentifiedImageError
+from torch import Tensor
+from torchvision.io import ImageReadMode, decode_image
+
+from util.masks.submission import LABEL_PALETTE
+
+PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+MASK_SUFFIXES = (".png",)
+
+# Quarter turns against the clock, and then whether left and right are exchanged, for each EXIF orientation. Source: tag
+# 0x0112 in Exif 2.32 (CIPA DC-008), which says where the first row and column of the stored picture are to be shown.
+_TURNS = {1: (0, False), 2: (0, True), 3: (2, False), 4: (2, True), 5: (3, True), 6: (3, False), 7: (1, True)}
+_TURNS[8] = (1, False)
+# Markers of a JPEG's frame header, by the kind of coding; C4, C8 and CC are others. Source: ITU-T T.81, table B.1.
+_FRAME_HEADERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_APP1 = 0xE1  # EXIF or XMP
+# What in a PNG can hold an orientation, which may come after the pixels.
+_PNG_TAGS = (b"eXIf", b"Raw profile type", b"com.adobe.xmp")
+_NO_WHITE = ", and nothing says which of them is white; convert it to 8 or 16 bits"
+# Their compression changes pixels.
+_LOSSY = ("JPEG", "MPO", "WEBP", "AVIF", "JPEG2000")
+# Colours of the objects 1 to 8 in the masks of YouTube-VOS: the palette of its train/Annotations/003234408d.
+_YOUTUBE_VOS = bytes.fromhex("000000 ec5f67 f99157 fac863 99c794 62b3b2 6699cc c594c5 ab7967")
+# Greys that are colours of DAVIS's palette, too, so that a picture of no other colours may mean either.
+_AMBIGUOUS = np.array([64, 128, 192])
+
+
+class Wording(NamedTuple):
+    """How messages speak of a file that is absent or damaged, and what to do about it."""
+
+    absent: str
+    damaged: str
+    mend: str
+
+
+_RESTORE = "restore this file from the data set's archive (docs/data.md)"
+FRAME = Wording("the frame does not exist", "the frame is damaged or not an image", _RESTORE)
+MASK = Wording("the mask does not exist", "the mask is damaged or not an image", _RESTORE)
+
+
+class _Unclear(ValueError):
+    """A sound file whose content does not say what is asked; the message has the mend."""
+
+
+def _content(path: Path, wording: Wording) -> np.ndarray:
+    """The bytes of a file; FileNotFoundError where there is none, OSError where the machine will not give it."""
+    try:
+        return np.fromfile(path, np.uint8)
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+        raise FileNotFoundError(f"{path}: {wording.absent}; {wording.mend}") from None
+    except OSError as error:
+        raise OSError(f"{path}: cannot be read ({error.strerror}); see that this file may be read") from error
+
+
+@contextmanager
+def _named_errors(path: Path, wording: Wording) -> Iterator[None]:
+    """Turns whatever a decoder raises on damaged bytes into a ValueError that names the file, in one line."""
+    try:
+        yield
+    except _Unclear as error:
+        raise ValueError(f"{path}: {error}") from error
+    except MemoryError:
+        raise
+    except Exception as error:
+        reason = "" if isinstance(error, UnidentifiedImageError) else f" ({' '.join(str(error).split())})"
+        raise ValueError(f"{path}: {wording.damaged}{reason}; {wording.mend}") from error
+
+
+def _jpeg_header(content: np.ndarray) -> tuple[bool, bool]:
+    """Whether this is a JPEG that every decoder shows alike, grey or colours of 8 bits; and whether it has EXIF or XMP
+    before its frame header."""
+    data, at, tagged = memoryview(content), 2, False
+    if bytes(data[:3]) != b"\xff\xd8\xff":
+        return False, False
+    while at + 9 < len(data) and data[at] == 0xFF:
+        marker = data[at + 1]
+        if marker in _FRAME_HEADERS:
+            return data[at + 4] == 8 and data[at + 9] in (1, 3), tagged
+        tagged |= marker == _APP1
+        at += 1 if marker == 0xFF else 2 + (data[at + 2] << 8 | data[at + 3])
+    return False, tagged
+
+
+def _orientation(image: Image.Image, content: bytes | None = None) -> int:
+    """EXIF orientation, 1 to 8; ``content`` is that of the file, needed of a PNG. Damaged EXIF data is none."""
+    if image.format == "PNG" and not any(tag in (content or b"") for tag in _PNG_TAGS):
+        return 1  # asking Pillow would decode the picture
+    try:
+        value = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:
+        return 1
+    return value if isinstance(value, int) and value in _TURNS else 1
+
+
+def orientation(path: Path, wording: Wording = FRAME) -> int:
+    """EXIF orientation of a picture, 1 to 8; 1 where it has none. Errors as in :func:`read_frame`."""
+    content = _content(path, wording)
+    with _named_errors(path, wording), Image.open(BytesIO(content)) as image:
+        return _orientation(image, content.tobytes())
+
+
+def _upright(picture: np.ndarray | Tensor, orientation: int) -> np.ndarray | Tensor:
+    """A picture ``[H, W, …]`` turned as its orientation says."""
+    if orientation == 1:
+        return picture
+    quarters, mirrored = _TURNS[orientation]
+    if isinstance(picture, Tensor):
+        picture = torch.rot90(picture, quarters)
+        return picture.flip(1) if mirrored else picture
+    picture = np.rot90(picture, quarters)
+    return np.ascontiguousarray(picture[:, ::-1] if mirrored else picture)
+
+
+def _load(image: Image.Image, content: np.ndarray) -> tuple[Image.Image, int]:
+    """The decoded image and the orientation that is still to be carried out; Pillow itself turns TIFFs."""
+    turn = 1 if image.format == "TIFF" else _orientation(image, content.tobytes())
+    image.load()
+    return image, turn
+
+
+def _rgb(image: Image.Image) -> np.ndarray:
+    """uint8 ``[H, W, 3]``: of 16 bits the high ones, of colours with transparency the colours."""
+    if image.mode == "F":
+        raise _Unclear(f"its pixels are floating-point numbers{_NO_WHITE}")
+    if image.mode.startswith("I"):  # grey of 16 bits, which Pillow would cut off at 255
+        grey = np.asarray(image).astype(np.int64)
+        if grey.min() < 0 or grey.max() > 0xFFFF:
+            raise _Unclear(f"its pixels are numbers of more than 16 bits{_NO_WHITE}")
+        return np.repeat((grey >> 8).astype(np.uint8)[..., None], 3, axis=-1)
+    if image.mode in ("P", "PA"):  # else Pillow warns of transparent entries of the palette
+        image = image.convert("RGBA")
+    return np.array(image.convert("RGB"))
+
+
+def read_frame(path: Path, wording: Wording = FRAME) -> Tensor:
+    """A picture as uint8 RGB ``[3, H, W]``, upright, channels-last in memory.
+
+    Raises:
+        FileNotFoundError: there is none.
+        OSError: the machine does not let it be read.
+        ValueError: it is damaged, or of numbers of which nothing says how bright they are.
+    """
+    content = _content(path, wording)
+    plain, tagged = _jpeg_header(content)
+    with _named_errors(path, wording):
+        if plain:
+            turn = 1
+            if tagged:
+                with Image.open(BytesIO(content)) as image:
+                    turn = _orientation(image)
+            frame = decode_image(torch.from_numpy(content), ImageReadMode.RGB)
+            return frame if turn == 1 else _upright(frame.permute(1, 2, 0), turn).permute(2, 0, 1)
+        with Image.open(BytesIO(content)) as image:
+            image, turn = _load(image, content)
+            return torch.from_numpy(_upright(_rgb(image), turn)).permute(2, 0, 1)
+
+
+def image_size(path: Path, wording: Wording = FRAME) -> tuple[int, int]:
+    """Height and width in pixels, upright, from the file's header alone. Errors as in :func:`read_frame`."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: {wording.absent}; {wording.mend}")
+    with _named_errors(path, wording), Image.open(path) as image:
+        if image.format == "TIFF":  # some releases of Pillow give the upright size, others the stored one
+            width, height = image.tag_v2[ExifTags.Base.ImageWidth], image.tag_v2[ExifTags.Base.ImageLength]
+        else:
+            width, height = image.size
+        turn = _orientation(image, path.read_bytes() if image.format == "PNG" else None)
+        return (width, height) if turn >= 5 else (height, width)
+
+
+def _colour_ids(colours: np.ndarray) -> np.ndarray | None:
+    """Object ids ``[H, W]`` of a mask in colours, ``[H, W, 3]``; None where the colours do not say them.
+
+    Equal channels are the ids themselves; other colours must all be of DAVIS's or all of YouTube-VOS's palette.
+    """
+    if (colours == colours[..., :1]).all():
+        grey = colours[..., 0]
+        return None if grey.any() and np.isin(grey[grey > 0], _AMBIGUOUS).all() else grey
+    codes = colours.astype(np.int32) @ np.array([1 << 16, 1 << 8, 1], np.int32)
+    found, places = np.unique(codes, return_inverse=True)
+    for palette in (LABEL_PALETTE, _YOUTUBE_VOS):
+        ids = {int.from_bytes(palette[i : i + 3], "big"): i // 3 for i in range(0, len(palette), 3)}
+        if ids.keys() >= set(found.tolist()):
+            return np.array([ids[code] for code in found.tolist()], np.uint8)[places].reshape(codes.shape)
+    return None
+
+
+def _ids(image: Image.Image, content: np.ndarray) -> np.ndarray:
+    """Object ids ``[H, W]``, any integer type."""
+    depth = int(content[24]) if image.format == "PNG" else 8  # in the header, which comes first
+    ids, why = None, "whose colours stand for no ids"
+    if image.format in _LOSSY:
+        why = "whose compression changes ids"
+    elif image.mode == "L" and depth < 8:  # which Pillow has spread over 0 to 255
+        ids = np.asarray(image) // (255 // (2**depth - 1))
+    elif image.mode in ("P", "L", "1") or image.mode.startswith("I"):
+        ids = np.asarray(image)
+    elif depth == 8 and image.mode in ("LA", "PA"):
+        ids = np.asarray(image)[..., 0]
+    elif depth == 8 and image.mode in ("RGB", "RGBA"):  # of 16 bits Pillow keeps the high ones
+        ids = _colour_ids(np.asarray(image)[..., :3])
+    if ids is None:
+        raise _Unclear(
+            "a mask is a palette PNG whose pixel values are object ids, or a grey one, not a "
+            f"{image.format} of mode {image.mode} {why}; save the ids themselves as a PNG (docs/data.md)"
+        )
+    if int(ids.max()) > 255 or int(ids.min()) < 0:
+        raise _Unclear(f"holds the value {ids.max()}, but ids are 0 to 255; save the ids themselves (docs/data.md)")
+    return ids
+
+
+def read_labels(path: Path, wording: Wording = MASK) -> np.ndarray:
+    """A mask as uint8 object ids ``[H, W]``, upright: the palette index, the grey value, or what colours stand for.
+
+    Raises:
+        FileNotFoundError, OSError: as :func:`read_frame`.
+        ValueError: it is damaged, its ids are above 255, or it is of a mode or colours that say no ids.
+    """
+    content = _content(path, wording)
+    with _named_errors(path, wording), Image.open(BytesIO(content)) as opened:
+        image, turn = _load(opened, content)
+        return np.ascontiguousarray(_upright(_ids(image, content).astype(np.uint8), turn))
+
+
+def turned(path: Path | None) -> str:
+    """What a message about a picture of the wrong size says where its EXIF orientation exchanges height and width."""
+    try:
+        value = orientation(path) if path else 1
+    except (ValueError, OSError):
+        return ""
+    return f"{path.name} has EXIF orientation {value} and is read upright, as viewers show it" if value >= 5 else ""
+
+
+def check_size(
+    path: Path | str, size: Sequence[int], expected: Sequence[int], of: str, pictures: Collection[Path] = ()
+) -> None:
+    """Raises ValueError, naming ``path``, unless a height and width are those ``of`` something else.
+
+    Where one of the ``pictures`` that belong to it is turned by its EXIF orientation, the message says so.
+    """
+    if tuple(size) == tuple(expected):
+        return
+    mend = "restore whichever is wrong from the data set's archive (docs/data.md)"
+    if tuple(size) == tuple(expected)[::-1] and (why := next(filter(None, map(turned, pictures)), None)):
+        mend = (
+            f"{why}; draw masks and turn frames alike, or, where the masks lie as the pixels are stored, take the tag "
+            "out of the frames: exiftool -Orientation= FOLDER (docs/data.md)"
+        )
+    raise ValueError(f"{path}: is {size[1]}x{size[0]} pixels, but {of} is {expected[1]}x{expected[0]}; {mend}")
+
+
+def read_frames(paths: Sequence[Path]) -> Tensor:
+    """Frames of one video as uint8 RGB ``[T, 3, H, W]``; a file named twice in a row is decoded once.
+
+    The memory is channels-last, as the decoder delivers it: resizing is 2.5 times as fast as from planes.
+    Raises as :func:`read_frame`, and ValueError for frames of different sizes.
+    """
+    first = read_frame(paths[0])
+    frames = torch.empty((len(paths), *first.shape[1:], 3), dtype=torch.uint8)
+    frames[0] = first.permute(1, 2, 0)
+    for t in range(1, len(paths)):
+        if paths[t] == paths[t - 1]:
+            frames[t] = frames[t - 1]
+            continue
+        frame = read_frame(paths[t])
+        of = f"the frame {paths[0].name} of the same video"
+        check_size(paths[t], frame.shape[1:], first.shape[1:], of, (paths[t], paths[0]))
+        frames[t] = frame.permute(1, 2, 0)
+    return frames.permute(0, 3, 1, 2)
+
+
+def read_label_maps(
+    paths: Sequence[Path | None], size: tuple[int, int], frames: Sequence[Path | None] | None = None
+) -> Tensor:
+    """Masks of one video as uint8 object ids ``[T, 1, H, W]``; a file named twice in a row is decoded once, and the ids
+    of None are 0.
+
+    Raises as :func:`read_labels`, and ValueError for a mask that has not the ``size`` (height, width) of its frames,
+    whose files are ``frames``.
+    """
+    labels = torch.empty((len(paths), 1, *size), dtype=torch.uint8)
+    for t, path in enumerate(paths):
+        if t and path == paths[t - 1]:
+            labels[t] = labels[t - 1]
+        elif path is None:
+            labels[t] = 0
+        else:
+            ids = read_labels(path)
+            check_size(path, ids.shape, size, "its frame", [frames[t]] if frames else ())
+            labels[t, 0] = torch.from_numpy(ids)
+    return labels
+
+
+def group_files(folder: Path, stems: Collection[str], suffixes: Sequence[str]) -> dict[str, list[str]]:
+    """The files of each stem that a folder has, found in one listing; ``suffixes`` in any case."""
+    wanted, found = set(stems), {}
+    for name in list_files(folder):
+        stem, suffix = os.path.splitext(name)
+        if stem in wanted and suffix.lower() in suffixes:
+            found.setdefault(stem, []).append(name)
+    return found
+
+
+def find_files(folder: Path, stems: Collection[str], suffixes: Sequence[str] = PICTURE_SUFFIXES) -> dict[str, str]:
+    """The file of each stem that a folder has, as :func:`group_files`; ValueError where a stem has two."""
+    grouped = group_files(folder, stems, suffixes)
+    for files in grouped.values():
+        if len(files) > 1:
+            raise ValueError(f"{folder}: holds {' and '.join(files)}; leave one file for each frame (docs/data.md)")
+    return {stem: files[0] for stem, files in grouped.items()}
+
+
+def list_files(folder: Path) -> list[str]:
+    """Names in a folder, sorted, without hidden ones; none where there is no such folder."""
+    try:
+        return sorted(name for name in os.listdir(folder) if not name.startswith("."))
+    except (FileNotFoundError, NotADirectoryError):
+        return []

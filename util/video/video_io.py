@@ -1,0 +1,218 @@
+"""Reading the frames of a video file by position. What cannot be read is named together with the mend."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Self
+
+import av
+import numpy as np
+import torch
+from av.stream import Disposition
+from torch import Tensor
+
+_MEND = "restore this file from the data set's archive (docs/data.md)"
+# failures of a decoder on end, after which nothing more is to be expected of it
+_TOLERATED = 100
+
+
+class VideoFile:
+    """A video file whose frames are read by position, from 0 in the order in which they are shown; use it in ``with``.
+
+    Reading on from where the last read ended, in windows that may overlap, decodes every frame once.
+
+    Attributes:
+        path: of the file.
+        size: height and width in pixels.
+        damaged: times of frames that another one stands in for.
+
+    A subclass may change, besides :meth:`_picture`:
+        mend: what to do about a file that cannot be read.
+        threads: of the decoder, 0 for as many as it likes. Where workers are the parallelism, threads that decode ahead
+            would only decode more than is wanted.
+        lenient: the picture before stands in for a damaged one, as in a player.
+
+    Raises FileNotFoundError where there is none, ValueError where it cannot be read.
+    """
+
+    mend = _MEND
+    threads = 1
+    lenient = False
+
+    def __init__(self, path: Path) -> None:
+        if not path.is_file():
+            raise FileNotFoundError(f"{path}: the video does not exist; {_MEND}")
+        self.path = path
+        with self._named_errors():
+            self._container = av.open(str(path))
+        # the picture on the cover of an album is a stream, too
+        films = [s for s in self._container.streams.video if not s.disposition & Disposition.attached_pic]
+        if not films or films[0].codec_context is None:
+            self._container.close()
+            problem = "has a codec that is unknown here" if films else "holds no video"
+            raise ValueError(f"{path}: {problem}; {self.mend}")
+        self._stream = films[0]
+        self._stream.codec_context.thread_type, self._stream.codec_context.thread_count = "AUTO", self.threads
+        self._stored_size = self.size = (self._stream.codec_context.height, self._stream.codec_context.width)
+        self._shown: list[int] | None = None
+        self._counted = False  # frames have the times of their places, as counted from the first one on
+        self._keys: list[tuple[int, int]] = []  # when key frames are shown, and when they are decoded
+        self._end, self._closed = 0, False
+        self._decoder: Iterator[av.VideoFrame] = iter(())
+        self._at: int | None = None  # time of the frame that the decoder gave last
+        self._last: dict[int, Tensor] = {}  # what was read last, by time
+        self.damaged: set[int] = set()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends reading. A decoder that went on after this would take the process with it."""
+        self._closed, self._decoder = True, iter(())
+        self._container.close()
+
+    @contextmanager
+    def _named_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except av.FFmpegError as error:
+            raise self._damage(error.strerror) from error
+
+    def _damage(self, what: str) -> ValueError:
+        return ValueError(f"{self.path}: the video is damaged ({what}); {self.mend}")
+
+    def _times(self) -> list[int]:
+        """When each frame is shown, in the stream's unit of time; decodes nothing."""
+        if self._shown is not None:
+            return self._shown
+        count, shown, decoded, keys = 0, {}, {}, []
+        try:
+            for packet in self._container.demux(self._stream):
+                if packet.size and not packet.is_discard:
+                    count += 1
+                    shown[packet.pts] = decoded[packet.dts] = packet.duration
+                if packet.size and packet.is_keyframe and packet.pts is not None:
+                    keys.append((packet.pts, packet.pts if packet.dts is None else packet.dts))
+        except av.FFmpegError as error:
+            if not self.lenient:
+                raise self._damage(error.strerror) from error
+        # An avi says when a picture is decoded, not when it is shown. Where the two differ FFmpeg guesses: times may
+        # repeat, and those of H.264 be of other pictures. Then only counting from the first one on is reliable.
+        if self._container.format.name == "avi" and (self._stream.codec_context.name == "h264" or len(shown) < count):
+            self._counted, shown, keys = True, decoded, []
+        times = sorted(time for time in shown if time is not None)
+        if not times or len(times) < count:
+            raise self._damage("its frames have no times of their own" if count else "it has no frames")
+        self._keys = sorted(keys) or [(times[0], times[0])]
+        before = times[-2] if len(times) > 1 else times[-1] - round(1 / self._stream.time_base)
+        self._end = times[-1] + (shown[times[-1]] or times[-1] - before)
+        self._shown = times
+        return times
+
+    def __len__(self) -> int:
+        """Frames."""
+        return len(self._times())
+
+    def seconds(self) -> list[float]:
+        """When each frame is shown, counted from the first one; one number more says when the last one ends.
+
+        Where the file does not say how long that one lasts: as long as the one before, or a second.
+        """
+        times = self._times()
+        return [float((time - times[0]) * self._stream.time_base) for time in (*times, self._end)]
+
+    def read(self, positions: Sequence[int]) -> Tensor:
+        """Frames at these positions: uint8 RGB ``[T, 3, H, W]``, channels-last in memory as in
+        :func:`util.video.pictures.read_frames`.
+
+        What is decoded begins where the last read ended, or with the key frame before the first of them if that is
+        less, and ends with the last of them.
+
+        Raises:
+            ValueError: a frame is damaged, or the file has been closed.
+        """
+        if self._closed:
+            raise ValueError(f"{self.path} has been closed; open it again to read it")
+        times = self._times()
+        frames = torch.empty((len(positions), *self.size, 3), dtype=torch.uint8)
+        places: dict[int, list[int]] = {}
+        for place, position in enumerate(positions):
+            places.setdefault(times[position], []).append(place)
+        missing = dict(places)
+        for time in self._last.keys() & places.keys():
+            frames[missing.pop(time)] = self._last[time]
+        if missing:
+            self._decode(frames, missing)
+        found = {time: frames[places[time][0]] for time in places.keys() - missing.keys()}
+        if missing:
+            self._stand_in(frames, missing, self._last | found)
+        self._last = {time: frames[places[time][0]] for time in places}
+        return frames.permute(0, 3, 1, 2)
+
+    def _decode(self, frames: Tensor, missing: dict[int, list[int]]) -> None:
+        """Puts what is shown at the times in ``missing`` into its places in ``frames``, and takes it off the list."""
+        times, time = self._times(), min(missing)
+        key, key_decoded = self._keys[max(0, bisect_right(self._keys, (time, self._end)) - 1)]
+        if self._at is not None and self._at < time and bisect_left(times, key) <= bisect_left(times, self._at) + 1:
+            self._go_on(frames, missing)
+            return
+        # Containers differ in what they seek by, and an index may point behind the key frame that a frame needs.
+        for target in (self._keys[0][1],) if self._counted else (time, key_decoded, self._keys[0][1]):
+            self._seek(target)
+            first = self._go_on(frames, missing)
+            if first is not None and first <= time:
+                return
+
+    def _seek(self, time: int) -> None:
+        with self._named_errors():
+            self._container.seek(time, stream=self._stream)
+        self._decoder = self._frames()
+
+    def _frames(self) -> Iterator[av.VideoFrame]:
+        """What the decoder makes of the packets from here on, without those that a lenient reader may pass over."""
+        failures, counted = 0, iter(self._times() if self._counted else ())
+        while failures < _TOLERATED:
+            try:
+                for frame in self._container.decode(self._stream):
+                    failures = 0
+                    if self._counted:
+                        frame.pts = next(counted, None)
+                    if frame.pts is not None:
+                        yield frame
+                return
+            except av.FFmpegError as error:
+                if not self.lenient:
+                    raise self._damage(error.strerror) from error
+                failures += 1
+
+    def _go_on(self, frames: Tensor, missing: dict[int, list[int]]) -> int | None:
+        """Decodes as far as is needed for what is missing; returns the time of the first frame that came."""
+        first, last = None, max(missing)
+        for frame in self._decoder:
+            self._at = frame.pts
+            first = frame.pts if first is None else first
+            if frame.pts in missing:
+                frames[missing.pop(frame.pts)] = torch.from_numpy(self._picture(frame))
+            if frame.pts >= last:
+                break
+        return first
+
+    def _picture(self, frame: av.VideoFrame) -> np.ndarray:
+        """uint8 RGB ``[H, W, 3]``, also where the size changes on the way."""
+        height, width = self._stored_size
+        return frame.to_ndarray(format="rgb24", width=width, height=height)
+
+    def _stand_in(self, frames: Tensor, missing: dict[int, list[int]], known: dict[int, Tensor]) -> None:
+        """Repeats in the places of ``missing`` frames the one before, among the ``known`` ones."""
+        if not self.lenient or not known:
+            times = self._times()
+            raise self._damage(f"frame {times.index(min(missing)) + 1} of {len(times)} cannot be decoded")
+        for time, places in missing.items():
+            frames[places] = known[max((t for t in known if t < time), default=min(known))].clone()
+        self.damaged.update(missing)

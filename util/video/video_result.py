@@ -1,0 +1,187 @@
+"""What is written about one segmented video: an overlay with a legend, masks, a contact sheet, and a record of it all.
+
+Frames come and go one by one, so that a long video needs no more memory than a short one.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from util.masks.coco import encode_masks
+from util.masks.submission import atomic_path, open_json, write_mask_png
+from util.run.log import progress_bar
+from util.video.visualize import (
+    SheetRow,
+    contact_sheet,
+    distinct_colours,
+    enlarged,
+    for_sheet,
+    legend,
+    open_film,
+    overlay,
+)
+
+# All that a result may consist of; the record is in every one.
+RECORD = "segmentation.json"
+PIECES = ("overlay.mp4", "overlay.png", "masks", "sheet.png", RECORD)
+MASK_FORMS = ("png", "rle", "none")
+SHEET_FRAMES = 5
+# of frames and masks that are read at a time
+_BYTES = 1 << 27
+
+# takes the number of a frame, the frame, uint8 [H, W, 3], and its masks, bool [E, H, W]
+Add = Callable[[int, np.ndarray, np.ndarray], None]
+
+
+class Video(Protocol):
+    """As :class:`util.video.own_video.OwnVideo`, which says more."""
+
+    path: Path
+    is_image: bool
+    size: tuple[int, int]
+    names: Sequence[str]
+    times: Sequence[float]
+
+    def __len__(self) -> int: ...
+
+    def read(self, positions: Sequence[int]) -> Tensor: ...
+
+
+class Segmentation(Protocol):
+    """The answers to E expressions."""
+
+    scores: Sequence[float]
+
+    def masks(self, start: int, stop: int) -> Tensor:
+        """bool ``[E, stop - start, H, W]``, on the CPU, in the size of the frames."""
+
+
+def write_result(
+    folder: Path, video: Video, expressions: Sequence[str], segmentation: Segmentation, form: str
+) -> list[int]:
+    """Writes :data:`PIECES`.
+
+    Args:
+        folder: exists.
+        form: of the masks, one of :data:`MASK_FORMS`. PNGs have a folder for each expression; run lengths (COCO's) are
+            in the record.
+
+    Returns:
+        In how many frames each expression has a pixel.
+    """
+    colours = distinct_colours(len(expressions))
+    captions = [f"{text} · {score:.2f}" for text, score in zip(expressions, segmentation.scores, strict=True)]
+    seen = np.zeros(len(expressions), int)
+    height, width = video.size
+    at_once = min(16, max(1, _BYTES // (height * width * (3 + len(expressions)))))
+    with ExitStack() as stack, progress_bar(total=len(video), desc="write", unit="frame") as bar:
+        paint = _still if video.is_image else _film
+        outputs = [
+            stack.enter_context(paint(folder, video, captions, colours)),
+            stack.enter_context(_sheet(folder / "sheet.png", video, captions, colours)),
+            stack.enter_context(_record(folder, video, expressions, segmentation.scores, form)),
+        ]
+        for start in range(0, len(video), at_once):
+            stop = min(start + at_once, len(video))
+            frames = video.read(range(start, stop)).permute(0, 2, 3, 1).numpy()
+            masks = segmentation.masks(start, stop).numpy()
+            seen += masks.any((2, 3)).sum(1)
+            for t, frame in enumerate(frames):
+                for add in outputs:
+                    add(start + t, frame, masks[:, t])
+                bar.update()
+    return seen.tolist()
+
+
+@contextmanager
+def _film(folder: Path, video: Video, captions: list[str], colours: list) -> Iterator[Add]:
+    """The frames with their masks painted over, each shown as long as in the video."""
+    painted = _painter(captions, colours)
+    length = video.times[-1] - video.times[0]
+    with open_film(folder / "overlay.mp4", len(video) / length if length else 1) as show:
+        yield lambda i, frame, masks: show(painted(frame, masks), video.times[i], video.times[i + 1])
+
+
+@contextmanager
+def _still(folder: Path, video: Video, captions: list[str], colours: list) -> Iterator[Add]:
+    painted = _painter(captions, colours)
+
+    def add(_: int, frame: np.ndarray, masks: np.ndarray) -> None:
+        with atomic_path(folder / "overlay.png") as temporary:
+            Image.fromarray(painted(frame, masks)).save(temporary, format="PNG")
+
+    yield add
+
+
+def _painter(captions: list[str], colours: list) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+    """A function that paints the masks over a frame and sets the legend above."""
+    band = None
+
+    def painted(frame: np.ndarray, masks: np.ndarray) -> np.ndarray:
+        nonlocal band
+        picture = enlarged(overlay(frame, masks, colours))
+        if band is None:
+            band = legend(captions, colours, picture.shape[1])
+        return np.concatenate([band, picture])
+
+    return painted
+
+
+@contextmanager
+def _sheet(path: Path, video: Video, captions: list[str], colours: list) -> Iterator[Add]:
+    """A few frames, from the first to the last, with the mask of each expression."""
+    count = min(SHEET_FRAMES, len(video))
+    chosen = {round(i * (len(video) - 1) / max(1, count - 1)) for i in range(count)}
+    frames, names, masks_of = [], [], [[] for _ in captions]
+
+    def add(i: int, frame: np.ndarray, masks: np.ndarray) -> None:
+        if i in chosen:
+            small, small_masks = for_sheet(frame, masks)
+            frames.append(small)
+            names.append(video.names[i])
+            for found, mask in zip(masks_of, small_masks, strict=True):
+                found.append(mask)
+
+    yield add
+    rows = [
+        SheetRow(caption, "", frames, None, np.stack(masks), names, colour, plain=i == 0)
+        for i, (caption, masks, colour) in enumerate(zip(captions, masks_of, colours, strict=True))
+    ]
+    contact_sheet(rows, path)
+
+
+@contextmanager
+def _record(
+    folder: Path, video: Video, expressions: Sequence[str], scores: Sequence[float], form: str
+) -> Iterator[Add]:
+    """What was asked and found, and the masks."""
+    folders = [f"masks/{i}_{_file_name(text)}" for i, text in enumerate(expressions, 1)]
+    found = [{"text": text, "score": round(s, 4)} for text, s in zip(expressions, scores, strict=True)]
+    if form == "png":
+        found = [{**entry, "masks": name} for entry, name in zip(found, folders, strict=True)]
+    head = {"video": str(video.path), "size": list(video.size), "expressions": found}
+    with open_json(folder / RECORD, head, "frames") as write:
+
+        def add(i: int, _: np.ndarray, masks: np.ndarray) -> None:
+            frame = {"name": video.names[i], "seconds": round(video.times[i], 6)}
+            if form == "rle":
+                frame["masks"] = encode_masks(masks)
+            if form == "png":
+                for name, mask in zip(folders, masks, strict=True):
+                    write_mask_png(folder / name / f"{video.names[i]}.png", mask)
+            write(frame)
+
+        yield add
+
+
+def _file_name(text: str) -> str:
+    """The beginning of a text as a file may be called on any system, in any script."""
+    return re.sub(r"\W+", "_", text)[:40].strip("_")

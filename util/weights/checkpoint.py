@@ -1,0 +1,174 @@
+"""Checkpoints: plain data only, written whole or not at all, read strictly."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_bytes
+from torch import nn
+
+from util.masks.submission import atomic_path
+from util.weights.names import unwrapped
+
+FORMAT = 1
+EXPORTED = ".safetensors"
+DESCRIPTION = ("options", "num_classes", "text_encoder")  # what builds the model that the weights fit
+_HEADER = "proxyformer"
+
+
+def save(path: str | Path, content: dict[str, Any]) -> None:
+    """Writes a checkpoint beside ``path`` and moves it there once it is on the disk.
+
+    Raises:
+        OSError: it cannot be written; names it and the mend.
+    """
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        output = _Output(file)
+        try:
+            torch.save({"format": FORMAT, **content}, output)
+        except RuntimeError:
+            raise output.error or sys.exception() from None
+        file.flush()
+        os.fsync(file.fileno())
+
+
+class _Output:
+    """A file that remembers why writing failed: torch reports a full disk as "unexpected pos 768 vs 662"."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file, self.error = file, None
+
+    def write(self, data: bytes) -> int:
+        try:
+            return self.file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
+
+    def flush(self) -> None:
+        self.file.flush()
+
+
+def load(path: str | Path) -> dict[str, Any]:
+    """Reads a checkpoint, or weights that :func:`export` wrote, onto the CPU: tensors and plain data, never code.
+
+    Raises:
+        FileNotFoundError, ValueError: it is missing, damaged, or not one of ours.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"the checkpoint {path} does not exist")
+    content = _read_exported(path) if path.suffix == EXPORTED else read_plain(path, f"the checkpoint {path}")
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise ValueError(f"{path} is not a checkpoint of this program (no format number {FORMAT} in it)")
+    return content
+
+
+def export(path: str | Path, content: dict[str, Any], dtype: torch.dtype) -> None:
+    """Writes what inference needs of a checkpoint as one safetensors file; its header says how to build the model.
+
+    Args:
+        path: ends in ``.safetensors``.
+        content: of a checkpoint.
+        dtype: that floating-point weights are stored in.
+
+    Raises:
+        ValueError: the path has another ending, or a weight is too large for ``dtype``.
+        OSError: the file cannot be written; names it and the mend.
+    """
+    path = Path(path)
+    if path.suffix != EXPORTED:
+        raise ValueError(f"{path}: exported weights end in {EXPORTED}")
+    state = {k: (v.to(dtype) if v.is_floating_point() else v).contiguous() for k, v in best_weights(content).items()}
+    for name, value in state.items():
+        if not value.isfinite().all():
+            raise ValueError(f"{name} has values that {dtype} cannot hold; choose another type")
+    described = {key: content[key] for key in ("format", *DESCRIPTION)}
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(to_bytes(state, metadata={_HEADER: json.dumps(described)}))
+
+
+def _read_exported(path: Path) -> Any:
+    try:
+        with safe_open(path, "pt") as file:
+            described = json.loads((file.metadata() or {}).get(_HEADER, "null"))
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dictionary)
+    except (ValueError, OSError, SafetensorError) as error:
+        raise ValueError(f"the weights {path} cannot be read; the file is cut short or damaged: {error}") from error
+    if not isinstance(described, dict) or not described.keys() >= set(DESCRIPTION):
+        return None
+    return described | {"model": {k: v.float() if v.is_floating_point() else v for k, v in state.items()}}
+
+
+def read_plain(path: Path, what: str) -> Any:
+    """Tensors and plain data that ``torch.save`` wrote, onto the CPU; never code.
+
+    An ``argparse.Namespace`` is plain data, too: ReferFormer's checkpoints hold their options as one (``"args"`` in its
+    main.py).
+
+    Raises:
+        ValueError: naming ``what``: the file is damaged, of another kind, or holds code.
+    """
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # damaged bytes end in almost any exception, IndexError and struct.error among them
+        cause = (str(error).strip() or type(error).__name__).splitlines()[0]
+        if cause.startswith("Weights only load failed"):
+            cause = "it holds something else than tensors and plain data"
+        raise ValueError(f"{what} cannot be read; it is cut short or not a file of plain weights: {cause}") from error
+
+
+def best_weights(content: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """What a checkpoint is to be used with: averaged weights where there are some, else those of the last step."""
+    return content.get("average") or content["model"]
+
+
+def fingerprint(path: str | Path) -> str:
+    """Digest of a file's content: tells two checkpoints apart, whatever they are called."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def weights_fingerprint(state: dict[str, torch.Tensor]) -> str:
+    """The same for weights in memory: masks of other weights must not pass for theirs."""
+    digest = hashlib.sha256()
+    for name, value in state.items():
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def load_weights(model: nn.Module, state: dict[str, torch.Tensor], source: str | Path) -> None:
+    """Loads all parameters or none; their names may carry what a wrapper put before them (:mod:`util.weights.names`).
+
+    Raises:
+        ValueError: naming ``source`` and the parameters that are missing, unknown, doubled or of another shape.
+    """
+    expected = model.state_dict()
+    state = unwrapped(state, expected, source)
+    problems = {
+        "missing": sorted(expected.keys() - state.keys()),
+        "not of this model": sorted(state.keys() - expected.keys()),
+        "of another shape": [
+            f"{name} {tuple(state[name].shape)}, not {tuple(expected[name].shape)}"
+            for name in sorted(expected.keys() & state.keys())
+            if state[name].shape != expected[name].shape
+        ],
+    }
+    listed = [
+        f"{what}: {', '.join(names[:6])}{f' and {len(names) - 6} more' if len(names) > 6 else ''}"
+        for what, names in problems.items()
+        if names
+    ]
+    if listed:
+        raise ValueError(f"the weights of {source} do not fit; {'; '.join(listed)}")
+    model.load_state_dict(state)

@@ -1,0 +1,157 @@
+"""The checkpoints of a run: written in the background, the last few and the best kept, the newest whole one found."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import sys
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from util.masks.submission import atomic_path
+from util.weights import checkpoint
+
+NEWEST, BEST = "checkpoint.pth", "checkpoint_best.pth"
+_NUMBERED = re.compile(r"checkpoint_(\d+)\.pth")
+
+
+class Saver:
+    """Writes ``checkpoint_<step>.pth`` into a folder and makes ``checkpoint.pth`` another name of the newest.
+
+    Training goes on while a file is written. One that cannot be written, on a full disk for example, costs no training:
+    it is told on stderr, the files before it stay, and the next save tries again.
+
+    Args:
+        folder: of the run.
+        keep: number of the newest files to keep; the best is kept beside them.
+    """
+
+    def __init__(self, folder: str | Path, keep: int) -> None:
+        self.folder, self.keep = Path(folder), keep
+        self._pool = ThreadPoolExecutor(1, "checkpoint")
+        self._writing: Future | None = None
+        self._owed: tuple[dict[str, Any], int] | None = None  # the best one, while it cannot be written
+
+    def save(self, content: dict[str, Any], step: int, *, best: bool = False) -> None:
+        """Starts to write a checkpoint; what ``content`` holds may change as soon as this returns.
+
+        Args:
+            content: plain data and tensors.
+            step: of the run, which names the file.
+            best: make ``checkpoint_best.pth`` a name of it, too.
+        """
+        self._settle()
+        if best:
+            self._owed = None
+        self._pay()
+        self._settle()
+        self._writing = self._pool.submit(self._write, _copied(content), step, [BEST, NEWEST] if best else [NEWEST])
+
+    def close(self) -> None:
+        """Waits for the last file.
+
+        Raises:
+            OSError: it, or the best one, could not be written.
+        """
+        try:
+            if self._writing:
+                self._writing.result()
+            self._pay()
+            if self._writing:
+                self._writing.result()
+        finally:
+            self._pool.shutdown()
+
+    def _pay(self) -> None:
+        """Tries again to write the best one, where that failed."""
+        if self._owed:
+            (content, step), self._owed = self._owed, None
+            self._writing = self._pool.submit(self._write, content, step, [BEST])
+
+    def _settle(self) -> None:
+        """Waits for the file that is being written; tells of it if that failed."""
+        if self._writing and (error := self._writing.exception()):
+            if not isinstance(error, OSError):
+                raise error
+            print(f"warning: no checkpoint was written, training goes on: {error}", file=sys.stderr, flush=True)
+        self._writing = None
+
+    def _write(self, content: dict[str, Any], step: int, names: list[str]) -> None:
+        path = self.folder / f"checkpoint_{step:08d}.pth"
+        try:
+            checkpoint.save(path, content)
+            for name in names:
+                with atomic_path(self.folder / name) as temporary:
+                    try:
+                        os.link(path, temporary)
+                    except OSError:  # a file system without links
+                        shutil.copyfile(path, temporary)
+        except OSError:
+            if BEST in names:  # no later one may take its place
+                self._owed = content, step
+            raise
+        for _, old in _numbered(self.folder)[self.keep :]:
+            old.unlink(missing_ok=True)
+
+
+def newest(folder: str | Path) -> tuple[Path, dict[str, Any]] | None:
+    """The newest checkpoint of a run that can be read, and its content; None where the folder has no checkpoint.
+
+    One that is cut short or damaged is passed over, which is told on stderr.
+
+    Raises:
+        ValueError: there are checkpoints, but none can be read.
+    """
+    folder = Path(folder)
+    candidates = (folder / NEWEST, *(path for _, path in _numbered(folder)), folder / BEST)
+    found = [path for path in candidates if path.is_file()]
+    tried: list[Path] = []
+    for path in found:
+        if any(path.samefile(other) for other in tried):
+            continue
+        try:
+            return path, checkpoint.load(path)
+        except ValueError as error:
+            print(f"warning: {error}; the one before it is taken", file=sys.stderr, flush=True)
+            tried.append(path)
+    if found:
+        raise ValueError(f"none of the checkpoints in {folder} can be read; delete them to start anew")
+    return None
+
+
+def clear_leftovers(folder: str | Path, step: int) -> None:
+    """Tidies the folder of a run that starts from, or goes on after, this step.
+
+    What processes that were killed while writing a checkpoint left is deleted. Checkpoints of later steps, as of a run
+    that went astray and is taken up again from before, are renamed: they must not pass for the newest.
+    """
+    folder = Path(folder)
+    for path in folder.glob(".checkpoint*"):
+        path.unlink(missing_ok=True)
+    for number, path in _numbered(folder):
+        if number > step:
+            if (latest := folder / NEWEST).is_file() and latest.samefile(path):
+                latest.unlink()
+            path.replace(path.with_name(f"abandoned_{path.name}"))
+            print(f"{path.name} is of a later step; it is abandoned_{path.name} now", file=sys.stderr, flush=True)
+
+
+def _numbered(folder: Path) -> list[tuple[int, Path]]:
+    """Step and path of each ``checkpoint_<step>.pth``, the newest first."""
+    found = [(int(match[1]), path) for path in folder.glob("*.pth") if (match := _NUMBERED.fullmatch(path.name))]
+    return sorted(found, reverse=True)
+
+
+def _copied(content: Any) -> Any:
+    """The same with every tensor copied to the CPU."""
+    if isinstance(content, Tensor):
+        return content.detach().to("cpu", copy=True)
+    if isinstance(content, dict):
+        return {key: _copied(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return type(content)(_copied(value) for value in content)
+    return content
