@@ -23,7 +23,7 @@ from models.criterion import Criterion, Normaliser
 from models.postprocess import fuse_objects
 from models.predictor import ASKED_TOGETHER, FrameAnswer, Predictor, Segmentation
 from util.masks.coco import CATEGORY, encode_masks
-from util.masks.submission import ANNOTATOR_ROOTS, holds_frames, is_complete, mask_name, write_label_png, write_mask_png
+from util.masks.results import ANNOTATOR_ROOTS, holds_frames, is_complete, mask_name, write_label_png, write_mask_png
 from util.run import dist
 from util.run.aside import Aside, Stalled, take
 from util.run.gaps import Gaps

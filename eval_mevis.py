@@ -14,7 +14,7 @@ from pathlib import Path
 from davis2017.command import finish, parse_scoring_args, scoring_parser
 from davis2017.truth import RleMasks
 from davis2017.ytvos_protocol import score_results, table
-from util.masks.submission import RESULTS_ROOT
+from util.masks.results import RESULTS_ROOT
 from util.run.cli import run
 from util.run.gaps import Gaps
 

@@ -25,7 +25,7 @@ from datasets.texts import asked_texts
 from engine import predict_annotators
 from opts import inference_parser, parse_inference_args
 from tasks.inference import claim, restore, run_inference, say_what_is_missing, windows, write_overlay
-from util.masks.submission import ANNOTATOR_ROOTS
+from util.masks.results import ANNOTATOR_ROOTS
 from util.run import cli, dist
 from util.run.gaps import Gaps
 from util.run.log import progress_bar

@@ -15,7 +15,7 @@ import torch
 import models
 from models import Predictor
 from opts import PREDICTOR_OPTIONS, add_predictor_options
-from util.masks.submission import atomic_pieces
+from util.files.writing import atomic_pieces
 from util.run import cli, dist
 from util.run.log import progress_bar
 from util.run.memory import keep_large_buffers

@@ -15,7 +15,7 @@ import torch
 from datasets.ytvos import SPLITS
 from opts import inference_parser, parse_inference_args
 from tasks.inference import run_inference, segment_split
-from util.masks.submission import RESULTS_ROOT
+from util.masks.results import RESULTS_ROOT
 from util.run import cli
 from util.run.gaps import Gaps
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from datasets import ytvos
 from datasets.base import LabelMapVideo, VideoEntry
 from datasets.ytvos import Layout
-from util.masks.submission import ANNOTATOR_ROOTS
+from util.masks.results import ANNOTATOR_ROOTS
 from util.run.gaps import Gaps
 
 SPLITS = ("train", "holdout", "valid")

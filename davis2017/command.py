@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 
-from util.masks.submission import write_json
+from util.files.writing import write_json
 from util.run.cli import INCOMPLETE
 from util.run.gaps import Gaps
 

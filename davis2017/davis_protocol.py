@@ -28,7 +28,8 @@ from scipy.optimize import linear_sum_assignment
 from davis2017.label_maps import ids_in, mask_path, read_labels
 from davis2017.metrics import PreparedMask, db_statistics
 from davis2017.truth import Size, mask_size, read_mask_of
-from util.masks.submission import ANNOTATOR_ROOTS, summarise
+from util.masks.results import ANNOTATOR_ROOTS
+from util.run.cli import summarise
 from util.run.gaps import Gaps, Shortfall, in_words
 from util.run.parallel import run_jobs
 

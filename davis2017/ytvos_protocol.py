@@ -20,15 +20,9 @@ import numpy as np
 
 from davis2017.metrics import PreparedMask
 from davis2017.truth import FrameTruth, LabelMaps, Target, Truth, VideoTruth
-from util.masks.submission import (
-    RESULTS_ROOT,
-    Results,
-    expected_names,
-    mask_name,
-    missing_masks,
-    root_problem,
-    summarise,
-)
+from util.masks.results import RESULTS_ROOT, Results, mask_name
+from util.masks.submission import expected_names, missing_masks, root_problem
+from util.run.cli import summarise
 from util.run.gaps import Gaps, Shortfall, beside, in_words
 from util.run.parallel import run_jobs
 

@@ -19,7 +19,8 @@ from engine import predict_split
 from models.proxyformer import ProxyFormer
 from models.windows import window_sizes
 from opts import OF_TRAINING, differing, model_options, parse_train_args
-from util.masks.submission import RESULTS_ROOT, Results, build_submission, claim_results, mask_name
+from util.masks.results import RESULTS_ROOT, Results, claim_results, mask_name
+from util.masks.submission import build_submission
 from util.run import dist
 from util.run.cli import INCOMPLETE
 from util.run.gaps import Gaps, named

@@ -20,9 +20,10 @@ from datasets.texts import asked_texts, digests
 from davis2017 import davis_protocol, ytvos_protocol
 from davis2017.truth import RleMasks
 from engine import predict_annotators, predict_clips, predict_split
+from util.files.writing import write_json
 from util.masks import box_metrics, metrics
 from util.masks.coco import Truth, fitted
-from util.masks.submission import ANNOTATOR_ROOTS, RESULTS_ROOT, claim_results, write_json
+from util.masks.results import ANNOTATOR_ROOTS, RESULTS_ROOT, claim_results
 from util.run import dist
 from util.run.cli import INCOMPLETE
 from util.run.gaps import Gaps, Shortfall, beside, in_words

@@ -21,7 +21,7 @@ from datasets.texts import training_texts
 from engine import Step, train_step
 from models import ProxyFormer, prepare
 from tasks.scoring import pictures, score_split, texts_to_score
-from util.masks.submission import atomic_path
+from util.files.writing import atomic_path
 from util.run import dist, optim
 from util.run.gaps import Gaps
 from util.run.interrupt import Interrupted, StopRequest

@@ -18,7 +18,8 @@ from davis2017.truth import LabelMaps, mask_size
 from davis2017.ytvos_protocol import score_results
 from tests.mini_davis import write_masks
 from tests.mini_mevis import VALID_U, write_mini_mevis
-from util.masks.submission import mask_name, write_json, write_mask_png
+from util.files.writing import write_json
+from util.masks.results import mask_name, write_mask_png
 from util.run.cli import INCOMPLETE
 from util.run.gaps import TOLD, Gaps
 

@@ -29,7 +29,7 @@ from tests.mini_davis import TRAIN, VALID, VOID, write_masks, write_mini_davis
 from tests.test_end_to_end import NETWORK, run
 from tests.tiny_model import tiny_model, tiny_text_encoder
 from tools.data.convert_davis_to_ytvos import convert
-from util.masks.submission import ANNOTATOR_ROOTS
+from util.masks.results import ANNOTATOR_ROOTS
 from util.weights import checkpoint
 
 SMALL = "--dataset_file davis --train_sizes 32 48 --max_size 96 --eval_size 40 --num_frames 3 --num_workers 0"

@@ -15,7 +15,9 @@ from davis2017.metrics import db_eval_boundary, db_eval_iou
 from davis2017.truth import LabelMaps
 from davis2017.ytvos_protocol import score_results
 from tests.commands import started
-from util.masks.submission import mask_name, write_json, write_mask_png, write_submission_zip
+from util.files.writing import write_json
+from util.masks.results import mask_name, write_mask_png
+from util.masks.submission import write_submission_zip
 
 SHAPE = (40, 60)
 # Object ids and where they are: rows, columns. None overlap, and they are further apart than any tolerance.

@@ -6,6 +6,7 @@ import ast
 import re
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -93,6 +94,36 @@ def _forbidden(path: str, source: str, own: set[str] = OWN) -> set[str]:
     return forbidden
 
 
+def _beyond_room(path: str, source: str) -> set[str]:
+    """The rooms of util that a file in one of them imports against :data:`ROOMS`."""
+    home = Path(path).parts[1]
+    if home not in ROOMS:  # util/__init__.py
+        return _rooms(source)
+    return _rooms(source) - ROOMS[home] - {home}
+
+
+def _rooms(source: str) -> set[str]:
+    return {name.split(".")[1] for name in _modules(source) if name.startswith("util.")}
+
+
+def _modules(source: str) -> set[str]:
+    """Full names of what a file imports: of ``from a.b import c`` both ``a.b`` and ``a.b.c``."""
+    names = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return names
+
+
+def _own_files(path: str, source: str) -> set[str]:
+    """The files of the repository that a file imports, but for its own package."""
+    places = [name.replace(".", "/") for name in _modules(source)]
+    files = {file for place in places for file in (f"{place}.py", f"{place}/__init__.py") if file in SOURCES}
+    return files - {str(Path(path).parent / "__init__.py"), path}
+
+
 def _reads_options(source: str) -> bool:
     """Whether a file parses command lines or takes values from an ``args``."""
     uses = (node.value for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Attribute))
@@ -102,6 +133,18 @@ def _reads_options(source: str) -> bool:
 @pytest.mark.parametrize("path", sorted(SOURCES))
 def test_layers(path):
     assert not _forbidden(path, SOURCES[path])
+
+
+@pytest.mark.parametrize("path", sorted(p for p in SOURCES if p.startswith("util/")))
+def test_rooms(path):
+    assert not _beyond_room(path, SOURCES[path])
+
+
+def test_no_circles():
+    """Imports within functions count, too: a circle that is closed late is still one."""
+    graph = {path: _own_files(path, source) for path, source in SOURCES.items() if not path.startswith("tests/")}
+    assert sum(map(len, graph.values())) > len(graph)
+    list(TopologicalSorter(graph).static_order())
 
 
 @pytest.mark.parametrize("path", sorted(p for p in SOURCES if p.startswith(("models/", "datasets/", "util/"))))
@@ -114,7 +157,7 @@ def test_options_need_the_standard_library_alone():
     program = "import sys, opts; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     modules = set(done.stdout.split())
-    files = {f"{name.replace('.', '/')}.py" for name in modules if name.startswith("util.")}
+    files = {f"{name.replace('.', '/')}.py" for name in modules if name.startswith("util.")} & set(SOURCES)
     assert files and files | {"opts.py"} == set(OF_OPTS)
     assert not {name.partition(".")[0] for name in modules} & ((OWN - {"opts", "util"}) | {"torch", "PIL", "scipy"})
 
@@ -144,6 +187,19 @@ def test_no_file_is_long(path):
 )
 def test_the_layer_rule_catches(path, source, caught):
     assert _forbidden(path, source) == caught
+
+
+@pytest.mark.parametrize(
+    ("path", "source", "caught"),
+    [
+        ("util/files/new.py", "def f():\n    from util.run import dist", {"run"}),
+        ("util/run/log.py", "from util.files.writing import atomic_path\nfrom util.run import dist", set()),
+        ("util/masks/rle.py", "import util.video.pictures as pictures", {"video"}),
+        ("util/__init__.py", "from util.run import dist", {"run"}),
+    ],
+)
+def test_the_room_rule_catches(path, source, caught):
+    assert _beyond_room(path, source) == caught
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,8 @@ from tests.helpers import edit
 from tests.mini_mevis import TRAIN, VALID, VALID_U, MiniVideo, mini_args, rle, write_mini_mevis
 from tests.test_end_to_end import NETWORK, run
 from tests.test_rle import encoded
-from util.masks.submission import build_submission, mask_name, validate_submission, write_mask_png
+from util.masks.results import mask_name, write_mask_png
+from util.masks.submission import build_submission, validate_submission
 
 PLAIN = ("--no-flip", "--no-random_crop", "--no-photometric")
 

@@ -14,7 +14,7 @@ from PIL import Image
 from torchvision.io import ImageReadMode, decode_image
 
 from davis2017 import label_maps
-from util.masks.submission import LABEL_PALETTE
+from util.masks.results import LABEL_PALETTE
 from util.video.pictures import (
     check_size,
     find_files,

@@ -15,21 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from util.masks.submission import (
-    Results,
-    atomic_path,
-    atomic_pieces,
-    build_submission,
-    claim_results,
-    is_complete,
-    mask_name,
-    open_json,
-    validate_submission,
-    write_json,
-    write_label_png,
-    write_mask_png,
-    write_submission_zip,
-)
+from util.files.writing import atomic_path, atomic_pieces, open_json, write_json
+from util.masks.results import Results, claim_results, is_complete, mask_name, write_label_png, write_mask_png
+from util.masks.submission import build_submission, validate_submission, write_submission_zip
 
 SIZES = {"cat": (20, 30), "dog": (15, 25)}
 VIDEOS = {

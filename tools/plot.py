@@ -20,7 +20,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 
-from util.masks.submission import atomic_path  # noqa: E402
+from util.files.writing import atomic_path  # noqa: E402
 from util.run.cli import run  # noqa: E402
 from util.run.log import read_lines  # noqa: E402
 

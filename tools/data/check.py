@@ -20,7 +20,7 @@ if __name__ == "__main__":
 
 from tools.data.checks import image_sets, sentence_sets, video_sets
 from tools.data.checks.report import Report
-from util.masks.submission import atomic_path, write_json
+from util.files.writing import atomic_path, write_json
 from util.run.cli import run
 
 # Each takes the folder of the data set and a number of processes. Raises FileNotFoundError or ValueError only where

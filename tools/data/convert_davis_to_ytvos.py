@@ -29,8 +29,10 @@ if __name__ == "__main__":
 from davis2017.label_maps import ids_in, read_labels  # noqa: E402
 from tools.folders import new_parts  # noqa: E402
 from util.files.reading import read_json, read_text  # noqa: E402
-from util.masks.submission import summarise  # noqa: E402
-from util.run.cli import run  # noqa: E402
+from util.run.cli import (
+    run,  # noqa: E402
+    summarise,  # noqa: E402
+)
 from util.samples.text import is_empty  # noqa: E402
 from util.video.pictures import MASK_SUFFIXES, PICTURE_SUFFIXES, find_files, list_files  # noqa: E402
 

@@ -24,9 +24,12 @@ if __name__ == "__main__":
 
 from datasets.refcoco import DIVISIONS, SETS, SPLITS, annotations_path  # noqa: E402
 from util.files.reading import read_json  # noqa: E402
+from util.files.writing import atomic_path  # noqa: E402
 from util.masks.rle import count_unusable, is_blank, parse, usable  # noqa: E402
-from util.masks.submission import atomic_path, summarise  # noqa: E402
-from util.run.cli import run  # noqa: E402
+from util.run.cli import (
+    run,  # noqa: E402
+    summarise,  # noqa: E402
+)
 from util.samples.text import is_empty  # noqa: E402
 
 _SEE = "see docs/data.md, RefCOCO"

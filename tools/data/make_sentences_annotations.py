@@ -23,8 +23,8 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from datasets import a2d, jhmdb  # noqa: E402
+from util.files.writing import write_json  # noqa: E402
 from util.masks.coco import ground_truth  # noqa: E402
-from util.masks.submission import write_json  # noqa: E402
 from util.run.cli import run  # noqa: E402
 from util.video.pictures import image_size, turned  # noqa: E402
 

@@ -33,7 +33,7 @@ if __name__ == "__main__":
 from tools.data.synthetic_scene import Scene, cover, draw_scene, frame_scale  # noqa: E402
 from tools.data.synthetic_text import KINDS, Expression, draw_expressions  # noqa: E402
 from tools.folders import new_folder  # noqa: E402
-from util.masks.submission import LABEL_PALETTE  # noqa: E402
+from util.masks.results import LABEL_PALETTE  # noqa: E402
 from util.run.cli import run  # noqa: E402
 
 SPLITS = ("train", "valid")

@@ -31,7 +31,8 @@ from engine import predict_split
 from models.predictor import Predictor
 from models.text_encoder import TextEncoder
 from tools.folders import require_new
-from util.masks.submission import Results, claim_results, mask_name, write_json
+from util.files.writing import write_json
+from util.masks.results import Results, claim_results, mask_name
 from util.run import cli
 from util.run.memory import keep_large_buffers
 from util.run.precision import amp_dtype

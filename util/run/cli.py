@@ -16,6 +16,7 @@ from util.run.interrupt import REQUEUE, Interrupted
 # names a file in which a run that was asked to stop, and saved, or is incomplete, leaves a word for who started it
 STOPPED_MARK = "PROXYFORMER_STOPPED"
 INCOMPLETE = 3
+LISTED_PROBLEMS = 5
 USER_ERRORS = (ValueError, OSError, FloatingPointError)
 MEMORY_MEND = (
     "memory does not suffice; take less at once: at inference --window, --eval_size and --max_size, in training "
@@ -67,3 +68,9 @@ def _mark(how: str) -> None:
 def _refuse(why: object) -> NoReturn:
     print(f"{Path(sys.argv[0]).name}: error: {why}", file=sys.stderr)
     sys.exit(2)
+
+
+def summarise(problems: list[str]) -> str:
+    """The first problems and how many there are, as one line."""
+    more = len(problems) - LISTED_PROBLEMS
+    return "; ".join(problems[:LISTED_PROBLEMS]) + (f"; and {more} more" if more > 0 else "")

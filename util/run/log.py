@@ -14,7 +14,7 @@ import numpy as np
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from util.masks.submission import atomic_path
+from util.files.writing import atomic_path
 from util.run import dist
 
 

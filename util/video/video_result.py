@@ -15,8 +15,9 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
+from util.files.writing import atomic_path, open_json
 from util.masks.coco import encode_masks
-from util.masks.submission import atomic_path, open_json, write_mask_png
+from util.masks.results import write_mask_png
 from util.run.log import progress_bar
 from util.video.visualize import (
     SheetRow,

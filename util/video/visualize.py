@@ -16,7 +16,7 @@ import numpy as np
 from av.codec.context import Flags
 from PIL import Image, ImageDraw
 
-from util.masks.submission import atomic_path
+from util.files.writing import atomic_path
 from util.video.fonts import font
 
 Colour = tuple[int, int, int]

@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import nn
 
-from util.masks.submission import atomic_path
+from util.files.writing import atomic_path
 from util.weights.names import unwrapped
 
 FORMAT = 1

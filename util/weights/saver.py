@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from util.masks.submission import atomic_path
+from util.files.writing import atomic_path
 from util.weights import checkpoint
 
 NEWEST, BEST = "checkpoint.pth", "checkpoint_best.pth"
