@@ -80,7 +80,7 @@ def restore_options(args: argparse.Namespace) -> tuple[argparse.Namespace, dict 
     """The options, those of the checkpoint that is to be resumed among them, and its content if there is one."""
     path, saved = find_checkpoint(args)
     if saved:
-        saved["options"] = models.OF_EARLIER | saved["options"]
+        saved = models.upgraded(saved, path)
         ours = OF_THIS_CALL if args.eval else OF_THIS_CALL - {"eval_split"}
         defaults = {k: v for k, v in saved["options"].items() if k not in ours}
         if args.eval:

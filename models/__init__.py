@@ -9,9 +9,10 @@ import torch
 
 from models.backbone import build_backbone, load_pretrained
 from models.criterion import Criterion
+from models.earlier import current_names, upgraded
+from models.fast import for_inference
 from models.matcher import LossWeights, TrajectoryMatcher
 from models.predictor import Predictor
-from models.prepare import fold_batch_norms, store_as_computed
 from models.proxyformer import ProxyFormer
 from models.text_encoder import TextEncoder
 from util.run import dist
@@ -22,7 +23,6 @@ from util.weights.names import unwrapped
 
 __all__ = [
     "Predictor",
-    "OF_EARLIER",
     "ProxyFormer",
     "assemble",
     "build_criterion",
@@ -33,12 +33,11 @@ __all__ = [
     "load_with_options",
     "restore_model",
     "settle_amp",
+    "upgraded",
 ]
 
 # what --pretrained_weights may leave out, because its shape depends on the data set
 REPLACED_HEADS = ("reference_head.classes.weight", "reference_head.classes.bias")
-# options that checkpoints of earlier versions lack, as these are to be used
-OF_EARLIER = {"text_form": "clean", "long_text": "shorten", "absent_object": "keep", "loader_timeout": 120}
 
 
 def build_model(args: argparse.Namespace, num_classes: int) -> ProxyFormer:
@@ -71,6 +70,7 @@ def load_pretrained_model(model: ProxyFormer, path: str | Path) -> None:
     """
     source, fresh = f"--pretrained_weights {path}", model.state_dict()
     state = unwrapped(checkpoint.best_weights(checkpoint.load(path)), fresh, source)
+    state = current_names(state, source)
     state = {k: v for k, v in state.items() if k in fresh or not k.endswith("num_batches_tracked")}
     for name in REPLACED_HEADS:
         if name in state and state[name].shape != fresh[name].shape:
@@ -135,7 +135,8 @@ def restore_model(saved: dict, source: str | Path, *, to_train: bool = False) ->
     Raises:
         ValueError: naming ``source``, whose weights do not fit its own options.
     """
-    args = argparse.Namespace(**OF_EARLIER | saved["options"])
+    saved = upgraded(saved, source)
+    args = argparse.Namespace(**saved["options"])
     text_encoder = TextEncoder.from_description(saved["text_encoder"], frozen=args.freeze_text_encoder)
     model = assemble(args, saved["num_classes"], text_encoder)
     checkpoint.load_weights(model, saved["model"] if to_train else checkpoint.best_weights(saved), source)
@@ -171,9 +172,8 @@ def inference_predictor(
     Args:
         windows: as there.
     """
-    fold_batch_norms(model)
     predictor = build_predictor(model.to(device), args, **windows)
-    store_as_computed(model, predictor.amp)
+    for_inference(model, predictor.amp)
     return predictor
 
 

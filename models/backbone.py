@@ -2,9 +2,8 @@
 
 Every backbone has ``strides`` (4, 8, 16, 32), ``channels`` of the four maps, and maps a clip
 ``[v, t, 3, h, w]`` to four ``[v, t, c_i, h_i, w_i]``, finest first. Image backbones see the frames one by one.
-``blocks()`` are the modules it runs in turn; with ``recompute`` it keeps their inputs only, in training, and computes
-what is within anew for the gradient. ``working`` is about how many numbers for each pixel of a frame it holds at
-inference beside those maps (measured).
+``blocks()`` are the modules it runs in turn. ``working`` is about how many numbers for each pixel of a frame it holds
+at inference beside those maps (measured).
 """
 
 from __future__ import annotations
@@ -21,7 +20,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from timm.models.resnet import BasicBlock, Bottleneck
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 from torchvision.ops import FrozenBatchNorm2d
 
 from models.video_swin import VARIANTS, VideoSwin, convert_weights
@@ -72,7 +70,6 @@ class ResNet(nn.Module):
         net = getattr(torchvision.models, name)(weights=None, norm_layer=norm)
         self.conv1, self.bn1, self.relu, self.maxpool = net.conv1, net.bn1, net.relu, net.maxpool
         self.layer1, self.layer2, self.layer3, self.layer4 = net.layer1, net.layer2, net.layer3, net.layer4
-        self.recompute = False
         width = net.fc.in_features
         self.channels = [width // 8, width // 4, width // 2, width]
         self.working = STEM
@@ -85,7 +82,7 @@ class ResNet(nn.Module):
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
         maps = []
         for layer in self.blocks():
-            x = checkpoint(layer, x, use_reentrant=False) if self.recompute and self.training else layer(x)
+            x = layer(x)
             maps.append(rearrange(x, "(v t) c h w -> v t c h w", v=video.shape[0]))
         return maps
 
@@ -122,7 +119,6 @@ class TimmBackbone(nn.Module):
         self.working = max(STEM, 11 * max(c / r**2 for r, c, _ in info if r in self.strides))
         channels_last = getattr(self.net, "output_fmt", None) == timm.layers.Format.NHWC
         self._layout = "h w c" if channels_last else "c h w"
-        self.recompute = False
 
     def blocks(self) -> list[nn.Module]:
         return [self.net]
@@ -131,8 +127,7 @@ class TimmBackbone(nn.Module):
         # some models want whole patches, some drop the part of a cell at the edge; neither sees one here
         h, w = video.shape[-2:]
         images = _as_images(F.pad(video, (0, -w % self.strides[-1], 0, -h % self.strides[-1])))
-        recompute = self.recompute and self.training
-        maps = checkpoint(self.net, images, use_reentrant=False) if recompute else self.net(images)
+        maps = self.net(images)
         pattern = f"(v t) {self._layout} -> v t c h w"
         return [
             rearrange(maps[k], pattern, v=video.shape[0])[..., : -(-h // stride), : -(-w // stride)]

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import torch
 from einops import rearrange, reduce, repeat
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from models.attention import Attention, FeedForward
 
@@ -190,15 +189,10 @@ def _frame_valid(*masks: Tensor | None) -> Tensor | None:
 
 
 class CMIEStack(nn.Module):
-    """K stages, one after the other; each reads the backbone's words afresh.
-
-    Attributes:
-        recompute: keep the inputs of the stages only, and compute what is within anew for the gradient.
-    """
+    """K stages, one after the other; each reads the backbone's words afresh."""
 
     def __init__(self, *, layers: int, dim: int, heads: int, dropout: float, dim_feedforward: int = 0) -> None:
         super().__init__()
-        self.recompute = False
         self.stages = nn.ModuleList(
             CMIE(dim=dim, heads=heads, dropout=dropout, dim_feedforward=dim_feedforward) for _ in range(layers)
         )
@@ -209,9 +203,6 @@ class CMIEStack(nn.Module):
         """Returns ``F_v^K [b, t, h, w, c]`` and the proxies ``Q^1 … Q^K``, each ``[b, t, n, c]``."""
         stages = []
         for stage in self.stages:
-            if self.recompute and self.training:
-                video, proxies = checkpoint(stage, video, proxies, text, around, use_reentrant=False)
-            else:
-                video, proxies = stage(video, proxies, text, around)
+            video, proxies = stage(video, proxies, text, around)
             stages.append(proxies)
         return video, stages

@@ -27,23 +27,9 @@ class DynamicKernelHead(nn.Module):
         super().__init__()
         self.kernel = mlp(dim, dim, mask_dim)
 
-    def forward(self, proxies: Tensor, mask_features: Tensor, last: nn.Conv2d | None = None) -> Tensor:
-        """``proxies [b, t, n, c]``, ``mask_features [b, t, m, ...]`` to mask logits ``[b, t, n, ...]``.
-
-        Args:
-            last: a 1×1 convolution that the mask features still lack. A kernel times what it makes of them is another
-                kernel times themselves, and there are far fewer kernels than pixels.
-        """
-        kernels = self.kernel(proxies)
-        if last is None:
-            return _cut(kernels, mask_features)
-        masks = _cut(kernels @ last.weight[:, :, 0, 0].to(kernels.dtype), mask_features)
-        bias = kernels @ last.bias.to(kernels.dtype)
-        return masks + bias.unflatten(-1, (-1, *(1 for _ in masks.shape[3:])))
-
-
-def _cut(kernels: Tensor, mask_features: Tensor) -> Tensor:
-    return torch.einsum("btnm,btmp->btnp", kernels, mask_features.flatten(3)).unflatten(-1, mask_features.shape[3:])
+    def forward(self, proxies: Tensor, mask_features: Tensor) -> Tensor:
+        """``proxies [b, t, n, c]``, ``mask_features [b, t, m, h, w]`` to mask logits ``[b, t, n, h, w]``."""
+        return torch.einsum("btnm,btmhw->btnhw", self.kernel(proxies), mask_features)
 
 
 class ReferenceHead(nn.Module):

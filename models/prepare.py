@@ -1,19 +1,16 @@
-"""What is done to a model once it is built: freezing, training in less memory or time, folding for inference."""
+"""What the options of training do to a built model: freezing, recomputing, compiling, dividing among processes."""
 
 from __future__ import annotations
 
 from fnmatch import fnmatchcase
-from itertools import pairwise
 
 import torch
 from torch import nn
 from torch._dynamo.exc import TorchDynamoException
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
-from torch.nn.utils.fusion import fuse_conv_bn_weights
-from torchvision.ops import FrozenBatchNorm2d
 
-from models.backbone import ResNet, ShiftedResNet
+from models.fast.recompute import recompute
 from models.proxyformer import ProxyFormer
 from util.run import dist
 
@@ -55,8 +52,6 @@ def train_mode(model: ProxyFormer) -> None:
         parameters = list(module.parameters())
         if parameters and not any(p.requires_grad for p in parameters):
             module.eval()
-    # of the decoder itself this says in which form it computes; what calls it expects that of training
-    model.mask_decoder.training = True
 
 
 def recompute_activations(model: ProxyFormer) -> None:
@@ -67,7 +62,8 @@ def recompute_activations(model: ProxyFormer) -> None:
         ValueError: that pass would count the clips twice in the statistics of a batch norm.
     """
     _refuse_trained_norms(model, "--activation_checkpointing", "would count every clip twice")
-    model.backbone.recompute = model.cmie.recompute = True
+    for block in (*model.backbone.blocks(), *model.cmie.stages):
+        recompute(block)
 
 
 def compile_blocks(model: ProxyFormer, backend: str) -> None:
@@ -119,41 +115,6 @@ def shard(model: ProxyFormer, device: torch.device) -> None:
         # torch 2.11 refuses containers, also timm's networks, which have a forward pass: then what holds it
         fully_shard(model.backbone if isinstance(block, nn.ModuleDict) else block, mesh=mesh)
     fully_shard(model, mesh=mesh)
-
-
-def fold_batch_norms(model: ProxyFormer) -> None:
-    """Takes the batch norms of a ResNet into the convolutions before them, which spares a pass over every map.
-
-    The numbers are the same but for rounding. The model is for inference afterwards: there is nothing left to train in
-    the norms, and its weights are no longer those of a checkpoint.
-    """
-    if not isinstance(model.backbone, ResNet | ShiftedResNet):
-        return  # elsewhere a norm need not follow what stands before it
-    for module in list(model.backbone.modules()):
-        for (_, conv), (name, norm) in pairwise(list(module.named_children())):
-            conv = conv[-1] if isinstance(conv, nn.Sequential) else conv  # a stem of several
-            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d | FrozenBatchNorm2d):
-                statistics = norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
-                conv.weight, conv.bias = fuse_conv_bn_weights(conv.weight, conv.bias, *statistics)
-                setattr(module, name, nn.Identity())
-
-
-def store_as_computed(model: ProxyFormer, amp: torch.dtype | None) -> None:
-    """Stores weights in the type that autocast would make of them in every forward pass, and keep beside them.
-
-    Those are most of the weights: linear layers and convolutions of the encoders and the CMIE. Their results are the
-    same to the last bit. The model is for inference in this type afterwards.
-
-    Args:
-        amp: what is computed in; None: float32, and nothing changes.
-    """
-    if amp is None:
-        return
-    for part in (model.backbone, model.text_encoder, model.cmie):
-        for module in part.modules():
-            # not what is derived from them: that may make something of its weights before they are cast
-            if type(module) in (nn.Linear, nn.Conv2d, nn.Conv3d):
-                module.to(amp)
 
 
 def _refuse_trained_norms(model: ProxyFormer, flag: str, why: str) -> None:

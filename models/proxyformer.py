@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from models.cmie import CMIEStack, Surroundings, masked_mean
 from models.heads import DynamicKernelHead, ReferenceHead
-from models.mask_decoder import MaskDecoder, frames_at_once
+from models.mask_decoder import MaskDecoder
 from models.position_encoding import sine_1d, sine_2d
+from models.segmenter import Segmenter
 from models.text_encoder import TextEncoder
-from models.upsampling import joined
 from util.samples.structures import Output, Prediction
 
 
@@ -28,7 +28,7 @@ class VideoFeatures:
     Attributes:
         tokens: ``F_v^0 [V, T, H, W, C]``.
         valid: bool ``[V, H, W]`` of the tokens, or None without padding.
-        laterals: ``[V, T, C, ...]`` that each step of the mask decoder adds, coarse to fine.
+        laterals: what the segmenter makes of the backbone's maps, ``[V, T, C, h, w]`` each, coarse to fine.
     """
 
     tokens: Tensor
@@ -58,7 +58,7 @@ class ProxyFormer(nn.Module):
         mask_dim: channels of the mask features; dim_feedforward: 0 for none, as the figure has it.
         token_stride: 32, or 16, where the stride-32 map is upsampled and added before the projection.
         mask_decoder: "fpn" or "cross_modal"; time_encoding: tell the frames apart in temporal attention.
-        aux_loss: predict from every stage in training, not only from the last.
+        aux_loss: predict from every stage for the losses, beside the last.
         jsc_target: what the proxies are compared to by the JSC loss: "joint", "video", "text" or "none" (Table V).
     """
 
@@ -94,23 +94,31 @@ class ProxyFormer(nn.Module):
         self.text_proj = nn.Sequential(nn.Linear(text_encoder.width, dim), nn.LayerNorm(dim), nn.Dropout(dropout))
         self.proxies = nn.Embedding(num_queries, dim)
         self.cmie = CMIEStack(layers=enc_layers, dim=dim, heads=heads, dropout=dropout, dim_feedforward=dim_feedforward)
-        self.mask_decoder = MaskDecoder(
-            channels=backbone.channels,
-            dim=dim,
-            mask_dim=mask_dim,
-            steps=dec_layers,
-            cross_modal=mask_decoder == "cross_modal",
-            heads=heads,
-            dropout=dropout,
+        self.segmenter = Segmenter(
+            MaskDecoder(
+                channels=backbone.channels,
+                dim=dim,
+                mask_dim=mask_dim,
+                steps=dec_layers,
+                cross_modal=mask_decoder == "cross_modal",
+                heads=heads,
+                dropout=dropout,
+            ),
+            DynamicKernelHead(dim=dim, mask_dim=mask_dim),
         )
         self.mask_stride = backbone.strides[-1 - dec_layers]
-        self.kernel_head = DynamicKernelHead(dim=dim, mask_dim=mask_dim)
         self.reference_head = ReferenceHead(dim=dim, num_classes=num_classes)
         widths = {"joint": 2 * dim, "video": dim, "text": dim}
         self.semantics = nn.Linear(widths[jsc_target], dim) if jsc_target in widths else None
 
     def forward(
-        self, video: Tensor, expressions: list[str], video_valid: Tensor | None = None, clip_index: Tensor | None = None
+        self,
+        video: Tensor,
+        expressions: list[str],
+        video_valid: Tensor | None = None,
+        clip_index: Tensor | None = None,
+        *,
+        supervised: bool = True,
     ) -> Output:
         """Segments what each expression refers to.
 
@@ -119,12 +127,13 @@ class ProxyFormer(nn.Module):
             expressions: B strings.
             video_valid: bool ``[V, H, W]``, or None without padding.
             clip_index: long ``[B]``, the clip each expression is asked of; None: one expression per clip.
+            supervised: see :meth:`decode`.
         """
         if clip_index is None:
             clip_index = torch.arange(len(expressions), device=video.device)
         features = self.encode_video(video, video_valid)
         words, text_valid = self.encode_text(expressions)
-        return self.decode(features.of(clip_index), words, text_valid)
+        return self.decode(features.of(clip_index), words, text_valid, supervised=supervised)
 
     def encode_video(self, video: Tensor, video_valid: Tensor | None = None) -> VideoFeatures:
         """``[V, T, 3, H, W]`` to everything that no word changes."""
@@ -133,7 +142,7 @@ class ProxyFormer(nn.Module):
         valid = None
         if video_valid is not None:
             valid = _resize_valid(video_valid, tokens.shape[2:4])
-        return VideoFeatures(tokens, valid, self.mask_decoder.laterals(maps))
+        return VideoFeatures(tokens, valid, self.segmenter.laterals(maps))
 
     def project_tokens(self, maps: list[Tensor]) -> Tensor:
         """The backbone's maps to ``F_v^0 [V, T, H, W, C]``."""
@@ -150,17 +159,21 @@ class ProxyFormer(nn.Module):
         words, valid = self.text_encoder(expressions)
         return self.text_proj(words), valid
 
-    def decode(self, features: VideoFeatures, words: Tensor, text_valid: Tensor) -> Output:
-        """Answers B expressions from the features of their clips (``features.tokens [B, …]``)."""
+    def decode(self, features: VideoFeatures, words: Tensor, text_valid: Tensor, *, supervised: bool = False) -> Output:
+        """Answers B expressions from the features of their clips (``features.tokens [B, …]``).
+
+        Args:
+            supervised: give what only losses need, too: the answers of the earlier stages and the joint semantics.
+        """
         b, t, h, w, _ = features.tokens.shape
         proxies = repeat(self.proxies.weight, "n c -> b t n c", b=b, t=t).to(features.tokens.dtype)
         around = self.surroundings(features, words, text_valid)
 
         encoded, stages = self.cmie(features.tokens, proxies, words, around)
-        wanted = stages if self.training and self.aux_loss else stages[-1:]
-        masks = self.segment(wanted, encoded, features, words, text_valid)
-        predictions = [self.predict(stage, mask) for stage, mask in zip(wanted, masks, strict=True)]
-        semantics = self.joint_semantics(features, words, text_valid) if self.training else None
+        answering = stages if supervised and self.aux_loss else stages[-1:]
+        masks = self.segmenter(answering, encoded, features.laterals, words, text_valid, features.valid)
+        predictions = [self.predict(stage, mask) for stage, mask in zip(answering, masks, strict=True)]
+        semantics = self.joint_semantics(features, words, text_valid) if supervised else None
         return Output(final=predictions[-1], aux=predictions[:-1], semantics=semantics)
 
     def surroundings(self, features: VideoFeatures, words: Tensor, text_valid: Tensor) -> Surroundings:
@@ -175,25 +188,6 @@ class ProxyFormer(nn.Module):
             text_valid=text_valid,
             video_valid=None if features.valid is None else repeat(features.valid, "b h w -> b t h w", t=t),
         )
-
-    def segment(
-        self, stages: list[Tensor], encoded: Tensor, features: VideoFeatures, words: Tensor, text_valid: Tensor
-    ) -> list[Tensor]:
-        """Mask logits ``[B, T, N, h, w]`` of each stage's proxies, all cut from the same mask features.
-
-        The mask decoder sees each frame by itself; outside training a few frames at a time bound the memory.
-        """
-        b, t = encoded.shape[:2]
-        step = t if self.training else max(1, frames_at_once(encoded.device) // b)
-        parts = []
-        for start in range(0, t, step):
-            part = slice(start, start + step)
-            laterals = [x[:, part] for x in features.laterals]
-            mask_features = self.mask_decoder(encoded[:, part], laterals, words, text_valid, features.valid)
-            last = None if self.training else self.mask_decoder.out
-            masks = [self.kernel_head(stage[:, part], mask_features, last) for stage in stages]
-            parts.append([joined(x) if x.ndim == 7 else x for x in masks])
-        return [torch.cat(pieces, dim=1) for pieces in zip(*parts, strict=True)]
 
     def predict(self, proxies: Tensor, masks: Tensor) -> Prediction:
         """The reference head, shared by all stages, on the proxies ``[B, T, N, C]`` of one, and their masks."""

@@ -7,14 +7,10 @@ from __future__ import annotations
 
 import re
 
-import torch
 from einops import rearrange
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
-from torchvision.models.swin_transformer import SwinTransformerBlock
 from torchvision.models.video.swin_transformer import SwinTransformer3d
 
-from models import window_attention
 from util.weights.names import renamed
 
 WINDOW = (8, 7, 7)
@@ -53,13 +49,11 @@ class VideoSwin(nn.Module):
             window_size=list(window_size),
             stochastic_depth_prob=stochastic_depth,
             num_classes=1,
-            block=_block,
         )
         self.patch_embed, self.features = swin.patch_embed, swin.features
         self.channels = [embed_dim * 2**i for i in range(len(depths))]
         # tokens of the first stage, their queries, keys and values, what they read, and a little
         self.working = 6 * embed_dim / self.strides[0] ** 2
-        self.recompute = False
 
     def blocks(self) -> list[nn.Module]:
         return [block for i, layer in enumerate(self.features) for block in (layer if i % 2 == 0 else [layer])]
@@ -69,19 +63,10 @@ class VideoSwin(nn.Module):
         x = self.patch_embed(rearrange(video, "v t c h w -> v c t h w"))
         maps = []
         for i, layer in enumerate(self.features):
-            for block in layer if i % 2 == 0 else [layer]:
-                if i % 2 == 0 and not self.training and not torch.is_grad_enabled():
-                    x = window_attention.forward(block, x)
-                else:
-                    x = checkpoint(block, x, use_reentrant=False) if self.recompute and self.training else block(x)
+            x = layer(x)
             if i % 2 == 0:  # even layers are the stages, odd ones merge patches between them
                 maps.append(rearrange(x, "v t h w c -> v t c h w"))
         return maps
-
-
-def _block(*args, **options) -> SwinTransformerBlock:
-    """torchvision's block around our attention; SwinTransformer3d names its own to every block."""
-    return SwinTransformerBlock(*args, **options | {"attn_layer": window_attention.WindowAttention})
 
 
 def _own_name(published: str) -> str | None:

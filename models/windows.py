@@ -13,7 +13,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from models.mask_decoder import frames_at_once
+from models.fast.segmenter import frames_at_once
 from models.proxyformer import ProxyFormer
 
 DECODING = 5  # maps of mask features that the mask decoder holds for each of its own
@@ -76,7 +76,7 @@ def window_bytes(model: ProxyFormer, size: tuple[int, int], frames: int, express
         size: height and width that the network sees.
         expressions: answered together.
     """
-    backbone, decoder = model.backbone, model.mask_decoder
+    backbone, decoder = model.backbone, model.segmenter.mask_decoder
     maps = [channels / stride**2 for channels, stride in zip(backbone.channels, backbone.strides, strict=True)]
     laterals = [conv.out_channels / s**2 for conv, s in zip(decoder.lateral, backbone.strides[-2::-1], strict=False)]
     of_frame = 3 + sum(maps) + max(backbone.working, sum(laterals))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import copy
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import closing
 from itertools import islice
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from datasets.loader import WorkerDied
 from datasets.texts import training_texts
 from engine import Step, train_step
 from models import ProxyFormer, prepare
+from models.fast import for_training
 from tasks.scoring import pictures, score_split, texts_to_score
 from util.files.writing import atomic_path
 from util.run import dist, optim
@@ -238,11 +240,12 @@ class Trainer:
         """
         score = None
         try:
-            with dist.together(), self.inference_model() as model:
+            with dist.together():
+                model = self.model_to_score()
                 args = argparse.Namespace(**vars(self.args) | {"amp": inference_amp(self.args.amp)})  # as --eval
                 models.settle_amp(args, self.device)
-                predictor = models.build_predictor(model, args)
                 weights = checkpoint.weights_fingerprint(model.state_dict())
+                predictor = models.inference_predictor(model, args, self.device)
                 score = score_split(args, self.eval_split, predictor, weights, gaps)
                 if gaps.items and dist.is_main():
                     told = f"the score of epoch {self.epoch} is incomplete: {len(gaps.items)} problems, see above"
@@ -263,19 +266,18 @@ class Trainer:
             raise
         return score
 
-    @contextmanager
-    def inference_model(self) -> Iterator[ProxyFormer]:
-        """The model with the weights that are to be scored. Every rank has all of it, and uses it by itself."""
+    def model_to_score(self) -> ProxyFormer:
+        """A copy of the model, or of its average. Every rank has all of it, and uses it by itself."""
         if self.args.fsdp:
             state = dist.whole(self.average.values if self.average else self.model.state_dict())
             with torch.random.fork_rng(devices=[]):  # the weights that it starts with are drawn
-                model, _ = models.restore_model({"model": state, **self.description()}, "this run")
-            yield model.to(self.device)
-        else:
-            with self.average.in_place(self.model) if self.average else nullcontext():
-                if dist.active():  # statistics of batch norms; a checkpoint has those of rank 0
-                    dist.copy_from_main(dict(self.model.named_buffers()))
-                yield self.model
+                return models.restore_model({"model": state, **self.description()}, "this run")[0]
+        model = copy.deepcopy(self.model)
+        if self.average:
+            model.load_state_dict(self.average.values)
+        if dist.active():  # statistics of batch norms; a checkpoint has those of rank 0
+            dist.copy_from_main(dict(model.named_buffers()))
+        return model
 
     def batches(self) -> Iterator[list[Batch]]:
         """The micro-batches of each step that is left of the epoch; where a worker dies, others take over."""
@@ -416,6 +418,7 @@ def prepare_model(args: argparse.Namespace, model: ProxyFormer, device: torch.de
     model.to(device)
     if dist.active():  # now, for what is made from the weights before the first step, as their average
         dist.copy_from_main(model.state_dict())
+    for_training(model)
     frozen = prepare.freeze(model, args.freeze)
     if args.activation_checkpointing:
         prepare.recompute_activations(model)

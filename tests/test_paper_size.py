@@ -51,8 +51,8 @@ def test_the_table_counts_every_parameter_and_product():
     assert sizes["text"] == pytest.approx(124.1e6, rel=0.01)  # RoBERTa-base without its pooler
     once, twice = (flops(small, frames, (64, 96), [EXPRESSION]) for frames in (1, 2))
     assert all(once.values()) and once["text"] == twice["text"]
-    for name in ("backbone", "mask_decoder"):
+    for name in ("backbone", "segmenter"):
         assert twice[name] == pytest.approx(2 * once[name], rel=0.05)
     convolution = 2 * 16 * 16 * 9 * (4 * 6 + 8 * 12 + 16 * 24)  # the three 3×3 steps of the mask decoder
-    assert once["mask_decoder"] > convolution
+    assert once["segmenter"] > convolution
     assert f"{sum(once.values()) / 1e9:.1f}" in table(sizes, once).splitlines()[-1]

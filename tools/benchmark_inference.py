@@ -29,6 +29,7 @@ if __name__ == "__main__":
 import datasets  # noqa: E402
 import models  # noqa: E402
 from engine import predict_split  # noqa: E402
+from models.fast import for_inference  # noqa: E402
 from models.windows import WINDOW  # noqa: E402
 from opts import parse_train_args  # noqa: E402
 from tools.benchmark_train import ceiling, last_error  # noqa: E402
@@ -184,6 +185,7 @@ def table(args: argparse.Namespace, backbone: str, size: tuple[int, int], limit:
     widths = (7, 6, 6, 8, 15, 10, 10, 11, 14)
     print("".join(f"{head:>{width}}" for head, width in zip(heads, widths, strict=True)))
     model = build(argparse.Namespace(**vars(args) | {"backbone": backbone}), asked(2))
+    for_inference(model, None)
     for frames in args.frames:
         # each further expression costs as much as the second one, beside the first
         one, two = (

@@ -105,7 +105,7 @@ def cost(args: argparse.Namespace, without: str, file: Path) -> dict[str, float]
     found = []
 
     def run() -> None:
-        found[:] = [model(normalise(frames)[None], [EXPRESSION]).final.masks]
+        found[:] = [model(normalise(frames)[None], [EXPRESSION], supervised=False).final.masks]
 
     run()
     costs = [measure(run, device) for _ in range(args.repeat)]

@@ -17,6 +17,7 @@ if __name__ == "__main__":
 
 import torch
 
+import models  # noqa: E402
 from opts import parse_train_args
 from util.run.cli import run
 from util.weights import checkpoint
@@ -34,7 +35,7 @@ def main() -> None:
     parser.add_argument("output_file", type=Path, help="ends in .safetensors")
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of the stored weights")
     args = parser.parse_args()
-    content = checkpoint.load(args.checkpoint)
+    content = models.upgraded(checkpoint.load(args.checkpoint), args.checkpoint)
     usual = vars(parse_train_args([]))
     places = {name for name in usual if name in PLACES or name.endswith("_path")}
     options = content["options"] | {name: usual[name] for name in places}

@@ -9,6 +9,7 @@ FLOPs count a multiplication and an addition as two; what is neither a convoluti
 from __future__ import annotations
 
 import argparse
+import copy
 import fnmatch
 import sys
 import time
@@ -27,6 +28,7 @@ if __name__ == "__main__":
 import models  # noqa: E402
 from datasets.collate import collate  # noqa: E402
 from engine import Step, train_step  # noqa: E402
+from models.fast import for_inference, for_training  # noqa: E402
 from models.proxyformer import ProxyFormer  # noqa: E402
 from models.text_encoder import TextEncoder  # noqa: E402
 from opts import parse_train_args  # noqa: E402
@@ -44,8 +46,8 @@ SECTIONS = {
     "text": ("text_encoder", "text_proj"),
     "backbone": ("backbone",),
     "cmie": ("video_proj.*", "video_norm", "proxies", "cmie"),
-    "mask_decoder": ("mask_decoder", "mask_decoder.lateral.*"),
-    "heads": ("kernel_head", "reference_head", "semantics"),
+    "segmenter": ("segmenter", "segmenter.mask_decoder.lateral.*"),
+    "heads": ("reference_head", "semantics"),
 }
 
 
@@ -127,13 +129,15 @@ def infer(model: ProxyFormer, frames: int, size: tuple[int, int], expressions: l
     """Mask logits ``[B, T, N, h, w]`` for one clip of noise."""
     device = next(model.parameters()).device
     clip_index = torch.zeros(len(expressions), dtype=torch.long, device=device)
-    return model.eval()(torch.randn(1, frames, 3, *size, device=device), expressions, clip_index=clip_index).final.masks
+    video = torch.randn(1, frames, 3, *size, device=device)
+    return model.eval()(video, expressions, clip_index=clip_index, supervised=False).final.masks
 
 
 def train(model: ProxyFormer, args: argparse.Namespace, batch: Batch) -> Step:
     """One step as ``main.py`` takes it."""
     device = next(model.parameters()).device
     amp = amp_dtype(args.amp, device)
+    for_training(model)
     return train_step(
         model.train(),
         models.build_criterion(args),
@@ -198,15 +202,18 @@ def main() -> None:
     print(
         f"{args.backbone}, {clip}, {device}, {torch.get_num_threads()} threads, torch {torch.__version__}", flush=True
     )
-    amp = amp_dtype(args.amp, device)
+    amp, sizes = amp_dtype(args.amp, device), parameters(model)
+    to_train = copy.deepcopy(model) if args.train else None
+    for_inference(model, amp)
     with autocast(device, amp):
         infer(model, *asked)
         inference = measure(lambda: infer(model, *asked), device)
     print(f"inference: {inference}", flush=True)
-    print(table(parameters(model), flops(model, *asked)), flush=True)
-    if args.train:
+    with autocast(device, amp):
+        print(table(sizes, flops(model, *asked)), flush=True)
+    if to_train:
         batch = make_batch(*asked)
-        print(f"training step: {measure(lambda: train(model, args, batch), device)}")
+        print(f"training step: {measure(lambda: train(to_train, args, batch), device)}")
 
 
 if __name__ == "__main__":

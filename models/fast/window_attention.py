@@ -1,16 +1,14 @@
-"""Window attention of Video Swin without padding, shifting or masking whole maps: the same numbers.
+"""Window attention of Video Swin without padding, shifting or mreal whole maps: the same numbers.
 
-A block of torchvision's SwinTransformer3d pads its input to whole windows, rolls it, copies it into windows, and adds a
-bias and a mask to a matrix of all pairs of tokens, which it keeps for the gradient. Here each window fetches its tokens
-by number, windows that are cut in the same way share one bias, and no such matrix outlives a few windows.
+A block of torchvision's SwinTransformer3d adds a bias and a mask to a matrix of all pairs of tokens, which it keeps for
+the gradient. Here each window fetches its tokens by number (:mod:`models.fast.arrangement`), and no such matrix
+outlives a few windows.
 
-Shapes: v clips, t h w tokens of a clip, c channels; w windows of k tokens, of which a ask; q heads of d channels.
+Shapes: v clips, t h w grid of a clip, n its tokens, c channels; w windows of k tokens, of which a are real; q heads of
+d channels.
 """
 
 from __future__ import annotations
-
-from dataclasses import dataclass
-from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -19,65 +17,14 @@ from torch.autograd.function import once_differentiable
 from torchvision.models.swin_transformer import SwinTransformerBlock
 from torchvision.models.video.swin_transformer import ShiftedWindowAttention3d
 
+from models.fast.arrangement import Group, Size, arrange, permute
+from models.fast.forms import Form
 from util.run.precision import precise
 
 # on a CPU few enough for what a layer makes of them to stay in the cache; on a GPU enough to fill it
 TOKENS_AT_ONCE = (8192, 1 << 18)
 # in training, which holds several numbers for each pair of tokens
 TRAINED_AT_ONCE = (2048, 1 << 16)
-Size = tuple[int, int, int]
-
-
-@dataclass(frozen=True)
-class Group:
-    """Windows that are cut in the same way.
-
-    Attributes:
-        tokens: long ``[w, k]``, numbers of the tokens in a clip, t h w of them; one past the last is padding.
-        asking: long, places in a window where there is no padding; what padding reads is of no use.
-        hidden: bool ``[asking, k]``, which tokens an asking one does not see; None: it sees all.
-    """
-
-    tokens: Tensor
-    asking: Tensor
-    hidden: Tensor | None
-
-    def added(self, bias: Tensor, dtype: torch.dtype) -> Tensor:
-        """What is added to the scores ``[q, asking, k]``: of the bias ``[q, k, k]`` of the tokens' places, and a number
-        that hides what is not seen."""
-        added = bias if len(self.asking) == self.tokens.shape[1] else bias[:, self.asking]
-        return (added if self.hidden is None else added - 100.0 * self.hidden).to(dtype)
-
-
-@lru_cache(maxsize=32)
-@torch.inference_mode(False)  # what an inference arranges may serve the training after it
-def arrange(size: Size, window: Size, shift: Size, device: torch.device) -> tuple[Group, ...]:
-    """The windows of a map of ``size`` tokens, shifted by ``shift``; sizes as time, height, width."""
-    numbers = torch.arange(size[0] * size[1] * size[2], device="cpu").view(size)
-    pad = [n for s, w in zip(reversed(size), reversed(window), strict=True) for n in (0, -s % w)]
-    numbers = F.pad(numbers, pad, value=numbers.numel())
-    padded = numbers.shape
-    numbers = numbers.roll([-s for s in shift], (0, 1, 2))
-    # a shifted map joins what lies at opposite ends; in the last windows of an axis each end sees only itself
-    parts = torch.zeros_like(numbers)
-    for axis, (length, moved) in enumerate(zip(padded, shift, strict=True)):
-        parts.narrow(axis, length - moved, moved).add_(1 << axis)
-
-    def cut(x: Tensor) -> Tensor:
-        """``[t, h, w]`` to ``[windows, tokens of a window]``."""
-        x = x.unflatten(2, (-1, window[2])).unflatten(1, (-1, window[1])).unflatten(0, (-1, window[0]))
-        return x.permute(0, 2, 4, 1, 3, 5).reshape(-1, window[0] * window[1] * window[2])
-
-    tokens = cut(numbers)
-    padding = tokens == size[0] * size[1] * size[2]
-    kinds, kind = torch.stack((cut(parts), padding.long()), -1).unique(dim=0, return_inverse=True)
-    groups = []
-    for i, (part, padded) in enumerate(zip(*kinds.unbind(-1), strict=True)):
-        asking = (padded == 0).nonzero()[:, 0]
-        hidden = part[asking][:, None] != part
-        hidden = hidden.to(device) if hidden.any() else None
-        groups.append(Group(tokens[kind == i].to(device), asking.to(device), hidden))
-    return tuple(groups)
 
 
 def fitted(attention: ShiftedWindowAttention3d, size: Size) -> tuple[Size, Size]:
@@ -87,47 +34,51 @@ def fitted(attention: ShiftedWindowAttention3d, size: Size) -> tuple[Size, Size]
     return window, shift
 
 
-def forward(block: SwinTransformerBlock, x: Tensor) -> Tensor:
-    """What ``block(x)`` gives, in evaluation: ``[v, t, h, w, c]`` to the same shape. ``x`` may be overwritten."""
-    attention, x = block.attn, x.contiguous()
-    size = tuple(x.shape[1:4])
-    window, shift = fitted(attention, size)
-    bias = attention.get_relative_position_bias(list(window))[0]
-    for clip in x:
-        rows = clip.view(-1, clip.shape[-1])
-        read = _attend(block, rows, arrange(size, window, shift, x.device), bias)
+# Inference ---------------------------------------------------------------------------------------------------------
+
+
+class InferenceBlock(Form, SwinTransformerBlock):
+    """The form of a block for inference: no gradient flows through it, and nothing is dropped."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[v, t, h, w, c]`` to the same shape; ``x`` may be overwritten."""
+        attention, x = self.attn, x.contiguous()
+        size = tuple(x.shape[1:4])
+        window, shift = fitted(attention, size)
+        bias = attention.get_relative_position_bias(list(window))[0]
+        for clip in x:
+            rows = clip.view(-1, clip.shape[-1])
+            read = self._attend(rows, arrange(size, window, shift, x.device).groups, bias)
+            for part in _parts(rows):
+                rows[part] += attention.proj(read[part])
+                rows[part] += self.mlp(self.norm2(rows[part]))
+        return x
+
+    def _attend(self, rows: Tensor, groups: tuple[Group, ...], bias: Tensor) -> Tensor:
+        """What each token ``rows [n, c]`` reads in its window, before the projection: ``[n, c]``."""
+        attention = self.attn
+        count, channels = rows.shape
+        heads = attention.num_heads
+        first = attention.qkv(self.norm1(rows[:1]))
+        qkv = first.new_empty(count + 1, 3 * channels)
         for part in _parts(rows):
-            rows[part] += attention.proj(read[part])
-            rows[part] += block.mlp(block.norm2(rows[part]))
-    return x
-
-
-def _attend(block: SwinTransformerBlock, rows: Tensor, groups: tuple[Group, ...], bias: Tensor) -> Tensor:
-    """What each token ``rows [n, c]`` reads in its window, before the projection: ``[n, c]``."""
-    attention = block.attn
-    count, channels = rows.shape
-    heads = attention.num_heads
-    first = attention.qkv(block.norm1(rows[:1]))
-    qkv = first.new_empty(count + 1, 3 * channels)
-    for part in _parts(rows):
-        qkv[part] = attention.qkv(block.norm1(rows[part]))
-    qkv[count] = attention.qkv.bias  # of padding, which is zero after the norm, and is read like any other token
-    read = first.new_empty(count + 1, channels)
-    for group in groups:
-        whole = len(group.asking) == group.tokens.shape[1]
-        added = group.added(bias, first.dtype)[None]
-        for some in group.tokens.split(max(1, _at_once(rows) // group.tokens.shape[1])):
-            query, key, value = (
-                qkv.index_select(0, some.flatten())
-                .view(*some.shape, 3, heads, channels // heads)
-                .permute(2, 0, 3, 1, 4)
-            )
-            asking = some
-            if not whole:
-                query, asking = query[:, :, group.asking], some[:, group.asking]
-            found = F.scaled_dot_product_attention(query, key, value, attn_mask=added)
-            read.index_copy_(0, asking.flatten(), found.transpose(1, 2).reshape(-1, channels))
-    return read[:count]
+            qkv[part] = attention.qkv(self.norm1(rows[part]))
+        qkv[count] = attention.qkv.bias  # of padding, which is zero after the norm, and is read like any other token
+        read = first.new_empty(count + 1, channels)
+        for group in groups:
+            added = group.added(bias, first.dtype)[None]
+            for some in group.tokens.split(max(1, _at_once(rows) // group.tokens.shape[1])):
+                query, key, value = (
+                    qkv.index_select(0, some.flatten())
+                    .view(*some.shape, 3, heads, channels // heads)
+                    .permute(2, 0, 3, 1, 4)
+                )
+                real = some
+                if not group.whole:
+                    query, real = query[:, :, group.real], some[:, group.real]
+                found = F.scaled_dot_product_attention(query, key, value, attn_mask=added)
+                read.index_copy_(0, real.flatten().long(), found.transpose(1, 2).reshape(-1, channels))
+        return read[:count]
 
 
 def _at_once(rows: Tensor) -> int:
@@ -143,13 +94,11 @@ def _parts(rows: Tensor) -> list[slice]:
 # Training ----------------------------------------------------------------------------------------------------------
 
 
-class WindowAttention(ShiftedWindowAttention3d):
-    """torchvision's layer, with the same parameters; in training it keeps no scores of pairs of tokens."""
+class TrainedAttention(Form, ShiftedWindowAttention3d):
+    """The form of a block's attention for training: it keeps no scores of pairs of tokens. Nothing is dropped in it."""
 
     def forward(self, x: Tensor) -> Tensor:
         """``[v, t, h, w, c]`` to the same shape."""
-        if not self.training:
-            return super().forward(x)
         return self.proj(self._attend(self.qkv(x))).view(x.shape)
 
     @torch.compiler.disable  # a translation would have the windows one after the other, in thousands of operations
@@ -159,7 +108,7 @@ class WindowAttention(ShiftedWindowAttention3d):
         channels = qkv.shape[-1] // 3
         window, shift = fitted(self, size)
         bias = self.get_relative_position_bias(list(window))[0]
-        order = arrange_once(size, window, shift, qkv.device)
+        order = permute(size, window, shift, qkv.device)
         qkv = qkv.flatten(1, 3)
         if order.padding:
             padding = self.qkv.bias.to(qkv.dtype).expand(len(qkv), order.padding, -1)
@@ -170,44 +119,10 @@ class WindowAttention(ShiftedWindowAttention3d):
             stop = start + group.tokens.numel()
             # [v, n, 3 c] to [v w, k, 3, q, d]
             windows = rows[:, start:stop].reshape(-1, group.tokens.shape[1], 3, heads, channels // heads)
-            found = _Read.apply(windows, group.added(bias, rows.dtype), group.asking)
+            found = _Read.apply(windows, group.added(bias, rows.dtype), group.real)
             read.append(found.view(len(qkv), -1, channels))
             start = stop
-        return _Permuted.apply(torch.cat(read, 1), order.asking, order.asking_back)
-
-
-@dataclass(frozen=True)
-class Order:
-    """The tokens of a map window by window, where every padding is a token of its own.
-
-    Attributes:
-        groups: of :func:`arrange`.
-        padding: tokens of padding.
-        tokens: long, of all windows in the order of the groups, which tokens; tokens_back: the inverse.
-        asking: long, where each token of the map is among those that ask, in the order of the groups; asking_back: the
-            inverse.
-    """
-
-    groups: tuple[Group, ...]
-    padding: int
-    tokens: Tensor
-    tokens_back: Tensor
-    asking: Tensor
-    asking_back: Tensor
-
-
-@lru_cache(maxsize=32)
-@torch.inference_mode(False)
-def arrange_once(size: Size, window: Size, shift: Size, device: torch.device) -> Order:
-    """:func:`arrange` so that every row is fetched once: the gradient of a permutation is a permutation."""
-    groups = arrange(size, window, shift, torch.device("cpu"))
-    count = size[0] * size[1] * size[2]
-    tokens = torch.cat([group.tokens.flatten() for group in groups])
-    padding = tokens == count
-    tokens = torch.where(padding, count - 1 + padding.cumsum(0), tokens)
-    asking_back = torch.cat([group.tokens[:, group.asking].flatten() for group in groups])
-    orders = (order.to(device) for order in (tokens, tokens.argsort(), asking_back.argsort(), asking_back))
-    return Order(arrange(size, window, shift, device), int(padding.sum()), *orders)
+        return _Permuted.apply(torch.cat(read, 1), order.real, order.real_back)
 
 
 class _Permuted(torch.autograd.Function):
@@ -229,12 +144,12 @@ class _Read(torch.autograd.Function):
     """What tokens read in their window; for the gradient the scores are computed anew, a few windows at a time."""
 
     @staticmethod
-    def forward(ctx, windows: Tensor, added: Tensor, asking: Tensor) -> Tensor:
+    def forward(ctx, windows: Tensor, added: Tensor, real: Tensor) -> Tensor:
         """``windows [w, k, 3, q, d]`` of queries, keys and values, ``added [q, a, k]`` to ``[w, a, q d]``."""
-        ctx.save_for_backward(windows, added, asking)
+        ctx.save_for_backward(windows, added, real)
         found = []
         for some in windows.split(_windows_at_once(windows)):
-            query, key, value = _of_heads(some, asking)
+            query, key, value = _of_heads(some, real)
             read = _weights(query, key, added).to(value.dtype) @ value
             found.append(read.transpose(1, 2).flatten(2))
         return torch.cat(found)
@@ -242,7 +157,7 @@ class _Read(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
-        windows, added, asking = ctx.saved_tensors
+        windows, added, real = ctx.saved_tensors
         scale = windows.shape[-1] ** -0.5
         wanted = torch.zeros_like(windows)
         of_added = torch.zeros_like(precise(added))
@@ -250,7 +165,7 @@ class _Read(torch.autograd.Function):
         gradient = gradient.unflatten(2, windows.shape[3:]).transpose(1, 2)  # [w, q, a, d]
         for start in range(0, len(windows), step):
             part = slice(start, start + step)
-            query, key, value = _of_heads(windows[part], asking)
+            query, key, value = _of_heads(windows[part], real)
             of_read = gradient[part]
             weights = _weights(query, key, added)
             of_scores = precise(of_read @ value.mT)
@@ -258,7 +173,7 @@ class _Read(torch.autograd.Function):
             of_added += of_scores.sum(0)
             of_scores = of_scores.mul_(scale).to(query.dtype)
             of_query, of_key, of_value = wanted[part].permute(2, 0, 3, 1, 4)
-            of_query[:, :, asking] = of_scores @ key
+            of_query[:, :, real] = of_scores @ key
             of_key.copy_(of_scores.mT @ query)
             of_value.copy_(weights.to(query.dtype).mT @ of_read)
         return wanted, of_added.to(added.dtype), None
@@ -269,10 +184,10 @@ def _weights(query: Tensor, key: Tensor, added: Tensor) -> Tensor:
     return precise((query * query.shape[-1] ** -0.5) @ key.mT).add_(added).softmax(-1)
 
 
-def _of_heads(windows: Tensor, asking: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _of_heads(windows: Tensor, real: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Queries ``[w, q, a, d]``, keys and values ``[w, q, k, d]`` of ``windows [w, k, 3, q, d]``."""
     query, key, value = windows.permute(2, 0, 3, 1, 4)
-    return (query if len(asking) == key.shape[2] else query[:, :, asking]), key, value
+    return (query if len(real) == key.shape[2] else query[:, :, real]), key, value
 
 
 def _windows_at_once(windows: Tensor) -> int:

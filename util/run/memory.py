@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import resource
 import sys
 from pathlib import Path
 
 import torch
 
+CGROUP = "/sys/fs/cgroup/memory"
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 
@@ -35,6 +37,15 @@ def peak_bytes(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
+def total_bytes(device: torch.device) -> int:
+    """All memory of the GPU, else of the machine or, where that is less, what a container may have."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[1]
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit = _lines(f"{CGROUP}.max")
+    return min(machine, int(limit[0])) if limit and limit[0].isdigit() else machine
+
+
 def free_bytes(device: torch.device) -> int | None:
     """What may still be taken: of the GPU's memory, else of the machine's and of what a container may have.
 
@@ -48,9 +59,9 @@ def free_bytes(device: torch.device) -> int | None:
         name, _, value = line.partition(":")
         if name == "MemAvailable":
             found.append(int(value.split()[0]) * 1024)
-    limit, used = (_lines(f"/sys/fs/cgroup/memory.{name}") for name in ("max", "current"))
+    limit, used = (_lines(f"{CGROUP}.{name}") for name in ("max", "current"))
     if limit and used and limit[0].isdigit():
-        cache = [int(line.split()[1]) for line in _lines("/sys/fs/cgroup/memory.stat") if line.startswith("file ")]
+        cache = [int(line.split()[1]) for line in _lines(f"{CGROUP}.stat") if line.startswith("file ")]
         found.append(int(limit[0]) - int(used[0]) + sum(cache))
     return min(found, default=None)
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -92,13 +91,3 @@ class Average:
                 self.values[name].lerp_(value, rate)
             else:
                 self.values[name].copy_(value)
-
-    @contextmanager
-    def in_place(self, model: nn.Module) -> Iterator[None]:
-        """Within, the model has the averaged weights."""
-        own = {name: value.detach().clone() for name, value in model.state_dict().items()}
-        model.load_state_dict(self.values)
-        try:
-            yield
-        finally:
-            model.load_state_dict(own)

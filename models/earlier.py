@@ -1,0 +1,40 @@
+"""Checkpoints of earlier versions of this program, brought to what this version writes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from util.weights.names import renamed
+
+# options that such checkpoints lack, with the values they were trained with
+OPTIONS = {"text_form": "clean", "long_text": "shorten", "absent_object": "keep", "loader_timeout": 120}
+# how the names of parameters began, and how they begin now
+PREFIXES = {"mask_decoder.": "segmenter.mask_decoder.", "kernel_head.": "segmenter.kernel_head."}
+
+
+def current_name(name: str) -> str:
+    """The name that a parameter, or a pattern of ``--freeze``, has now."""
+    return next((new + name.removeprefix(old) for old, new in PREFIXES.items() if name.startswith(old)), name)
+
+
+def current_names(state: dict[str, Tensor], source: object) -> dict[str, Tensor]:
+    """The same weights under the names that they have now.
+
+    Raises:
+        ValueError: naming ``source``; a parameter is there under its earlier and its present name.
+    """
+    return renamed(state, current_name, source)
+
+
+def upgraded(content: dict[str, Any], source: object) -> dict[str, Any]:
+    """The content of a checkpoint, of whichever version, as this version writes it.
+
+    Raises:
+        ValueError: as :func:`current_names`.
+    """
+    options = OPTIONS | content["options"]
+    options["freeze"] = [current_name(pattern) for pattern in options.get("freeze") or []]
+    weights = {key: current_names(content[key], source) for key in ("model", "average") if content.get(key)}
+    return content | weights | {"options": options}

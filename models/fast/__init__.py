@@ -1,0 +1,64 @@
+"""What gives the numbers of the model in less time or memory, applied to a built model from outside.
+
+The model knows none of this. :func:`for_inference` and :func:`for_training` change the forward passes of modules
+(:mod:`models.fast.forms`); every form is tested against the module that it replaces.
+
+=============================  ==========================================================================
+:mod:`window_attention`        Video Swin's windows by number, without padding, rolling or masks of maps
+:mod:`arrangement`             the numbers, kept for each size of a map
+:mod:`segmenter`               convolutions before upsampling, folded laterals, the last 1×1 in the kernels
+:mod:`upsampling`              the convolutions of upsampled maps
+:mod:`weights`                 folded batch norms, weights stored in the type of the products
+:mod:`norms`                   group norm on contiguous maps
+:mod:`recompute`               activation checkpointing
+=============================  ==========================================================================
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torchvision.models.swin_transformer import SwinTransformerBlock
+from torchvision.models.video.swin_transformer import ShiftedWindowAttention3d
+
+from models.fast.forms import lay_off_form, take_form
+from models.fast.norms import ContiguousGroupNorm
+from models.fast.segmenter import FastSegmenter, SmoothedLateral
+from models.fast.weights import fold_batch_norms, store_as_computed
+from models.fast.window_attention import InferenceBlock, TrainedAttention
+from models.proxyformer import ProxyFormer
+from models.segmenter import Segmenter
+
+
+def for_inference(model: ProxyFormer, amp: torch.dtype | None) -> None:
+    """Gives a model the forms for inference, whatever forms it had. It cannot train any more, and its weights are no
+    longer those of a checkpoint: to score a model that trains on, take a copy.
+
+    Args:
+        amp: what is computed in; None: float32.
+    """
+    model.eval()
+    for module in list(model.modules()):
+        lay_off_form(module)
+        if isinstance(module, SwinTransformerBlock) and isinstance(module.attn, ShiftedWindowAttention3d):
+            take_form(module, InferenceBlock)
+    take_form(model.segmenter, FastSegmenter)
+    for lateral in model.segmenter.mask_decoder.lateral:
+        take_form(lateral, SmoothedLateral)
+    _contiguous_norms(model.segmenter)
+    fold_batch_norms(model)
+    store_as_computed(model, amp)
+
+
+def for_training(model: ProxyFormer) -> None:
+    """Gives a model the forms for training. The names of its parameters, and their gradients, stay as they are."""
+    for module in list(model.modules()):
+        if isinstance(module, ShiftedWindowAttention3d):
+            take_form(module, TrainedAttention)
+    _contiguous_norms(model.segmenter)
+
+
+def _contiguous_norms(segmenter: Segmenter) -> None:
+    for module in segmenter.modules():
+        if isinstance(module, nn.GroupNorm):
+            take_form(module, ContiguousGroupNorm)
