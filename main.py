@@ -80,7 +80,6 @@ def restore_options(args: argparse.Namespace) -> tuple[argparse.Namespace, dict 
     """The options, those of the checkpoint that is to be resumed among them, and its content if there is one."""
     path, saved = find_checkpoint(args)
     if saved:
-        saved = models.upgraded(saved, path)
         ours = OF_THIS_CALL if args.eval else OF_THIS_CALL - {"eval_split"}
         defaults = {k: v for k, v in saved["options"].items() if k not in ours}
         if args.eval:
@@ -107,7 +106,7 @@ def find_checkpoint(args: argparse.Namespace) -> tuple[str | None, dict | None]:
         path = found or path
     if not path:
         return None, None
-    return path, own[1] if own else checkpoint.load(path)
+    return path, models.upgraded(own[1] if own else checkpoint.load(path), path)
 
 
 def build_trainer(args: argparse.Namespace, saved: dict | None, device: torch.device) -> Trainer:

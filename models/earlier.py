@@ -34,7 +34,7 @@ def upgraded(content: dict[str, Any], source: object) -> dict[str, Any]:
     Raises:
         ValueError: as :func:`current_names`.
     """
-    options = OPTIONS | content["options"]
-    options["freeze"] = [current_name(pattern) for pattern in options.get("freeze") or []]
+    trained_with = OPTIONS | content["options"]
+    patterns = {"freeze": [current_name(pattern) for pattern in trained_with.get("freeze", [])]}
     weights = {key: current_names(content[key], source) for key in ("model", "average") if content.get(key)}
-    return content | weights | {"options": options}
+    return content | weights | {"options": trained_with | patterns}

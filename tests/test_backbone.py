@@ -14,8 +14,8 @@ from torchvision.models.feature_extraction import create_feature_extractor
 from torchvision.models.video.swin_transformer import SwinTransformer3d
 from torchvision.ops import FrozenBatchNorm2d
 
-from models import prepare
 from models.backbone import RESNETS, SHIFTED, SWINS, build_backbone, load_pretrained
+from models.fast import fold_batch_norms
 from models.video_swin import VARIANTS, VideoSwin
 from tests.helpers import SHARED, needs_shared
 from tests.test_checkpoint_optim import Code
@@ -71,7 +71,7 @@ def test_folded_batch_norms_give_the_same_maps(name, pretrained):
         ):
             nn.init.uniform_(value, low, high)
     wanted = model.backbone(clip())
-    prepare.fold_batch_norms(model)
+    fold_batch_norms(model)
     assert len(norms) > 10 and not any("Norm" in type(m).__name__ for m in model.backbone.modules())
     for got, expected in zip(model.backbone(clip()), wanted, strict=True):
         assert (got - expected).abs().max() < 1e-4 * expected.abs().max()

@@ -8,7 +8,9 @@ import multiprocessing
 import pytest
 import torch
 
-from models import backbone, mask_decoder, window_attention
+from models import backbone, fast
+from models.fast import segmenter
+from models.fast.window_attention import InferenceBlock
 from tests.commands import FORKS_TRAIN
 from tests.tiny_model import tiny_model
 from tools import benchmark_inference, benchmark_levers
@@ -89,8 +91,8 @@ def test_what_makes_it_fast_changes_no_mask(monkeypatch, tmp_path, name):
         benchmark_levers, "build", lambda args, expressions: tiny_model(backbone=copy.deepcopy(network))
     )
     args = benchmark_levers.parse_args([*SMALL, "--num_frames", "2", "--backbone", name])
-    patched = [(window_attention, "forward"), (backbone, "_as_images"), (mask_decoder, "upsampled_conv")]
-    patched.append((mask_decoder.Lateral, "forward"))
+    patched = [(InferenceBlock, "forward"), (backbone, "_as_images"), (segmenter, "upsampled_conv")]
+    patched += [(segmenter.SmoothedLateral, "forward"), (fast, "fold_batch_norms")]
     benchmark_levers.cost(args, benchmark_levers.ALL, tmp_path / "all")
     plain = torch.load(tmp_path / "all")
     for lever in benchmark_levers.LEVERS:

@@ -195,7 +195,7 @@ def predictor() -> Predictor:
     """Of a random model whose masks are neither full nor empty."""
     model = tiny_model()
     with torch.no_grad():
-        model.kernel_head.kernel[-1].weight *= 30
+        model.segmenter.kernel_head.kernel[-1].weight *= 30
     return Predictor(model, eval_size=40, max_size=96)
 
 

@@ -14,8 +14,8 @@ from torchvision.ops import FrozenBatchNorm2d
 import inference_davis
 import inference_ytvos
 import models
-from models import prepare
 from models.backbone import build_backbone
+from models.fast import fold_batch_norms, store_as_computed
 from models.predictor import InMemory, Predictor
 from models.proxyformer import ProxyFormer
 from tasks import inference, scoring
@@ -68,7 +68,7 @@ def test_what_is_asked_for_is_what_is_computed_in(amp, speed):
 def inferred(monkeypatch, script, words: list) -> tuple[torch.dtype | None, dict]:
     """In what a script for inference computes, and what it writes into its record, without segmenting anything."""
     used, folder = [], Path(words[words.index("--output_dir") + 1])
-    for module, function in (("inference", "predict_split"), ("inference_davis", "predict_annotators")):
+    for module, function in (("tasks.inference", "predict_split"), ("inference_davis", "predict_annotators")):
         monkeypatch.setattr(f"{module}.{function}", lambda predictor, *_, **__: used.append(predictor.amp))
     monkeypatch.setattr("datasets.build_eval_videos", lambda args, split, gaps: [])
     monkeypatch.setattr("tasks.inference.build_submission", lambda *_: None)
@@ -123,7 +123,7 @@ def network(name: str) -> ProxyFormer:
     torch.manual_seed(1)
     model = tiny_model(backbone=build_backbone(name, pretrained=False)).eval()
     with torch.no_grad():
-        model.kernel_head.kernel[-1].weight *= 30
+        model.segmenter.kernel_head.kernel[-1].weight *= 30
     return model
 
 
@@ -143,9 +143,9 @@ def answers(model: ProxyFormer, amp: torch.dtype | None) -> tuple[Tensor, Tensor
 @pytest.mark.parametrize("name", ["video_swin_t", "resnet50", "tsm_resnet10_half", "timm:convnext_atto", "swin_t_p4w7"])
 def test_weights_in_half_precision_change_no_bit(name, amp):
     model = network(name)
-    prepare.fold_batch_norms(model)
+    fold_batch_norms(model)
     stored = copy.deepcopy(model)
-    prepare.store_as_computed(stored, amp)
+    store_as_computed(stored, amp)
     for got, wanted in zip(answers(stored, amp), answers(model, amp), strict=True):
         assert torch.equal(got, wanted)
 
@@ -153,7 +153,7 @@ def test_weights_in_half_precision_change_no_bit(name, amp):
 def test_only_what_autocast_would_cast_is_stored_in_it():
     model = network("video_swin_t")
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    prepare.store_as_computed(model, torch.bfloat16)
+    store_as_computed(model, torch.bfloat16)
     halved = {name for name, value in model.state_dict().items() if value.dtype == torch.bfloat16}
     assert {name.split(".")[0] for name in halved} == {"backbone", "text_encoder", "cmie"}
     for name in ("backbone.features.0.0.attn.qkv.bias", "backbone.patch_embed.proj.weight"):
@@ -161,13 +161,13 @@ def test_only_what_autocast_would_cast_is_stored_in_it():
     assert "text_encoder.model.encoder.layer.0.attention.self.query.weight" in halved
     for name, value in model.state_dict().items():
         assert torch.equal(value, before[name].to(value.dtype))
-        kept = any(part in name for part in ("norm", "embeddings", "relative_position", "mask_decoder", "head"))
+        kept = any(part in name for part in ("norm", "embeddings", "relative_position", "segmenter", "head"))
         assert not (kept and name in halved), name
 
 
 def test_in_float32_nothing_changes():
     model = network("video_swin_t")
-    prepare.store_as_computed(model, None)
+    store_as_computed(model, None)
     assert all(value.dtype != torch.bfloat16 for value in model.state_dict().values())
 
 
@@ -181,12 +181,11 @@ def test_every_way_to_a_predictor_makes_the_model_ready(amp, stored, tmp_path):
         models.inference_predictor(model, args, CPU),
     ):
         assert predictor.model.backbone.conv1.weight.dtype == stored and predictor.model.backbone.conv1.bias is not None
-        assert predictor.model.mask_decoder.out.weight.dtype == torch.float32
+        assert predictor.model.segmenter.mask_decoder.out.weight.dtype == torch.float32
         assert not any(isinstance(module, NORMS) for module in predictor.model.modules())
 
 
-def test_a_model_that_trains_on_is_left_as_it_is():
-    """As that which is scored during training."""
+def test_a_predictor_by_itself_leaves_the_model_as_it_is():
     args = tiny_args("--amp", "bf16")
     model = models.assemble(args, 1, tiny_model().text_encoder)
     before = {name: value.clone() for name, value in model.state_dict().items()}

@@ -162,6 +162,17 @@ def test_options_need_the_standard_library_alone():
     assert not {name.partition(".")[0] for name in modules} & ((OWN - {"opts", "util"}) | {"torch", "PIL", "scipy"})
 
 
+def test_the_network_knows_no_faster_form():
+    """The files that are the paper import each other, and no file of models/fast."""
+    seen, todo = set(), ["models/proxyformer.py", "models/backbone.py"]
+    while todo:
+        path = todo.pop()
+        seen.add(path)
+        todo += [file for file in _own_files(path, SOURCES[path]) - seen if file.startswith("models/")]
+    assert {"models/cmie.py", "models/mask_decoder.py", "models/heads.py", "models/video_swin.py"} <= seen
+    assert not [path for path in seen if path.startswith("models/fast/")]
+
+
 @pytest.mark.parametrize("path", sorted(SOURCES))
 def test_no_file_is_long(path):
     assert len(SOURCES[path].splitlines()) <= LINES

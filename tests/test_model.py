@@ -57,8 +57,8 @@ def criterion() -> Criterion:
     return Criterion(matcher=TrajectoryMatcher(LossWeights()), weights=LossWeights())
 
 
-def answer(model: ProxyFormer, batch: Batch) -> Output:
-    return model(batch.video, batch.expressions, batch.video_valid, batch.clip_index)
+def answer(model: ProxyFormer, batch: Batch, *, supervised: bool = True) -> Output:
+    return model(batch.video, batch.expressions, batch.video_valid, batch.clip_index, supervised=supervised)
 
 
 def assert_same(a: Output, b: Output, rows: slice | list = slice(None), atol: float = 1e-4) -> None:
@@ -85,9 +85,9 @@ def test_shapes(choice):
     model, batch = tiny_model(**choice), padded_batch()
     stride = 4 * 2 ** (3 - choice.get("dec_layers", 3))
     b, t, h, w = 3, 3, 64 // stride, 96 // stride
-    for training in (True, False):
-        out = answer(model.train(training), batch)
-        stages = choice.get("enc_layers", 2) if training and choice.get("aux_loss", True) else 1
+    for supervised in (True, False):
+        out = answer(model, batch, supervised=supervised)
+        stages = choice.get("enc_layers", 2) if supervised and choice.get("aux_loss", True) else 1
         assert len(out.aux) == stages - 1
         for prediction in (*out.aux, out.final):
             assert prediction.logits.shape == (b, t, QUERIES, choice.get("num_classes", 1))
@@ -95,7 +95,7 @@ def test_shapes(choice):
             assert prediction.masks.shape == (b, t, QUERIES, h, w)
             assert prediction.proxies.shape == (b, t, QUERIES, DIM)
         assert model.mask_stride == stride
-        if training and choice.get("jsc_target") != "none":
+        if supervised and choice.get("jsc_target") != "none":
             assert out.semantics.shape == (b, DIM)
         else:
             assert out.semantics is None
@@ -209,7 +209,7 @@ def with_garbage(features: VideoFeatures) -> VideoFeatures:
 def test_garbage_in_padding_tokens_reaches_no_proxy_and_no_semantics(choice):
     model = tiny_model(**choice)
     features, words, valid = encoded(model)
-    clean, dirty = (model.decode(f, words, valid) for f in (features, with_garbage(features)))
+    clean, dirty = (model.decode(f, words, valid, supervised=True) for f in (features, with_garbage(features)))
     for name in ("logits", "boxes", "proxies"):
         torch.testing.assert_close(getattr(dirty.final, name), getattr(clean.final, name), atol=1e-5, rtol=0)
     if clean.semantics is not None:
@@ -222,7 +222,9 @@ def test_garbage_in_padding_words_reaches_nothing(choice):
     model = tiny_model(**choice)
     features, words, valid = encoded(model)
     assert not valid.all()
-    clean, dirty = (model.decode(features, w, valid) for w in (words, words.masked_fill(~valid[..., None], 50.0)))
+    clean, dirty = (
+        model.decode(features, w, valid, supervised=True) for w in (words, words.masked_fill(~valid[..., None], 50.0))
+    )
     assert_same(clean, dirty, atol=1e-5)
     if clean.semantics is not None:
         torch.testing.assert_close(dirty.semantics, clean.semantics, atol=1e-5, rtol=0)

@@ -17,7 +17,7 @@ def predictor() -> Predictor:
     """Of a random model whose masks are neither full nor empty."""
     model = tiny_model()
     with torch.no_grad():
-        model.kernel_head.kernel[-1].weight *= 30
+        model.segmenter.kernel_head.kernel[-1].weight *= 30
     return Predictor(model, eval_size=40, max_size=96)
 
 
@@ -58,7 +58,7 @@ def test_the_backbone_runs_once_for_any_number_of_expressions(predictor):
 def test_the_masks_are_those_of_the_networks_best_query(predictor):
     model, video = predictor.model, prepared()
     assert video.shape[-2:] == (40, 54)
-    out = model(video[None], [EXPRESSIONS[0]]).final
+    out = model(video[None], [EXPRESSIONS[0]], supervised=False).final
     query = out.logits.sigmoid().mean((0, 1))[:, 0].argmax()
     full = torch.nn.functional.interpolate(out.masks[0, :, [query]], scale_factor=4, mode="bilinear")[..., :40, :54]
     full = torch.nn.functional.interpolate(full, size=(61, 83), mode="bilinear")[:, 0]

@@ -330,7 +330,7 @@ def test_too_many_of_them_end_the_run_and_leave_their_inputs(ytvos_root, tmp_pat
 
 def test_a_gradient_that_is_not_finite_is_noticed_too(ytvos_root, tmp_path):
     run = trainer(ytvos_root, tmp_path / "run", "--epochs", 1)
-    weight = run.model.kernel_head.kernel[0].weight
+    weight = run.model.segmenter.kernel_head.kernel[0].weight
     steps = []
 
     def explode(gradient: Tensor) -> Tensor:

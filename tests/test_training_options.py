@@ -17,6 +17,7 @@ from torchvision.ops import StochasticDepth
 import models
 from models import build_criterion, prepare
 from models.backbone import build_backbone
+from models.fast import for_training
 from models.proxyformer import ProxyFormer
 from models.video_swin import VideoSwin
 from tasks import plan, training
@@ -204,10 +205,12 @@ def test_frozen_parts_stay(ytvos_root, tmp_path):
         trainer(ytvos_root, tmp_path / "other", "--freeze", "*")
 
 
-@pytest.mark.parametrize("part", ["backbone", "mask_decoder", "cmie", "kernel_head", "reference_head"])
+@pytest.mark.parametrize(
+    "part", ["backbone", "segmenter.mask_decoder", "cmie", "segmenter.kernel_head", "reference_head"]
+)
 def test_a_frozen_part_gives_what_it_gave(part):
-    """In training it is not what it is at inference, but for what is dropped."""
     model = tiny_model(backbone=build_backbone("video_swin_t_p4w7", pretrained=False)).train()
+    for_training(model)
     for block in model.backbone.modules():
         if isinstance(block, StochasticDepth):
             block.p = 0.0
@@ -290,6 +293,7 @@ def test_compiled_blocks_give_the_same_gradients(backend, swin, graphs):
     torch._dynamo.reset()
     small = dict(embed_dim=8, depths=[1, 2, 1, 1], num_heads=[1, 2, 2, 4], window_size=(2, 3, 3), stochastic_depth=0.0)
     model = tiny_model(enc_layers=1, **({"backbone": VideoSwin(**small)} if swin else {})).train()
+    for_training(model)
     plain, wanted = loss_and_gradients(model)
     model.zero_grad(set_to_none=True)
     prepare.compile_blocks(model, backend)
@@ -317,6 +321,7 @@ def test_recomputed_activations_give_the_same_gradients(backbone):
     for recompute in (False, True):
         torch.manual_seed(0)
         model = tiny_model(backbone=build_backbone(backbone, pretrained=True), dropout=0.2).train()
+        for_training(model)
         if recompute:
             prepare.recompute_activations(model)
         gradients.append(loss_and_gradients(model)[1])

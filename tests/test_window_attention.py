@@ -7,8 +7,12 @@ import copy
 import pytest
 import torch
 from torch import Tensor
+from torchvision.models.swin_transformer import SwinTransformerBlock
+from torchvision.models.video.swin_transformer import ShiftedWindowAttention3d
 
-from models import window_attention
+from models.fast import arrangement, window_attention
+from models.fast.forms import take_form
+from models.fast.window_attention import InferenceBlock, TrainedAttention
 from models.video_swin import VideoSwin
 
 SWIN = dict(embed_dim=12, depths=[2, 2, 2, 2], num_heads=[1, 2, 3, 4], window_size=(4, 3, 3), stochastic_depth=0.0)
@@ -24,35 +28,38 @@ def swin() -> VideoSwin:
     return model
 
 
+def in_form(swin: VideoSwin, kind: type, form: type) -> VideoSwin:
+    """A copy whose modules of ``kind`` have the form."""
+    changed = copy.deepcopy(swin)
+    for module in list(changed.modules()):
+        if type(module) is kind:
+            take_form(module, form)
+    return changed
+
+
+def for_inference(swin: VideoSwin) -> VideoSwin:
+    return in_form(swin, SwinTransformerBlock, InferenceBlock)
+
+
+def for_training(swin: VideoSwin) -> VideoSwin:
+    return in_form(swin, ShiftedWindowAttention3d, TrainedAttention).train()
+
+
 @pytest.mark.parametrize("few", [1, 40, 10**6])
 @pytest.mark.parametrize("size", SIZES)
 def test_the_features_are_those_of_torchvisions_blocks(swin, size, few, monkeypatch):
     monkeypatch.setattr(window_attention, "TOKENS_AT_ONCE", (few, few))
     video = torch.randn(2, size[0], 3, *size[1:], dtype=torch.float64)
     swin = copy.deepcopy(swin).double()
-    wanted = swin(video)  # with gradient: the blocks themselves
     with torch.no_grad():
-        got = swin(video)
-    assert all(w.requires_grad and not g.requires_grad for w, g in zip(wanted, got, strict=True))
-    torch.testing.assert_close(got, [w.detach() for w in wanted], rtol=1e-9, atol=1e-9)
-
-
-def test_windows_are_arranged_once_for_maps_of_a_size(swin):
-    window_attention.arrange.cache_clear()
-    with torch.no_grad():
-        for _ in range(3):
-            swin(torch.randn(1, 5, 3, 64, 64))
-    info = window_attention.arrange.cache_info()
-    assert info.hits > info.misses > 0
+        torch.testing.assert_close(for_inference(swin)(video), swin(video), rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_is_within_its_rounding(swin, dtype):
     video = torch.randn(1, 5, 3, 64, 64)
-    with torch.autocast("cpu", dtype):
-        wanted = swin(video)
-        with torch.no_grad():
-            got = swin(video)
+    with torch.autocast("cpu", dtype), torch.no_grad():
+        wanted, got = swin(video), for_inference(swin)(video)
     for w, g in zip(wanted, got, strict=True):
         assert (w - g).norm() < 0.03 * w.norm()
 
@@ -75,8 +82,8 @@ def test_maps_and_gradients_of_training_are_those_of_torchvisions_blocks(swin, s
     monkeypatch.setattr(window_attention, "TRAINED_AT_ONCE", (few, few))
     video = torch.randn(2, size[0], 3, *size[1:], dtype=torch.float64)
     swin = copy.deepcopy(swin).double()
-    wanted_maps, wanted = maps_and_gradients(swin, video)  # in evaluation: the blocks themselves
-    maps, gradients = maps_and_gradients(swin.train(), video)
+    wanted_maps, wanted = maps_and_gradients(swin, video)
+    maps, gradients = maps_and_gradients(for_training(swin), video)
     torch.testing.assert_close(maps, wanted_maps, rtol=1e-9, atol=1e-9)
     for name, gradient in wanted.items():
         torch.testing.assert_close(gradients[name], gradient, rtol=1e-9, atol=1e-9 * gradient.abs().max(), msg=name)
@@ -89,8 +96,7 @@ def test_gradients_in_half_precision_are_as_near_as_those_of_torchvisions_blocks
     exact = maps_and_gradients(swin, video)[1]
     with torch.autocast("cpu", dtype):
         theirs = maps_and_gradients(swin, video)[1]
-        theirs = {name: gradient.clone() for name, gradient in theirs.items()}
-        ours = maps_and_gradients(swin.train(), video)[1]
+        ours = maps_and_gradients(for_training(swin), video)[1]
 
     def error(gradients: dict[str, Tensor]) -> float:
         shares = [(gradients[name] - exact[name]).norm() / exact[name].norm() for name in exact]
@@ -102,16 +108,68 @@ def test_gradients_in_half_precision_are_as_near_as_those_of_torchvisions_blocks
 def test_no_scores_of_pairs_are_kept_for_the_gradient(swin):
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x.shape) or x, lambda x: x):
-        copy.deepcopy(swin).train()(torch.randn(1, 8, 3, 96, 96))
+        for_training(swin)(torch.randn(1, 8, 3, 96, 96))
     pairs = 4 * 3 * 3, 4 * 3 * 3
     assert not any(shape[-2:] == pairs and len(shape) > 3 for shape in kept)
 
 
-def test_training_goes_on_after_an_inference_of_the_same_size(swin):
-    """What an inference has arranged is kept."""
-    video = torch.randn(1, 5, 3, 64, 64)
-    window_attention.arrange.cache_clear()
-    window_attention.arrange_once.cache_clear()
+# Arrangements ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def forgotten() -> None:
+    arrangement.arrange.forget()
+    arrangement.permute.forget()
+
+
+def test_windows_are_arranged_once_for_maps_of_a_size(swin, forgotten):
+    """Four stages, each with blocks that shift and blocks that do not; in the last ones a window covers the map."""
+    fast, video = for_inference(swin), torch.randn(1, 5, 3, 64, 64)
+    with torch.no_grad():
+        for _ in range(3):
+            fast(video)
+    assert 4 <= arrangement.arrange.made <= 8 and arrangement.permute.made == 0
+
+
+def test_training_goes_on_after_an_inference_of_the_same_size(swin, forgotten):
+    """A tensor that inference mode made could not be saved for a gradient."""
+    video, trained = torch.randn(1, 5, 3, 64, 64), for_training(swin)
     with torch.inference_mode():
-        swin(video)
-    maps_and_gradients(copy.deepcopy(swin).train(), video)
+        trained(video)
+    maps_and_gradients(trained, video)
+
+
+SIZE, WINDOW, SHIFT, CPU = (4, 8, 8), (4, 3, 3), (0, 1, 1), torch.device("cpu")
+
+
+def test_arrangements_are_kept_as_long_as_memory_allows(monkeypatch, forgotten):
+    """The one that was not used for longest goes first; a single one always stays."""
+    sizes = [(4, 8, 8 + n) for n in range(4)]
+    taken = sum(x.nbytes for x in arrangement.permute(sizes[-1], WINDOW, SHIFT, CPU).tensors())
+    arrangement.permute.forget()
+    monkeypatch.setattr(arrangement, "total_bytes", lambda device: arrangement.SHARE * int(3.2 * taken))
+    for size in (*sizes[:3], sizes[0], sizes[3]):  # the second is the one that goes
+        arrangement.permute(size, WINDOW, SHIFT, CPU)
+    assert arrangement.permute.made == 4
+    for size in (sizes[0], sizes[2], sizes[3]):
+        arrangement.permute(size, WINDOW, SHIFT, CPU)
+    assert arrangement.permute.made == 4
+    arrangement.permute(sizes[1], WINDOW, SHIFT, CPU)
+    assert arrangement.permute.made == 5
+    monkeypatch.setattr(arrangement, "total_bytes", lambda device: 0)
+    for _ in range(2):
+        arrangement.permute((4, 9, 9), WINDOW, SHIFT, CPU)
+    assert arrangement.permute.made == 6
+
+
+def test_numbers_of_tokens_take_four_bytes_and_every_token_is_read_once():
+    found = arrangement.permute(SIZE, WINDOW, SHIFT, CPU)
+    for order, back in ((found.tokens, found.tokens_back), (found.real, found.real_back)):
+        assert order.dtype == back.dtype == torch.int32
+        assert torch.equal(order[back], torch.arange(len(order), dtype=torch.int32))
+    count = 4 * 8 * 8
+    assert len(found.real) == count and len(found.tokens) == count + found.padding
+    plain = arrangement.arrange(SIZE, WINDOW, SHIFT, CPU).groups
+    for group, numbered in zip(plain, found.groups, strict=True):
+        assert group.tokens.dtype == torch.int32 and group.whole == numbered.whole
+        assert torch.equal(group.tokens, numbered.tokens.clamp(max=count))

@@ -111,7 +111,7 @@ def video(length: int) -> InMemory:
 def tiny_predictor(**options) -> Predictor:
     model = tiny_model()
     with torch.no_grad():
-        model.kernel_head.kernel[-1].weight *= 30
+        model.segmenter.kernel_head.kernel[-1].weight *= 30
     return Predictor(model, eval_size=32, max_size=96, **options)
 
 

@@ -24,10 +24,12 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from einops import rearrange  # noqa: E402
+from torchvision.models.swin_transformer import SwinTransformerBlock  # noqa: E402
 
-from models import backbone, mask_decoder, window_attention  # noqa: E402
-from models.prepare import fold_batch_norms  # noqa: E402
-from models.upsampling import joined, kinds  # noqa: E402
+from models import backbone, fast  # noqa: E402
+from models.fast import segmenter  # noqa: E402
+from models.fast.upsampling import joined, kinds  # noqa: E402
+from models.fast.window_attention import InferenceBlock  # noqa: E402
 from opts import parse_train_args  # noqa: E402
 from tools.benchmark_train import ceiling, last_error  # noqa: E402
 from tools.profile_model import EXPRESSION, build, exact_float32, measure  # noqa: E402
@@ -39,7 +41,7 @@ ALL = "everything on"
 
 
 def _plain_blocks() -> None:
-    window_attention.forward = lambda block, x: block(x)
+    InferenceBlock.forward = SwinTransformerBlock.forward
 
 
 def _after_upsampling() -> None:
@@ -48,21 +50,25 @@ def _after_upsampling() -> None:
         out = F.conv2d(F.interpolate(x, size=whole.shape[2:], mode="nearest"), weight, padding=1) + whole
         return kinds(out) if added.ndim == 6 else out
 
-    mask_decoder.upsampled_conv = conv
+    segmenter.upsampled_conv = conv
 
 
 def _two_convolutions() -> None:
-    mask_decoder.Lateral.forward = lambda self, x, smooth: smooth(self._conv_forward(x, self.weight, self.bias))
+    segmenter.SmoothedLateral.forward = lambda self, x, smooth: smooth(self._conv_forward(x, self.weight, self.bias))
+
+
+def _norms() -> None:
+    fast.fold_batch_norms = lambda model: None
 
 
 def _plain_layout() -> None:
     backbone._as_images = lambda video: rearrange(video, "v t c h w -> (v t) c h w")
 
 
-BUFFERS, NORMS = "keeping large buffers", "folded batch norms"
+BUFFERS = "keeping large buffers"
 # what is left out, and how; what is None is done where the process starts
 OF_VIDEO_SWIN = {"windows by number": _plain_blocks}
-OF_IMAGES = {"channels-last": _plain_layout, NORMS: None}
+OF_IMAGES = {"channels-last": _plain_layout, "folded batch norms": _norms}
 LEVERS: dict[str, Callable[[], None] | None] = {
     BUFFERS: None,
     **OF_VIDEO_SWIN,
@@ -96,11 +102,10 @@ def cost(args: argparse.Namespace, without: str, file: Path) -> dict[str, float]
         keep_large_buffers()
     device = dist.device_of(args.device)
     torch.manual_seed(args.seed)
-    model = build(args, [EXPRESSION]).to(device).eval()
-    if without != NORMS:
-        fold_batch_norms(model)
     if leave_out := LEVERS.get(without):
         leave_out()
+    model = build(args, [EXPRESSION]).to(device)
+    fast.for_inference(model, None)
     frames = torch.randint(256, (args.num_frames, 3, *args.size), dtype=torch.uint8, device=device)
     found = []
 

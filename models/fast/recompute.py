@@ -23,5 +23,5 @@ class Recomputed(Form):
 
 
 def recompute(block: nn.Module) -> None:
-    """Has a block, which is otherwise in the form that it was built with, recompute its activations."""
+    """Has a block, in whatever form it is, recompute its activations."""
     take_form(block, type(f"Recomputed{type(block).__name__}", (Recomputed, type(block)), {}))
