@@ -10,7 +10,6 @@ is named and left out, and the exit code is 3; the same command goes on once it 
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,41 +17,41 @@ import numpy as np
 import torch
 from PIL import Image
 
-import datasets
 import models
 from datasets.davis import SPLITS, AnnotatedVideo
 from datasets.texts import asked_texts
 from engine import predict_annotators
 from opts import inference_parser, parse_inference_args
-from tasks.inference import claim, restore, run_inference, say_what_is_missing, windows, write_overlay
+from tasks.inference import claim, restore, run_inference, say_what_is_missing, write_overlay
 from util.masks.results import ANNOTATOR_ROOTS
+from util.options.inference import InferenceOptions
 from util.run import cli, dist
 from util.run.gaps import Gaps
 from util.run.log import progress_bar
 
 
-def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+def parse_args(argv: list[str] | None = None) -> InferenceOptions:
     parser = inference_parser("inference_davis.py", __doc__.splitlines()[0], output="output/davis")
     parser.add_argument("--split", choices=SPLITS, default="valid")
     parser.add_argument("--davis_path", default="data/ref-davis")
     return parse_inference_args(parser, argv)
 
 
-def infer(asked: argparse.Namespace, device: torch.device, gaps: Gaps) -> None:
+def infer(asked: InferenceOptions, device: torch.device, gaps: Gaps) -> None:
     """Predicts one split for all annotators; ``gaps`` takes what cannot be read."""
-    model, args = restore(asked, device, "davis")
-    videos = datasets.build_eval_videos(args, asked.split, gaps)
+    model, split, settings = restore(asked, device, "davis")
+    videos = split.videos(gaps)
     results_dir = Path(asked.output_dir) / asked.split
-    predictor = models.inference_predictor(model, args, device, **windows(asked))
+    predictor = models.inference_predictor(model, settings, device)
     predictor.announce(asked_texts("davis", videos))
-    claim(asked, args, results_dir, ANNOTATOR_ROOTS, videos)
+    claim(asked, split, settings, results_dir, ANNOTATOR_ROOTS, videos)
     predict_annotators(predictor, videos, results_dir, gaps=gaps)
     gaps.share()
     if not dist.is_main():
         return
     videos = [video for video in videos if not gaps.has(f"video {video.video_id}")]
     objects = sum(len(video.annotators[0]) for video in videos)
-    scored = f"score it with eval_davis.py {results_dir} --davis_path {args.davis_path}"
+    scored = f"score it with eval_davis.py {results_dir} --davis_path {split.root}"
     done = f"{len(videos)} videos, {objects} objects, {len(ANNOTATOR_ROOTS)} annotators"
     if gaps.items:
         say_what_is_missing(gaps, results_dir, f": {done}; {scored}, which takes missing masks for wrong")

@@ -8,26 +8,25 @@ What cannot be read is named and left out, and the exit code is 3; the same comm
 
 from __future__ import annotations
 
-import argparse
-
 import torch
 
 from datasets.ytvos import SPLITS
 from opts import inference_parser, parse_inference_args
 from tasks.inference import run_inference, segment_split
 from util.masks.results import RESULTS_ROOT
+from util.options.inference import InferenceOptions
 from util.run import cli
 from util.run.gaps import Gaps
 
 
-def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+def parse_args(argv: list[str] | None = None) -> InferenceOptions:
     parser = inference_parser("inference_ytvos.py", __doc__.splitlines()[0], output="output/ytvos")
     parser.add_argument("--split", choices=SPLITS, default="valid")
     parser.add_argument("--ytvos_path", help="default: where it was in training")
     return parse_inference_args(parser, argv)
 
 
-def infer(asked: argparse.Namespace, device: torch.device, gaps: Gaps) -> None:
+def infer(asked: InferenceOptions, device: torch.device, gaps: Gaps) -> None:
     """Predicts, packs and checks one split."""
     segment_split(asked, device, gaps, "ytvos", RESULTS_ROOT)
 

@@ -10,17 +10,22 @@ The options are in ``opts.py``, the recipes in ``docs/train.md``.
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 import torch
 
 import datasets
 import models
+from datasets.texts import training_texts
+from models import PredictorSettings
 from opts import OF_TRAINING, differing, model_options, parse_train_args
 from tasks import plan
-from tasks.scoring import evaluate
-from tasks.training import Trainer
+from tasks.scoring import score_split, texts_to_score
+from tasks.training import Parts, RunSettings, Trainer, micro_batches
 from util.run import cli, dist
+from util.run.cli import INCOMPLETE
+from util.run.gaps import Gaps
 from util.run.memory import keep_large_buffers
 from util.run.precision import inference_amp
 from util.weights import checkpoint
@@ -123,8 +128,99 @@ def build_trainer(args: argparse.Namespace, saved: dict | None, device: torch.de
                 "from them with --pretrained_weights"
             )
         refuse_other_run(args, saved)
-    models.settle_amp(args, device)
-    return Trainer(args, saved, device)
+    args.amp = models.settled_amp(args.amp, device)
+    accumulate = micro_batches(args.batch_size, args.global_batch_size, dist.world_size())
+    settings = RunSettings(
+        output_dir=folder,
+        epochs=args.epochs,
+        accumulate=accumulate,
+        resume=args.resume,
+        amp=args.amp,
+        clip_max_norm=args.clip_max_norm,
+        ema_decay=args.ema_decay,
+        fsdp=args.fsdp,
+        save_every=args.save_every,
+        keep=args.keep,
+        eval_every=args.eval_every,
+        max_skipped_steps=args.max_skipped_steps,
+    )
+    return Trainer(settings, build_parts(args, saved, accumulate, device), saved, device)
+
+
+def build_parts(args: argparse.Namespace, saved: dict | None, accumulate: int, device: torch.device) -> Parts:
+    """What a run is made of; the model with the weights of ``saved`` where there is something."""
+    loader = datasets.build_train_loader(args, dist.rank(), dist.world_size(), accumulate)
+    classes = datasets.num_classes(args)
+    model = models.restore_model(saved, args.resume, to_train=True)[0] if saved else models.build_model(args, classes)
+    model.text_encoder.announce(training_texts(loader.sets), args.long_text)
+    steps = len(loader) // accumulate
+    if args.warmup_steps >= steps * args.epochs:
+        raise ValueError(
+            f"--warmup_steps {args.warmup_steps}: the whole run has {steps * args.epochs} steps; give less"
+        )
+    frozen = models.prepare_model(args, model, device)
+    optimizer, scheduler = models.build_optimizer(args, model, steps)
+    return Parts(
+        loader=loader,
+        model=model,
+        frozen=frozen,
+        criterion=models.build_criterion(args),
+        optimizer=optimizer,
+        scheduler=scheduler,
+        description={
+            "options": vars(args),
+            "num_classes": classes,
+            "text_encoder": model.text_encoder.description(),
+        },
+        scored=scored_split(args, model) if args.eval_every else None,
+    )
+
+
+def scored_split(args: argparse.Namespace, model: models.ProxyFormer) -> tuple[datasets.EvalSet, PredictorSettings]:
+    """The split that is scored during training, as ``--eval`` would score it.
+
+    Raises:
+        ValueError, FileNotFoundError: there is none, its videos are trained on, or it has no ground truth.
+    """
+    split = datasets.eval_set(args, datasets.eval_split(args, args.dataset_file))
+    datasets.refuse_trained(split.split, args.holdout, args.holdout)
+    # both now rather than after an epoch
+    model.text_encoder.announce(texts_to_score(split), args.long_text)
+    return split, models.predictor_settings(args, amp=inference_amp(args.amp))
+
+
+def evaluate(args: argparse.Namespace, saved: dict, device: torch.device) -> int:
+    """Prints the scores of the checkpoint on a split; what it predicted stays in the output folder.
+
+    Returns:
+        The exit code: whether something was left out.
+    """
+    refuse_lists_of_others(args)
+    trained = saved["options"]["dataset_file"]
+    split = datasets.eval_set(args, datasets.eval_split(args, trained))
+    if not args.allow_trained and datasets.may_be_trained_on(args.dataset_file, trained):
+        datasets.refuse_trained(split.split, args.holdout, saved["options"]["holdout"])
+    model, _ = models.restore_model(saved, args.resume)
+    settings = models.predictor_settings(args, amp=models.settled_amp(args.amp, device))
+    predictor = models.inference_predictor(model, settings, device)
+    gaps = Gaps(args.strict)
+    with dist.together():
+        score_split(split, predictor, settings, checkpoint.fingerprint(args.resume), Path(args.output_dir), gaps)
+    if gaps.items and dist.is_main():
+        print(
+            f"{split.split} is scored, but {gaps.counted()} named above and in scores.json (exit code {INCOMPLETE}); "
+            "--strict makes the first one an error",
+            file=sys.stderr,
+            flush=True,
+        )
+    return gaps.code()
+
+
+def refuse_lists_of_others(args: argparse.Namespace) -> None:
+    """Raises ValueError for flags of Ref-YouTube-VOS's valid where another set is scored."""
+    for flag, value in {"--annotations": args.annotations, "--expressions": args.expressions}.items():
+        if value and args.dataset_file not in ("ytvos", "joint"):
+            raise ValueError(f"{flag} is for Ref-YouTube-VOS, not for --dataset_file {args.dataset_file}; leave it out")
 
 
 def refuse_other_run(args: argparse.Namespace, saved: dict) -> None:
@@ -143,7 +239,7 @@ def refuse_other_run(args: argparse.Namespace, saved: dict) -> None:
         raise ValueError(
             f"--epochs {args.epochs}: {saved['epoch']} epochs of the run of --resume {args.resume} are done; give more"
         )
-    changed = differing(args, saved["options"], vars(args).keys() - FREE_TO_CHANGE)
+    changed = differing(vars(args), saved["options"], vars(args).keys() - FREE_TO_CHANGE)
     if changed:
         raise ValueError(
             f"--resume {args.resume} goes on with a run whose options differ: {changed}. Leave these flags out, or "
@@ -153,7 +249,7 @@ def refuse_other_run(args: argparse.Namespace, saved: dict) -> None:
 
 def refuse_other_model(args: argparse.Namespace, saved: dict) -> None:
     """Raises ValueError where flags of ``--eval`` contradict the options of the checkpoint's model."""
-    changed = differing(args, saved, (model_options() - OF_TRAINING) | {"pretrained_weights"})
+    changed = differing(vars(args), saved, (model_options() - OF_TRAINING) | {"pretrained_weights"})
     if changed:
         raise ValueError(
             f"--eval scores the model of --resume {args.resume}, whose options differ: {changed}. Leave these flags out"

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
+from util.options.inference import InferenceOptions, inference_options
 from util.options.referformer_flags import without_referformer_flags
 from util.options.types import (
     below_one,
@@ -106,9 +107,8 @@ def model_options() -> set[str]:
     return set(vars(parser.parse_args([])))
 
 
-def differing(args: argparse.Namespace, saved: dict, names: Iterable[str]) -> str:
+def differing(now: Mapping[str, object], saved: Mapping[str, object], names: Iterable[str]) -> str:
     """Which of these options are not as in a checkpoint, and how; empty where all are."""
-    now = vars(args)
     return "; ".join(
         f"--{name} is {saved.get(name)} there, {now[name]} now"
         for name in sorted(names)
@@ -329,9 +329,9 @@ def inference_parser(program: str, description: str, output: str) -> argparse.Ar
     return parser
 
 
-def parse_inference_args(parser: argparse.ArgumentParser, argv: list[str] | None = None) -> argparse.Namespace:
+def parse_inference_args(parser: argparse.ArgumentParser, argv: list[str] | None = None) -> InferenceOptions:
     """Parses what a script has made of :func:`inference_parser`."""
-    return parser.parse_args(without_referformer_flags(parser, argv))
+    return inference_options(parser.parse_args(without_referformer_flags(parser, argv)), model_options())
 
 
 def train_parser() -> argparse.ArgumentParser:

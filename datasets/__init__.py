@@ -22,8 +22,90 @@ from util.run.gaps import Gaps
 
 
 @dataclass(frozen=True)
+class EvalSet:
+    """A split that is evaluated, and all that its samples depend on.
+
+    Attributes:
+        name: of the data set, in :data:`DATA_SETS`.
+        split: one that it has.
+        root: its folder.
+        num_frames: of the clips of which one frame is scored.
+        holdout: how many training videos make the split ``holdout``.
+        annotations, expressions: of Ref-YouTube-VOS's valid, where its masks, and the list of what its expressions
+            mean, lie elsewhere; see :func:`datasets.scorable.scorable_split`.
+    """
+
+    name: str
+    split: str
+    root: Path
+    num_frames: int
+    holdout: int = 0
+    annotations: str | None = None
+    expressions: str | None = None
+
+    @property
+    def scores_frames(self) -> bool:
+        """Whether single frames are scored, rather than whole videos."""
+        return DATA_SETS[self.name].clips is not None
+
+    def videos(self, gaps: Gaps | None = None) -> VideoSet:
+        """The videos of the split for inference.
+
+        Args:
+            gaps: takes single videos and expressions whose data is not as documented; missing files are then for the
+                reader to name, unless all are missing. Without it the first one is an error.
+
+        Raises:
+            FileNotFoundError, ValueError: naming the file or flag and the mend, where the data is not as documented.
+        """
+        return self._made_of("videos")(self, gaps or Gaps(strict=True))
+
+    def clips(self, gaps: Gaps | None = None) -> list[EvalClip]:
+        """The clips of which one frame each is scored. ``gaps`` and errors as in :meth:`videos`."""
+        return self._made_of("clips")(self, gaps or Gaps(strict=True))
+
+    def _made_of(self, what: str) -> Callable:
+        """What makes the ``videos`` or ``clips`` of the data set; ValueError where it has none."""
+        make = getattr(DATA_SETS[self.name], what)
+        if make is None:
+            able = ", ".join(name for name, data_set in DATA_SETS.items() if getattr(data_set, what))
+            raise ValueError(f"--dataset_file {self.name} has no {what} to evaluate; choose one of {able}")
+        return make
+
+    def truth(self, clips: Sequence[EvalClip], gaps: Gaps | None = None) -> dict[str | int, Truth]:
+        """Ground truth of every sample of the clips, by image id.
+
+        Args:
+            gaps: as it was given to :meth:`clips`; takes samples whose ground truth is damaged or missing.
+
+        Raises as :meth:`videos`, and ValueError where it is not of exactly these samples, or if there are gaps where it
+        has others, or less than half of them.
+        """
+        gaps = gaps or Gaps(strict=True)
+        truth = DATA_SETS[self.name].truth(self, gaps)
+        asked = {image_id for clip in clips for image_id in clip.expressions}
+        differing = {name for name in truth.keys() ^ asked if not gaps.has(f"sample {name}")}
+        if not gaps.strict and differing <= asked and 2 * len(differing) <= len(asked):
+            for name in sorted(differing, key=str):
+                gaps.add(f"sample {name}", "the list of samples has it, the ground truth has not", on_all_ranks=True)
+        elif differing:
+            name = min(differing, key=str)
+            has, lacks = ("ground truth", "list") if name in truth else ("list", "ground truth")
+            raise ValueError(
+                f"--dataset_file {self.name}: the {has} of the split {self.split} has sample {name}, its {lacks} has "
+                f"not ({len(differing)} such samples): the two files are not of one data set; make them anew "
+                "(docs/data.md)"
+            )
+        return {name: of_sample for name, of_sample in truth.items() if name in asked}
+
+    def described(self) -> dict[str, object]:
+        """What answers depend on besides the checkpoint and the predictor, as plain data."""
+        return {"data": str(self.root.resolve()), "dataset_file": self.name, "num_frames": self.num_frames}
+
+
+@dataclass(frozen=True)
 class DataSet:
-    """What the project does with one data set; all but ``classes`` take the options first.
+    """What the project does with one data set. ``train`` takes the options, the others the split that is evaluated.
 
     Attributes:
         classes: how many its categories are; 1 where it is always binary.
@@ -40,9 +122,9 @@ class DataSet:
     path: str
     eval_splits: tuple[str, ...]
     train: Callable[[argparse.Namespace], list[TrainVideo]] | None = None
-    videos: Callable[[argparse.Namespace, str, Gaps], VideoSet] | None = None
-    clips: Callable[[argparse.Namespace, str, Gaps], list[EvalClip]] | None = None
-    truth: Callable[[argparse.Namespace, str, Gaps], dict[str | int, Truth]] | None = None
+    videos: Callable[[EvalSet, Gaps], VideoSet] | None = None
+    clips: Callable[[EvalSet, Gaps], list[EvalClip]] | None = None
+    truth: Callable[[EvalSet, Gaps], dict[str | int, Truth]] | None = None
     parts: tuple[str, ...] = ()
 
 
@@ -52,10 +134,8 @@ def _refcoco(name: str) -> DataSet:
         path="coco_path",
         eval_splits=refcoco.SPLITS[refcoco.DIVISIONS[name]][1:],
         train=lambda args: refcoco.train_videos(Path(args.coco_path), name, args.binary),
-        clips=lambda args, split, gaps: refcoco.eval_clips(Path(args.coco_path), name, split, gaps),
-        truth=lambda args, split, gaps: read_ground_truth(
-            refcoco.annotations_path(Path(args.coco_path), name, split), gaps
-        ),
+        clips=lambda of, gaps: refcoco.eval_clips(of.root, name, of.split, gaps),
+        truth=lambda of, gaps: read_ground_truth(refcoco.annotations_path(of.root, name, of.split), gaps),
     )
 
 
@@ -65,36 +145,36 @@ DATA_SETS = {
         path="ytvos_path",
         eval_splits=("valid", "holdout"),
         train=lambda args: ytvos.train_videos(Path(args.ytvos_path), args.holdout, args.binary),
-        videos=lambda args, split, gaps: ytvos.eval_videos(Path(args.ytvos_path), split, args.holdout, gaps=gaps),
+        videos=lambda of, gaps: ytvos.eval_videos(of.root, of.split, of.holdout, gaps=gaps),
     ),
     "a2d": DataSet(
         classes=1,
         path="a2d_path",
         eval_splits=("test",),
         train=lambda args: a2d.train_videos(Path(args.a2d_path), args.num_frames),
-        clips=lambda args, split, gaps: a2d.eval_clips(Path(args.a2d_path), args.num_frames, gaps),
-        truth=lambda args, split, gaps: a2d.truth(Path(args.a2d_path), gaps),
+        clips=lambda of, gaps: a2d.eval_clips(of.root, of.num_frames, gaps),
+        truth=lambda of, gaps: a2d.truth(of.root, gaps),
     ),
     "jhmdb": DataSet(
         classes=1,
         path="jhmdb_path",
         eval_splits=("test",),
-        clips=lambda args, split, gaps: jhmdb.eval_clips(Path(args.jhmdb_path), args.num_frames, gaps),
-        truth=lambda args, split, gaps: jhmdb.truth(Path(args.jhmdb_path), gaps),
+        clips=lambda of, gaps: jhmdb.eval_clips(of.root, of.num_frames, gaps),
+        truth=lambda of, gaps: jhmdb.truth(of.root, gaps),
     ),
     "davis": DataSet(
         classes=len(davis.CATEGORIES),
         path="davis_path",
         eval_splits=("valid", "holdout"),
         train=lambda args: davis.train_videos(Path(args.davis_path), args.holdout, args.binary),
-        videos=lambda args, split, gaps: davis.eval_videos(Path(args.davis_path), split, args.holdout, gaps),
+        videos=lambda of, gaps: davis.eval_videos(of.root, of.split, of.holdout, gaps),
     ),
     "mevis": DataSet(
         classes=1,
         path="mevis_path",
         eval_splits=("valid_u", "holdout"),
         train=lambda args: mevis.train_videos(Path(args.mevis_path), args.holdout),
-        videos=lambda args, split, gaps: mevis.eval_videos(Path(args.mevis_path), split, args.holdout, gaps),
+        videos=lambda of, gaps: mevis.eval_videos(of.root, of.split, of.holdout, gaps),
     ),
     **{name: _refcoco(name) for name in refcoco.SETS},
     "all": DataSet(classes=refcoco.CLASSES, path="coco_path", eval_splits=(), parts=refcoco.SETS),
@@ -103,7 +183,7 @@ DATA_SETS = {
         path="ytvos_path",
         eval_splits=("valid", "holdout"),
         parts=("ytvos", *refcoco.SETS),
-        videos=lambda args, split, gaps: ytvos.eval_videos(Path(args.ytvos_path), split, args.holdout, gaps=gaps),
+        videos=lambda of, gaps: ytvos.eval_videos(of.root, of.split, of.holdout, gaps=gaps),
     ),
 }
 
@@ -141,30 +221,31 @@ def mixing_weights(args: argparse.Namespace) -> dict[str, float]:
     return {name: given.get(name, 1.0) for name in names}
 
 
-def _evaluated(args: argparse.Namespace, as_what: str) -> Callable:
-    """What makes the ``videos`` or ``clips`` of the data set; ValueError where it has none."""
-    build = getattr(DATA_SETS[args.dataset_file], as_what)
-    if build is None:
-        able = ", ".join(name for name, data_set in DATA_SETS.items() if getattr(data_set, as_what))
-        raise ValueError(f"--dataset_file {args.dataset_file} has no {as_what} to evaluate; choose one of {able}")
-    return build
+def eval_set(
+    args: argparse.Namespace,
+    split: str,
+    *,
+    name: str | None = None,
+    root: str | None = None,
+    holdout: int | None = None,
+) -> EvalSet:
+    """A split of a data set: ``train``, ``holdout``, ``valid`` or another one that it has.
 
-
-def build_eval_videos(args: argparse.Namespace, split: str, gaps: Gaps | None = None) -> VideoSet:
-    """The videos of a split for inference: ``train``, ``holdout``, ``valid`` and, in Ref-YouTube-VOS, ``test``,
-    in MeViS ``valid_u``.
-
-    Raises FileNotFoundError or ValueError, naming the file or flag and the mend, where the data is not as documented.
-    Single videos and expressions of which that is so go to ``gaps`` if there are any; missing files are then for the
-    reader to name, unless all are.
+    Args:
+        name: of the data set; None: ``--dataset_file``.
+        root: its folder; None: as the options have it.
+        holdout: None: as the options have it.
     """
-    return _evaluated(args, "videos")(args, split, gaps or Gaps(strict=True))
-
-
-def build_eval_clips(args: argparse.Namespace, split: str, gaps: Gaps | None = None) -> list[EvalClip]:
-    """The clips of a split of a data set whose single frames are scored. ``gaps`` and errors as in
-    :func:`build_eval_videos`."""
-    return _evaluated(args, "clips")(args, split, gaps or Gaps(strict=True))
+    name = name or args.dataset_file
+    return EvalSet(
+        name,
+        split,
+        Path(root or getattr(args, DATA_SETS[name].path)),
+        args.num_frames,
+        args.holdout if holdout is None else holdout,
+        getattr(args, "annotations", None),  # which earlier versions did not have
+        getattr(args, "expressions", None),
+    )
 
 
 def eval_split(args: argparse.Namespace, trained: str) -> str:
@@ -197,47 +278,6 @@ def may_be_trained_on(dataset_file: str, trained: str) -> bool:
     return dataset_file in seen or (dataset_file in refcoco.SETS and bool(seen & set(refcoco.SETS)))
 
 
-def build_truth(
-    args: argparse.Namespace, split: str, clips: Sequence[EvalClip], gaps: Gaps | None = None
-) -> dict[str | int, Truth]:
-    """Ground truth of every sample of the clips, by image id.
-
-    Args:
-        gaps: as it was given to :func:`build_eval_clips`; takes samples whose ground truth is damaged or missing.
-
-    Raises as :func:`build_eval_videos`, and ValueError where it is not of exactly these samples, or if there are gaps
-    where it has others, or less than half of them.
-    """
-    gaps = gaps or Gaps(strict=True)
-    truth = DATA_SETS[args.dataset_file].truth(args, split, gaps)
-    asked = {image_id for clip in clips for image_id in clip.expressions}
-    differing = {name for name in truth.keys() ^ asked if not gaps.has(f"sample {name}")}
-    if not gaps.strict and differing <= asked and 2 * len(differing) <= len(asked):
-        for name in sorted(differing, key=str):
-            gaps.add(f"sample {name}", "the list of samples has it, the ground truth has not", on_all_ranks=True)
-    elif differing:
-        name = min(differing, key=str)
-        has, lacks = ("ground truth", "list") if name in truth else ("list", "ground truth")
-        raise ValueError(
-            f"--dataset_file {args.dataset_file}: the {has} of the split {split} has sample {name}, its {lacks} has "
-            f"not ({len(differing)} such samples): the two files are not of one data set; make them anew "
-            "(docs/data.md)"
-        )
-    return {name: of_sample for name, of_sample in truth.items() if name in asked}
-
-
-def eval_settings(args: argparse.Namespace) -> dict[str, object]:
-    """What a checkpoint's answers depend on besides it, as plain data: the data's folder, how its frames are seen."""
-    folder = Path(getattr(args, DATA_SETS[args.dataset_file].path)).resolve()
-    names = ("dataset_file", "num_frames", "eval_size", "max_size", "amp")
-    return {"data": str(folder), **{name: getattr(args, name) for name in names}}
-
-
-def scores_frames(args: argparse.Namespace) -> bool:
-    """Whether single frames of the data set are scored, rather than whole videos."""
-    return DATA_SETS[args.dataset_file].clips is not None
-
-
 def refuse_trained(split: str, holdout: int, trained_holdout: int) -> None:
     """Refuses to score a checkpoint on videos it was trained on.
 
@@ -266,7 +306,7 @@ def build_train_loader(
 
     ``loader.batch_sampler.set_epoch(e)`` selects the order and augmentation of an epoch, ``len(loader)`` is its number
     of batches. What a batch holds depends on the options and the epoch, never on the number of workers.
-    Raises as :func:`build_eval_videos`, and ValueError for a data set that is only evaluated.
+    Raises as :meth:`EvalSet.videos`, and ValueError for a data set that is only evaluated.
     """
     weights = {name: weight for name, weight in mixing_weights(args).items() if weight}
     if not weights:

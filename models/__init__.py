@@ -7,15 +7,16 @@ from pathlib import Path
 
 import torch
 
+from models import prepare
 from models.backbone import build_backbone, load_pretrained
 from models.criterion import Criterion
 from models.earlier import current_names, upgraded
-from models.fast import for_inference
+from models.fast import for_inference, for_training
 from models.matcher import LossWeights, TrajectoryMatcher
-from models.predictor import Predictor
+from models.predictor import Predictor, PredictorSettings
 from models.proxyformer import ProxyFormer
 from models.text_encoder import TextEncoder
-from util.run import dist
+from util.run import dist, optim
 from util.run.memory import keep_large_buffers
 from util.run.precision import AMP, amp_dtype, inference_amp
 from util.weights import checkpoint
@@ -23,16 +24,20 @@ from util.weights.names import unwrapped
 
 __all__ = [
     "Predictor",
+    "PredictorSettings",
     "ProxyFormer",
     "assemble",
     "build_criterion",
     "build_model",
+    "build_optimizer",
     "build_predictor",
     "inference_predictor",
     "load_predictor",
     "load_with_options",
+    "predictor_settings",
+    "prepare_model",
     "restore_model",
-    "settle_amp",
+    "settled_amp",
     "upgraded",
 ]
 
@@ -143,38 +148,81 @@ def restore_model(saved: dict, source: str | Path, *, to_train: bool = False) ->
     return model, args
 
 
-def build_predictor(model: ProxyFormer, args: argparse.Namespace, **windows: int) -> Predictor:
-    """A predictor that sees frames in the size, and computes in the precision, that the options name.
+def predictor_settings(args: argparse.Namespace, **given: int | str | None) -> PredictorSettings:
+    """How the options have a predictor work.
 
     Args:
-        windows: ``window`` and ``overlap`` of :class:`Predictor`, where they are not the usual ones.
+        given: values that come before those of the options, where they are not None.
     """
-    amp = amp_dtype(args.amp, next(model.parameters()).device)
-    sizes = dict(eval_size=args.eval_size, max_size=args.max_size)
-    limits = dict(long_text=args.long_text, patience=args.loader_timeout)
-    return Predictor(model, **sizes, amp=amp, **limits, **windows)
+    of_options = dict(
+        eval_size=args.eval_size,
+        max_size=args.max_size,
+        amp=args.amp,
+        long_text=args.long_text,
+        patience=args.loader_timeout,
+    )
+    return PredictorSettings(**of_options | _given(given))
 
 
-def settle_amp(args: argparse.Namespace, device: torch.device) -> None:
-    """Replaces "auto" in ``args.amp`` by what is computed in, which is the same on all ranks; all of them take part.
+def settled_amp(amp: str, device: torch.device) -> str:
+    """``amp``, or for "auto" what is computed in, which is the same on all ranks; all of them take part.
 
     On a CPU that is a measurement: another rank, or a run that goes on with this one's results, may come out elsewhere.
     """
-    if args.amp == "auto":
-        args.amp = dist.from_main(AMP[amp_dtype("auto", device)])
+    return dist.from_main(AMP[amp_dtype("auto", device)]) if amp == "auto" else amp
 
 
-def inference_predictor(
-    model: ProxyFormer, args: argparse.Namespace, device: torch.device, **windows: int
-) -> Predictor:
-    """:func:`build_predictor` on ``device`` of a model that is for inference only from now on, and made ready for it.
+def build_predictor(model: ProxyFormer, settings: PredictorSettings) -> Predictor:
+    """A predictor of a model as it is, on the device where it is."""
+    how = vars(settings) | {"amp": amp_dtype(settings.amp, next(model.parameters()).device)}
+    return Predictor(model, **how)
 
-    Args:
-        windows: as there.
-    """
-    predictor = build_predictor(model.to(device), args, **windows)
+
+def inference_predictor(model: ProxyFormer, settings: PredictorSettings, device: torch.device) -> Predictor:
+    """:func:`build_predictor` on ``device`` of a model that is only for inference from now on."""
+    predictor = build_predictor(model.to(device), settings)
     for_inference(model, predictor.amp)
     return predictor
+
+
+def prepare_model(args: argparse.Namespace, model: ProxyFormer, device: torch.device) -> dict[str, int]:
+    """Moves a model and does to it what the options of training ask for.
+
+    Returns:
+        What is frozen (:func:`models.prepare.freeze`).
+
+    Raises:
+        ValueError: it cannot be done to this model.
+    """
+    model.to(device)
+    if dist.active():  # now, for what is made from the weights before the first step, as their average
+        dist.copy_from_main(model.state_dict())
+    for_training(model)
+    frozen = prepare.freeze(model, args.freeze)
+    if args.activation_checkpointing:
+        prepare.recompute_activations(model)
+    if args.compile:
+        prepare.compile_blocks(model, args.compile)
+    if args.fsdp:
+        prepare.shard(model, device)
+    return frozen
+
+
+def build_optimizer(
+    args: argparse.Namespace, model: ProxyFormer, steps_per_epoch: int
+) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+    """AdamW and its schedule as the options have them."""
+    groups = optim.parameter_groups(
+        model, lr=args.lr, lr_backbone=args.lr_backbone, lr_text_encoder=args.lr_text_encoder
+    )
+    factor = optim.lr_factor(
+        schedule=args.lr_schedule,
+        warmup_steps=args.warmup_steps,
+        steps_per_epoch=steps_per_epoch,
+        epochs=args.epochs,
+        lr_drop=args.lr_drop,
+    )
+    return optim.build_optimizer(groups, args.weight_decay, factor)
 
 
 def load_predictor(
@@ -215,13 +263,16 @@ def load_predictor(
 def load_with_options(
     path: str | Path, device: str | torch.device | None = None, **asked: int | str | None
 ) -> tuple[Predictor, argparse.Namespace]:
-    """:func:`load_predictor` and the options of the training, with what is ``asked`` instead."""
+    """:func:`load_predictor` and the options of the training."""
     device = dist.device_of(device)
     if device.type == "cpu":
         keep_large_buffers()
     model, args = restore_model(checkpoint.load(path), path)
-    args.amp = inference_amp(args.amp)
-    given = {name: value for name, value in asked.items() if value is not None}
-    windows = {name: given.pop(name) for name in ("window", "overlap") if name in given}
-    vars(args).update(given, loader_timeout=0)  # a film of one's own may take long to be gone through
-    return inference_predictor(model, args, device, **windows), args
+    trained_in = inference_amp(args.amp)
+    # no patience: a film of one's own may take long to be gone through
+    settings = predictor_settings(args, **{"amp": trained_in, "patience": 0} | _given(asked))
+    return inference_predictor(model, settings, device), args
+
+
+def _given(values: dict[str, int | str | None]) -> dict[str, int | str]:
+    return {name: value for name, value in values.items() if value is not None}

@@ -9,7 +9,17 @@ from torch import Tensor
 from util.weights.names import renamed
 
 # options that such checkpoints lack, with the values they were trained with
-OPTIONS = {"text_form": "clean", "long_text": "shorten", "absent_object": "keep", "loader_timeout": 120}
+OPTIONS = {
+    "text_form": "clean",
+    "long_text": "shorten",
+    "absent_object": "keep",
+    "loader_timeout": 120,
+    "a2d_path": "data/a2d_sentences",
+    "jhmdb_path": "data/jhmdb_sentences",
+    "coco_path": "data/coco",
+    "davis_path": "data/ref-davis",
+    "mevis_path": "data/mevis",
+}
 # how the names of parameters began, and how they begin now
 PREFIXES = {"mask_decoder.": "segmenter.mask_decoder.", "kernel_head.": "segmenter.kernel_head."}
 

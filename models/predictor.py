@@ -68,6 +68,29 @@ class FrameAnswer:
     boxes: Tensor
 
 
+@dataclass(frozen=True)
+class PredictorSettings:
+    """How a predictor sees frames and texts, and what it computes in.
+
+    Attributes:
+        eval_size, max_size: short side of the network's input and limit of its long side.
+        amp: "off" (float32), "bf16", "fp16" or "auto", which is settled on a device.
+        window, overlap, long_text, patience: as in :class:`Predictor`.
+    """
+
+    eval_size: int
+    max_size: int
+    amp: str = "off"
+    window: int | None = None
+    overlap: int | None = None
+    long_text: str = "shorten"
+    patience: float = 0
+
+    def described(self) -> dict[str, object]:
+        """What masks depend on, as plain data, but for the windows, which matter to long videos only."""
+        return {"eval_size": self.eval_size, "max_size": self.max_size, "amp": self.amp}
+
+
 class Predictor:
     """Runs a trained model on videos.
 

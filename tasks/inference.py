@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -12,15 +11,17 @@ import torch
 
 import datasets
 import models
-from datasets import VideoSet
+from datasets import EvalSet, VideoSet
 from datasets.base import VideoEntry
 from datasets.texts import asked_texts, digests
 from engine import predict_split
-from models.proxyformer import ProxyFormer
+from models import PredictorSettings, ProxyFormer
 from models.windows import window_sizes
-from opts import OF_TRAINING, differing, model_options, parse_train_args
+from opts import OF_TRAINING, differing
+from tasks.scoring import record
 from util.masks.results import RESULTS_ROOT, Results, claim_results, mask_name
 from util.masks.submission import build_submission
+from util.options.inference import InferenceOptions
 from util.run import dist
 from util.run.cli import INCOMPLETE
 from util.run.gaps import Gaps, named
@@ -33,8 +34,8 @@ from util.weights import checkpoint
 OVERLAY_FPS = 6
 
 
-def run_inference(asked: argparse.Namespace, infer: Callable[[argparse.Namespace, torch.device, Gaps], None]) -> int:
-    """Calls ``infer`` on the device that ``opts.inference_parser`` was given, in every process of the launch.
+def run_inference(asked: InferenceOptions, infer: Callable[[InferenceOptions, torch.device, Gaps], None]) -> int:
+    """Calls ``infer`` on the device of the options, in every process of the launch.
 
     Returns:
         The exit code, the same in all: whether ``infer`` has left something out.
@@ -58,52 +59,48 @@ def say_what_is_missing(gaps: Gaps, folder: Path, what: str) -> None:
 
 
 def restore(
-    asked: argparse.Namespace, device: torch.device, dataset_file: str
-) -> tuple[ProxyFormer, argparse.Namespace]:
-    """The model of an inference script's checkpoint, and the options to use it with, the same on all ranks.
+    asked: InferenceOptions, device: torch.device, dataset_file: str
+) -> tuple[ProxyFormer, EvalSet, PredictorSettings]:
+    """The model of an inference script's checkpoint, the split, and how to predict; the same on all ranks.
 
     Args:
-        asked: what the data set's script read, with ``split`` and ``<dataset_file>_path`` besides the options of
-            ``opts.inference_parser``; what is set there wins over the options of the training.
+        asked: the options given on the command line, which win over those of the training.
         dataset_file: name of the data set.
 
     Raises:
         ValueError: the checkpoint was trained on the split, or is of another model than the options say; or its file is
             not as it should be.
     """
-    saved = checkpoint.load(asked.resume)
-    model, trained = models.restore_model(saved, asked.resume)
-    given = {name for name in model_options() - OF_TRAINING if getattr(asked, name) is not None}
-    contradiction = differing(asked, vars(trained), given)
-    if contradiction:
+    model, trained = models.restore_model(checkpoint.load(asked.resume), asked.resume)
+    if contradiction := differing(asked.model, vars(trained), asked.model.keys() - OF_TRAINING):
         raise ValueError(
             f"--resume {asked.resume} is another model: {contradiction}. Leave these flags out; the checkpoint knows"
         )
-    # A checkpoint may be older than some options.
-    args = argparse.Namespace(**vars(parse_train_args([])) | vars(trained))
-    args.amp = inference_amp(args.amp)
-    args.dataset_file = dataset_file
-    for name in ("holdout", "eval_size", "max_size", "amp", "long_text", "loader_timeout", f"{dataset_file}_path"):
-        if getattr(asked, name) is not None:
-            setattr(args, name, getattr(asked, name))
+    holdout = trained.holdout if asked.holdout is None else asked.holdout
     if not datasets.may_be_trained_on(dataset_file, trained.dataset_file):
         # a hold-out of another data set's videos says nothing about this one's
-        args.holdout = asked.holdout or 0
+        holdout = asked.holdout or 0
     elif not asked.allow_trained:
-        datasets.refuse_trained(asked.split, args.holdout, trained.holdout)
-    models.settle_amp(args, device)
-    return model, args
-
-
-def windows(asked: argparse.Namespace) -> dict[str, int]:
-    """``window`` and ``overlap`` of the predictor, as asked or as usual."""
+        datasets.refuse_trained(asked.split, holdout, trained.holdout)
+    split = datasets.eval_set(trained, asked.split, name=dataset_file, root=asked.data_path, holdout=holdout)
     window, overlap = window_sizes(asked.window, asked.overlap)
-    return {"window": window, "overlap": overlap}
+    settings = models.predictor_settings(
+        trained,
+        eval_size=asked.eval_size,
+        max_size=asked.max_size,
+        amp=models.settled_amp(asked.amp or inference_amp(trained.amp), device),
+        window=window,
+        overlap=overlap,
+        long_text=asked.long_text,
+        patience=asked.loader_timeout,
+    )
+    return model, split, settings
 
 
 def claim(
-    asked: argparse.Namespace,
-    args: argparse.Namespace,
+    asked: InferenceOptions,
+    split: EvalSet,
+    settings: PredictorSettings,
     results_dir: Path,
     roots: Sequence[str] = (RESULTS_ROOT,),
     videos: VideoSet = (),
@@ -111,13 +108,12 @@ def claim(
     """Makes ``results_dir`` the folder of the masks of an inference script, for all processes; see claim_results."""
     with dist.together():
         if dist.is_main():
-            run = {"checkpoint": checkpoint.fingerprint(asked.resume), **datasets.eval_settings(args), **windows(asked)}
+            windows = {"window": settings.window, "overlap": settings.overlap}
+            run = record(checkpoint.fingerprint(asked.resume), split, settings) | windows
             claim_results(results_dir, run, asked.overwrite, roots, digests(videos))
 
 
-def segment_split(
-    asked: argparse.Namespace, device: torch.device, gaps: Gaps, dataset_file: str, zip_root: str
-) -> None:
+def segment_split(asked: InferenceOptions, device: torch.device, gaps: Gaps, dataset_file: str, zip_root: str) -> None:
     """Segments every expression of a split, packs the masks as ``submission.zip`` and checks it.
 
     Args:
@@ -125,12 +121,12 @@ def segment_split(
         gaps: takes what cannot be read; where there is something, no submission is packed.
         zip_root: folder in the submission that holds the videos' folders; empty where they lie at its root.
     """
-    model, args = restore(asked, device, dataset_file)
-    videos = datasets.build_eval_videos(args, asked.split, gaps)
+    model, split, settings = restore(asked, device, dataset_file)
+    videos = split.videos(gaps)
     output_dir = Path(asked.output_dir)
-    predictor = models.inference_predictor(model, args, device, **windows(asked))
+    predictor = models.inference_predictor(model, settings, device)
     predictor.announce(asked_texts(dataset_file, videos))
-    claim(asked, args, output_dir, videos=videos)
+    claim(asked, split, settings, output_dir, videos=videos)
     predict_split(predictor, videos, output_dir, gaps=gaps)
     gaps.share()
     if not dist.is_main():

@@ -21,28 +21,29 @@ def describe(trainer: Trainer) -> None:
     """Prints what is about to be trained, and on what."""
     if not dist.is_main():
         return
-    args, world, accumulate = trainer.args, dist.world_size(), trainer.accumulate
+    settings, world, dataset = trainer.settings, dist.world_size(), trainer.loader.dataset
+    batch_size, accumulate = trainer.loader.batch_sampler.batch_size, settings.accumulate
     sizes = [(p.numel(), p.requires_grad) for p in trainer.model.parameters()]
     total, trained = sum(n for n, _ in sizes), sum(n for n, grad in sizes if grad)
     print(f"ProxyFormer, {total / 1e6:.1f} M parameters, {trained / 1e6:.1f} M trained, on {trainer.device}")
     for group in trainer.optimizer.param_groups:
         count = sum(p.numel() for p in group["params"])
         print(f"  {group['name']}: {count / 1e6:.1f} M, lr {group['initial_lr']:g}")
-    if args.fsdp:
+    if settings.fsdp:
         print(f"  divided among the {world} ranks")
     for pattern, count in trainer.frozen.items():
         print(f"  frozen by {pattern}: {count / 1e6:.1f} M")
-    at_once = args.batch_size * world
+    at_once = batch_size * world
     print(
-        f"{args.epochs} epochs of {trainer.steps} steps; a step takes {at_once * accumulate} clips of "
-        f"{args.num_frames} frames ({args.batch_size} x {world} ranks x {accumulate} micro-batches), up to "
-        f"{args.expressions_per_clip} expressions each"
+        f"{settings.epochs} epochs of {trainer.steps} steps; a step takes {at_once * accumulate} clips of "
+        f"{dataset.num_frames} frames ({batch_size} x {world} ranks x {accumulate} micro-batches), up to "
+        f"{dataset.expressions_per_clip} expressions each"
     )
     print("clips of an epoch: " + ", ".join(f"{name} {count}" for name, count in trainer.loader.clips.items()))
     if trainer.steps_done:
-        print(f"going on from {args.resume}, after step {trainer.step} of epoch {trainer.epoch}")
-    if args.jsc_target != "none":
-        if at_once * args.expressions_per_clip == 1:
+        print(f"going on from {settings.resume}, after step {trainer.step} of epoch {trainer.epoch}")
+    if trainer.model.semantics:
+        if at_once * dataset.expressions_per_clip == 1:
             print("a micro-batch is one sample: the JSC loss has no negatives and is 0")
         elif accumulate > 1:
             print(f"the negatives of the JSC loss come from one micro-batch of all ranks, {at_once} clips")
@@ -54,12 +55,12 @@ def rehearse(trainer: Trainer) -> None:
 
     Nothing is written, and the weights are of no use afterwards.
     """
-    seconds, left = [], trainer.args.epochs * trainer.steps - trainer.steps_done
+    seconds, left = [], trainer.settings.epochs * trainer.steps - trainer.steps_done
     wrapped = trainer.wrap()
     trainer.start_training(wrapped)
     # the memory of a process is its peak so far, so that each is the peak of its own
     for batch in sorted(largest_batches(trainer), key=lambda batch: batch.video.numel()):
-        batches = [batch.to(trainer.device)] * trainer.accumulate
+        batches = [batch.to(trainer.device)] * trainer.settings.accumulate
         trainer.take_step(wrapped, batches)  # the first one allocates
         _synchronize(trainer.device)
         start = time.perf_counter()
@@ -79,12 +80,12 @@ def largest_batches(trainer: Trainer) -> Iterator[Batch]:
 
     Batches of more than one clip may also mix shapes, where some are left over; of these the widest with the tallest.
     """
-    dataset, count = trainer.loader.dataset, trainer.args.batch_size
+    dataset, count = trainer.loader.dataset, trainer.loader.batch_sampler.batch_size
     transform = dataset.transform
     transform.draw_size = lambda height, width, _: transform.largest_size(height, width)
     dataset.absent_object = "keep"  # another clip would be of another shape
     groups = trainer.loader.batch_sampler.groups
-    asked = np.array([min(len(video.expressions), trainer.args.expressions_per_clip) for video in dataset.videos])
+    asked = np.array([min(len(video.expressions), dataset.expressions_per_clip) for video in dataset.videos])
     asked = asked[dataset.entries[:, 0]]
     batches = []
     for group in np.unique(groups):  # from tall to wide

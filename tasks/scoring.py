@@ -1,34 +1,28 @@
-"""What ``main.py --eval`` does: a checkpoint's scores on a split of any data set, as its papers report them."""
+"""The scores of a model on a split of any data set, as the papers of that data set report them."""
 
 from __future__ import annotations
 
-import argparse
 import os
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 
-import datasets
-import models
-from datasets import EvalClip, davis, refcoco
+from datasets import EvalClip, EvalSet, davis, refcoco
 from datasets.davis import AnnotatedVideo
 from datasets.scorable import mevis_split, scorable_split
 from datasets.texts import asked_texts, digests
 from davis2017 import davis_protocol, ytvos_protocol
 from davis2017.truth import RleMasks
 from engine import predict_annotators, predict_clips, predict_split
+from models import Predictor, PredictorSettings
 from util.files.writing import write_json
 from util.masks import box_metrics, metrics
 from util.masks.coco import Truth, fitted
 from util.masks.results import ANNOTATOR_ROOTS, RESULTS_ROOT, claim_results
 from util.run import dist
-from util.run.cli import INCOMPLETE
 from util.run.gaps import Gaps, Shortfall, beside, in_words
 from util.video.visualize import PREDICTED_COLOUR, overlay, titled
-from util.weights import checkpoint
 
 # A process that scores takes seconds to start, as long as a few videos take.
 VIDEOS_PER_PROCESS = 4
@@ -36,68 +30,40 @@ PICTURES = 4
 PICTURE_FRAMES = 8
 
 
-def evaluate(args: argparse.Namespace, saved: dict, device: torch.device) -> int:
-    """Prints the scores of the checkpoint on a split; what it predicted stays in the output folder.
-
-    Returns:
-        The exit code: whether something was left out.
-    """
-    refuse_lists_of_others(args)
-    trained = saved["options"]["dataset_file"]
-    split = datasets.eval_split(args, trained)
-    if not args.allow_trained and datasets.may_be_trained_on(args.dataset_file, trained):
-        datasets.refuse_trained(split, args.holdout, saved["options"]["holdout"])
-    model, _ = models.restore_model(saved, args.resume)
-    models.settle_amp(args, device)
-    predictor = models.inference_predictor(model, args, device)
-    gaps = Gaps(args.strict)
-    with dist.together():
-        score_split(args, split, predictor, checkpoint.fingerprint(args.resume), gaps)
-    if gaps.items and dist.is_main():
-        print(
-            f"{split} is scored, but {gaps.counted()} named above and in scores.json (exit code {INCOMPLETE}); "
-            "--strict makes the first one an error",
-            file=sys.stderr,
-            flush=True,
-        )
-    return gaps.code()
-
-
-def refuse_lists_of_others(args: argparse.Namespace) -> None:
-    """Raises ValueError for flags of Ref-YouTube-VOS's valid where another set is scored."""
-    for flag, value in {"--annotations": args.annotations, "--expressions": args.expressions}.items():
-        if value and args.dataset_file not in ("ytvos", "joint"):
-            raise ValueError(f"{flag} is for Ref-YouTube-VOS, not for --dataset_file {args.dataset_file}; leave it out")
-
-
 def score_split(
-    args: argparse.Namespace, split: str, predictor: models.Predictor, weights: str, gaps: Gaps | None = None
+    split: EvalSet,
+    predictor: Predictor,
+    settings: PredictorSettings,
+    weights: str,
+    output_dir: Path,
+    gaps: Gaps | None = None,
 ) -> float | None:
-    """Prints the scores of a split of ``--dataset_file``; what was predicted stays in the output folder.
+    """Prints the scores of a split; what was predicted stays in a folder of its own in ``output_dir``.
 
     Args:
+        settings: of the predictor.
         weights: tells those of the predictor from all others.
         gaps: takes what cannot be read or scored, of all ranks on rank 0. Without it the first one is an error.
 
     Returns:
         On rank 0 the score by which a model is chosen: J&F of videos, mAP of single frames; elsewhere None.
     """
-    score = score_frames if datasets.scores_frames(args) else score_videos
-    results = Path(args.output_dir) / f"eval_{args.dataset_file}_{split}"
-    return score(args, split, predictor, results, record(args, split, weights), gaps)
+    results = output_dir / f"eval_{split.name}_{split.split}"
+    run = {"split": split.split, **record(weights, split, settings)}
+    if split.scores_frames:
+        return score_frames(split, predictor, results, run, gaps, settings.patience)
+    return score_videos(split, predictor, results, run, gaps)
 
 
-def record(args: argparse.Namespace, split: str, weights: str) -> dict[str, object]:
-    """All that the results of a split depend on."""
-    return {"checkpoint": weights, "split": split, **datasets.eval_settings(args)}
+def record(weights: str, split: EvalSet, settings: PredictorSettings) -> dict[str, object]:
+    """All that masks depend on."""
+    return {"checkpoint": weights, **split.described(), **settings.described()}
 
 
-def pictures(args: argparse.Namespace, split: str, predictor: models.Predictor) -> dict[str, np.ndarray]:
+def pictures(split: EvalSet, predictor: Predictor) -> dict[str, np.ndarray]:
     """The first expression of the first clips of a split, painted over three of their frames: uint8 ``[H, W, 3]``."""
-    frames_only = datasets.scores_frames(args)
-    build = datasets.build_eval_clips if frames_only else datasets.build_eval_videos
-    drawn = {}
-    for clip in build(args, split, Gaps(silent=True))[:PICTURES]:
+    frames_only, drawn = split.scores_frames, {}
+    for clip in (split.clips if frames_only else split.videos)(Gaps(silent=True))[:PICTURES]:
         texts = clip.annotators[0] if isinstance(clip, AnnotatedVideo) else clip.expressions
         text = next(iter(texts.values()))
         try:
@@ -120,12 +86,7 @@ def _spread(length: int, count: int) -> list[int]:
 
 
 def score_videos(
-    args: argparse.Namespace,
-    split: str,
-    predictor: models.Predictor,
-    results: Path,
-    run: dict,
-    gaps: Gaps | None = None,
+    split: EvalSet, predictor: Predictor, results: Path, run: dict, gaps: Gaps | None = None
 ) -> float | None:
     """J, F and J&F of whole videos; returns J&F on rank 0. ``run`` is all that the results depend on.
 
@@ -137,14 +98,14 @@ def score_videos(
         "joint": (predict_split, ytvos_protocol.score_results, [RESULTS_ROOT]),
         "davis": (predict_annotators, davis_protocol.score_results, ANNOTATOR_ROOTS),
         "mevis": (predict_split, ytvos_protocol.score_results, [RESULTS_ROOT]),
-    }[args.dataset_file]
+    }[split.name]
     with dist.together():
-        to_predict = datasets.build_eval_videos(args, split, gaps)
+        to_predict = split.videos(gaps)
         if dist.is_main():
             # now rather than after hours of inference
             in_scores = Gaps(gaps.strict, known=gaps)
-            truth, videos = video_truth(args, split, in_scores)
-            predictor.announce(asked_texts(args.dataset_file, to_predict))
+            truth, videos = video_truth(split, in_scores)
+            predictor.announce(asked_texts(split.name, to_predict))
             claim_results(results, run, replace=True, roots=roots, asked=digests(to_predict))
     predict(predictor, to_predict, results, gaps=gaps)
     gaps.share()
@@ -159,72 +120,72 @@ def score_videos(
     # DAVIS's protocol has other statistics of J and F besides their means
     means = {m: scores[m]["mean"] if isinstance(scores[m], dict) else scores[m] for m in "JF"}
     headline = {"J&F": scores["J&F"], **means}
-    print(f"{split}: " + ", ".join(f"{name} {value:.4f}" for name, value in headline.items()) + beside(scores))
+    print(f"{split.split}: " + ", ".join(f"{name} {value:.4f}" for name, value in headline.items()) + beside(scores))
     return scores["J&F"]
 
 
-def texts_to_score(args: argparse.Namespace, split: str) -> Iterator[tuple[str, str]]:
+def texts_to_score(split: EvalSet) -> Iterator[tuple[str, str]]:
     """Places and texts of all that scoring a split will ask.
 
     Raises ValueError and FileNotFoundError where the split cannot be scored, as one without public masks.
     """
     gaps = Gaps(silent=True)  # scoring will name them
-    if datasets.scores_frames(args):
-        asked = datasets.build_eval_clips(args, split, gaps)
-        datasets.build_truth(args, split, asked, gaps)
+    if split.scores_frames:
+        asked = split.clips(gaps)
+        split.truth(asked, gaps)
     else:
-        asked = datasets.build_eval_videos(args, split, gaps)
-        video_truth(args, split, gaps)
-    return asked_texts(args.dataset_file, asked)
+        asked = split.videos(gaps)
+        video_truth(split, gaps)
+    return asked_texts(split.name, asked)
 
 
-def video_truth(args: argparse.Namespace, split: str, gaps: Gaps) -> tuple:
+def video_truth(split: EvalSet, gaps: Gaps) -> tuple:
     """The masks of a split whose whole videos are scored, and its videos, without what becomes a gap."""
     read = {"ytvos": ytvos_truth, "joint": ytvos_truth, "davis": davis_truth, "mevis": mevis_truth}
-    return read[args.dataset_file](args, split, gaps)
+    return read[split.name](split, gaps)
 
 
-def ytvos_truth(args: argparse.Namespace, split: str, gaps: Gaps) -> tuple[Path, dict[str, dict]]:
+def ytvos_truth(split: EvalSet, gaps: Gaps) -> tuple[Path, dict[str, dict]]:
     """The folder of the masks of a split of Ref-YouTube-VOS, and its videos."""
-    given = {"annotations": args.annotations, "expressions": args.expressions}
-    return scorable_split(Path(args.ytvos_path), split, args.holdout, gaps=gaps, **given)
+    given = {"annotations": split.annotations, "expressions": split.expressions}
+    return scorable_split(split.root, split.split, split.holdout, gaps=gaps, **given)
 
 
-def mevis_truth(args: argparse.Namespace, split: str, gaps: Gaps) -> tuple[RleMasks, dict[str, dict]]:
+def mevis_truth(split: EvalSet, gaps: Gaps) -> tuple[RleMasks, dict[str, dict]]:
     """The masks of a split of MeViS, and its videos."""
-    store, videos = mevis_split(Path(args.mevis_path), split, args.holdout, gaps)
+    store, videos = mevis_split(split.root, split.split, split.holdout, gaps)
     return RleMasks(store.path, store), videos
 
 
-def davis_truth(args: argparse.Namespace, split: str, gaps: Gaps) -> tuple[Path, dict[str, list[str]]]:
+def davis_truth(split: EvalSet, gaps: Gaps) -> tuple[Path, dict[str, list[str]]]:
     """The folder of the masks of a split of Ref-DAVIS17, and the frames of its videos."""
-    annotations, videos = scorable_split(Path(args.davis_path), split, args.holdout, davis.REF_DAVIS, gaps)
+    annotations, videos = scorable_split(split.root, split.split, split.holdout, davis.REF_DAVIS, gaps)
     return annotations, {vid: video["frames"] for vid, video in videos.items()}
 
 
 def score_frames(
-    args: argparse.Namespace,
-    split: str,
-    predictor: models.Predictor,
+    split: EvalSet,
+    predictor: Predictor,
     results: Path,
     run: dict,
     gaps: Gaps | None = None,
+    patience: float = 0,
 ) -> float | None:
     """Precision, IoU and mAP of the masks of single frames, which it returns on rank 0; of RefCOCO's images also scores
     of the boxes. ``run`` is all that the results depend on."""
     gaps = gaps or Gaps(strict=True)
     with dist.together():
-        clips = datasets.build_eval_clips(args, split, gaps)
-        truth = datasets.build_truth(args, split, clips, gaps)
-    predictor.announce(asked_texts(args.dataset_file, clips))
-    boxes = args.dataset_file in refcoco.SETS
+        clips = split.clips(gaps)
+        truth = split.truth(clips, gaps)
+    predictor.announce(asked_texts(split.name, clips))
+    boxes = split.name in refcoco.SETS
     # ReferFormer's A2DSentencesPostProcess (models/postprocessors.py) gives masks of both sets the size of their truth
-    fit = args.dataset_file in ("a2d", "jhmdb")
-    how = dict(boxes=boxes, fit=fit, gaps=gaps, patience=args.loader_timeout)
+    fit = split.name in ("a2d", "jhmdb")
+    how = dict(boxes=boxes, fit=fit, gaps=gaps, patience=patience)
     scores = score_clips(predictor, clips, truth, results, run, **how)
     if scores is None:
         return None
-    print(f"{args.dataset_file} {split}, {scores['samples']} samples in {len(clips)} frames:{beside(scores)}")
+    print(f"{split.name} {split.split}, {scores['samples']} samples in {len(clips)} frames:{beside(scores)}")
     print(metrics.table(scores))
     if "boxes" in scores:
         print(box_metrics.table(scores["boxes"]))
@@ -233,7 +194,7 @@ def score_frames(
 
 
 def score_clips(
-    predictor: models.Predictor,
+    predictor: Predictor,
     clips: Sequence[EvalClip],
     truth: Mapping[str | int, Truth],
     results_dir: Path,

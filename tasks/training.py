@@ -2,34 +2,33 @@
 
 from __future__ import annotations
 
-import argparse
 import copy
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
 import torch
 from torch import nn
 
-import datasets
 import models
-from datasets.loader import WorkerDied
-from datasets.texts import training_texts
+from datasets import EvalSet
+from datasets.loader import TrainLoader, WorkerDied
 from engine import Step, train_step
-from models import ProxyFormer, prepare
-from models.fast import for_training
-from tasks.scoring import pictures, score_split, texts_to_score
+from models import PredictorSettings, ProxyFormer, prepare
+from models.criterion import Criterion
+from tasks.scoring import pictures, score_split
 from util.files.writing import atomic_path
 from util.run import dist, optim
 from util.run.gaps import Gaps
 from util.run.interrupt import Interrupted, StopRequest
 from util.run.log import RunLog, progress_bar
 from util.run.memory import peak_bytes
-from util.run.precision import amp_dtype, inference_amp
+from util.run.precision import amp_dtype
 from util.samples.structures import Batch
 from util.weights import checkpoint
 from util.weights.saver import BEST, Saver, clear_leftovers
@@ -37,39 +36,75 @@ from util.weights.saver import BEST, Saver, clear_leftovers
 MAX_WORKER_DEATHS = 3  # without a step between them
 
 
+@dataclass(frozen=True)
+class RunSettings:
+    """What a run does with what it is given.
+
+    Attributes:
+        output_dir: of checkpoints and logs; resume: the checkpoint that it goes on from, for messages.
+        epochs: of the whole run; accumulate: micro-batches of a rank that make a step.
+        amp: what to compute in, as ``--amp`` has it; clip_max_norm: limit of the gradient norm, 0 for none.
+        ema_decay: of the averaged weights, 0 for none; fsdp: the model is divided among the ranks.
+        save_every: steps, 0 for none; keep: newest checkpoints; eval_every: epochs, 0 for none.
+        max_skipped_steps: of an epoch that may be not finite.
+    """
+
+    output_dir: Path
+    epochs: int
+    accumulate: int
+    resume: str | None = None
+    amp: str = "off"
+    clip_max_norm: float = 0.1
+    ema_decay: float = 0.0
+    fsdp: bool = False
+    save_every: int = 0
+    keep: int = 2
+    eval_every: int = 0
+    max_skipped_steps: int = 10
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a run is made of.
+
+    Attributes:
+        loader: of the training batches.
+        model: on the device, prepared for training; frozen: what of it is not trained, for messages.
+        criterion, optimizer, scheduler: of the model.
+        description: what builds the model again, as plain data for checkpoints: options, classes and text encoder.
+        scored: the split that is scored during training, and how; None: none is.
+    """
+
+    loader: TrainLoader
+    model: ProxyFormer
+    frozen: dict[str, int]
+    criterion: Criterion
+    optimizer: torch.optim.Optimizer
+    scheduler: torch.optim.lr_scheduler.LRScheduler
+    description: dict[str, object]
+    scored: tuple[EvalSet, PredictorSettings] | None = None
+
+
 class Trainer:
     """Trains from the start, or goes on from a checkpoint as if there had been no interruption.
 
     Args:
-        args: of ``opts.parse_train_args``.
-        saved: content of the checkpoint to go on from, whose options ``args`` does not contradict.
+        settings: of the run.
+        parts: that it is made of.
+        saved: content of the checkpoint to go on from, whose weights the model has.
         device: of this rank.
     """
 
-    def __init__(self, args: argparse.Namespace, saved: dict | None, device: torch.device) -> None:
-        self.args, self.device, self.output_dir = args, device, Path(args.output_dir)
-        self.accumulate = micro_batches(args, dist.world_size())
-        self.loader = datasets.build_train_loader(args, dist.rank(), dist.world_size(), self.accumulate)
-        self.steps = len(self.loader) // self.accumulate  # of an epoch
-        self.num_classes = datasets.num_classes(args)
-        self.model = (
-            models.restore_model(saved, args.resume, to_train=True)[0]
-            if saved
-            else models.build_model(args, self.num_classes)
-        )
-        self.model.text_encoder.announce(training_texts(self.loader.sets), args.long_text)
-        if args.warmup_steps >= self.steps * args.epochs:
-            raise ValueError(
-                f"--warmup_steps {args.warmup_steps}: the whole run has {self.steps * args.epochs} steps; give less"
-            )
-        self.frozen = prepare_model(args, self.model, device)
-        self.criterion = models.build_criterion(args)
-        self.optimizer, self.scheduler = build_optimizer(args, self.model, self.steps)
-        self.amp = amp_dtype(args.amp, device)
+    def __init__(self, settings: RunSettings, parts: Parts, saved: dict | None, device: torch.device) -> None:
+        self.settings, self.device = settings, device
+        self.loader, self.model, self.criterion = parts.loader, parts.model, parts.criterion
+        self.optimizer, self.scheduler, self.frozen = parts.optimizer, parts.scheduler, parts.frozen
+        self.description, self.scored = parts.description, parts.scored
+        self.steps = len(self.loader) // settings.accumulate  # of an epoch
+        self.amp = amp_dtype(settings.amp, device)
         # scales the loss so that small gradients do not vanish in float16; else it does nothing
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.amp == torch.float16)
-        self.average = optim.Average(self.model, args.ema_decay) if args.ema_decay else None
-        self.eval_split = self.choose_split() if args.eval_every else None
+        self.average = optim.Average(self.model, settings.ema_decay) if settings.ema_decay else None
         self.best: float | None = None  # score
         self.epoch = self.step = 0  # the next step, counted within its epoch
         self.sums: Counter[str] = Counter()  # of this rank's loss terms, over the epoch
@@ -88,7 +123,7 @@ class Trainer:
             own = self.average.values
             self.average.values = {name: dist.divided_like(saved["average"][name], own[name]) for name in own}
         # a score whose weights are gone, as those of a folder that is left, is not one to beat
-        self.best = saved["best"] if (self.output_dir / BEST).is_file() else None
+        self.best = saved["best"] if (self.settings.output_dir / BEST).is_file() else None
         mine = saved["ranks"][dist.rank()]
         torch.set_rng_state(mine["rng"])
         if mine["device_rng"] is not None:
@@ -115,21 +150,21 @@ class Trainer:
             FloatingPointError: too many steps were not finite. The state before them is saved, and their inputs.
             OSError: the last checkpoint could not be written.
         """
-        if dist.restarts() and self.skipped > self.args.max_skipped_steps:
+        if dist.restarts() and self.skipped > self.settings.max_skipped_steps:
             raise FloatingPointError(
-                f"{self.args.resume} was left because too many steps were not finite, so the restarted processes do "
-                "not go on; its message says what may help"
+                f"{self.settings.resume} was left because too many steps were not finite, so the restarted processes "
+                "do not go on; its message says what may help"
             )
         if dist.is_main():
-            clear_leftovers(self.output_dir, self.steps_done)
+            clear_leftovers(self.settings.output_dir, self.steps_done)
         wrapped = self.wrap()
         with closing(StopRequest()) as self.stop:  # to the last, so that no second signal ends the saving
             try:
                 with (
-                    closing(Saver(self.output_dir, self.args.keep)) as self.saver,
-                    closing(RunLog(self.output_dir, self.epoch, self.steps_done)) as self.log,
+                    closing(Saver(self.settings.output_dir, self.settings.keep)) as self.saver,
+                    closing(RunLog(self.settings.output_dir, self.epoch, self.steps_done)) as self.log,
                 ):
-                    while self.epoch < self.args.epochs:
+                    while self.epoch < self.settings.epochs:
                         self.train_epoch(wrapped)
                     self.ending = True
             finally:
@@ -138,7 +173,7 @@ class Trainer:
 
     def wrap(self) -> nn.Module:
         """The model, so that its gradients are averaged over the ranks."""
-        return self.model if self.args.fsdp else prepare.replicate(self.model, self.device)
+        return self.model if self.settings.fsdp else prepare.replicate(self.model, self.device)
 
     def start_training(self, model: nn.Module) -> None:
         """Training mode, of what :meth:`wrap` gave."""
@@ -158,7 +193,11 @@ class Trainer:
                 loss, peak = self.sums["loss"] / max(1, self.taken), peak_bytes(self.device) / 2**30
                 progress.set_postfix(loss=f"{loss:.3f}", peak=f"{peak:.1f}G", refresh=False)
                 progress.update()
-                if self.args.save_every and self.steps_done % self.args.save_every == 0 and self.step < self.steps:
+                if (
+                    self.settings.save_every
+                    and self.steps_done % self.settings.save_every == 0
+                    and self.step < self.steps
+                ):
                     self.save()
         self.finish_epoch(time.perf_counter() - start)
 
@@ -188,7 +227,7 @@ class Trainer:
         """What to say of a run that is left where it was saved."""
         return (
             f"stopped after step {self.step} of epoch {self.epoch}; go on with --resume "
-            f"{self.output_dir}/checkpoint.pth"
+            f"{self.settings.output_dir}/checkpoint.pth"
         )
 
     def finish_epoch(self, seconds: float) -> None:
@@ -204,14 +243,14 @@ class Trainer:
         replaced = int(dist.total(torch.tensor(float(self.replaced), device=self.device)))
         counts = {"skipped_steps": self.skipped, "skipped_clips": replaced}
         score, scoring = None, Gaps()
-        if self.eval_split and (self.epoch + 1) % self.args.eval_every == 0:
+        if self.scored and (self.epoch + 1) % self.settings.eval_every == 0:
             self.save()  # so that nothing that goes wrong in scoring costs the epoch
             if any(dist.any_rank(self.stop.received is not None, device=self.device)):
                 self.ending = True
                 raise Interrupted(self.goodbye())
             with self.stop.at_once(self.goodbye()):  # scoring may take longer than who asks to stop will wait
                 score = self.evaluate(scoring)
-        scored = {} if score is None else {f"score_{self.eval_split}": score}
+        scored = {} if score is None else {f"score_{self.scored[0].split}": score}
         if score is not None and scoring.items:
             scored["score_left_out"] = len(scoring.items)
         self.log.line({"epoch": self.epoch, "seconds": round(seconds, 1), **counts, **values, **scored})
@@ -219,18 +258,6 @@ class Trainer:
         self.best = score if better else self.best
         self.start_epoch(self.epoch + 1)
         self.save(best=better)
-
-    def choose_split(self) -> str:
-        """The split that is scored during training.
-
-        Raises:
-            ValueError, FileNotFoundError: there is none, its videos are trained on, or it has no ground truth.
-        """
-        split = datasets.eval_split(self.args, self.args.dataset_file)
-        datasets.refuse_trained(split, self.args.holdout, self.args.holdout)
-        # both now rather than after an epoch
-        self.model.text_encoder.announce(texts_to_score(self.args, split), self.args.long_text)
-        return split
 
     def evaluate(self, gaps: Gaps) -> float | None:
         """Scores the model, or its average, and draws what it makes of a few videos; returns the score on rank 0.
@@ -242,19 +269,19 @@ class Trainer:
         try:
             with dist.together():
                 model = self.model_to_score()
-                args = argparse.Namespace(**vars(self.args) | {"amp": inference_amp(self.args.amp)})  # as --eval
-                models.settle_amp(args, self.device)
+                split, settings = self.scored
+                settings = replace(settings, amp=models.settled_amp(settings.amp, self.device))
                 weights = checkpoint.weights_fingerprint(model.state_dict())
-                predictor = models.inference_predictor(model, args, self.device)
-                score = score_split(args, self.eval_split, predictor, weights, gaps)
+                predictor = models.inference_predictor(model, settings, self.device)
+                score = score_split(split, predictor, settings, weights, self.settings.output_dir, gaps)
                 if gaps.items and dist.is_main():
                     told = f"the score of epoch {self.epoch} is incomplete: {len(gaps.items)} problems, see above"
                     print(f"warning: {told}", file=sys.stderr, flush=True)
                 if dist.is_main():
                     last = self.steps_done - 1  # what is of the step that is next is dropped when the run goes on
-                    for name, image in pictures(args, self.eval_split, predictor).items():
-                        self.log.picture(f"{self.eval_split}/{name}", image, last)
-                    self.log.scalars({f"score/{self.eval_split}": score}, last)
+                    for name, image in pictures(split, predictor).items():
+                        self.log.picture(f"{split.split}/{name}", image, last)
+                    self.log.scalars({f"score/{split.split}": score}, last)
         except (OSError, ValueError) as error:
             if dist.is_main():
                 print(
@@ -268,10 +295,10 @@ class Trainer:
 
     def model_to_score(self) -> ProxyFormer:
         """A copy of the model, or of its average. Every rank has all of it, and uses it by itself."""
-        if self.args.fsdp:
+        if self.settings.fsdp:
             state = dist.whole(self.average.values if self.average else self.model.state_dict())
             with torch.random.fork_rng(devices=[]):  # the weights that it starts with are drawn
-                return models.restore_model({"model": state, **self.description()}, "this run")[0]
+                return models.restore_model({"model": state, **self.description}, "this run")[0]
         model = copy.deepcopy(self.model)
         if self.average:
             model.load_state_dict(self.average.values)
@@ -286,7 +313,7 @@ class Trainer:
             self.loader.batch_sampler.set_epoch(self.epoch, self.step)
             try:
                 loaded = iter(self.loader)
-                while batches := list(islice(loaded, self.accumulate)):
+                while batches := list(islice(loaded, self.settings.accumulate)):
                     yield batches
                 return
             except WorkerDied as error:
@@ -327,7 +354,7 @@ class Trainer:
             device=self.device,
             scaler=self.scaler,
             amp=self.amp,
-            clip_max_norm=self.args.clip_max_norm,
+            clip_max_norm=self.settings.clip_max_norm,
         )
 
     def skip(self, batches: list[Batch], terms: dict[str, float], gradient_norm: float) -> None:
@@ -336,9 +363,9 @@ class Trainer:
         clips = ", ".join(clip["video_id"] for batch in batches for clip in batch.clips)
         where = f"step {self.step} of epoch {self.epoch} is not finite (loss {terms['loss']}, gradient {gradient_norm})"
         print(f"warning: {where} and is skipped; rank {dist.rank()} had videos {clips}", file=sys.stderr, flush=True)
-        if self.skipped <= self.args.max_skipped_steps:
+        if self.skipped <= self.settings.max_skipped_steps:
             return
-        path = self.output_dir / f"not_finite_rank{dist.rank()}.pth"
+        path = self.settings.output_dir / f"not_finite_rank{dist.rank()}.pth"
         with atomic_path(path) as temporary:
             torch.save(
                 [vars(batch.to("cpu")) | {"targets": vars(batch.targets.to("cpu"))} for batch in batches], temporary
@@ -375,70 +402,27 @@ class Trainer:
                 "step": self.step,
                 "taken": self.taken,
                 "skipped": self.skipped,
-                **self.description(),
+                **self.description,
                 "version": {"torch": str(torch.__version__)},
             },
             self.steps_done,
             best=best,
         )
 
-    def description(self) -> dict:
-        """What builds the model that the weights fit."""
-        return {
-            "options": vars(self.args),
-            "num_classes": self.num_classes,
-            "text_encoder": self.model.text_encoder.description(),
-        }
 
-
-def micro_batches(args: argparse.Namespace, world_size: int) -> int:
-    """How many batches of each rank make a step.
+def micro_batches(batch_size: int, global_batch_size: int | None, world_size: int) -> int:
+    """Batches that a rank takes for one step.
 
     Raises:
         ValueError: ``--global_batch_size`` is no multiple of what the ranks take at once.
     """
-    at_once = args.batch_size * world_size
-    if args.global_batch_size is None:
+    at_once = batch_size * world_size
+    if global_batch_size is None:
         return 1
-    if args.global_batch_size % at_once:
+    if global_batch_size % at_once:
         raise ValueError(
-            f"--global_batch_size {args.global_batch_size} is no multiple of {at_once}, which {world_size} ranks with "
-            f"--batch_size {args.batch_size} take at once; the next that is one is "
-            f"{-(-args.global_batch_size // at_once) * at_once}"
+            f"--global_batch_size {global_batch_size} is no multiple of {at_once}, which {world_size} ranks with "
+            f"--batch_size {batch_size} take at once; the next that is one is "
+            f"{-(-global_batch_size // at_once) * at_once}"
         )
-    return args.global_batch_size // at_once
-
-
-def prepare_model(args: argparse.Namespace, model: ProxyFormer, device: torch.device) -> dict[str, int]:
-    """Moves the model and does to it what the options ask for; returns what is frozen (:func:`models.prepare.freeze`).
-
-    Raises:
-        ValueError: it cannot be done to this model.
-    """
-    model.to(device)
-    if dist.active():  # now, for what is made from the weights before the first step, as their average
-        dist.copy_from_main(model.state_dict())
-    for_training(model)
-    frozen = prepare.freeze(model, args.freeze)
-    if args.activation_checkpointing:
-        prepare.recompute_activations(model)
-    if args.compile:
-        prepare.compile_blocks(model, args.compile)
-    if args.fsdp:
-        prepare.shard(model, device)
-    return frozen
-
-
-def build_optimizer(args: argparse.Namespace, model: nn.Module, steps_per_epoch: int):
-    """AdamW and its schedule as the options have them."""
-    groups = optim.parameter_groups(
-        model, lr=args.lr, lr_backbone=args.lr_backbone, lr_text_encoder=args.lr_text_encoder
-    )
-    factor = optim.lr_factor(
-        schedule=args.lr_schedule,
-        warmup_steps=args.warmup_steps,
-        steps_per_epoch=steps_per_epoch,
-        epochs=args.epochs,
-        lr_drop=args.lr_drop,
-    )
-    return optim.build_optimizer(groups, args.weight_decay, factor)
+    return global_batch_size // at_once

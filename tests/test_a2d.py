@@ -15,7 +15,7 @@ import pytest
 import torch
 from pycocotools import mask as rle
 
-from datasets import a2d, build_eval_clips, build_train_loader, build_truth, num_classes
+from datasets import a2d, build_train_loader, eval_set, num_classes
 from tests.helpers import SHARED, needs_shared
 from tests.mini_a2d import (
     MISSED,
@@ -361,7 +361,7 @@ def test_an_instance_without_pixels_in_its_frame_is_absent_not_an_error(fresh):
 
 @pytest.mark.parametrize("num_frames", [1, 4, 5])
 def test_evaluation_clips_are_centred_on_their_frame(mini, num_frames):
-    clips = build_eval_clips(mini_args(mini, "--num_frames", str(num_frames)), "test")
+    clips = eval_set(mini_args(mini, "--num_frames", str(num_frames)), "test").clips()
     assert len(clips) == 3
     by_id = {clip.clip_id: clip for clip in clips}
     assert by_id["cc_test, frame 4"].expressions == {
@@ -410,7 +410,7 @@ def test_bad_lists_are_named(fresh, name):
 def test_missing_lists_and_ground_truth_say_how_to_make_them(raw):
     args = mini_args(raw)
     command = f"python tools/data/make_sentences_annotations.py a2d {raw}"
-    for read in (build_train_loader, lambda a: build_eval_clips(a, "test"), lambda a: build_truth(a, "test", [])):
+    for read in (build_train_loader, lambda a: eval_set(a, "test").clips(), lambda a: eval_set(a, "test").truth([])):
         with pytest.raises(FileNotFoundError, match=command):
             read(args)
 
@@ -436,12 +436,12 @@ def test_a_video_that_ends_before_its_annotated_frame_is_named(fresh):
 
 def test_ground_truth_of_other_samples_is_refused_before_inference(fresh):
     args = mini_args(fresh)
-    clips = build_eval_clips(args, "test")
-    assert build_truth(args, "test", clips).keys() == {i for clip in clips for i in clip.expressions}
+    clips = eval_set(args, "test").clips()
+    assert eval_set(args, "test").truth(clips).keys() == {i for clip in clips for i in clip.expressions}
     with pytest.raises(
         ValueError, match=r"ground truth of the split test has sample v_cc_test_f_10_i_1.*make them anew"
     ):
-        build_truth(args, "test", [clip for clip in clips if clip.frame != 10])
+        eval_set(args, "test").truth([clip for clip in clips if clip.frame != 10])
     a2d.truth_path(fresh).write_text("{}")
     with pytest.raises(ValueError, match="coco_format.json: is not ground truth .*; delete it and make it anew; see"):
-        build_truth(args, "test", clips)
+        eval_set(args, "test").truth(clips)

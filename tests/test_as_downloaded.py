@@ -15,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
-from datasets import a2d, build_eval_videos, build_train_loader, jhmdb, mevis, refcoco
+from datasets import a2d, build_train_loader, eval_set, jhmdb, mevis, refcoco
 from datasets.samplers import ClipRequest
 from datasets.sampling import moved_onto
 from datasets.ytvos import train_videos
@@ -60,13 +60,13 @@ def rename(folder: Path, suffixes: tuple[str, ...]) -> None:
 
 def test_frames_may_have_any_suffix_of_pictures(ytvos, checked):
     args = mini_args(ytvos, *PLAIN)
-    before = [video.read(slice(None)) for video in build_eval_videos(args, "valid")]
+    before = [video.read(slice(None)) for video in eval_set(args, "valid").videos()]
     clip = build_train_loader(args).dataset.make(ClipRequest(0, 0, 0))
     for split in ("train", "valid"):
         for folder in (ytvos / split / "JPEGImages").iterdir():
             rename(folder, (".png", ".JPG", ".jpeg", ".webp", ".jpg", ".JPEG"))
     rename(ytvos / MASKS, (".PNG",))
-    for video, frames in zip(build_eval_videos(args, "valid"), before, strict=True):
+    for video, frames in zip(eval_set(args, "valid").videos(), before, strict=True):
         assert torch.equal(video.read(slice(None)), frames)
     again = build_train_loader(args).dataset.make(ClipRequest(0, 0, 0))
     assert torch.equal(again.frames, clip.frames) and torch.equal(again.targets[0].masks, clip.targets[0].masks)
@@ -88,12 +88,12 @@ def test_two_files_for_a_frame_cost_its_video_and_of_all_videos_are_refused(ytvo
     args, gaps = mini_args(ytvos), Gaps(silent=True)
     first, *others = sorted((ytvos / "valid/JPEGImages").iterdir())
     shutil.copy(first / "00005.jpg", first / "00005.png")
-    left = [video.video_id for video in build_eval_videos(args, "valid", gaps)]
+    left = [video.video_id for video in eval_set(args, "valid").videos(gaps)]
     assert left == [folder.name for folder in others] and [item for item, _ in gaps.items] == [f"video {first.name}"]
     for folder in others:
         shutil.copy(folder / "00005.jpg", folder / "00005.png")
     with pytest.raises(ValueError, match=rf"{first.name}: holds 00005\.jpg and 00005\.png"):
-        build_eval_videos(args, "valid", Gaps(silent=True))
+        eval_set(args, "valid").videos(Gaps(silent=True))
 
 
 def test_frames_of_mevis_and_davis_too(tmp_path, checked):

@@ -15,9 +15,10 @@ from safetensors.torch import save_file
 from torch import nn
 from torchvision.ops import FrozenBatchNorm2d
 
+import inference_ytvos
 import main
 import models
-from opts import inference_parser, parse_train_args
+from opts import parse_train_args
 from tasks import inference
 from tests.commands import run
 from tests.tiny_model import EXPRESSIONS, tiny_args, tiny_model, tiny_text_encoder
@@ -142,8 +143,7 @@ def saved_model(path, *flags: str, num_classes: int = 1):
 
 def restored(path, *flags: str):
     """The model and options that an inference script takes from a checkpoint."""
-    asked = inference_parser("inference.py", "", "out").parse_args(["--resume", str(path), *flags])
-    asked.split, asked.ytvos_path = "valid", None
+    asked = inference_ytvos.parse_args(["--resume", str(path), *flags])
     return inference.restore(asked, torch.device("cpu"), "ytvos")
 
 

@@ -12,7 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
-from datasets import a2d, build_eval_clips, build_truth, jhmdb, refcoco
+import models
+from datasets import a2d, eval_set, jhmdb, refcoco
 from datasets.ytvos import split_videos
 from models import build_model
 from opts import parse_train_args
@@ -215,7 +216,7 @@ def sentences(tmp_path) -> Path:
 def framewise(args, predictor, folder: Path, split: str = "test") -> tuple[dict, Gaps]:
     """Scores of single frames, and what they leave out."""
     gaps = Gaps()
-    score_frames(args, split, predictor, folder, {}, gaps)
+    score_frames(eval_set(args, split), predictor, folder, {}, gaps)
     return json.loads((folder / "scores.json").read_text()), gaps
 
 
@@ -262,7 +263,7 @@ def test_samples_without_usable_ground_truth_are_left_out(damage, sentences, cap
     assert scores["incomplete"].items() >= {"predictions": 0, "truth_samples": 1}.items()
     assert capsys.readouterr().err.count(name) == 1
     with pytest.raises(ValueError):
-        build_truth(args, "test", build_eval_clips(args, "test"))
+        eval_set(args, "test").truth(eval_set(args, "test").clips())
 
 
 def test_a_sample_without_a_sentence_is_left_out(sentences):
@@ -293,7 +294,7 @@ def test_an_image_of_refcoco_of_another_size_costs_its_sentences(tmp_path):
 
     edit(path, part)
     args = mini_refcoco.mini_args(root)
-    assert len(build_eval_clips(args, "val")) == 2
+    assert len(eval_set(args, "val").clips()) == 2
     odd(root / "train2014" / "copy.jpg")
     scores, gaps = framewise(args, KnownImages(), tmp_path / "out", "val")
     first = json.loads(path.read_text())["images"][0]["caption"]
@@ -321,13 +322,14 @@ def rank_with_damage(rank: int, world_size: int, root: str, folder: str) -> None
         torch.distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=world_size)
     words = ("--holdout", "3", "--eval", "--resume", "any", "--output_dir", folder)
     gaps = Gaps()
-    score = scoring.score_split(mini_args(Path(root), *words), "holdout", Bright(), "some weights", gaps)
+    args = mini_args(Path(root), *words)
+    how = Bright(), models.predictor_settings(args), "some weights"
+    score = scoring.score_split(eval_set(args, "holdout"), *how, Path(folder), gaps)
     assert (score is not None) == dist.is_main() and gaps.code() == INCOMPLETE
     strict = None
     try:
         (Path(folder) / "strict").mkdir(exist_ok=True)
-        args = mini_args(Path(root), *words[:-1], f"{folder}/strict")
-        scoring.score_split(args, "holdout", Bright(), "some weights", Gaps(strict=True))
+        scoring.score_split(eval_set(args, "holdout"), *how, Path(folder) / "strict", Gaps(strict=True))
     except (ValueError, OSError) as error:
         strict = str(error)
     Path(folder, f"{rank}.txt").write_text(strict or "")

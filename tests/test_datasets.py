@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from datasets import build_eval_videos, build_train_loader, num_classes
+from datasets import build_train_loader, eval_set, num_classes
 from datasets.base import ClipDataset
 from datasets.collate import collate
 from datasets.samplers import ClipRequest
@@ -79,7 +79,7 @@ def test_impossible_holdouts_are_refused(mini, split, holdout, message):
 def test_holdout_videos_never_reach_training(mini):
     loader = build_train_loader(mini_args(mini, "--holdout", "2", "--binary"))
     seen = {clip["video_id"] for batch in loader for clip in batch.clips}
-    held = {video.video_id for video in build_eval_videos(mini_args(mini, "--holdout", "2"), "holdout")}
+    held = {video.video_id for video in eval_set(mini_args(mini, "--holdout", "2"), "holdout").videos()}
     assert seen == {video.name for video in VIDEOS} - held
 
 
@@ -275,7 +275,7 @@ def test_collate_without_targets():
 
 
 def test_eval_videos_read_what_is_asked(mini):
-    videos = build_eval_videos(mini_args(mini), "valid")
+    videos = eval_set(mini_args(mini), "valid").videos()
     assert [video.video_id for video in videos] == ["aa_wide", "bb_absent"]
     video = videos[0]
     assert video.original_size == (48, 80)
@@ -294,7 +294,7 @@ def test_real_sample_videos():
         assert batch.targets.present.any() and set(batch.targets.labels.flatten().tolist()) == {
             CATEGORIES.index("penguin")
         }
-    (video,) = build_eval_videos(args, "valid")
+    (video,) = eval_set(args, "valid").videos()
     assert video.original_size == (720, 1280) and video.read([0, 18]).shape == (2, 3, 720, 1280)
 
 
@@ -409,7 +409,7 @@ def test_object_that_no_mask_holds(fresh):
 def test_listed_frame_missing_at_inference(fresh):
     (fresh / "valid/JPEGImages/aa_wide/00015.jpg").unlink()
     with pytest.raises(FileNotFoundError, match=r"aa_wide/00015\.jpg: the frame is listed in .*meta_expressions\.json"):
-        build_eval_videos(mini_args(fresh), "valid")
+        eval_set(mini_args(fresh), "valid").videos()
 
 
 def test_reading_repeated_paths_equals_reading_each(tmp_path):

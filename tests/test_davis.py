@@ -14,7 +14,7 @@ from PIL import Image
 
 import eval_davis
 import inference_davis
-from datasets import build_eval_videos, build_train_loader, num_classes
+from datasets import build_train_loader, eval_set, num_classes
 from datasets.davis import CATEGORIES
 from davis2017.davis_protocol import score_results
 from davis2017.label_maps import read_labels
@@ -102,13 +102,13 @@ def test_binary_needs_no_known_category(fresh):
 
 def test_holdout_is_taken_from_the_training_videos(mini):
     args = mini_args(mini, "--holdout", "1")
-    (held,) = build_eval_videos(args, "holdout")
+    (held,) = eval_set(args, "holdout").videos()
     trained = {clip["video_id"] for batch in build_train_loader(args) for clip in batch.clips}
     assert trained == {video.name for video in TRAIN} - {held.video_id} and len(trained) == 2
 
 
 def test_every_annotator_names_every_object(mini):
-    goat, pigs = build_eval_videos(mini_args(mini), "valid")
+    goat, pigs = eval_set(mini_args(mini), "valid").videos()
     assert goat.annotators == (
         {1: "the red café"},
         {1: "a red café going down"},
@@ -140,19 +140,19 @@ def test_expressions_that_are_not_of_four_annotators(fresh, case):
     change, message = BAD[case]
     rewrite(fresh / "meta_expressions/valid/meta_expressions.json", change)
     with pytest.raises(ValueError, match=rf"{message}.*see docs/data\.md, Ref-DAVIS17"):
-        build_eval_videos(mini_args(fresh), "valid")
+        eval_set(mini_args(fresh), "valid").videos()
 
 
 def test_missing_files_and_splits_are_named(fresh):
     with pytest.raises(
         ValueError, match="--split test does not exist for Ref-DAVIS17; choose one of train, holdout, va"
     ):
-        build_eval_videos(mini_args(fresh), "test")
+        eval_set(mini_args(fresh), "test").videos()
     shutil.rmtree(fresh / "DAVIS")
     with pytest.raises(
         FileNotFoundError, match=r"goat/00000\.jpg: the frame is listed in .*docs/data\.md, Ref-DAVIS17"
     ):
-        build_eval_videos(mini_args(fresh), "valid")
+        eval_set(mini_args(fresh), "valid").videos()
     shutil.rmtree(fresh / "meta_expressions")
     with pytest.raises(FileNotFoundError, match=r"meta_expressions\.json: this file does not exist; .*Ref-DAVIS17"):
         build_train_loader(mini_args(fresh, "--binary"))
@@ -161,14 +161,14 @@ def test_missing_files_and_splits_are_named(fresh):
 @needs_shared
 def test_real_videos():
     args = mini_args(SHARED / "data/ref-davis", "--binary", "--expressions_per_clip", "7")
-    swan, car = build_eval_videos(args, "valid")
+    swan, car = eval_set(args, "valid").videos()
     assert [len(swan.frame_names), len(car.frame_names)] == [50, 40] and swan.original_size == (480, 854)
     assert car.annotators[1] == {1: "a white car crossing a signal"}
     batch = next(iter(build_train_loader(args)))
     assert batch.clips[0]["video_id"] == "schoolgirls" and batch.targets.present.any()
     # Its expressions are two of each object, not four.
     with pytest.raises(ValueError, match="video schoolgirls: by their expression ids annotator 0 names the objects"):
-        build_eval_videos(args, "train")
+        eval_set(args, "train").videos()
 
 
 # --------------------------------------------------------------------------------------------------------- fusion
@@ -201,7 +201,7 @@ def predictor() -> Predictor:
 
 def test_label_maps_are_those_of_each_annotators_objects(mini, predictor, tmp_path):
     """Against the whole stack of scores of all objects, as the definition has it."""
-    videos = build_eval_videos(mini_args(mini), "valid")
+    videos = eval_set(mini_args(mini), "valid").videos()
     predict_annotators(predictor, videos, tmp_path)
     pigs, different = videos[1], set()
     for root, texts in zip(ANNOTATOR_ROOTS, pigs.annotators, strict=True):
@@ -220,7 +220,7 @@ def test_label_maps_are_those_of_each_annotators_objects(mini, predictor, tmp_pa
 
 
 def test_interrupted_runs_go_on_and_frames_are_encoded_once_for_all(mini, predictor, tmp_path):
-    videos, calls = build_eval_videos(mini_args(mini), "valid"), []
+    videos, calls = eval_set(mini_args(mini), "valid").videos(), []
     hook = predictor.model.backbone.register_forward_hook(lambda *_: calls.append(1))
     try:
         predict_annotators(predictor, videos, tmp_path)

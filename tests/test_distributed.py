@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,13 +11,14 @@ import pytest
 import torch
 from torch import Tensor
 
+import datasets
 import engine
+import models
 from datasets.base import VideoEntry
 from datasets.collate import collate
 from engine import train_step
 from models import build_criterion, prepare
 from tasks.scoring import score_split
-from tasks.training import prepare_model
 from tests.commands import run_ranks
 from tests.helpers import Painted
 from tests.mini_ytvos import mini_args
@@ -44,7 +46,7 @@ def train(dtype: torch.dtype, batches: list[list[Batch]], *flags: str) -> dict[s
     """Losses, gradients and weights after each of the steps, whose micro-batches are given."""
     args = tiny_args(*flags)
     model = tiny_model(seed=dist.rank()).to(dtype).train()  # of other ranks, the weights are not used
-    prepare_model(args, model, CPU)
+    models.prepare_model(args, model, CPU)
     first = [dist.whole(p.detach()).clone() for p in model.parameters()]  # of which an average may be made
     wrapped = model if args.fsdp else prepare.replicate(model, CPU)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -142,7 +144,7 @@ def divided_rank(rank: int, root: str, folder: str) -> None:
     for name, flags in {"plain": [], "divided": ["--fsdp"], "parted": ["--fsdp", "--activation_checkpointing"]}.items():
         run = trainer(Path(root), Path(folder) / name, *DIVIDED.split(), *flags)
         if name == "parted":
-            run.args.epochs = 1
+            run.settings = dataclasses.replace(run.settings, epochs=1)
             run.run()
             run = trainer(Path(root), Path(folder) / name, *DIVIDED.split(), "--fsdp")
             assert run.epoch == 1
@@ -190,7 +192,8 @@ def score_rank(rank: int, world_size: int, root: str, folder: str) -> None:
 
 def score_here(root: str, folder: str) -> None:
     args = mini_args(Path(root), "--holdout", "3", "--eval", "--resume", "any", "--output_dir", folder)
-    score = score_split(args, "holdout", Bright(), "some weights")
+    settings, split = models.predictor_settings(args), datasets.eval_set(args, "holdout")
+    score = score_split(split, Bright(), settings, "some weights", Path(folder))
     assert (score is not None) == dist.is_main()
 
 

@@ -13,6 +13,7 @@ from torchvision.ops import FrozenBatchNorm2d
 
 import inference_davis
 import inference_ytvos
+import main
 import models
 from models.backbone import build_backbone
 from models.fast import fold_batch_norms, store_as_computed
@@ -45,9 +46,7 @@ def settle(rank: int, folder: str) -> None:
     for of_main, of_other in ((4.0, 0.1), (0.1, 4.0)):
         speedup = (of_main, of_other)[rank]
         precision.cpu_speedup = lambda _, speedup=speedup: speedup
-        args = tiny_args("--amp", "auto")
-        models.settle_amp(args, CPU)
-        found.append(args.amp)
+        found.append(models.settled_amp("auto", CPU))
     Path(folder, str(rank)).write_text(" ".join(found))
     dist.shut_down()
 
@@ -60,9 +59,7 @@ def test_all_ranks_compute_in_what_rank_0_finds_faster(tmp_path):
 @pytest.mark.parametrize("amp", ["off", "bf16", "fp16"])
 def test_what_is_asked_for_is_what_is_computed_in(amp, speed):
     speed(0.1)
-    args = tiny_args("--amp", amp)
-    models.settle_amp(args, CPU)
-    assert args.amp == amp
+    assert models.settled_amp(amp, CPU) == amp
 
 
 def inferred(monkeypatch, script, words: list) -> tuple[torch.dtype | None, dict]:
@@ -70,7 +67,7 @@ def inferred(monkeypatch, script, words: list) -> tuple[torch.dtype | None, dict
     used, folder = [], Path(words[words.index("--output_dir") + 1])
     for module, function in (("tasks.inference", "predict_split"), ("inference_davis", "predict_annotators")):
         monkeypatch.setattr(f"{module}.{function}", lambda predictor, *_, **__: used.append(predictor.amp))
-    monkeypatch.setattr("datasets.build_eval_videos", lambda args, split, gaps: [])
+    monkeypatch.setattr("datasets.EvalSet.videos", lambda split, gaps: [])
     monkeypatch.setattr("tasks.inference.build_submission", lambda *_: None)
     asked = script.parse_args([*map(str, words), "--device", "cpu"])
     script.run_inference(asked, script.infer)
@@ -105,11 +102,11 @@ def test_a_score_says_what_it_was_computed_in_and_norms_are_folded(times, amp, s
     args = mini_args(root, "--holdout", "1", "--amp", "auto", "--allow_trained", "--eval", "--resume", "c.pth")
     args.resume = tmp_path / "c.pth"
 
-    def scored(args, split, predictor, weights, gaps):
-        seen.append((predictor, scoring.record(args, split, weights)))
+    def scored(split, predictor, settings, weights, *_):
+        seen.append((predictor, scoring.record(weights, split, settings)))
 
-    monkeypatch.setattr(scoring, "score_split", scored)
-    scoring.evaluate(args, checkpoint.load(tmp_path / "c.pth"), CPU)
+    monkeypatch.setattr(main, "score_split", scored)
+    main.evaluate(args, checkpoint.load(tmp_path / "c.pth"), CPU)
     ((predictor, record),) = seen
     assert record["amp"] == precision.AMP[predictor.amp] == amp
     assert not any(isinstance(module, NORMS) for module in predictor.model.modules())
@@ -175,10 +172,10 @@ def test_in_float32_nothing_changes():
 def test_every_way_to_a_predictor_makes_the_model_ready(amp, stored, tmp_path):
     saved_model(tmp_path / "c.pth")
     asked = inference_ytvos.parse_args(["--resume", str(tmp_path / "c.pth"), "--amp", amp, "--allow_trained"])
-    model, args = inference.restore(asked, CPU, "ytvos")
+    model, _, settings = inference.restore(asked, CPU, "ytvos")
     for predictor in (
         models.load_predictor(tmp_path / "c.pth", "cpu", amp=amp),
-        models.inference_predictor(model, args, CPU),
+        models.inference_predictor(model, settings, CPU),
     ):
         assert predictor.model.backbone.conv1.weight.dtype == stored and predictor.model.backbone.conv1.bias is not None
         assert predictor.model.segmenter.mask_decoder.out.weight.dtype == torch.float32
@@ -189,7 +186,7 @@ def test_a_predictor_by_itself_leaves_the_model_as_it_is():
     args = tiny_args("--amp", "bf16")
     model = models.assemble(args, 1, tiny_model().text_encoder)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    predictor = models.build_predictor(model, args)
+    predictor = models.build_predictor(model, models.predictor_settings(args))
     assert predictor.amp == torch.bfloat16
     after = predictor.model.state_dict()
     assert after.keys() == before.keys()

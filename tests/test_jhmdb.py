@@ -15,7 +15,7 @@ from PIL import Image
 from pycocotools import mask as rle
 from scipy.io import savemat
 
-from datasets import build_eval_clips, build_train_loader, build_truth, eval_split, jhmdb
+from datasets import build_train_loader, eval_set, eval_split, jhmdb
 from opts import parse_train_args
 from tests.helpers import SHARED, needs_shared
 from tests.mini_a2d import frame_number, mask
@@ -85,9 +85,9 @@ def test_ground_truth_leaves_out_frames_past_the_last_mask_and_says_so(raw, monk
 
 def test_clips_are_centred_and_unscored_samples_are_counted(mini, capsys):
     args = args_of(mini, "--num_frames", "4")
-    clips = build_eval_clips(args, eval_split(args, "a2d"))
+    clips = eval_set(args, eval_split(args, "a2d")).clips()
     assert "1 of 6 samples have no ground truth and are not scored" in capsys.readouterr().out
-    assert build_truth(args, "test", clips).keys() == {name for clip in clips for name in clip.expressions}
+    assert eval_set(args, "test").truth(clips).keys() == {name for clip in clips for name in clip.expressions}
     by_id = {next(iter(clip.expressions)): clip for clip in clips}
     shown = {
         name: [frame_number(frame) for frame in clip.read().permute(0, 2, 3, 1).numpy()] for name, clip in by_id.items()
@@ -133,7 +133,7 @@ def test_a_mixture_of_images_is_not_scored_as_one():
 
 def test_ground_truth_that_is_missing_says_how_to_make_it(raw):
     with pytest.raises(FileNotFoundError, match="make it with python tools/data/make_sentences_annotations.py jhmdb "):
-        build_eval_clips(args_of(raw), "test")
+        eval_set(args_of(raw), "test").clips()
 
 
 ROW = [

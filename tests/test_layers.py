@@ -42,12 +42,13 @@ MAY_IMPORT_TOOLS = {"tools", "app"}
 OPTION_READERS = {
     "models/__init__.py",
     "datasets/__init__.py",
+    "util/options/inference.py",
     "util/options/types.py",
     "util/options/referformer_flags.py",
     "util/weights/checkpoint.py",  # which reads the options that other programs saved
 }
 # what opts.py is made of, which takes no more than the standard library
-OF_OPTS = ("opts.py", "util/options/types.py", "util/options/referformer_flags.py")
+OF_OPTS = ("opts.py", *(f"util/options/{name}.py" for name in ("inference", "types", "referformer_flags")))
 
 # distributions whose module has another name
 MODULES = {"opencv-python-headless": "cv2", "pillow": "PIL"}
@@ -147,7 +148,10 @@ def test_no_circles():
     list(TopologicalSorter(graph).static_order())
 
 
-@pytest.mark.parametrize("path", sorted(p for p in SOURCES if p.startswith(("models/", "datasets/", "util/"))))
+@pytest.mark.parametrize(
+    "path",
+    sorted(p for p in SOURCES if p.startswith(("models/", "datasets/", "util/", "tasks/", "engine"))),
+)
 def test_options_are_read_at_the_door(path):
     assert path in OPTION_READERS or not _reads_options(SOURCES[path])
 

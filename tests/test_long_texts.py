@@ -10,9 +10,10 @@ import torch
 import inference_davis
 import inference_mevis
 import inference_ytvos
+import main
 from datasets import build_train_loader
 from datasets.samplers import ClipRequest
-from tasks import plan, scoring
+from tasks import plan
 from tests.helpers import edit
 from tests.mini_a2d import write_mini_a2d
 from tests.mini_davis import write_mini_davis
@@ -132,10 +133,10 @@ def test_a_score_names_it_too(ytvos, tmp_path, capsys):
         args = mini_args(ytvos, *words, "--allow_trained", *refusing)
         if refusing:
             with pytest.raises(ValueError, match="ytvos, video aa_wide, expression 1: "):
-                scoring.evaluate(args, checkpoint.load(tmp_path / "c.pth"), CPU)
+                main.evaluate(args, checkpoint.load(tmp_path / "c.pth"), CPU)
             assert not (tmp_path / "out").exists()
         else:
-            scoring.evaluate(args, checkpoint.load(tmp_path / "c.pth"), CPU)
+            main.evaluate(args, checkpoint.load(tmp_path / "c.pth"), CPU)
     told = capsys.readouterr()
     assert "warning: ytvos, video aa_wide, expression 1: " in told.err and "J&F" in told.out
 

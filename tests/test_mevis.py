@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 import eval_mevis
-from datasets import build_eval_videos, build_train_loader, eval_split, may_be_trained_on, num_classes
+from datasets import build_train_loader, eval_set, eval_split, may_be_trained_on, num_classes
 from datasets.base import ClipDataset
 from datasets.mevis import MaskStore, masks_path, read_masks, split_videos, train_videos
 from datasets.samplers import ClipRequest
@@ -115,7 +115,7 @@ def test_splits(mini):
     }
     kept, held = split_videos(mini, "train", 1), split_videos(mini, "holdout", 1)
     assert len(held) == 1 and not kept.keys() & held.keys() and kept | held == split_videos(mini, "train")
-    (video,) = build_eval_videos(mini_args(mini), "valid")
+    (video,) = eval_set(mini_args(mini), "valid").videos()
     assert video.expressions == {i: e["exp"] for i, e in VALID[0].expressions().items()}
     assert video.frame_names == ("00000", "00001", "00002") and video.original_size == (48, 80)
     with pytest.raises(ValueError, match="--split test does not exist for MeViS; choose one of train, holdout"):

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import tests.mini_refcoco as mini_refcoco
-from datasets import a2d, build_eval_clips, build_truth, refcoco
+from datasets import a2d, eval_set, refcoco
 from tasks.scoring import score_clips
 from tests.helpers import edit
 from tests.mini_a2d import mask, write_mini_a2d
@@ -154,8 +154,8 @@ def test_truth_is_made_in_the_size_of_the_video(a2d_root, capsys):
 def test_answers_are_scored_in_the_size_of_their_truth(a2d_root, tmp_path, capsys):
     """As ReferFormer gives them; published truth has the size of the masks that it was made of."""
     args = a2d_args(a2d_root)
-    clips = build_eval_clips(args, "test")
-    truth = build_truth(args, "test", clips)
+    clips = eval_set(args, "test").clips()
+    truth = eval_set(args, "test").truth(clips)
     masks = [decode(parse(truth[name].mask, tuple(truth[name].mask["size"]))) for c in clips for name in c.expressions]
     path = a2d.truth_path(a2d_root)
 
@@ -167,7 +167,7 @@ def test_answers_are_scored_in_the_size_of_their_truth(a2d_root, tmp_path, capsy
             annotation["segmentation"] = {"size": list(larger.shape), "counts": mini_refcoco.run_lengths(larger)}
 
     edit(path, double)
-    scores = score_clips(Scripted(masks), clips, build_truth(args, "test", clips), tmp_path / "out", {}, fit=True)
+    scores = score_clips(Scripted(masks), clips, eval_set(args, "test").truth(clips), tmp_path / "out", {}, fit=True)
     assert scores["mean_iou"] == 1
     assert "5 samples have truth of another size than their frame" in capsys.readouterr().out
 

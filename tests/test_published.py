@@ -18,7 +18,7 @@ from pycocotools import mask as rle
 from scipy.io import loadmat
 from torch import Tensor
 
-from datasets import a2d, build_eval_clips, build_train_loader, build_truth, jhmdb, refcoco
+from datasets import a2d, build_train_loader, eval_set, jhmdb, refcoco
 from datasets.samplers import ClipRequest
 from models.predictor import FrameAnswer
 from opts import parse_train_args
@@ -57,8 +57,8 @@ def upper_part(mask: np.ndarray, share: float) -> np.ndarray:
 def score(args, split: str, masks: Mapping[str | int, np.ndarray], folder: Path) -> tuple[dict, np.ndarray]:
     """Scores predictions of which every third one is the whole object, the others two thirds or a fifth of its rows;
     and the IoU that each must have."""
-    clips = build_eval_clips(args, split)
-    truth = build_truth(args, split, clips)
+    clips = eval_set(args, split).clips()
+    truth = eval_set(args, split).truth(clips)
     ids = [image_id for clip in clips for image_id in clip.expressions]
     predicted = [upper_part(masks[name], (1, 2 / 3, 1 / 5)[i % 3]) for i, name in enumerate(ids)]
     ious = np.array([p.sum() / masks[name].sum() for p, name in zip(predicted, ids, strict=True)])
@@ -89,7 +89,7 @@ def test_jhmdb_whose_published_truth_has_no_boxes(tmp_path):
     scores, ious = score(args, "test", masks, tmp_path)
     check_scores(scores, ious)
     assert scores["samples"] == 9
-    for image_id, sample in build_truth(args, "test", build_eval_clips(args, "test")).items():
+    for image_id, sample in eval_set(args, "test").truth(eval_set(args, "test").clips()).items():
         rows, columns = (np.flatnonzero(masks[image_id].any(axis)) for axis in (1, 0))
         x, y = columns[0], rows[0]
         assert sample.box == (x, y, columns[-1] - x + 1, rows[-1] - y + 1)
@@ -141,7 +141,7 @@ def test_refcoco(name, tmp_path):
         check_scores(scores, ious)
         assert scores["samples"] == len(content["images"])
         boxes = {a["image_id"]: tuple(a["bbox"]) for a in content["annotations"]}
-        truth = build_truth(args, split, build_eval_clips(args, split))
+        truth = eval_set(args, split).truth(eval_set(args, split).clips())
         assert {image_id: sample.box for image_id, sample in truth.items()} == boxes
 
 

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from datasets import build_eval_clips, build_eval_videos, build_train_loader, build_truth, num_classes
+from datasets import build_train_loader, eval_set, num_classes
 from datasets.base import ClipDataset
 from datasets.refcoco import SETS, eval_clips, train_videos
 from datasets.samplers import ClipRequest
@@ -236,7 +236,7 @@ def test_a_mask_without_a_pixel_is_an_error(fresh):
 @pytest.mark.parametrize(("name", "split"), [("refcoco", "testB"), ("refcoco+", "testA"), ("refcocog", "test")])
 def test_images_to_score_have_the_ids_of_the_ground_truth(coco, name, split):
     truth = json.loads((coco / name / f"instances_{name}_{split}.json").read_text())
-    clips = build_eval_clips(mini_args(coco, "--dataset_file", name), split)
+    clips = eval_set(mini_args(coco, "--dataset_file", name), split).clips()
     asked = {key: text for clip in clips for key, text in clip.expressions.items()}
     assert asked == {image["id"]: image["caption"] for image in truth["images"]}
     images = [image for image in IMAGES if image.split == split or (split == "test" and "test" in image.split)]
@@ -259,9 +259,9 @@ def test_what_cannot_be_evaluated_is_refused(coco):
     with pytest.raises(
         ValueError, match=r"--dataset_file all has no clips to evaluate; .*refcoco, refcoco\+, refcocog"
     ):
-        build_eval_clips(mini_args(coco, "--dataset_file", "all"), "val")
+        eval_set(mini_args(coco, "--dataset_file", "all"), "val").clips()
     with pytest.raises(ValueError, match="--dataset_file refcoco has no videos to evaluate; choose one of ytvos"):
-        build_eval_videos(mini_args(coco), "valid")
+        eval_set(mini_args(coco), "valid").videos()
 
 
 class KnownPredictor:
@@ -298,8 +298,8 @@ ANSWERS = {
 
 def test_scores_of_known_masks_and_boxes_by_hand(coco, tmp_path):
     """The best queries have IoU 1, 3/8, 3/4 and 0, masks and boxes alike."""
-    clips = build_eval_clips(mini_args(coco), "val")
-    truth = build_truth(mini_args(coco), "val", clips)
+    clips = eval_set(mini_args(coco), "val").clips()
+    truth = eval_set(mini_args(coco), "val").truth(clips)
     scores = score_clips(KnownPredictor(), clips, truth, tmp_path, {}, boxes=True)
     assert scores["samples"] == 4
     assert list(scores["precision_at"].values()) == [0.5, 0.5, 0.5, 0.25, 0.25]

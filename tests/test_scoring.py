@@ -12,7 +12,10 @@ from pathlib import Path
 import pytest
 import torch
 
+import datasets
+import inference_ytvos
 import main
+import models
 from datasets.base import VideoEntry
 from davis2017 import ytvos_protocol
 from opts import parse_train_args
@@ -49,7 +52,9 @@ def asked(root: Path, *flags: str) -> argparse.Namespace:
 
 
 def score_videos(args: argparse.Namespace, split: str, predictor: Painter | None, results: Path) -> float:
-    return scoring.score_videos(args, split, predictor, results, scoring.record(args, split, "weights"))
+    of = datasets.eval_set(args, split)
+    run = scoring.record("weights", of, models.predictor_settings(args))
+    return scoring.score_videos(of, predictor, results, run)
 
 
 def score(args: argparse.Namespace, predictor: Painter, results: Path, capsys) -> float:
@@ -71,14 +76,18 @@ def test_masks_made_with_other_options_are_not_scored_as_if_of_these(ytvos, tmp_
 
 
 def test_inference_does_not_mix_in_masks_of_another_data_set(ytvos, tmp_path):
-    script = argparse.Namespace(resume=tmp_path / "checkpoint.pth", overwrite=False, window=None, overlap=None)
-    results = tmp_path / "results"
-    inference.claim(script, mini_args(ytvos), results)
+    given, results = inference_ytvos.parse_args(["--resume", str(tmp_path / "checkpoint.pth")]), tmp_path / "results"
+
+    def claim(root: Path) -> None:
+        args = mini_args(root)
+        inference.claim(given, datasets.eval_set(args, "valid"), models.predictor_settings(args), results)
+
+    claim(ytvos)
     (results / "Annotations").mkdir()
     (tmp_path / "link").symlink_to(ytvos)
-    inference.claim(script, mini_args(tmp_path / "link"), results)
+    claim(tmp_path / "link")
     with pytest.raises(ValueError, match=r"another run \(data .*ytvos there, .*other now\).*--overwrite"):
-        inference.claim(script, mini_args(tmp_path / "other"), results)
+        claim(tmp_path / "other")
 
 
 def test_a_split_that_cannot_be_scored_is_refused_before_it_is_segmented(ytvos, tmp_path):

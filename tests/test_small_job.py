@@ -33,7 +33,7 @@ def test_the_shipped_weights_know_appearance_motion_and_relations(tmp_path):
     generate(tmp_path / "data", train_videos=1, valid_videos=12, seed=20261121)
     predictor, args = models.load_with_options(small_job.PRETRAINED)
     args.ytvos_path = tmp_path / "data"
-    predict_split(predictor, datasets.build_eval_videos(args, "valid"), tmp_path / "results")
+    predict_split(predictor, datasets.eval_set(args, "valid").videos(), tmp_path / "results")
     scores = small_job.score(tmp_path / "results", tmp_path / "data")
     assert scores["J&F"] > 0.7 and scores["J&F_other_object"] < 0.25
     for kind, least in {"appearance": 0.75, "motion": 0.5, "relation": 0.75}.items():

@@ -106,12 +106,12 @@ def test_it_can_be_scored(made):
     args = options(name, root)
     split = datasets.eval_split(args, trained="ytvos")
     if datasets.scores_frames(args):
-        clips = datasets.build_eval_clips(args, split)
-        truth = datasets.build_truth(args, split, clips)
+        clips = datasets.eval_set(args, split).clips()
+        truth = datasets.eval_set(args, split).truth(clips)
         assert {image_id for clip in clips for image_id in clip.expressions} == truth.keys()
         assert clips and clips[0].read().shape[1:] == (3, 96, 160)
     else:
-        videos = datasets.build_eval_videos(args, split)
+        videos = datasets.eval_set(args, split).videos()
         assert len(videos) == VIDEOS["valid_videos"]
         assert videos[0].read(slice(None)).shape == (8, 3, 96, 160)
 

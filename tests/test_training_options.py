@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.ops import StochasticDepth
 
+import datasets
 import models
 from models import build_criterion, prepare
 from models.backbone import build_backbone
@@ -48,7 +49,7 @@ def test_the_log_holds_each_epoch_once(tmp_path):
 def test_scores_during_training_choose_the_best_checkpoint(ytvos_root, tmp_path, monkeypatch):
     scores = iter([0.3, 0.5, 0.4])
     seen = []
-    monkeypatch.setattr(training, "score_split", lambda *args: seen.append(args[1]) or next(scores))
+    monkeypatch.setattr(training, "score_split", lambda split, *_: seen.append(split.split) or next(scores))
     monkeypatch.setattr(training, "pictures", lambda *_: {"a": torch.zeros(4, 4, 3, dtype=torch.uint8).numpy()})
     flags = ["--holdout", 1, "--eval_every", 1, "--keep", 1]
     trainer(ytvos_root, tmp_path / "run", *flags, "--epochs", 2).run()
@@ -112,7 +113,8 @@ def test_evaluation_does_not_change_the_training(ytvos_root, tmp_path):
     assert not same(first["model"], first["average"])
     model, args = models.restore_model(second, "")
     assert same(model.state_dict(), second["average"])
-    again = score_split(args, "holdout", models.build_predictor(model, args), "weights")
+    settings, split = models.predictor_settings(args), datasets.eval_set(args, "holdout")
+    again = score_split(split, models.build_predictor(model, settings), settings, "weights", tmp_path / "again")
     assert log(tmp_path / "scored")[-1]["score_holdout"] == again
     assert same(models.restore_model(second, "", to_train=True)[0].state_dict(), second["model"])
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import re
 import time
@@ -17,8 +16,7 @@ from torch import Tensor
 from models import predictor as predictor_module
 from models import windows as module
 from models.predictor import InMemory, Predictor
-from models.windows import Waiting, follow, window_bytes, windows
-from tasks import inference
+from models.windows import Waiting, follow, window_bytes, window_sizes, windows
 from tests.tiny_model import EXPRESSIONS, tiny_model
 from util.samples.structures import Prediction
 
@@ -66,8 +64,7 @@ def test_windows_that_leave_no_step_or_nothing_to_follow_are_refused(overlap):
 def test_an_overlap_that_is_not_given_fits_the_window(given, wanted):
     predictor = tiny_predictor(**given)
     assert (predictor.window, predictor.overlap) == wanted
-    asked = argparse.Namespace(**{"window": None, "overlap": None} | given)
-    assert inference.windows(asked) == {"window": wanted[0], "overlap": wanted[1]}
+    assert window_sizes(given.get("window"), given.get("overlap")) == wanted
 
 
 @pytest.mark.parametrize("window", [0, 1])

@@ -103,7 +103,8 @@ def cost(
     torch.manual_seed(args.seed)
     seen = dict(backbone=backbone, eval_size=min(size), max_size=max(size), amp=MODES[mode])
     args = argparse.Namespace(**vars(args) | seen)
-    predictor = models.inference_predictor(build(args, asked(expressions)), args, device)
+    settings = models.predictor_settings(args)
+    predictor = models.inference_predictor(build(args, asked(expressions)), settings, device)
 
     def run(length: int) -> None:
         found = predictor.segment(Noise(length, size), asked(expressions))
@@ -141,7 +142,7 @@ def agreement(modes: Sequence[str], device: str | None, count: int = 12) -> Iter
         for mode in dict.fromkeys(["fp32", *modes]):
             predictor, trained = models.load_with_options(PRETRAINED, device, amp=MODES[mode])
             trained.ytvos_path = root / "data"
-            videos = datasets.build_eval_videos(trained, "valid")
+            videos = datasets.eval_set(trained, "valid").videos()
             predict_split(predictor, videos, root / mode, desc=mode)
             scores[mode] = score(root / mode, root / "data")["J&F"]
             masks[mode] = [predictor.segment(v, list(v.expressions.values())).masks(0, len(v)) for v in videos]

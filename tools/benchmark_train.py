@@ -34,7 +34,7 @@ import models  # noqa: E402
 from engine import train_step  # noqa: E402
 from models import prepare  # noqa: E402
 from opts import parse_train_args  # noqa: E402
-from tasks.training import build_optimizer, micro_batches, prepare_model  # noqa: E402
+from tasks.training import micro_batches  # noqa: E402
 from tools.data.make_synthetic import generate  # noqa: E402
 from tools.profile_model import EXPRESSION, build, make_batch, measure  # noqa: E402
 from util.run import cli, dist  # noqa: E402
@@ -86,13 +86,13 @@ def step_cost(args: argparse.Namespace, device: torch.device) -> dict[str, float
     expressions = [EXPRESSION] * args.expressions_per_clip
     torch.manual_seed(args.seed)
     model = build(args, expressions)
-    prepare_model(args, model, device)
+    models.prepare_model(args, model, device)
     wrapped = (model if args.fsdp else prepare.replicate(model, device)).train()
     criterion, amp = models.build_criterion(args), amp_dtype(args.amp, device)
-    optimizer, _ = build_optimizer(args, model, 100)
+    optimizer, _ = models.build_optimizer(args, model, 100)
     scaler = torch.amp.GradScaler(device.type, enabled=amp == torch.float16)
     batch = make_batch(args.num_frames, args.size, expressions, clips=args.batch_size).to(device)
-    at_once = micro_batches(args, dist.world_size())
+    at_once = micro_batches(args.batch_size, args.global_batch_size, dist.world_size())
 
     def step() -> None:
         options = dict(device=device, scaler=scaler, amp=amp, clip_max_norm=args.clip_max_norm)

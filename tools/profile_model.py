@@ -32,7 +32,6 @@ from models.fast import for_inference, for_training  # noqa: E402
 from models.proxyformer import ProxyFormer  # noqa: E402
 from models.text_encoder import TextEncoder  # noqa: E402
 from opts import parse_train_args  # noqa: E402
-from tasks.training import build_optimizer  # noqa: E402
 from tools.make_tiny_text_encoder import train_tokenizer  # noqa: E402
 from util.masks.box_ops import masks_to_boxes  # noqa: E402
 from util.run import cli  # noqa: E402
@@ -142,7 +141,7 @@ def train(model: ProxyFormer, args: argparse.Namespace, batch: Batch) -> Step:
         model.train(),
         models.build_criterion(args),
         [batch.to(device)],
-        build_optimizer(args, model, steps_per_epoch=1)[0],
+        models.build_optimizer(args, model, steps_per_epoch=1)[0],
         device=device,
         scaler=torch.amp.GradScaler(device.type, enabled=amp == torch.float16),
         amp=amp,

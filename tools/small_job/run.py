@@ -35,7 +35,7 @@ from util.files.writing import write_json
 from util.masks.results import Results, claim_results, mask_name
 from util.run import cli
 from util.run.memory import keep_large_buffers
-from util.run.precision import amp_dtype
+from util.run.precision import amp_dtype, inference_amp
 from util.video.pictures import read_label_maps
 from util.video.visualize import PALETTE, SheetRow, contact_sheet, overlay, titled, write_video
 
@@ -121,16 +121,17 @@ def main() -> None:
     step(4, "the same videos without language, without time, without training")
     predictor, args = models.load_with_options(trained)
     args.ytvos_path = data
-    videos = datasets.build_eval_videos(args, "valid")
+    videos = datasets.eval_set(args, "valid").videos()
     meta = split_videos(data, "valid")
     torch.manual_seed(asked.seed)
     text_encoder = TextEncoder.from_description(predictor.model.text_encoder.description(), frozen=False)
     untrained = models.assemble(args, datasets.num_classes(args), text_encoder)
+    settings = models.predictor_settings(args, amp=inference_amp(args.amp))
     runs = {
         "shuffled": (predictor, shuffled(videos, meta)),
         "blank": (predictor, [replace(v, expressions=dict.fromkeys(v.expressions, BLANK)) for v in videos]),
         "first_frame": (predictor, [replace(v, frame_paths=v.frame_paths[:1] * len(v.frame_paths)) for v in videos]),
-        "untrained": (models.build_predictor(untrained, args), videos),
+        "untrained": (models.build_predictor(untrained, settings), videos),
     }
     controls = {name: control(*runs[name], out / "controls" / name, data, name, trained) for name in CONTROLS}
 

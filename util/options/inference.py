@@ -1,0 +1,55 @@
+"""The values of an inference script's command line. Standard library only."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Collection
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class InferenceOptions:
+    """What was given on the command line of an inference script; None: as the checkpoint has it, or as usual.
+
+    Attributes:
+        resume: the checkpoint; split: of the data set; data_path: its folder.
+        output_dir: of the masks; overwrite: delete those of another run; visualize: also write videos.
+        device: where to compute; strict: the first video that cannot be read is an error.
+        holdout: how many training videos make the split ``holdout``; allow_trained: take videos that were trained on.
+        eval_size, max_size, amp, window, overlap, long_text: of the predictor.
+        loader_timeout: seconds without a frame read.
+        model: options of the model, by name; the checkpoint must agree.
+    """
+
+    resume: str
+    split: str
+    data_path: str | None
+    output_dir: str
+    overwrite: bool
+    visualize: bool
+    device: str | None
+    strict: bool
+    holdout: int | None
+    allow_trained: bool
+    eval_size: int | None
+    max_size: int | None
+    amp: str | None
+    window: int | None
+    overlap: int | None
+    long_text: str | None
+    loader_timeout: int | None
+    model: dict[str, object]
+
+
+def inference_options(parsed: argparse.Namespace, of_model: Collection[str]) -> InferenceOptions:
+    """What a parser has read.
+
+    Args:
+        parsed: by a parser with one option that ends in ``_path``.
+        of_model: names of the options of the model.
+    """
+    values = vars(parsed)
+    (path,) = (name for name in values if name.endswith("_path") and name not in of_model)
+    own = {name: values[name] for name in InferenceOptions.__dataclass_fields__ if name in values}
+    given = {name: values[name] for name in of_model if values[name] is not None}
+    return InferenceOptions(**own, data_path=values[path], model=given)
