@@ -3,8 +3,8 @@
     ./scripts/app.sh --resume pretrained_weights/demo.safetensors
     python app.py --resume output/run/checkpoint.pth --port 7861
 
-The page is served on this machine only, unless --host says otherwise. It needs gradio, which scripts/app.sh installs in
-an environment of its own (requirements-app.txt says why).
+The page is served on this machine only, unless --host names another address. It needs gradio, which scripts/app.sh
+installs in a separate environment (requirements-app.txt says why).
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def example_clips(folder: Path) -> list[tuple[Path, str]]:
-    """Draws a few videos of moving shapes: their files, and what there is to ask of each, one expression per line."""
+    """Draws a few videos of moving shapes; returns their files, each with its expressions, one per line."""
     clips = []
     for i, number in enumerate(EXAMPLES, 1):
         scene, expressions, rng = make_scene(0, "valid", number, EXAMPLE_FRAMES, EXAMPLE_SIZE)
@@ -74,14 +74,14 @@ def example_clips(folder: Path) -> list[tuple[Path, str]]:
 
 
 def import_gradio(folder: Path) -> None:
-    """Makes gradio ``gr``; it reads what it is told here when it is imported, and keeps its files in ``folder``."""
+    """Imports gradio as ``gr``. It reads these settings when it is imported, and keeps its files in ``folder``."""
     global gr
     os.environ |= {"GRADIO_TEMP_DIR": str(folder), "GRADIO_ANALYTICS_ENABLED": "False"}
     import gradio as gr
 
 
 def told(error: Exception) -> gr.Error:
-    """The message that the page shows, as the HTML that it takes it for."""
+    """A message as HTML, which the page takes it for."""
     if isinstance(error, cli.USER_ERRORS):
         return gr.Error(html.escape(str(error)), duration=None, print_exception=False)
     if cli.lacks_memory(error):
@@ -95,13 +95,14 @@ def build_page(desk: Desk, clips: list[tuple[Path, str]]) -> gr.Blocks:
     """The page.
 
     Args:
-        desk: what answers.
+        desk: answers the requests.
         clips: videos to pick, with expressions.
     """
 
     def segment(video, text, start, end, every, request: gr.Request, progress=gr.Progress()):  # noqa: B008 (its way)
         try:
-            here = contextvars.copy_context()  # where gradio looks up whose progress it is; frames are read elsewhere
+            # gradio looks up here whose progress it shows; frames are read in another thread
+            here = contextvars.copy_context()
             part = dict(start=start, end=end, every=every)
             job = desk.segment(
                 request.session_hash, video, text, **part, report=lambda *done: here.run(progress, *done)
@@ -180,7 +181,7 @@ def build_page(desk: Desk, clips: list[tuple[Path, str]]) -> gr.Blocks:
             show_progress_on=legend,
             api_visibility="private",
         )
-        # beside the queue: to look at frames, and to stop, does not wait for what is being segmented
+        # outside of the queue: looking at frames, and stopping, need not wait for a segmentation
         beside = dict(queue=False, show_progress="hidden", api_visibility="private")
         for moved in (position.input, shown.input):
             moved(step, [position, shown], frame, trigger_mode="always_last", **beside)
@@ -224,7 +225,7 @@ def serve(args: argparse.Namespace, predictor: Predictor, folder: Path) -> None:
 
 
 def check_can_serve(host: str, port: int) -> None:
-    """Raises ValueError where the page cannot be served; that is known before the checkpoint is read."""
+    """Raises ValueError where the page cannot be served, before the checkpoint is read."""
     if importlib.util.find_spec("gradio") is None:
         raise ValueError(
             "gradio is not installed here. ./scripts/app.sh takes the same options, installs it in an environment of "
@@ -243,7 +244,7 @@ def main() -> int:
     check_can_serve(args.host, args.port)
     how = {name: getattr(args, name) for name in PREDICTOR_OPTIONS}
     predictor = models.load_predictor(args.resume, args.device, **how)
-    # so that the temporary folder goes with the process
+    # so that the temporary folder is deleted when the process ends
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     # gradio's own threads may still be writing there
     with tempfile.TemporaryDirectory(prefix="proxyformer-", ignore_cleanup_errors=True) as folder:

@@ -33,18 +33,18 @@ from util.samples.structures import Batch
 
 WRITERS = 2  # threads; PNGs are compressed outside of Python's lock
 FRAMES_AT_ONCE = 8
-ENCODING = 4  # what it costs to encode a frame, in answers to one expression in a frame
+ENCODING = 4  # cost of encoding a frame; answering one expression in a frame costs 1
 
 Video = TypeVar("Video", bound=VideoEntry)
 
 
 @dataclass
 class Step:
-    """What came of an optimiser step.
+    """The outcome of an optimiser step.
 
     Attributes:
-        taken: False where the loss or the gradient was not finite on some rank; then nothing has changed on any.
-        overflow: not taken because float16 could not hold the gradient; the next loss is scaled less.
+        taken: False where the loss or the gradient was not finite on some rank; then no rank has changed anything.
+        overflow: the step was not taken because float16 could not hold the gradient; the next loss is scaled less.
         terms: each loss term on this rank, over all micro-batches, and the weighted sum ``loss``.
         gradient_norm: before clipping, over all ranks.
     """
@@ -84,8 +84,8 @@ def train_step(
     normaliser = criterion.normaliser([batch.targets for batch in batches])
     sums: Counter[str] = Counter()
     for number, batch in enumerate(batches, start=1):
-        # gradients of the ranks are added up once, with those of the last micro-batch; but where the model is divided
-        # (FSDP) each time, since no rank has room for all of them
+        # the gradients of the ranks are summed once, with the last micro-batch; a divided model (FSDP) sums them with
+        # every micro-batch, because no rank has room for all gradients
         alone = model.no_sync() if number < len(batches) and hasattr(model, "no_sync") else nullcontext()
         # on a CPU the backward pass of the fused attention is slower than plain products on short sequences
         attention = sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
@@ -96,7 +96,7 @@ def train_step(
     norm = nn.utils.clip_grad_norm_(parameters, clip_max_norm or math.inf)
     norm = dist.whole(norm).item()
     (bad_loss,) = dist.any_rank(not math.isfinite(sums["loss"]), device=device)
-    if bad_loss or not math.isfinite(norm):  # which is the same on all ranks
+    if bad_loss or not math.isfinite(norm):  # both are the same on all ranks
         for value, old in zip(statistics, before, strict=True):
             value.copy_(old)
         overflow = scaler.is_enabled() and not bad_loss and scaler.get_scale() > 1
@@ -116,7 +116,8 @@ def _backward(
     scaler: torch.amp.GradScaler,
     amp: torch.dtype | None,
 ) -> dict[str, float]:
-    """Adds the gradients of a micro-batch to the model's; its loss terms. On return what it took is free again."""
+    """Adds the gradients of a micro-batch to those of the model, and returns its loss terms. Its activations are
+    freed."""
     with autocast(batch.video.device, amp):
         output = model(batch.video, batch.expressions, batch.video_valid, batch.clip_index)
     loss, terms = criterion(output, batch, normaliser)
@@ -126,7 +127,7 @@ def _backward(
 
 
 def _statistics(model: nn.Module) -> list[Tensor]:
-    """What a forward pass in training changes: the running statistics of batch norms that are not frozen."""
+    """The running statistics of trained batch norms, which a forward pass in training changes."""
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
     return [value for norm in norms for value in norm.buffers()]
 
@@ -142,7 +143,7 @@ class Writer:
         self._jobs.append(self._pool.submit(write, *arguments))
 
     def wait(self) -> None:
-        """Until all is written; the first error is raised."""
+        """Waits until everything is written, and raises the first error."""
         jobs, self._jobs = self._jobs, []
         for job in jobs:
             job.result()
@@ -155,16 +156,17 @@ class Writer:
 
 
 def chunks(length: int) -> Iterator[range]:
-    """The frames of a video, as many at a time as masks of full size are held in memory."""
+    """The frames of a video in groups that are small enough to hold their masks in full size."""
     for start in range(0, length, FRAMES_AT_ONCE):
         yield range(start, min(length, start + FRAMES_AT_ONCE))
 
 
 def share(videos: Sequence[Video], work: Sequence[float]) -> list[Video]:
-    """Those that this rank does, so that all ranks have about the same work; the same division in every call."""
+    """The videos of this rank. All ranks get about the same work, and every call divides the videos in the same way."""
     loads = [0.0] * dist.world_size()
     mine = set()
-    for number in sorted(range(len(videos)), key=lambda i: -work[i]):  # the longest first, to whoever has least
+    # the longest first, to the rank with the least work
+    for number in sorted(range(len(videos)), key=lambda i: -work[i]):
         rank = loads.index(min(loads))
         loads[rank] += work[number]
         if rank == dist.rank():
@@ -173,10 +175,10 @@ def share(videos: Sequence[Video], work: Sequence[float]) -> list[Video]:
 
 
 def whole_groups(missing: Sequence[bool]) -> list[int]:
-    """Numbers of the expressions to ask so that those that are ``missing`` get the answers of an uninterrupted run.
+    """Numbers of the expressions to answer, so that ``missing`` ones get the answers of an uninterrupted run.
 
-    What is answered together is padded to the longest, and products are rounded in another order than in other company:
-    in half precision a pixel on the edge may flip. So all that would have been together are asked together.
+    Expressions are answered in groups and padded to the longest of the group. In another group their products would be
+    rounded in another way, and in half precision a pixel on an edge could flip. So whole groups are answered again.
     """
     groups = (range(start, start + ASKED_TOGETHER) for start in range(0, len(missing), ASKED_TOGETHER))
     return [e for group in groups if any(missing[group.start : group.stop]) for e in group if e < len(missing)]
@@ -187,11 +189,11 @@ def predict_split(
 ) -> None:
     """Writes the masks of every expression of every video under ``results_dir``, as a submission has them.
 
-    Expressions whose masks are all there already are left alone, so an interrupted run goes on where it stopped, and
-    writes what it would have written (:func:`whole_groups`). Ranks share the videos.
+    Expressions with complete masks in the folder are skipped. So an interrupted run goes on where it stopped, and
+    writes the masks of an uninterrupted run (:func:`whole_groups`). Ranks share the videos.
 
     Args:
-        gaps: takes the videos that cannot be read, on the rank that met with them. Without it the first is an error.
+        gaps: takes the videos that cannot be read, on the rank that finds them. Without it the first one is an error.
     """
     gaps = gaps or Gaps(strict=True)
     mine = share(videos, [len(video) * (ENCODING + len(video.expressions)) for video in videos])
@@ -221,9 +223,9 @@ def predict_split(
 def _segment(
     predictor: Predictor, video: VideoEntry, texts: list[str], following: VideoEntry | None, gaps: Gaps
 ) -> Segmentation | None:
-    """What the texts mean; None of a video that cannot be read, which becomes one of the gaps.
+    """Segments what the texts mean; returns None for a video that cannot be read, and adds it to the gaps.
 
-    Whatever else goes wrong, as a temporary file that cannot be written, is no fault of the video and ends the run.
+    Other errors, such as a temporary file that cannot be written, are no fault of the video and end the run.
     """
     try:
         return predictor.segment(video, texts, following=following)
@@ -241,8 +243,8 @@ def predict_annotators(
 ) -> None:
     """Writes a label map of all objects for each annotator of Ref-DAVIS17, ``anno_<k>/<video>/<frame>.png``.
 
-    The frames of a video are encoded once for all its annotators. What is all there already is left alone, so an
-    interrupted run goes on where it stopped, as in :func:`predict_split`. Ranks share the videos. ``gaps`` as there.
+    The frames of a video are encoded once for all its annotators. Complete results are skipped, ranks share the videos,
+    and ``gaps`` is used as in :func:`predict_split`.
     """
     gaps = gaps or Gaps(strict=True)
     mine = share(videos, [len(video) * (ENCODING + sum(map(len, video.annotators))) for video in videos])
@@ -286,10 +288,10 @@ def predict_annotators(
 def read_ahead(
     clips: Sequence[EvalClip], patience: float = 0, ahead: int = 2, gaps: Gaps | None = None
 ) -> Iterator[tuple[EvalClip, Tensor | None]]:
-    """Each clip with its frames; ``ahead`` clips are decoded while others are worked on.
+    """Each clip with its frames; ``ahead`` further clips are decoded while the caller works on one.
 
-    Frames that cannot be read are None, and their clip is one of the ``gaps``; without these it is an error.
-    Raises Stalled where nothing comes for ``patience`` seconds, if that is not 0.
+    Frames that cannot be read are None, and their clip is added to ``gaps``; without ``gaps`` they are an error.
+    Raises Stalled where no clip arrives for ``patience`` seconds, unless ``patience`` is 0.
     """
     gaps = gaps or Gaps(strict=True)
     reader, waiting = Aside("clips", threads=ahead), deque()
@@ -316,7 +318,7 @@ def _read(clip: EvalClip, frames: Future, patience: float, gaps: Gaps) -> tuple[
 
 
 def coco_results(image_id: str | int, answer: FrameAnswer) -> list[dict]:
-    """Every query's answer as COCO has results; boxes are xywh, as there."""
+    """Every query's answer in COCO's form of results, whose boxes are xywh."""
     x1, y1, x2, y2 = answer.boxes.unbind(-1)
     boxes = torch.stack((x1, y1, x2 - x1, y2 - y1), -1)
     return [
@@ -336,10 +338,10 @@ def predict_clips(
 ) -> list[dict]:
     """Every query's answer in the scored frame of each clip, for each of its expressions.
 
-    Ranks share the clips, each being one rank's; ``patience`` is that of :func:`read_ahead`.
+    Ranks share the clips; ``patience`` is that of :func:`read_ahead`.
 
     Args:
-        gaps: takes the clips that cannot be read, on the rank that met with them; they have no answer. Without it the
+        gaps: takes the clips that cannot be read, on the rank that finds them; they have no answer. Without it the
             first one is an error.
 
     Returns:

@@ -2,7 +2,7 @@
 
 python eval_davis.py output/davis/valid --davis_path data/ref-davis
 
-Exit code 3: scored, but with counts of what is missing or damaged, or cannot be scored, beside the headline.
+Exit code 3: scored, but items are missing or damaged or cannot be scored; their counts stand beside the headline.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser("eval_davis.py", description=__doc__.splitlines()[0], allow_abbrev=False)
     results = "folder that holds anno_0 to anno_3, or one folder of <video>/<frame>.png"
     parser.add_argument("results", nargs="?", help=results)
-    # ReferFormer's names: its scripts/dist_test_davis.sh gives the folder of one annotator after the other
+    # ReferFormer's names of options; its scripts/dist_test_davis.sh scores the folder of one annotator after the other
     parser.add_argument("--results_path", metavar="DIR", help=argparse.SUPPRESS)
     parser.add_argument("--set", choices=("val",), help=argparse.SUPPRESS)
     parser.add_argument("--davis_path", default="data/ref-davis")
@@ -63,10 +63,10 @@ def ground_truths(
     """Folder of the masks of each protocol to score by, frames of each video, and why a protocol is left out.
 
     Args:
-        gaps: takes videos and expressions of the list that are not as documented.
+        gaps: takes videos and expressions of the list whose form is wrong.
 
     Raises:
-        FileNotFoundError, ValueError: there is no such data, or no ground truth of a protocol that was asked for.
+        FileNotFoundError, ValueError: there is no such data, or no ground truth for the protocol given by --protocol.
     """
     root = Path(args.davis_path)
     if not root.is_dir():

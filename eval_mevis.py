@@ -3,7 +3,7 @@
     python eval_mevis.py output/run/valid_u
 
 The target of an expression is the union of the objects that it means. Of the official splits, train and valid_u have
-masks. Exit code 3: scored, but with counts of what is missing or damaged beside the headline.
+masks. Exit code 3: scored, but items are missing or damaged; their counts stand beside the headline.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def load_split(root: Path, split: str, holdout: int, gaps: Gaps | None = None) -> tuple[RleMasks, dict[str, dict]]:
-    """The masks of a split and its videos, without what becomes a gap.
+    """The masks of a split, and its videos; damaged items are left out and become gaps.
 
     Raises:
         FileNotFoundError, ValueError: there is no such data, or it is not as documented.
@@ -48,7 +48,7 @@ def main() -> int | None:
     args = parse_args()
     gaps = Gaps(args.strict)
     truth, videos = load_split(Path(args.mevis_path), args.split, args.holdout, gaps)
-    # A submission has the videos at its root, the folder that it was packed from has not.
+    # A submission has the videos at its root; the folder that it was packed from has them in Annotations/.
     root = RESULTS_ROOT if Path(args.results, RESULTS_ROOT).is_dir() else ""
     scores = score_results(args.results, truth, videos, args.workers, args.against == "other", root, gaps)
     print(table(scores, args.worst))

@@ -3,8 +3,8 @@
     python eval_ytvos.py output/run/valid/submission.zip
     python eval_ytvos.py output/run/valid --annotations DIR --expressions FILE
 
-The second form is for masks of valid, or a list of what its expressions mean, that lie elsewhere. Exit code 3: scored,
-but with counts of what is missing or damaged beside the headline.
+The second form names the folder of valid's masks and the list of what its expressions mean. Exit code 3: scored, but
+items are missing or damaged; their counts stand beside the headline.
 """
 
 from __future__ import annotations
@@ -30,10 +30,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def load_split(args: argparse.Namespace, gaps: Gaps) -> tuple[Path, dict[str, dict]]:
-    """The folder of the split's masks and its videos, without what becomes a gap.
+    """The folder of the split's masks, and its videos; damaged items are left out and become gaps.
 
     Raises:
-        FileNotFoundError, ValueError: there is no such data, or it cannot be scored, and which split can.
+        FileNotFoundError, ValueError: there is no such data, or it cannot be scored; the message names a split that
+            can.
     """
     # Worker processes import this script again; at the top this would cost each of them an import of torch.
     from datasets.scorable import scorable_split

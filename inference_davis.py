@@ -4,8 +4,8 @@
     python eval_davis.py output/davis/valid
 
 writes ``valid/anno_<0 to 3>/<video>/<frame>.png``, palette PNGs whose pixel value is the object's number. Papers score
-a checkpoint of Ref-YouTube-VOS, without fine-tuning. An interrupted run goes on where it stopped. What cannot be read
-is named and left out, and the exit code is 3; the same command goes on once it is restored.
+a checkpoint of Ref-YouTube-VOS, without fine-tuning. An interrupted run goes on where it stopped. Videos that cannot be
+read are named and left out, and the exit code is 3; once their files are restored, the same command goes on.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
     python inference_video.py VIDEO --text "the dog on the left" --text "the man in red" --resume CKPT
 
-VIDEO is a film (mp4, mov, webm …), a folder of frames or an image. docs/inference.md says what is made of it.
+VIDEO is a film (mp4, mov, webm …), a folder of frames or an image. docs/inference.md describes the result.
 """
 
 from __future__ import annotations
@@ -46,13 +46,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def load(asked: argparse.Namespace, device: torch.device) -> Predictor:
-    """The predictor of a checkpoint, as it was trained but for what is ``asked``. It can read all the texts.
+    """The predictor of a checkpoint with the options given on the command line.
 
-    Raises ValueError where it cannot.
+    Raises ValueError where it cannot read one of the texts.
     """
     how = {name: getattr(asked, name) for name in PREDICTOR_OPTIONS}
     predictor = models.load_predictor(asked.resume, device, **how)
-    predictor.announce((f"--text {text[:30]!r}", text) for text in asked.text)  # now rather than after the video
+    predictor.announce((f"--text {text[:30]!r}", text) for text in asked.text)  # before the video is read
     return predictor
 
 
@@ -60,7 +60,7 @@ def infer(asked: argparse.Namespace, device: torch.device) -> None:
     """Segments one video and writes the result.
 
     Raises:
-        ValueError, OSError: what is asked for cannot be had; the message names the file or flag and the mend.
+        ValueError, OSError: a file or option is at fault; the message names it and the mend.
     """
     if dist.world_size() > 1:
         raise ValueError("inference_video.py is one process; start it without torchrun")

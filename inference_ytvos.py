@@ -2,8 +2,9 @@
 
     python inference_ytvos.py --resume output/run/checkpoint.pth --split valid --output_dir output/run/valid
 
-The checkpoint knows how it was trained, so nothing else need be repeated. An interrupted run goes on where it stopped.
-What cannot be read is named and left out, and the exit code is 3; the same command goes on once it is restored.
+The checkpoint holds the options of the training, so none of them are given here. An interrupted run goes on where it
+stopped. Videos that cannot be read are named and left out, and the exit code is 3; once their files are restored, the
+same command goes on.
 """
 
 from __future__ import annotations

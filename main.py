@@ -31,7 +31,7 @@ from util.run.precision import inference_amp
 from util.weights import checkpoint
 from util.weights.saver import newest
 
-# what may differ from the checkpoint's options without making it another run
+# options that may change when a run is resumed
 FREE_TO_CHANGE = {
     "output_dir",
     *(data_set.path for data_set in datasets.DATA_SETS.values()),
@@ -58,7 +58,7 @@ FREE_TO_CHANGE = {
     "expressions",
     "local_rank",
 }
-# what never comes from a checkpoint's options
+# options that are never taken from a checkpoint
 OF_THIS_CALL = {"dry_run", "device", "resume", "eval", "eval_split", "allow_trained", "strict", "local_rank"}
 
 
@@ -72,7 +72,7 @@ def main() -> int | None:
             refuse_other_model(args, saved["options"])
             return evaluate(args, saved, device)
         trainer = build_trainer(args, saved, device)
-        del saved  # as large as the model and the optimiser's state
+        del saved  # it is as large as the model and the state of the optimiser
         plan.describe(trainer)
         if args.dry_run:
             plan.rehearse(trainer)
@@ -82,7 +82,7 @@ def main() -> int | None:
 
 
 def restore_options(args: argparse.Namespace) -> tuple[argparse.Namespace, dict | None]:
-    """The options, those of the checkpoint that is to be resumed among them, and its content if there is one."""
+    """The options and the content of the checkpoint that is resumed, if there is one, with the options of its run."""
     path, saved = find_checkpoint(args)
     if saved:
         ours = OF_THIS_CALL if args.eval else OF_THIS_CALL - {"eval_split"}
@@ -97,10 +97,10 @@ def restore_options(args: argparse.Namespace) -> tuple[argparse.Namespace, dict 
 
 
 def find_checkpoint(args: argparse.Namespace) -> tuple[str | None, dict | None]:
-    """The checkpoint that is to be resumed and its content, the same on all ranks; None and None to start anew."""
+    """Path and content of the checkpoint to resume, the same on all ranks; None and None for a new run."""
     path = args.resume
-    own = None  # rank 0's, which need not be read again
-    # processes that torchrun has started again go on with what the ones before them left
+    own = None  # what rank 0 has read already
+    # processes that torchrun has restarted go on from the newest checkpoint
     if path == "auto" or (dist.restarts() and not args.eval):
         own = newest(args.output_dir) if dist.is_main() else None
         found = dist.from_main(own and str(own[0]))
@@ -148,7 +148,7 @@ def build_trainer(args: argparse.Namespace, saved: dict | None, device: torch.de
 
 
 def build_parts(args: argparse.Namespace, saved: dict | None, accumulate: int, device: torch.device) -> Parts:
-    """What a run is made of; the model with the weights of ``saved`` where there is something."""
+    """The parts of a run; the model has the weights of ``saved`` if there is a checkpoint."""
     loader = datasets.build_train_loader(args, dist.rank(), dist.world_size(), accumulate)
     classes = datasets.num_classes(args)
     model = models.restore_model(saved, args.resume, to_train=True)[0] if saved else models.build_model(args, classes)
@@ -184,16 +184,16 @@ def scored_split(args: argparse.Namespace, model: models.ProxyFormer) -> tuple[d
     """
     split = datasets.eval_set(args, datasets.eval_split(args, args.dataset_file))
     datasets.refuse_trained(split.split, args.holdout, args.holdout)
-    # both now rather than after an epoch
+    # errors in the split show now, and not after an epoch
     model.text_encoder.announce(texts_to_score(split), args.long_text)
     return split, models.predictor_settings(args, amp=inference_amp(args.amp))
 
 
 def evaluate(args: argparse.Namespace, saved: dict, device: torch.device) -> int:
-    """Prints the scores of the checkpoint on a split; what it predicted stays in the output folder.
+    """Prints the scores of the checkpoint on a split; the predictions stay in the output folder.
 
     Returns:
-        The exit code: whether something was left out.
+        The exit code: 0, or 3 where items were left out.
     """
     refuse_lists_of_others(args)
     trained = saved["options"]["dataset_file"]
@@ -217,14 +217,14 @@ def evaluate(args: argparse.Namespace, saved: dict, device: torch.device) -> int
 
 
 def refuse_lists_of_others(args: argparse.Namespace) -> None:
-    """Raises ValueError for flags of Ref-YouTube-VOS's valid where another set is scored."""
+    """Raises ValueError where flags for the split valid of Ref-YouTube-VOS are given for another data set."""
     for flag, value in {"--annotations": args.annotations, "--expressions": args.expressions}.items():
         if value and args.dataset_file not in ("ytvos", "joint"):
             raise ValueError(f"{flag} is for Ref-YouTube-VOS, not for --dataset_file {args.dataset_file}; leave it out")
 
 
 def refuse_other_run(args: argparse.Namespace, saved: dict) -> None:
-    """Raises ValueError where the flags or the number of processes would make it another run than the checkpoint's."""
+    """Raises ValueError where the flags or the number of processes contradict the run of the checkpoint."""
     if "ranks" not in saved:
         raise ValueError(
             f"--resume {args.resume} was written by an earlier version of this program, without what it takes to go on "

@@ -20,7 +20,7 @@ _AMP = ("off", "bf16", "fp16", "auto")
 _LONG_TEXT = ("shorten", "refuse")
 _A2D = dict(dataset_file="a2d", batch_size=2, eval_size=320, max_size=576, freeze_text_encoder=True)
 
-# of images, instead of the sizes of videos: make_coco_transforms in ReferFormer's datasets/refexp.py
+# sizes for images: make_coco_transforms in ReferFormer's datasets/refexp.py
 _STILLS = dict(
     train_sizes=[480, 512, 544, 576, 608, 640, 672, 704, 736, 768],
     train_max_size=800,
@@ -35,7 +35,7 @@ PRESETS: dict[str, dict] = {
     "paper": dict(epochs=30, lr_drop=[20, 26], freeze_text_encoder=True),
     "pretrain": dict(
         dataset_file="all",
-        binary=True,  # what is fine-tuned from it has other categories, and keeps the class head this way
+        binary=True,  # the class head then fits a fine-tuning on a data set with other categories
         epochs=12,
         lr_drop=[8, 10],
         batch_size=2,
@@ -96,7 +96,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--jsc_target", choices=("joint", "video", "text", "none"), default="joint")
 
 
-# of the model's options those that change no answer: ReferFormer's command lines give this one at inference, too
+# options of the model that change no answer; ReferFormer's command lines give this one at inference, too
 OF_TRAINING = {"freeze_text_encoder"}
 
 
@@ -108,7 +108,7 @@ def model_options() -> set[str]:
 
 
 def differing(now: Mapping[str, object], saved: Mapping[str, object], names: Iterable[str]) -> str:
-    """Which of these options are not as in a checkpoint, and how; empty where all are."""
+    """Which of these options differ from those of a checkpoint, and how; empty where none does."""
     return "; ".join(
         f"--{name} is {saved.get(name)} there, {now[name]} now"
         for name in sorted(names)
@@ -293,7 +293,7 @@ PREDICTOR_OPTIONS = ("eval_size", "max_size", "amp", "window", "overlap", "long_
 
 
 def add_predictor_options(parser: argparse.ArgumentParser) -> None:
-    """Which weights to predict with, and how."""
+    """Adds the options of a predictor: its weights, and how it predicts."""
     parser.add_argument("--resume", required=True, metavar="CKPT", help="checkpoint of main.py, or exported weights")
     parser.add_argument("--eval_size", type=positive_int, help="short side of the input; default: as in training")
     parser.add_argument("--max_size", type=positive_int, help="limit of its long side; default: as in training")
@@ -305,7 +305,7 @@ def add_predictor_options(parser: argparse.ArgumentParser) -> None:
 
 
 def inference_parser(program: str, description: str, output: str) -> argparse.ArgumentParser:
-    """A parser with what the inference scripts of all data sets share; they add the rest.
+    """A parser with the options that all inference scripts share; each script adds its own.
 
     Args:
         output: default of ``--output_dir``.
@@ -323,14 +323,14 @@ def inference_parser(program: str, description: str, output: str) -> argparse.Ar
     parser.add_argument("--strict", action="store_true", help="the first video that cannot be read is an error")
     # torch.distributed.launch passes it; the environment says the same
     parser.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)
-    # The checkpoint knows them. Commands written for ReferFormer give them all the same, and must not contradict it.
+    # The checkpoint holds the options of the model. ReferFormer's commands give them, and must not contradict it.
     add_model_options(parser)
     parser.set_defaults(**dict.fromkeys(model_options()))
     return parser
 
 
 def parse_inference_args(parser: argparse.ArgumentParser, argv: list[str] | None = None) -> InferenceOptions:
-    """Parses what a script has made of :func:`inference_parser`."""
+    """Parses with a parser of :func:`inference_parser` to which a script has added options."""
     return inference_options(parser.parse_args(without_referformer_flags(parser, argv)), model_options())
 
 
@@ -338,7 +338,7 @@ def train_parser() -> argparse.ArgumentParser:
     """The parser of ``main.py``."""
     parser = argparse.ArgumentParser(
         "main.py",
-        usage="%(prog)s [options]; --help lists them",  # before an error all of them would be sixty lines
+        usage="%(prog)s [options]; --help lists them",  # listing all options before an error would take sixty lines
         description="Train ProxyFormer, or score a checkpoint with --eval.",
         allow_abbrev=False,
     )
@@ -372,7 +372,7 @@ def _contradictions(args: argparse.Namespace, given: set[str]) -> Iterator[tuple
     """Whether options contradict each other, and how that is mended, one pair after the other.
 
     Args:
-        given: names of the options that were given as flags: of them one may expect that they do something.
+        given: names of the options that were given as flags. Such a flag must have an effect.
     """
     heads = f"is not a multiple of --nheads {args.nheads}"
     yield args.hidden_dim % args.nheads, f"--hidden_dim {args.hidden_dim} {heads}"

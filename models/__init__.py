@@ -67,8 +67,8 @@ def build_model(args: argparse.Namespace, num_classes: int) -> ProxyFormer:
 def load_pretrained_model(model: ProxyFormer, path: str | Path) -> None:
     """Loads the weights of a checkpoint into a model that may have other classes.
 
-    The class head (:data:`REPLACED_HEADS`) keeps its new values where its shape differs, and says so. The counters
-    of a batch norm that was trained there are of no use to one that is frozen here.
+    The class head (:data:`REPLACED_HEADS`) keeps its new values where its shape differs, which is printed. Counters of
+    trained batch norms are dropped where the batch norms of this model are frozen.
 
     Raises:
         FileNotFoundError, ValueError: the checkpoint is missing or damaged, or anything else does not fit.
@@ -88,9 +88,9 @@ def load_pretrained_model(model: ProxyFormer, path: str | Path) -> None:
 
 
 def assemble(args: argparse.Namespace, num_classes: int, text_encoder: TextEncoder) -> ProxyFormer:
-    """The model as the options describe it, around a text encoder that is at hand; all else has random weights.
+    """The model that the options describe, with random weights around the given text encoder.
 
-    The encoder takes on the form of texts that the options name.
+    The form in which the encoder reads texts is set to that of the options.
     """
     text_encoder.form = args.text_form
     pretrained = args.backbone_pretrained or args.pretrained_weights
@@ -135,7 +135,7 @@ def build_criterion(args: argparse.Namespace) -> Criterion:
 def restore_model(saved: dict, source: str | Path, *, to_train: bool = False) -> tuple[ProxyFormer, argparse.Namespace]:
     """The model in the content of a checkpoint, and the options it was trained with. No other file is needed.
 
-    Its weights are the averaged ones where there are some, unless it is ``to_train`` on.
+    It gets the averaged weights if the checkpoint has some, or with ``to_train`` those of the last step.
 
     Raises:
         ValueError: naming ``source``, whose weights do not fit its own options.
@@ -149,10 +149,10 @@ def restore_model(saved: dict, source: str | Path, *, to_train: bool = False) ->
 
 
 def predictor_settings(args: argparse.Namespace, **given: int | str | None) -> PredictorSettings:
-    """How the options have a predictor work.
+    """The settings of a predictor, from the options.
 
     Args:
-        given: values that come before those of the options, where they are not None.
+        given: settings that replace those of the options; None leaves the option.
     """
     of_options = dict(
         eval_size=args.eval_size,
@@ -165,9 +165,9 @@ def predictor_settings(args: argparse.Namespace, **given: int | str | None) -> P
 
 
 def settled_amp(amp: str, device: torch.device) -> str:
-    """``amp``, or for "auto" what is computed in, which is the same on all ranks; all of them take part.
+    """``amp``, where "auto" is replaced by the type that rank 0 chooses. All ranks must call it.
 
-    On a CPU that is a measurement: another rank, or a run that goes on with this one's results, may come out elsewhere.
+    On a CPU "auto" is decided by a measurement, which may turn out differently on other ranks or in a later run.
     """
     return dist.from_main(AMP[amp_dtype("auto", device)]) if amp == "auto" else amp
 
@@ -186,16 +186,16 @@ def inference_predictor(model: ProxyFormer, settings: PredictorSettings, device:
 
 
 def prepare_model(args: argparse.Namespace, model: ProxyFormer, device: torch.device) -> dict[str, int]:
-    """Moves a model and does to it what the options of training ask for.
+    """Moves a model to the device and prepares it for training: its fast forms, and what the options ask for.
 
     Returns:
-        What is frozen (:func:`models.prepare.freeze`).
+        How many parameters each pattern of ``--freeze`` names (:func:`models.prepare.freeze`).
 
     Raises:
-        ValueError: it cannot be done to this model.
+        ValueError: an option does not fit this model.
     """
     model.to(device)
-    if dist.active():  # now, for what is made from the weights before the first step, as their average
+    if dist.active():  # now, because the average of the weights starts from them before the first step
         dist.copy_from_main(model.state_dict())
     for_training(model)
     frozen = prepare.freeze(model, args.freeze)
@@ -211,7 +211,7 @@ def prepare_model(args: argparse.Namespace, model: ProxyFormer, device: torch.de
 def build_optimizer(
     args: argparse.Namespace, model: ProxyFormer, steps_per_epoch: int
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
-    """AdamW and its schedule as the options have them."""
+    """AdamW and its learning-rate schedule, as the options set them."""
     groups = optim.parameter_groups(
         model, lr=args.lr, lr_backbone=args.lr_backbone, lr_text_encoder=args.lr_text_encoder
     )
@@ -248,13 +248,13 @@ def load_predictor(
         device: None takes a GPU when there is one.
         eval_size, max_size: short side of the network's input and limit of its long side; None: as in the training.
         amp: what to compute in, "off" (float32), "bf16", "fp16" or "auto"; None: off, or auto if the training was not.
-        window, overlap: frames that are seen together, and what neighbouring windows share; None: 40, and 8 or half of
-            a smaller window.
-        long_text: what becomes of a text that is longer than the text encoder takes: "shorten" reads its beginning
-            and warns, "refuse" raises ValueError when it is asked.
+        window: frames that the network sees together; None: 40. overlap: frames that neighbouring windows share; None:
+            8, or half of a window of fewer than 16.
+        long_text: "shorten" warns of a text that is longer than the text encoder takes, and reads its beginning;
+            "refuse" raises ValueError.
 
     Raises:
-        FileNotFoundError, ValueError: there is no such file, it is damaged, or what is asked for is impossible.
+        FileNotFoundError, ValueError: the file is missing or damaged, or a setting is impossible.
     """
     asked = dict(eval_size=eval_size, max_size=max_size, amp=amp, window=window, overlap=overlap, long_text=long_text)
     return load_with_options(path, device, **asked)[0]
@@ -269,7 +269,7 @@ def load_with_options(
         keep_large_buffers()
     model, args = restore_model(checkpoint.load(path), path)
     trained_in = inference_amp(args.amp)
-    # no patience: a film of one's own may take long to be gone through
+    # no time limit: reading a long film may take long
     settings = predictor_settings(args, **{"amp": trained_in, "patience": 0} | _given(asked))
     return inference_predictor(model, settings, device), args
 

@@ -87,7 +87,7 @@ class PredictorSettings:
     patience: float = 0
 
     def described(self) -> dict[str, object]:
-        """What masks depend on, as plain data, but for the windows, which matter to long videos only."""
+        """The settings that masks of any video depend on, as plain data; the windows matter to long videos only."""
         return {"eval_size": self.eval_size, "max_size": self.max_size, "amp": self.amp}
 
 
@@ -99,10 +99,10 @@ class Predictor:
         eval_size, max_size: short side of the network's input and limit of its long side.
         amp: what the network computes in; None: float32.
         threshold: probability above which a pixel belongs to the object.
-        window: frames that the network sees together; overlap: what neighbouring windows of longer videos share; None:
-            40, and 8 or half of a smaller window.
-        long_text: "shorten" or "refuse" what is longer than the text encoder takes.
-        patience: seconds to wait for the frames of a window; 0: as long as it takes, as for films that are long.
+        window: frames that the network sees together; None: 40. overlap: frames that neighbouring windows of longer
+            videos share; None: 8, or half of a window of fewer than 16.
+        long_text: "shorten" or "refuse" a text that is longer than the text encoder takes.
+        patience: seconds to wait for the frames of a window; 0: any time, as long films may need.
 
     Raises:
         ValueError: such windows or sizes are impossible, or there is no such ``long_text``.
@@ -131,19 +131,19 @@ class Predictor:
         self.eval_size, self.max_size, self.amp = eval_size, max_size, amp
         self.device = next(model.parameters()).device
         self.threshold = torch.tensor(threshold).logit().item()
-        self._granted = 0  # bytes that a window was found to have
+        self._granted = 0  # the most bytes that a window has needed so far
         self.patience = patience
         self._reader = Aside("frames")
-        self._ahead: tuple[Frames, Future] | None = None  # a video whose first window is being read, and that
+        self._ahead: tuple[Frames, Future] | None = None  # a video, and the reading of its first window
 
     def announce(self, texts: Iterable[tuple[str, str]]) -> None:
-        """Tells which of the texts that will be asked are too long, or refuses them: before work that would be lost.
+        """Warns of texts that are too long, or refuses them; to be called before work that an error would waste.
 
         Args:
-            texts: places, for the message, and texts.
+            texts: pairs of a place, for the message, and a text.
 
         Raises:
-            ValueError: an expression is empty, or too long where that is refused.
+            ValueError: an expression is empty, or too long while ``long_text`` is "refuse".
         """
         self.model.text_encoder.announce(texts, self.long_text)
 
@@ -156,16 +156,16 @@ class Predictor:
         if frames.ndim != 4 or frames.shape[1] != 3 or frames.dtype != torch.uint8 or not len(frames):
             raise ValueError(f"expected uint8 frames [T, 3, H, W], got {frames.dtype} {tuple(frames.shape)}")
         if self.device.type == "cuda" and frames.device.type == "cpu":
-            frames = frames.pin_memory()  # from other memory a copy waits for what the network is doing
+            frames = frames.pin_memory()  # a copy from memory that is not pinned waits until the network has finished
         moved = frames.to(self.device, non_blocking=True)
         return resize_frames(moved, fitted_size(*frames.shape[-2:], self.eval_size, self.max_size))
 
     @torch.inference_mode()
     def encode(self, frames: Tensor, original_size: tuple[int, int] | None = None) -> EncodedVideo:
-        """Runs the backbone over uint8 frames ``[T, 3, H, W]``, all that no expression changes.
+        """Runs the backbone, which needs no expression, over uint8 frames ``[T, 3, H, W]``.
 
         Args:
-            original_size: height and width of the masks that are wanted, where the frames are of another size.
+            original_size: height and width of the masks to make; None: of the frames.
 
         Raises:
             ValueError: there are no frames, or they are not uint8 RGB.
@@ -176,7 +176,7 @@ class Predictor:
         return EncodedVideo(features, tuple(fitted.shape[-2:]), original_size or tuple(frames.shape[-2:]), len(frames))
 
     def _predictions(self, encoded: EncodedVideo, expressions: list[str], batch: int) -> Iterator[Prediction]:
-        """What the last stage says of each ``batch`` of expressions."""
+        """The predictions of the last stage for each ``batch`` of expressions."""
         for start in range(0, len(expressions), batch):
             asked = expressions[start : start + batch]
             with autocast(self.device, self.amp):
@@ -202,21 +202,22 @@ class Predictor:
         """Finds what each expression refers to in a video of any length.
 
         Args:
-            video: its frames are read window by window, the next one while the network is at work.
-            expressions: all that is asked; the frames are encoded once for all of them.
-            batch: expressions that are answered together; bounds memory, not the result.
-            seen: is told after each window how many more frames are done, and 0 in between; what it raises ends all.
-            following: the video that will be asked about next; its first frames are read during this one's last window.
+            video: its frames are read window by window; the next window is read while the network works.
+            expressions: texts; the frames are encoded once for all of them.
+            batch: expressions that are answered together. It changes the memory, not the result.
+            seen: called with the number of frames that are done since the last call: after each window, and with 0 in
+                between. An exception that it raises ends the work.
+            following: the next video; its first frames are read during the last window of this one.
 
         Raises:
             ValueError: the video has no frames, or an expression is empty.
-            OSError: the temporary file of a video of several windows cannot be written, or reading hangs (Stalled).
+            OSError: the temporary file for several windows cannot be written, or reading hangs (Stalled).
         """
         if isinstance(expressions, str):
             raise ValueError(f"expressions are a list of texts: give [{expressions!r}]")
         if not len(video):
             raise ValueError("the video has no frames")
-        # an empty one is refused now rather than after a window
+        # refuses an empty text now, and not after a window
         self.announce((f"expression {e}", text) for e, text in enumerate(expressions, 1))
         spans = windows(len(video), self.window, self.overlap)
         waiting = Waiting(on_disk=len(spans) > 1)
@@ -226,7 +227,7 @@ class Predictor:
         with closing(self._read_ahead(video, spans, following)) as read:
             for number, (span, (frames, size)) in enumerate(read):
                 self._tell_where_memory_will_not_do(frames, min(batch, len(expressions)))
-                encoded = None  # the features of the window before make room
+                encoded = None  # frees the features of the window before
                 encoded = self.encode(frames, size)
                 next_start = spans[number + 1].start if number + 1 < len(spans) else span.stop
                 own = slice(span.first - span.start, span.last - span.start)
@@ -238,7 +239,7 @@ class Predictor:
                         logits, masks = logits[:, order], masks[:, order]
                     tails[e] = masks[next_start - span.start :].transpose(0, 1) > 0
                     sums[e] = sums.get(e, 0) + logits[own].float().sigmoid().sum(0)
-                    if len(spans) == 1:  # the best one is known, the others need not wait
+                    if len(spans) == 1:  # the best proxy is known, so the others need not wait
                         best = sums[e].amax(-1).argmax()[None]
                         sums[e], masks = sums[e][best], masks[:, best]
                     waiting.put(e, span.first, masks[own])
@@ -250,9 +251,9 @@ class Predictor:
     def _read_ahead(
         self, video: Frames, spans: list[Window], following: Frames | None
     ) -> Iterator[tuple[Window, tuple[Tensor, tuple[int, int]]]]:
-        """Each window with what :meth:`_read` gives; the next one's frames are decoded while one is worked on.
+        """Each window with the result of :meth:`_read`; the next window is decoded while the caller works on one.
 
-        Every frame is read once: what two windows share is kept, in the size that the network sees.
+        Every frame is read once: frames that two windows share are kept in the size that the network sees.
         """
         first, self._ahead = self._ahead, None
         started = first is not None and first[0] is video
@@ -268,33 +269,34 @@ class Predictor:
                     self._ahead = following, self._reader.submit(self._read, following, window)
                 yield span, frames
         except (Stalled, Interrupted):
-            self._reader, coming = Aside("frames"), None  # the old one may never come back
+            self._reader, coming = Aside("frames"), None  # the old reader may hang for ever
             raise
         finally:
             if coming:
-                # after an error: a film that is closed while it is being read takes the process with it
+                # closing a film while it is being read would crash the process
                 wait([coming])
 
     def _read(self, video: Frames, span: Window, shared: Tensor | None = None) -> tuple[Tensor, tuple[int, int]]:
         """The frames of a window in the size that the network sees, and the size of the video.
 
         Args:
-            shared: the first of them, which the window before has, too.
+            shared: its first frames, which the window before shares.
         """
         parts = [] if shared is None else [shared]
         first = span.start + sum(map(len, parts))
-        for start in range(first, span.stop, AT_ONCE):  # a window of large frames would fill the memory
+        # all frames of a window in their full size might fill the memory
+        for start in range(first, span.stop, AT_ONCE):
             frames = video.read(range(start, min(span.stop, start + AT_ONCE)))
             parts.append(self.fit(frames))
         return torch.cat(parts), tuple(frames.shape[-2:])
 
     def _tell_where_memory_will_not_do(self, frames: Tensor, expressions: int) -> None:
-        """A warning, before the network starts on the first window of its size, with a window that would fit."""
+        """Warns where a window needs more memory than is free, before the network starts; names a window that fits."""
         size = tuple(frames.shape[-2:])
         needed, free = window_bytes(self.model, size, len(frames), expressions), free_bytes(self.device)
         if free is None:
             return
-        if self.device.type == "cpu":  # where what was once taken is kept for the next time
+        if self.device.type == "cpu":  # the process keeps the memory of earlier windows
             free += self._granted
         self._granted, before = max(self._granted, needed), self._granted
         if needed <= max(free, before):
@@ -331,7 +333,8 @@ class Predictor:
                 yield FrameAnswer((self._full_size(logits, encoded) > self.threshold).cpu(), scores[i], boxes[i])
 
     def __call__(self, video: str | Path | Tensor | Frames, expressions: list[str]) -> tuple[Tensor, list[float]]:
-        """What each expression refers to; all masks of the video at once, where :meth:`segment` gives them by and by.
+        """Finds what each expression refers to, and returns all masks at once; :meth:`segment` returns them piece by
+        piece.
 
         Args:
             video: path of a video file, of a folder of frames or of an image; or frames, uint8 RGB ``[T, 3, H, W]``.
@@ -378,7 +381,7 @@ class InMemory:
 
 
 class Segmentation:
-    """What expressions refer to in a video; masks are made when they are asked for.
+    """The objects that expressions refer to in a video; their masks are computed by :meth:`masks` on demand.
 
     Attributes:
         scores: of each expression, the class probability of the chosen proxy, averaged over the frames.

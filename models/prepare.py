@@ -18,7 +18,7 @@ RECOMPILE_LIMIT = 256
 
 
 def blocks(model: ProxyFormer) -> list[nn.Module]:
-    """The parts of the encoders and the CMIE that are run one after the other, most of the model's weight and work."""
+    """The parts of the encoders and the CMIE that run one after the other; they hold most of the weights and work."""
     return [*model.backbone.blocks(), *model.text_encoder.model.encoder.layer, *model.cmie.stages]
 
 
@@ -46,7 +46,7 @@ def freeze(model: ProxyFormer, patterns: list[str]) -> dict[str, int]:
 
 
 def train_mode(model: ProxyFormer) -> None:
-    """Training mode but for what is frozen as a whole: there statistics stay as they are and nothing is dropped."""
+    """Training mode, except for modules that are wholly frozen: these keep their statistics and drop nothing."""
     model.train()
     for module in model.modules():
         parameters = list(module.parameters())
@@ -55,11 +55,11 @@ def train_mode(model: ProxyFormer) -> None:
 
 
 def recompute_activations(model: ProxyFormer) -> None:
-    """Saves the memory of what is within the blocks of the backbone and the stages of the CMIE, for a second forward
-    pass through them.
+    """Keeps no activations within the blocks of the backbone and the stages of the CMIE; the gradient takes a second
+    forward pass through them.
 
     Raises:
-        ValueError: that pass would count the clips twice in the statistics of a batch norm.
+        ValueError: the second pass would count the clips twice in the statistics of a batch norm.
     """
     _refuse_trained_norms(model, "--activation_checkpointing", "would count every clip twice")
     for block in (*model.backbone.blocks(), *model.cmie.stages):
@@ -67,9 +67,9 @@ def recompute_activations(model: ProxyFormer) -> None:
 
 
 def compile_blocks(model: ProxyFormer, backend: str) -> None:
-    """Has ``torch.compile`` translate each block when it is first run; the names of the parameters stay as they are.
+    """Has ``torch.compile`` compile each block when it first runs. The names of the parameters stay the same.
 
-    Blocks rather than the whole, because equal ones are translated once.
+    Blocks are compiled rather than the whole model, because equal blocks are then compiled once.
 
     Raises:
         ValueError: there is no such backend, or it does not work here.
@@ -77,7 +77,7 @@ def compile_blocks(model: ProxyFormer, backend: str) -> None:
     known = torch.compiler.list_backends(exclude_tags=())
     if backend not in known:
         raise ValueError(f"--compile {backend}: there is no such backend; choose one of {', '.join(known)}")
-    try:  # something small, so that a missing compiler is known before data is read
+    try:  # a small function shows at once whether a compiler is missing
         torch.compile(torch.sin, backend=backend)(torch.ones(2, device=next(model.parameters()).device))
     except TorchDynamoException as error:
         why = " ".join(str(error).strip().partition("\n\n")[0].splitlines())
@@ -85,16 +85,18 @@ def compile_blocks(model: ProxyFormer, backend: str) -> None:
             f"--compile {backend} does not work here: {why} (a CPU takes a C++ compiler, a GPU the package triton); "
             "or leave it out"
         ) from error
-    # all blocks share the limit: of a Video Swin thirteen kinds, each anew for new shapes
+    # all blocks share this limit: a Video Swin has thirteen kinds of blocks, each compiled again for new shapes
     torch._dynamo.config.recompile_limit = RECOMPILE_LIMIT
-    # it would cut them where DistributedDataParallel's buckets end, which serves a model that is compiled as a whole
+    # this would cut the blocks at the bucket limits of DistributedDataParallel, which helps only a wholly compiled
+    # model
     torch._dynamo.config.optimize_ddp = False
     for block in blocks(model):
         block.compile(backend=backend)
 
 
 def replicate(model: ProxyFormer, device: torch.device) -> nn.Module:
-    """The model so that the gradients of the ranks are averaged; without ranks the model itself."""
+    """The model, wrapped so that the gradients of the ranks are averaged; the model itself where there is one
+    process."""
     if not dist.active():
         return model
     return nn.parallel.DistributedDataParallel(model, device_ids=[device] if device.type == "cuda" else None)
@@ -112,7 +114,7 @@ def shard(model: ProxyFormer, device: torch.device) -> None:
     dist.copy_from_main(model.state_dict())
     mesh = init_device_mesh(device.type, (dist.world_size(),))
     for block in blocks(model):
-        # torch 2.11 refuses containers, also timm's networks, which have a forward pass: then what holds it
+        # torch 2.11 refuses containers, and timm's networks are containers: divide the backbone that holds it
         fully_shard(model.backbone if isinstance(block, nn.ModuleDict) else block, mesh=mesh)
     fully_shard(model, mesh=mesh)
 

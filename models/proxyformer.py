@@ -23,7 +23,7 @@ from util.samples.structures import Output, Prediction
 
 @dataclass
 class VideoFeatures:
-    """What depends on the frames alone and so serves any number of expressions.
+    """The features of clips, which depend on the frames alone and serve any number of expressions.
 
     Attributes:
         tokens: ``F_v^0 [V, T, H, W, C]``.
@@ -36,10 +36,10 @@ class VideoFeatures:
     laterals: list[Tensor]
 
     def of(self, clip_index: Tensor) -> VideoFeatures:
-        """The features of the clip that each of B samples asks of."""
+        """The features of B samples, each of the clip ``clip_index`` that it belongs to."""
 
         def pick(x: Tensor) -> Tensor:
-            # one clip is shared, not copied: at full size its laterals are most of the memory
+            # a single clip is shared, not copied: its laterals take most of the memory
             return x.expand(len(clip_index), *x.shape[1:]) if len(x) == 1 else x.index_select(0, clip_index)
 
         valid = None if self.valid is None else pick(self.valid)
@@ -136,7 +136,7 @@ class ProxyFormer(nn.Module):
         return self.decode(features.of(clip_index), words, text_valid, supervised=supervised)
 
     def encode_video(self, video: Tensor, video_valid: Tensor | None = None) -> VideoFeatures:
-        """``[V, T, 3, H, W]`` to everything that no word changes."""
+        """Frames ``[V, T, 3, H, W]`` to all features that no word changes."""
         maps = self.backbone(video)
         tokens = self.project_tokens(maps)
         valid = None
@@ -163,7 +163,7 @@ class ProxyFormer(nn.Module):
         """Answers B expressions from the features of their clips (``features.tokens [B, …]``).
 
         Args:
-            supervised: give what only losses need, too: the answers of the earlier stages and the joint semantics.
+            supervised: also compute what only the losses need: predictions of the earlier stages and the semantics.
         """
         b, t, h, w, _ = features.tokens.shape
         proxies = repeat(self.proxies.weight, "n c -> b t n c", b=b, t=t).to(features.tokens.dtype)
@@ -195,7 +195,8 @@ class ProxyFormer(nn.Module):
         return Prediction(logits, boxes, masks, proxies)
 
     def joint_semantics(self, features: VideoFeatures, words: Tensor, text_valid: Tensor) -> Tensor | None:
-        """``j [B, C]`` of the JSC loss: the video before any query saw it (choice: F_v^0) and the words, pooled."""
+        """``j [B, C]`` of the JSC loss, from the pooled video and words; the video is F_v^0, before the CMIE
+        (choice)."""
         if self.semantics is None:
             return None
         t = features.tokens.shape[1]
@@ -206,9 +207,9 @@ class ProxyFormer(nn.Module):
 
 
 def _resize_valid(valid: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bool ``[V, H, W]`` to the token grid; a token is valid when the pixel at its top-left corner is.
+    """Bool ``[V, H, W]`` of pixels to the token grid: a token is valid when the pixel at its top-left corner is.
 
-    Every pixel that is not padding so lies under a valid token, the last partial one included.
+    So every real pixel lies under a valid token, also at the edge of the frame.
     """
     stride = [-(-full // small) for full, small in zip(valid.shape[1:], size, strict=True)]
     return valid[:, :: stride[0], :: stride[1]]

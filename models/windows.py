@@ -1,4 +1,4 @@
-"""Long videos in windows: where these lie, what they cost, how proxies are followed through them, where masks wait.
+"""Long videos in windows: their places, their memory, how proxies are followed from one to the next, where masks wait.
 
 Shapes: t frames of a window, n proxies, h w mask size, k classes.
 """
@@ -16,16 +16,17 @@ from torch import Tensor
 from models.fast.segmenter import frames_at_once
 from models.proxyformer import ProxyFormer
 
-DECODING = 5  # maps of mask features that the mask decoder holds for each of its own
-# More than the 36 frames of the longest video of Ref-YouTube-VOS; a multiple of Video Swin's 8, which wastes nothing.
+DECODING = 5  # maps of its size that the mask decoder holds at once for each map of mask features
+# The longest video of Ref-YouTube-VOS has 36 frames. A multiple of the 8 frames of Video Swin's windows needs no
+# padding.
 WINDOW, OVERLAP = 40, 8
 
 
 @dataclass(frozen=True)
 class Window:
-    """Frames ``start`` to ``stop`` are seen together; of them ``first`` to ``last`` are answered from this window.
+    """The network sees frames ``start`` to ``stop`` together, and answers frames ``first`` to ``last`` from them.
 
-    All are numbers of frames in the video; ``stop`` and ``last`` are not included.
+    All four are numbers of frames in the video; ``stop`` and ``last`` are exclusive.
     """
 
     start: int
@@ -35,7 +36,7 @@ class Window:
 
 
 def window_sizes(window: int | None = None, overlap: int | None = None) -> tuple[int, int]:
-    """Both as they are given; None: the usual one, and of a small window half of it as the overlap.
+    """Window and overlap; None becomes 40 frames, and 8 frames or half of a window of fewer than 16.
 
     Raises:
         ValueError: there are no such windows.
@@ -51,11 +52,13 @@ def window_sizes(window: int | None = None, overlap: int | None = None) -> tuple
 def windows(length: int, size: int, overlap: int) -> list[Window]:
     """Windows of ``size`` frames over a video of ``length``; neighbours share at least ``overlap`` frames.
 
-    The last one lies at the end of the video and shares more where need be. Each frame is answered from one window: the
-    first half of what two share from the former, the rest from the latter. A video no longer than ``size`` is one.
+    The last window lies at the end of the video and may share more frames. Each frame is answered from one window: of
+        the
+    frames that two windows share, the earlier window answers the first half and the later window the rest. A video of
+    at most ``size`` frames is one window.
 
     Raises:
-        ValueError: the overlap leaves no step from window to window, or is so small that nothing can be followed.
+        ValueError: the overlap is below 1 or not below ``size``.
     """
     if not 1 <= overlap < size:
         raise ValueError(f"--overlap {overlap} must be at least 1 and below --window {size}")
@@ -67,10 +70,11 @@ def windows(length: int, size: int, overlap: int) -> list[Window]:
 
 
 def window_bytes(model: ProxyFormer, size: tuple[int, int], frames: int, expressions: int) -> int:
-    """About what a window takes in memory beside the weights, in float32.
+    """Estimates the bytes that a window needs beside the weights, in float32.
 
-    Of each frame the input, the backbone's maps, and whichever is more: what else the backbone holds, or what the mask
-    decoder keeps of the maps; and once what the mask decoder makes of a few frames, or of all where they are fewer.
+    For each frame: the input, the maps of the backbone, and the larger of two things, the other memory of the backbone
+        or
+    the laterals of the mask decoder. In addition the maps of the mask decoder for the few frames that it takes at once.
 
     Args:
         size: height and width that the network sees.
@@ -85,17 +89,16 @@ def window_bytes(model: ProxyFormer, size: tuple[int, int], frames: int, express
 
 
 def follow(before: Tensor, now: Tensor) -> Tensor:
-    """Which proxy of a window goes on with which of the window before.
+    """Pairs the proxies of a window with those of the window before.
 
-    Those pairs are chosen whose masks overlap most in the frames that both windows see (the sum of the IoUs is the
-    largest). Where masks say nothing, as of an absent object, a proxy goes on with itself: all windows start from the
-    same learned queries.
+    The pairing has the largest sum of IoUs between masks, in the frames that both windows see. Where masks are empty,
+    as of an absent object, a proxy is paired with itself, because all windows start from the same learned queries.
 
     Args:
         before, now: bool ``[n, t, h, w]``, masks of the shared frames.
 
     Returns:
-        long ``[n]``: for each proxy of the window before the one that continues it.
+        long ``[n]``: for each proxy of the window before, the proxy of this window that continues it.
     """
     a, b = before.flatten(1).float(), now.flatten(1).float()
     shared = a @ b.T
@@ -109,7 +112,7 @@ def follow(before: Tensor, now: Tensor) -> Tensor:
 class Waiting:
     """Mask logits of all proxies of a video, which wait until the best proxy is known.
 
-    Those of one window stay where they are, as they are. Those of several go to a temporary file, in float16, so that
+    The logits of a single window stay in memory. Those of several windows go to a temporary file in float16, so that
     memory does not grow with the length of the video.
 
     Args:

@@ -38,7 +38,7 @@ def run_inference(asked: InferenceOptions, infer: Callable[[InferenceOptions, to
     """Calls ``infer`` on the device of the options, in every process of the launch.
 
     Returns:
-        The exit code, the same in all: whether ``infer`` has left something out.
+        The exit code, the same in all processes: 0, or 3 where items were left out.
     """
     keep_large_buffers()
     with dist.joined(asked.device) as device:
@@ -48,7 +48,7 @@ def run_inference(asked: InferenceOptions, infer: Callable[[InferenceOptions, to
 
 
 def say_what_is_missing(gaps: Gaps, folder: Path, what: str) -> None:
-    """Of rank 0: the last lines of an inference that has left something out."""
+    """Prints the last line of an inference that left items out; rank 0 calls it."""
     items = [item for item, _ in gaps.items]
     print(
         f"{len(items)} left out: {named(items)}; the reasons are above. What could be computed is in {folder}{what}. "
@@ -68,8 +68,7 @@ def restore(
         dataset_file: name of the data set.
 
     Raises:
-        ValueError: the checkpoint was trained on the split, or is of another model than the options say; or its file is
-            not as it should be.
+        ValueError: the checkpoint was trained on the split, is of another model than the options say, or is damaged.
     """
     model, trained = models.restore_model(checkpoint.load(asked.resume), asked.resume)
     if contradiction := differing(asked.model, vars(trained), asked.model.keys() - OF_TRAINING):
@@ -78,7 +77,7 @@ def restore(
         )
     holdout = trained.holdout if asked.holdout is None else asked.holdout
     if not datasets.may_be_trained_on(dataset_file, trained.dataset_file):
-        # a hold-out of another data set's videos says nothing about this one's
+        # the hold-out of the training is one of another data set
         holdout = asked.holdout or 0
     elif not asked.allow_trained:
         datasets.refuse_trained(asked.split, holdout, trained.holdout)
@@ -118,7 +117,7 @@ def segment_split(asked: InferenceOptions, device: torch.device, gaps: Gaps, dat
 
     Args:
         asked, device, dataset_file: as in :func:`restore`.
-        gaps: takes what cannot be read; where there is something, no submission is packed.
+        gaps: takes the videos that cannot be read; if there is one, no submission is packed.
         zip_root: folder in the submission that holds the videos' folders; empty where they lie at its root.
     """
     model, split, settings = restore(asked, device, dataset_file)
@@ -135,7 +134,7 @@ def segment_split(asked: InferenceOptions, device: torch.device, gaps: Gaps, dat
     for video in (video for video in videos if not gaps.has(f"video {video.video_id}")):
         try:
             sizes[video.video_id] = video.original_size
-        except (ValueError, OSError) as error:  # of a video whose masks were there already
+        except (ValueError, OSError) as error:  # this video was not read: its masks were complete
             gaps.add(f"video {video.video_id}", error)
     if gaps.items:
         done = [video for video in videos if not gaps.has(f"video {video.video_id}")]

@@ -1,4 +1,4 @@
-"""What app.py does, without gradio: what may be asked, the answers with their files, and what the page says of them."""
+"""The work of app.py without gradio: limits of requests, answers with their files, and their texts for the page."""
 
 from __future__ import annotations
 
@@ -31,24 +31,24 @@ FILM, ARCHIVE = "overlay.mp4", "masks.zip"
 CONTAINERS = "mov,matroska,avi,mpegts,mpeg,ogg,flv,asf"
 MOST_PIXELS = 4096 * 2304
 MASKS = 60 * 30 * 12  # a minute at 30 frames per second with all expressions; at 360x640 they take 3 GB of TMPDIR
-STOPPING = 60  # seconds that the end waits for what is being done, which a window of a long video may take
-LOOKING = 0.7  # share of the work that the network does
+STOPPING = 60  # seconds that closing waits for the current work; a window of a long video may take as long
+LOOKING = 0.7  # share of the network in the whole work
 GONE = "this result is no longer there; segment the video again"
 LABELS = {"--start": "From second", "--end": "To second", "--every": "Every Nth frame"}
 
-# takes the share that is done and what is being done
+# takes the share of the work that is done, and the name of the current step
 Report = Callable[[float, str], object]
 
 
 class Limits:
-    """What one request may ask.
+    """The limits of one request.
 
     Args:
         megabytes: of the file.
         seconds: of the part of the video that is segmented.
         expressions: how many.
         waiting: requests in the queue.
-        masks: frames times expressions, which is what fills the disk.
+        masks: frames times expressions; they fill the disk.
     """
 
     def __init__(
@@ -69,12 +69,12 @@ class Limits:
         )
 
     def check_file(self, path: Path) -> None:
-        """Raises ValueError for a file that is too large or of a kind that is not taken; decodes nothing."""
+        """Raises ValueError for a file that is too large or of an unknown kind; decodes nothing."""
         if (size := path.stat().st_size) > self.megabytes * 2**20:
             raise ValueError(f"{path.name} has {size / 2**20:.0f} MB; at most {self.megabytes} are taken")
         try:
             with av.open(str(path), options={"format_whitelist": CONTAINERS}) as container:
-                # what has no codec here is refused, in better words, when it is opened
+                # a film without a codec here is refused with a better message when it is opened
                 contexts = filter(None, (stream.codec_context for stream in container.streams.video))
                 sizes = [(context.width, context.height) for context in contexts]
         except av.FFmpegError as error:
@@ -86,7 +86,7 @@ class Limits:
 
     def check_part(self, name: str, video: OwnVideo, expressions: int) -> None:
         """Raises ValueError where the part of the video is too large, too long, or has too many frames."""
-        _check_pixels(name, *video.size)  # a file may say something else of itself than its frames show
+        _check_pixels(name, *video.size)  # the header of a file may contradict its frames
         seconds, frames = video.times[-1], len(video)
         if seconds > self.seconds:
             raise ValueError(
@@ -100,7 +100,7 @@ class Limits:
             )
 
     def expressions_of(self, text: str | None) -> list[str]:
-        """The lines of a text that say something, each once, in their order; ValueError for none or too many."""
+        """The lines of a text that are not empty, each once, in their order; ValueError for none or too many."""
         lines = dict.fromkeys(" ".join(line.split()) for line in (text or "").splitlines())
         expressions = [line for line in lines if line]
         if not expressions:
@@ -116,10 +116,10 @@ def _check_pixels(name: str, height: int, width: int) -> None:
 
 
 class Job:
-    """One answer: the video that was asked about, what was found, and the files to download.
+    """One answer: the video, the objects that were found in it, and the files to download.
 
     Attributes:
-        expressions, scores, seen: what was asked; how sure the model is of each; in how many frames it has a pixel.
+        expressions, scores, seen: the texts; the score of each; the number of frames in which it has a pixel.
         film, archive: files for download, the overlay and a zip of masks.
     """
 
@@ -129,7 +129,7 @@ class Job:
         self.film, self.archive = folder / FILM, folder / ARCHIVE
         self._masks = [folder / entry["masks"] for entry in found]
         self._video, self._held, self._closed = video, held, False
-        self._lock = threading.Lock()  # one decoder serves all who look
+        self._lock = threading.Lock()  # one decoder serves all visitors
 
     def __len__(self) -> int:
         """Frames."""
@@ -179,7 +179,7 @@ class Job:
 
 
 class Painted:
-    """A video that tells how much of it has been read, which is done to paint the masks over it."""
+    """A video that reports how much of it has been read for painting the masks over it."""
 
     def __init__(self, video: OwnVideo, report: Report) -> None:
         self._video, self._report = video, report
@@ -197,10 +197,10 @@ class Painted:
 
 
 class Desk:
-    """Answers requests, and keeps the last answer of each visitor, of a few visitors.
+    """Answers requests, and keeps the last answers of the last few visitors.
 
     Args:
-        predictor: what answers.
+        predictor: computes the answers.
         folder: takes the files; is made.
         limits: of one request.
     """
@@ -209,9 +209,9 @@ class Desk:
         self.predictor, self.limits, self._folder = predictor, limits, folder
         folder.mkdir()
         self._jobs: dict[str, Job] = {}
-        self._stops: dict[str, threading.Event] = {}  # of those for whom something is being done
+        self._stops: dict[str, threading.Event] = {}  # of the visitors with a request at work or in the queue
         self._closed = False
-        self._lock = threading.Condition()  # of all of these; told when something is done
+        self._lock = threading.Condition()  # guards all of these; notified when a request is done
 
     def segment(
         self,
@@ -227,14 +227,14 @@ class Desk:
         """Answers a request.
 
         Args:
-            visitor: who asks; the answer takes the place of the one before.
+            visitor: name of the visitor, whose last answer is replaced.
             path: of the video; None: there is none.
             text: expressions, one per line.
             start, end, every: the part of the video; None or 0: from its first frame, to its last, all of them.
-            report: is told how far it is.
+            report: called with the progress.
 
         Raises:
-            ValueError: what is wrong with the request, in the words of the page; or it was stopped.
+            ValueError: the request has a fault, which the message names in the words of the page; or it was stopped.
         """
         expressions = self.limits.expressions_of(text)
         if path is None:
@@ -272,7 +272,7 @@ class Desk:
         return job
 
     def job(self, visitor: str) -> Job:
-        """The last answer to a visitor; ValueError where it is gone."""
+        """The last answer to a visitor; ValueError where it was deleted."""
         with self._lock:
             job = self._jobs.get(visitor)
         if job is None:
@@ -280,13 +280,13 @@ class Desk:
         return job
 
     def stop(self, visitor: str) -> None:
-        """Ends what is being done for a visitor, if anything is, at the next answer or the next frames painted."""
+        """Stops the current work for a visitor, if there is any, at the next answer or the next painted frames."""
         with self._lock:
             if stopped := self._stops.get(visitor):
                 stopped.set()
 
     def leave(self, visitor: str) -> None:
-        """Ends what is being done for a visitor, and deletes the answer."""
+        """Stops the current work for a visitor, and deletes the answer."""
         self.stop(visitor)
         with self._lock:
             job = self._jobs.pop(visitor, None)
@@ -294,7 +294,7 @@ class Desk:
             job.close()
 
     def close(self) -> None:
-        """Has all visitors leave, waits until nothing is being done for them any more, and takes no further request."""
+        """Stops the work for all visitors, waits for its end, deletes the answers, and takes no further request."""
         with self._lock:
             self._closed = True
             for stopped in self._stops.values():
@@ -310,14 +310,14 @@ class Desk:
             folder.mkdir()
             own = folder / f"video{path.suffix}"
             try:
-                os.link(path, own)  # the upload may be deleted while somebody still looks at the answer
+                os.link(path, own)  # the upload may be deleted while a visitor still looks at the answer
             except OSError:
                 shutil.copyfile(path, own)
             video = stack.enter_context(open_video(own, *part))
             if video.is_image:
                 raise ValueError(f"{path.name} is an image; give a video (inference_video.py takes images, too)")
             self.limits.check_part(path.name, video, len(expressions))
-            video.path = Path(path.name)  # as it is called in what is downloaded
+            video.path = Path(path.name)  # its name in the files for download
             done = 0
 
             def looked(frames: int) -> None:
@@ -348,10 +348,10 @@ def _pack(folder: Path) -> None:
 
 
 class LocalPage:
-    """Wraps an ASGI application: its pages name no other site, and the browser may load nothing from one.
+    """Wraps an ASGI application, so that its pages name no other site and the browser loads nothing from one.
 
-    gradio's page has a few addresses of gradio's, for previews and as examples; they are made empty. The policy covers
-    what scripts might ask for.
+    gradio's page has a few addresses of gradio's own site, for previews and as examples; these become empty. The policy
+    forbids the scripts of the page to load anything else.
     """
 
     POLICY = b"default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:"
@@ -382,7 +382,7 @@ class LocalPage:
                 body = self.ADDRESS.sub(lambda found: found[0] if found[1] in own else b'""', b"".join(page))
                 anew = (b"content-length", b"content-security-policy")
                 headers = [(name, value) for name, value in start["headers"] if name.lower() not in anew]
-                # the answer to HEAD has no body, but the length of one
+                # an answer to HEAD has no body, but keeps its length
                 if scope["method"] != "HEAD":
                     headers.append((b"content-length", str(len(body)).encode()))
                 await send(start | {"headers": [*headers, (b"content-security-policy", self.POLICY)]})

@@ -1,4 +1,4 @@
-"""What a run of training is about to do, and what that takes: told before it costs anything."""
+"""The plan of a run of training, and what it will cost, printed before the run starts."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from util.samples.structures import Batch
 
 
 def describe(trainer: Trainer) -> None:
-    """Prints what is about to be trained, and on what."""
+    """Prints what will be trained, and on which data."""
     if not dist.is_main():
         return
     settings, world, dataset = trainer.settings, dist.world_size(), trainer.loader.dataset
@@ -51,17 +51,18 @@ def describe(trainer: Trainer) -> None:
 
 
 def rehearse(trainer: Trainer) -> None:
-    """Takes a step on the largest batch of each shape of clips, and prints its time and memory and those of the run.
+    """Takes steps on the largest batch of each shape of clips, and prints their time and memory and the time of the
+    run.
 
-    Nothing is written, and the weights are of no use afterwards.
+    Nothing is written. Afterwards the weights are useless.
     """
     seconds, left = [], trainer.settings.epochs * trainer.steps - trainer.steps_done
     wrapped = trainer.wrap()
     trainer.start_training(wrapped)
-    # the memory of a process is its peak so far, so that each is the peak of its own
+    # the measured memory is the peak of the process so far, so the batches grow
     for batch in sorted(largest_batches(trainer), key=lambda batch: batch.video.numel()):
         batches = [batch.to(trainer.device)] * trainer.settings.accumulate
-        trainer.take_step(wrapped, batches)  # the first one allocates
+        trainer.take_step(wrapped, batches)  # the first step allocates memory
         _synchronize(trainer.device)
         start = time.perf_counter()
         trainer.take_step(wrapped, batches)
@@ -76,14 +77,14 @@ def rehearse(trainer: Trainer) -> None:
 
 
 def largest_batches(trainer: Trainer) -> Iterator[Batch]:
-    """For each shape of this rank's clips a batch of the largest size and with the most expressions that there may be.
+    """For each shape of this rank's clips, a batch of the largest size and with the most expressions.
 
-    Batches of more than one clip may also mix shapes, where some are left over; of these the widest with the tallest.
+    Batches of several clips may also mix shapes at the end of an epoch; one batch mixes the widest with the tallest.
     """
     dataset, count = trainer.loader.dataset, trainer.loader.batch_sampler.batch_size
     transform = dataset.transform
     transform.draw_size = lambda height, width, _: transform.largest_size(height, width)
-    dataset.absent_object = "keep"  # another clip would be of another shape
+    dataset.absent_object = "keep"  # a replacement could have another shape
     groups = trainer.loader.batch_sampler.groups
     asked = np.array([min(len(video.expressions), dataset.expressions_per_clip) for video in dataset.videos])
     asked = asked[dataset.entries[:, 0]]

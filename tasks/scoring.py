@@ -24,7 +24,7 @@ from util.run import dist
 from util.run.gaps import Gaps, Shortfall, beside, in_words
 from util.video.visualize import PREDICTED_COLOUR, overlay, titled
 
-# A process that scores takes seconds to start, as long as a few videos take.
+# A scoring process takes seconds to start, as long as scoring a few videos.
 VIDEOS_PER_PROCESS = 4
 PICTURES = 4
 PICTURE_FRAMES = 8
@@ -38,12 +38,12 @@ def score_split(
     output_dir: Path,
     gaps: Gaps | None = None,
 ) -> float | None:
-    """Prints the scores of a split; what was predicted stays in a folder of its own in ``output_dir``.
+    """Prints the scores of a split; the predictions stay in a folder of their own in ``output_dir``.
 
     Args:
         settings: of the predictor.
-        weights: tells those of the predictor from all others.
-        gaps: takes what cannot be read or scored, of all ranks on rank 0. Without it the first one is an error.
+        weights: a digest of the weights of the predictor.
+        gaps: takes the items of all ranks that cannot be read or scored, on rank 0. Without it the first is an error.
 
     Returns:
         On rank 0 the score by which a model is chosen: J&F of videos, mAP of single frames; elsewhere None.
@@ -68,7 +68,7 @@ def pictures(split: EvalSet, predictor: Predictor) -> dict[str, np.ndarray]:
         text = next(iter(texts.values()))
         try:
             frames = clip.read() if frames_only else clip.read(_spread(len(clip.frame_names), PICTURE_FRAMES))
-        except (ValueError, OSError):  # which scoring has named
+        except (ValueError, OSError):  # scoring has named it already
             continue
         (masks,), (score,) = predictor(frames, [text])
         shown = _spread(len(frames), min(3, len(frames)))
@@ -81,7 +81,7 @@ def pictures(split: EvalSet, predictor: Predictor) -> dict[str, np.ndarray]:
 
 
 def _spread(length: int, count: int) -> list[int]:
-    """Places of so many frames from the first one to the last."""
+    """``count`` places from the first frame to the last."""
     return np.linspace(0, length - 1, count).round().astype(int).tolist()
 
 
@@ -90,7 +90,7 @@ def score_videos(
 ) -> float | None:
     """J, F and J&F of whole videos; returns J&F on rank 0. ``run`` is all that the results depend on.
 
-    Of a video that cannot be read there is no mask: its expressions score 0.
+    A video that cannot be read gets no masks, and its expressions score 0.
     """
     gaps = gaps or Gaps(strict=True)
     predict, score, roots = {
@@ -102,7 +102,7 @@ def score_videos(
     with dist.together():
         to_predict = split.videos(gaps)
         if dist.is_main():
-            # now rather than after hours of inference
+            # errors in the ground truth show now, and not after hours of inference
             in_scores = Gaps(gaps.strict, known=gaps)
             truth, videos = video_truth(split, in_scores)
             predictor.announce(asked_texts(split.name, to_predict))
@@ -125,9 +125,9 @@ def score_videos(
 
 
 def texts_to_score(split: EvalSet) -> Iterator[tuple[str, str]]:
-    """Places and texts of all that scoring a split will ask.
+    """Pairs of place and text, of all expressions of a split that is to be scored.
 
-    Raises ValueError and FileNotFoundError where the split cannot be scored, as one without public masks.
+    Raises ValueError and FileNotFoundError where the split cannot be scored, for example without public masks.
     """
     gaps = Gaps(silent=True)  # scoring will name them
     if split.scores_frames:
@@ -140,7 +140,8 @@ def texts_to_score(split: EvalSet) -> Iterator[tuple[str, str]]:
 
 
 def video_truth(split: EvalSet, gaps: Gaps) -> tuple:
-    """The masks of a split whose whole videos are scored, and its videos, without what becomes a gap."""
+    """The masks of a split whose whole videos are scored, and its videos; damaged items are left out and become
+    gaps."""
     read = {"ytvos": ytvos_truth, "joint": ytvos_truth, "davis": davis_truth, "mevis": mevis_truth}
     return read[split.name](split, gaps)
 
@@ -208,13 +209,13 @@ def score_clips(
     """Predicts the clips and scores their samples, each once at any number of ranks.
 
     Args:
-        truth: ground truth of the samples of the clips, by image id; of all of them but those that became gaps.
+        truth: ground truth of the samples of the clips, by image id. Samples that are gaps are missing.
         results_dir: takes ``predictions.json`` (COCO's form, every query) and ``scores.json``.
-        run: what made the results; written into ``scores.json``.
+        run: what the results depend on; written into ``scores.json``.
         boxes: also score the boxes.
-        fit: masks are given the size of their truth where that is not the frame's.
-        gaps: has the samples without ground truth, which are left out, and takes what cannot be read or does not fit,
-            which scores 0. Without it the first one is an error.
+        fit: resize masks to the size of their ground truth where it differs from the frame.
+        gaps: holds the samples without ground truth, which are left out. It takes samples that cannot be read or whose
+            size is wrong, which score 0. Without it the first one is an error.
         patience: seconds to wait for the frames of a clip; 0: no limit.
 
     Returns:

@@ -33,12 +33,12 @@ from util.samples.structures import Batch
 from util.weights import checkpoint
 from util.weights.saver import BEST, Saver, clear_leftovers
 
-MAX_WORKER_DEATHS = 3  # without a step between them
+MAX_WORKER_DEATHS = 3  # of data loading processes, without a step in between
 
 
 @dataclass(frozen=True)
 class RunSettings:
-    """What a run does with what it is given.
+    """The settings of a run of training.
 
     Attributes:
         output_dir: of checkpoints and logs; resume: the checkpoint that it goes on from, for messages.
@@ -46,7 +46,7 @@ class RunSettings:
         amp: what to compute in, as ``--amp`` has it; clip_max_norm: limit of the gradient norm, 0 for none.
         ema_decay: of the averaged weights, 0 for none; fsdp: the model is divided among the ranks.
         save_every: steps, 0 for none; keep: newest checkpoints; eval_every: epochs, 0 for none.
-        max_skipped_steps: of an epoch that may be not finite.
+        max_skipped_steps: how many steps of an epoch may have a loss or gradient that is not finite.
     """
 
     output_dir: Path
@@ -65,11 +65,12 @@ class RunSettings:
 
 @dataclass(frozen=True)
 class Parts:
-    """What a run is made of.
+    """The parts of a run of training.
 
     Attributes:
         loader: of the training batches.
-        model: on the device, prepared for training; frozen: what of it is not trained, for messages.
+        model: on the device, prepared for training; frozen: parameters that are not trained, counted by pattern, for
+            messages.
         criterion, optimizer, scheduler: of the model.
         description: what builds the model again, as plain data for checkpoints: options, classes and text encoder.
         scored: the split that is scored during training, and how; None: none is.
@@ -110,19 +111,19 @@ class Trainer:
         self.sums: Counter[str] = Counter()  # of this rank's loss terms, over the epoch
         self.taken = self.skipped = 0  # steps of the epoch
         self.replaced = 0  # clips of the epoch on this rank
-        self.ending = False  # all ranks are about to leave, together
+        self.ending = False  # all ranks are about to end together
         if saved:
             self.restore(saved)
 
     def restore(self, saved: dict) -> None:
-        """Everything that the weights do not hold, as it was when ``saved`` was written."""
+        """Restores the state beside the weights, as it was when ``saved`` was written."""
         optim.load_state(self.optimizer, saved["optimizer"])
         self.scheduler.load_state_dict(saved["scheduler"])
         self.scaler.load_state_dict(saved["scaler"])
         if self.average:
             own = self.average.values
             self.average.values = {name: dist.divided_like(saved["average"][name], own[name]) for name in own}
-        # a score whose weights are gone, as those of a folder that is left, is not one to beat
+        # a best score counts only while its weights are in the folder
         self.best = saved["best"] if (self.settings.output_dir / BEST).is_file() else None
         mine = saved["ranks"][dist.rank()]
         torch.set_rng_state(mine["rng"])
@@ -139,7 +140,7 @@ class Trainer:
 
     @property
     def steps_done(self) -> int:
-        """Of the whole run."""
+        """Steps of the whole run that are done."""
         return self.epoch * self.steps + self.step
 
     def run(self) -> None:
@@ -158,7 +159,7 @@ class Trainer:
         if dist.is_main():
             clear_leftovers(self.settings.output_dir, self.steps_done)
         wrapped = self.wrap()
-        with closing(StopRequest()) as self.stop:  # to the last, so that no second signal ends the saving
+        with closing(StopRequest()) as self.stop:  # until the end, so that a second signal does not interrupt saving
             try:
                 with (
                     closing(Saver(self.settings.output_dir, self.settings.keep)) as self.saver,
@@ -168,7 +169,8 @@ class Trainer:
                         self.train_epoch(wrapped)
                     self.ending = True
             finally:
-                if self.ending:  # torchrun would not leave rank 0 the time to write, once another process has ended
+                # torchrun ends the other processes soon after the first one, and rank 0 still has to write
+                if self.ending:
                     dist.barrier()
 
     def wrap(self) -> nn.Module:
@@ -176,13 +178,13 @@ class Trainer:
         return self.model if self.settings.fsdp else prepare.replicate(self.model, self.device)
 
     def start_training(self, model: nn.Module) -> None:
-        """Training mode, of what :meth:`wrap` gave."""
+        """Sets the model that :meth:`wrap` gave to training mode."""
         model.train()
         if self.frozen:
             prepare.train_mode(self.model)
 
     def train_epoch(self, model: nn.Module) -> None:
-        """The rest of the epoch."""
+        """Trains the rest of the epoch."""
         self.start_training(model)
         start = time.perf_counter()
         progress = progress_bar(desc=f"epoch {self.epoch}", unit="step", initial=self.step, total=self.steps)
@@ -202,13 +204,13 @@ class Trainer:
         self.finish_epoch(time.perf_counter() - start)
 
     def next_batches(self, loaded: Iterator[list[Batch]]) -> list[Batch]:
-        """What the next step takes. Where some rank cannot have it, or was asked to stop, all of them save and end."""
+        """The batches of the next step. If a rank cannot load them, or was asked to stop, all ranks save and end."""
         batches, error = None, None
         try:
             with self.stop.while_waiting():
                 batches = next(loaded)
         except Interrupted:
-            pass  # all ranks are told below
+            pass  # all ranks learn of it below
         except (ValueError, OSError) as reason:
             error = reason
         failed, stopped = dist.any_rank(error is not None, self.stop.received is not None, device=self.device)
@@ -224,14 +226,14 @@ class Trainer:
         return batches
 
     def goodbye(self) -> str:
-        """What to say of a run that is left where it was saved."""
+        """The message of a run that was saved and stopped."""
         return (
             f"stopped after step {self.step} of epoch {self.epoch}; go on with --resume "
             f"{self.settings.output_dir}/checkpoint.pth"
         )
 
     def finish_epoch(self, seconds: float) -> None:
-        """Its line in the log, its score and its checkpoint, from which the next one begins."""
+        """Writes the log line, the score and the checkpoint of the epoch, and begins the next."""
         names = sorted(self.sums)
         done = max(1, self.taken) * dist.world_size()
         means = dist.total(torch.tensor([self.sums[n] for n in names], dtype=torch.float64, device=self.device)) / done
@@ -244,11 +246,11 @@ class Trainer:
         counts = {"skipped_steps": self.skipped, "skipped_clips": replaced}
         score, scoring = None, Gaps()
         if self.scored and (self.epoch + 1) % self.settings.eval_every == 0:
-            self.save()  # so that nothing that goes wrong in scoring costs the epoch
+            self.save()  # an error in scoring then costs no training
             if any(dist.any_rank(self.stop.received is not None, device=self.device)):
                 self.ending = True
                 raise Interrupted(self.goodbye())
-            with self.stop.at_once(self.goodbye()):  # scoring may take longer than who asks to stop will wait
+            with self.stop.at_once(self.goodbye()):  # scoring may take longer than the sender of a signal waits
                 score = self.evaluate(scoring)
         scored = {} if score is None else {f"score_{self.scored[0].split}": score}
         if score is not None and scoring.items:
@@ -260,10 +262,15 @@ class Trainer:
         self.save(best=better)
 
     def evaluate(self, gaps: Gaps) -> float | None:
-        """Scores the model, or its average, and draws what it makes of a few videos; returns the score on rank 0.
+        """Scores the model, or its average, and draws its predictions for a few videos.
 
-        None there, too, where it cannot be done, as on a full disk: that is told, and costs no training. ``gaps`` takes
-        what is damaged: the score is then of the rest, and it is told that it is.
+        Args:
+            gaps: takes damaged items; the score is then of the others, which a warning says.
+
+        Returns:
+            On rank 0 the score. None on other ranks, and where scoring fails, for example on a full disk: a warning
+                says
+            so, and training goes on.
         """
         score = None
         try:
@@ -278,7 +285,7 @@ class Trainer:
                     told = f"the score of epoch {self.epoch} is incomplete: {len(gaps.items)} problems, see above"
                     print(f"warning: {told}", file=sys.stderr, flush=True)
                 if dist.is_main():
-                    last = self.steps_done - 1  # what is of the step that is next is dropped when the run goes on
+                    last = self.steps_done - 1  # curves of the next step would be dropped when the run is resumed
                     for name, image in pictures(split, predictor).items():
                         self.log.picture(f"{split.split}/{name}", image, last)
                     self.log.scalars({f"score/{split.split}": score}, last)
@@ -288,26 +295,26 @@ class Trainer:
                     f"warning: epoch {self.epoch} has no score, training goes on: {error}", file=sys.stderr, flush=True
                 )
         except RuntimeError as error:
-            if self.stop.received:  # another rank has left already
+            if self.stop.received:  # another rank has ended already
                 raise Interrupted(self.goodbye()) from error
             raise
         return score
 
     def model_to_score(self) -> ProxyFormer:
-        """A copy of the model, or of its average. Every rank has all of it, and uses it by itself."""
+        """A copy of the model with its weights, or their average. Every rank has a whole copy."""
         if self.settings.fsdp:
             state = dist.whole(self.average.values if self.average else self.model.state_dict())
-            with torch.random.fork_rng(devices=[]):  # the weights that it starts with are drawn
+            with torch.random.fork_rng(devices=[]):  # building a model draws random numbers
                 return models.restore_model({"model": state, **self.description}, "this run")[0]
         model = copy.deepcopy(self.model)
         if self.average:
             model.load_state_dict(self.average.values)
-        if dist.active():  # statistics of batch norms; a checkpoint has those of rank 0
+        if dist.active():  # a checkpoint has the statistics of rank 0's batch norms
             dist.copy_from_main(dict(model.named_buffers()))
         return model
 
     def batches(self) -> Iterator[list[Batch]]:
-        """The micro-batches of each step that is left of the epoch; where a worker dies, others take over."""
+        """The micro-batches of each remaining step of the epoch. New data loading processes replace those that die."""
         deaths, last = 0, None
         while self.step < self.steps:
             self.loader.batch_sampler.set_epoch(self.epoch, self.step)
@@ -325,7 +332,7 @@ class Trainer:
                 self.loader.forget_workers()
 
     def train_step(self, model: nn.Module, batches: list[Batch]) -> None:
-        """One step, its curves, and what becomes of one that is not finite."""
+        """Takes one step and writes its curves; skips it where it is not finite."""
         batches = [batch.to(self.device, non_blocking=True) for batch in batches]
         for problem in (problem for batch in batches for problem in batch.problems):
             self.replaced += 1
@@ -358,7 +365,7 @@ class Trainer:
         )
 
     def skip(self, batches: list[Batch], terms: dict[str, float], gradient_norm: float) -> None:
-        """Names the inputs of a step that was not finite; too many of them end the run."""
+        """Names the inputs of a step that was not finite; too many such steps end the run."""
         self.skipped += 1
         clips = ", ".join(clip["video_id"] for batch in batches for clip in batch.clips)
         where = f"step {self.step} of epoch {self.epoch} is not finite (loss {terms['loss']}, gradient {gradient_norm})"
@@ -378,7 +385,7 @@ class Trainer:
         )
 
     def save(self, *, best: bool = False) -> None:
-        """Starts to write a checkpoint from which this very run can go on; ``best``: of all that were scored."""
+        """Starts to write a checkpoint from which the run can go on. ``best``: it has the best score so far."""
         device_rng = torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None
         mine = {"rng": torch.get_rng_state(), "device_rng": device_rng}
         ranks = dist.gather_list([mine | {"sums": dict(self.sums), "replaced": self.replaced}])
@@ -414,7 +421,7 @@ def micro_batches(batch_size: int, global_batch_size: int | None, world_size: in
     """Batches that a rank takes for one step.
 
     Raises:
-        ValueError: ``--global_batch_size`` is no multiple of what the ranks take at once.
+        ValueError: ``--global_batch_size`` is no multiple of ``batch_size * world_size``.
     """
     at_once = batch_size * world_size
     if global_batch_size is None:

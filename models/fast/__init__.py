@@ -31,11 +31,13 @@ from models.segmenter import Segmenter
 
 
 def for_inference(model: ProxyFormer, amp: torch.dtype | None) -> None:
-    """Gives a model the forms for inference, whatever forms it had. It cannot train any more, and its weights are no
-    longer those of a checkpoint: to score a model that trains on, take a copy.
+    """Gives a model the forms for inference, whatever forms it had.
+
+    Afterwards the model cannot train, and its weights are no longer those of a checkpoint. To score a model that will
+    train further, copy it first.
 
     Args:
-        amp: what is computed in; None: float32.
+        amp: type of the computation; None: float32.
     """
     model.eval()
     for module in list(model.modules()):

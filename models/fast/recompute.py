@@ -10,10 +10,10 @@ from models.fast.forms import Form, take_form
 
 
 class Recomputed(Form):
-    """Comes before the class of any block, which is called twice: for its output, and again for the gradient.
+    """Put before the class of a block, it calls the block twice: for its output, and again for the gradient.
 
-    The whole call is repeated rather than the forward pass alone, so that hooks of FSDP and what ``torch.compile`` made
-    of the block take part in it.
+    It repeats the whole call and not only the forward pass, so that the hooks of FSDP and the compiled form of the
+    block take part.
     """
 
     def __call__(self, *inputs: object) -> Tensor | tuple[Tensor, ...]:

@@ -5,8 +5,8 @@
 - The rest of the 3×3 convolution is done before upsampling (:mod:`models.fast.upsampling`).
 - The last 1×1 convolution is taken into the kernels: there are far fewer of these than pixels.
 
-Shapes: v clips, b samples, t frames, g frames of all clips or samples,
-n proxies, c channels, m mask channels, h w grid of a map.
+Shapes: v clips, b samples, t frames, g frames of all clips or samples, n proxies, c channels, m mask channels, h w grid
+of a map.
 A map of twice the size of the one before it is held as its four kinds of pixels ``[…, 2, 2, h, w]``.
 """
 

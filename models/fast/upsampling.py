@@ -1,7 +1,7 @@
-"""3×3 convolutions of maps that are upsampled to twice their size by their nearest neighbours, before they are.
+"""3×3 convolutions of upsampled maps, computed before upsampling (nearest neighbours, twice the size).
 
 The pixels of a doubled map are of four kinds: even or odd row, even or odd column. Each kind is a map of the small
-size, and what does not ask where a pixel lies (norms, activations, 1×1 kernels) may take them as they are.
+size. Norms, activations and 1×1 kernels treat all pixels alike, so they work on the four kinds directly.
 
 Shapes: g maps, c channels, m channels after the convolution, h w small size, H W size after upsampling.
 """
@@ -17,7 +17,7 @@ from torch import Tensor
 
 
 def kinds(x: Tensor) -> Tensor:
-    """``[..., 2h, 2w]`` to ``[..., 2, 2, h, w]``: its even and odd rows, of each the even and odd columns."""
+    """``[..., 2h, 2w]`` to ``[..., 2, 2, h, w]``: its even and odd rows, and of these the even and odd columns."""
     return rearrange(x, "... (h y) (w x) -> ... y x h w", y=2, x=2).contiguous()
 
 
@@ -41,7 +41,7 @@ def upsampled_conv(x: Tensor, weight: Tensor, added: Tensor) -> Tensor:
     (h, w), (height, width) = x.shape[2:], added.shape[2:]
     if not (0 <= 2 * h - height <= 1 and 0 <= 2 * w - width <= 1):
         return F.conv2d(F.interpolate(x, size=(height, width), mode="nearest"), weight, padding=1) + added
-    # of an odd size: twice the small one but for the last row or column, beyond which are zeros instead of its copy
+    # an odd size lacks the last row or column of the doubled map: the convolution reads zeros there, not their copy
     out = joined(_doubled_conv(x, weight, kinds(F.pad(added, (0, 2 * w - width, 0, 2 * h - height)))))
     out = out[..., :height, :width].contiguous()
     if height < 2 * h:

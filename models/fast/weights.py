@@ -1,4 +1,4 @@
-"""Weights of a model that is for inference only: with batch norms taken in, and in the type of the products."""
+"""Changes to the weights of a model for inference: batch norms are folded, and weights stored in the computed type."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from models.proxyformer import ProxyFormer
 
 
 def fold_batch_norms(model: ProxyFormer) -> None:
-    """Takes the batch norms of a ResNet into the convolutions before them, which spares a pass over every map.
+    """Folds the batch norms of a ResNet into the convolutions before them, which saves a pass over every map.
 
-    The numbers are the same but for rounding. The model is for inference afterwards: there is nothing left to train in
-    the norms, and its weights are no longer those of a checkpoint.
+    The numbers are the same up to rounding. Afterwards the model cannot train any more, and its weights are no longer
+    those of a checkpoint.
     """
     if not isinstance(model.backbone, ResNet | ShiftedResNet):
-        return  # elsewhere a norm need not follow what stands before it
+        return  # in other backbones a norm need not follow the module that is listed before it
     for module in list(model.backbone.modules()):
         for (_, conv), (name, norm) in pairwise(list(module.named_children())):
-            conv = conv[-1] if isinstance(conv, nn.Sequential) else conv  # a stem of several
+            conv = conv[-1] if isinstance(conv, nn.Sequential) else conv  # a stem of several convolutions
             if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d | FrozenBatchNorm2d):
                 statistics = norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
                 conv.weight, conv.bias = fuse_conv_bn_weights(conv.weight, conv.bias, *statistics)
@@ -31,18 +31,18 @@ def fold_batch_norms(model: ProxyFormer) -> None:
 
 
 def store_as_computed(model: ProxyFormer, amp: torch.dtype | None) -> None:
-    """Stores weights in the type that autocast would make of them in every forward pass, and keep beside them.
+    """Stores weights in the type to which autocast would cast them in every forward pass.
 
-    Those are most of the weights: linear layers and convolutions of the encoders and the CMIE. Their results are the
-    same to the last bit. The model is for inference in this type afterwards.
+    These are the linear layers and convolutions of the encoders and the CMIE, which hold most of the weights. The
+    results are the same to the last bit. Afterwards the model is for inference in this type only.
 
     Args:
-        amp: what is computed in; None: float32, and nothing changes.
+        amp: type of the computation; None: float32, and nothing changes.
     """
     if amp is None:
         return
     for part in (model.backbone, model.text_encoder, model.cmie):
         for module in part.modules():
-            # not what is derived from them: that may make something of its weights before they are cast
+            # subclasses are left out: they may use their weights before autocast casts them
             if type(module) in (nn.Linear, nn.Conv2d, nn.Conv3d):
                 module.to(amp)

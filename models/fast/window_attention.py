@@ -1,4 +1,4 @@
-"""Window attention of Video Swin without padding, shifting or mreal whole maps: the same numbers.
+"""Window attention of Video Swin without padding, shifting or masking whole maps: the same numbers.
 
 A block of torchvision's SwinTransformer3d adds a bias and a mask to a matrix of all pairs of tokens, which it keeps for
 the gradient. Here each window fetches its tokens by number (:mod:`models.fast.arrangement`), and no such matrix
@@ -21,9 +21,9 @@ from models.fast.arrangement import Group, Size, arrange, permute
 from models.fast.forms import Form
 from util.run.precision import precise
 
-# on a CPU few enough for what a layer makes of them to stay in the cache; on a GPU enough to fill it
+# (CPU, GPU): on a CPU the results of a layer for so many tokens stay in the cache; a GPU needs more to be filled
 TOKENS_AT_ONCE = (8192, 1 << 18)
-# in training, which holds several numbers for each pair of tokens
+# the same in training, which holds several numbers for each pair of tokens
 TRAINED_AT_ONCE = (2048, 1 << 16)
 
 
@@ -38,7 +38,7 @@ def fitted(attention: ShiftedWindowAttention3d, size: Size) -> tuple[Size, Size]
 
 
 class InferenceBlock(Form, SwinTransformerBlock):
-    """The form of a block for inference: no gradient flows through it, and nothing is dropped."""
+    """The form of a block for inference: without gradients and without stochastic depth."""
 
     def forward(self, x: Tensor) -> Tensor:
         """``[v, t, h, w, c]`` to the same shape; ``x`` may be overwritten."""
@@ -63,7 +63,8 @@ class InferenceBlock(Form, SwinTransformerBlock):
         qkv = first.new_empty(count + 1, 3 * channels)
         for part in _parts(rows):
             qkv[part] = attention.qkv(self.norm1(rows[part]))
-        qkv[count] = attention.qkv.bias  # of padding, which is zero after the norm, and is read like any other token
+        # padding is zero after the norm, so its queries, keys and values are the bias; other tokens read it
+        qkv[count] = attention.qkv.bias
         read = first.new_empty(count + 1, channels)
         for group in groups:
             added = group.added(bias, first.dtype)[None]
@@ -95,13 +96,13 @@ def _parts(rows: Tensor) -> list[slice]:
 
 
 class TrainedAttention(Form, ShiftedWindowAttention3d):
-    """The form of a block's attention for training: it keeps no scores of pairs of tokens. Nothing is dropped in it."""
+    """The form of a block's attention for training: it keeps no scores of pairs of tokens. It has no dropout."""
 
     def forward(self, x: Tensor) -> Tensor:
         """``[v, t, h, w, c]`` to the same shape."""
         return self.proj(self._attend(self.qkv(x))).view(x.shape)
 
-    @torch.compiler.disable  # a translation would have the windows one after the other, in thousands of operations
+    @torch.compiler.disable  # torch.compile would unroll the windows into thousands of operations
     def _attend(self, qkv: Tensor) -> Tensor:
         """What each token reads in its window, of queries, keys and values ``[v, t, h, w, 3 c]``: ``[v, n, c]``."""
         size, heads = tuple(qkv.shape[1:4]), self.num_heads
@@ -126,7 +127,8 @@ class TrainedAttention(Form, ShiftedWindowAttention3d):
 
 
 class _Permuted(torch.autograd.Function):
-    """``x [v, n, c]`` with its rows in another order; autograd's own gradient of it adds up rows one by one."""
+    """``x [v, n, c]`` with its rows in another order. Autograd's own gradient of index_select is slow: it adds rows
+    one by one."""
 
     @staticmethod
     def forward(ctx, x: Tensor, order: Tensor, inverse: Tensor) -> Tensor:
@@ -141,7 +143,7 @@ class _Permuted(torch.autograd.Function):
 
 
 class _Read(torch.autograd.Function):
-    """What tokens read in their window; for the gradient the scores are computed anew, a few windows at a time."""
+    """What tokens read in their window; for the gradient the scores are computed again, a few windows at a time."""
 
     @staticmethod
     def forward(ctx, windows: Tensor, added: Tensor, real: Tensor) -> Tensor:
