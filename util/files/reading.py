@@ -1,4 +1,4 @@
-"""Reading lists that somebody else wrote: JSON and text in any of the encodings that editors write."""
+"""Reading lists that other programs or people wrote: JSON and text in any encoding that editors write."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ _MARKS = (
 
 
 def encoding_of(path: Path, default: str = "utf-8") -> str:
-    """What a byte order mark at the start of a text file says, or the default where there is none."""
+    """The encoding that the byte order mark of a text file names, or the default where there is none."""
     with path.open("rb") as file:
         start = file.read(4)
     return next((name for mark, name in _MARKS if start.startswith(mark)), default)
 
 
 def read_text(path: Path, default: str = "utf-8") -> str:
-    """The text of a file, without a byte order mark. Raises UnicodeDecodeError where it is of another encoding."""
+    """The text of a file, without a byte order mark. Raises UnicodeDecodeError for text in another encoding."""
     return path.read_text(encoding=encoding_of(path, default))
 
 
 def read_json(path: Path, object_hook: Callable[[dict], object] | None = None) -> object:
-    """The content of a JSON file. Raises ValueError where it is none; the caller says what was expected."""
+    """The content of a JSON file. Raises ValueError for another file; the caller adds what was expected."""
     with path.open(encoding=encoding_of(path)) as file:
         return json.load(file, object_hook=object_hook)
 
 
 class FileWarnings:
-    """Warnings on stderr about files that are used all the same: each file once, the first few by name, then counts.
+    """Warnings on stderr about files that are used in spite of a fault: the first few by name, then counts.
 
     Args:
-        what: what is done about every such file.
+        what: how the program uses such a file.
     """
 
     NAMED = 3

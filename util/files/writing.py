@@ -1,4 +1,4 @@
-"""Writing files whole or not at all: nothing here leaves a half-written file behind."""
+"""Writing files whole or not at all: no function here leaves a half-written file behind."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-UNFINISHED = ".*.*.part.*"  # what atomic_path calls a file until it is complete
+UNFINISHED = ".*.*.part.*"  # pattern of the names that atomic_path gives to files until they are complete
 
 
 @contextmanager
@@ -50,16 +50,16 @@ def _named_errors(path: Path) -> Iterator[None]:
 
 @contextmanager
 def atomic_pieces(folder: str | os.PathLike, pieces: Sequence[str], replace: bool) -> Iterator[Path]:
-    """Yields a hidden folder in ``folder`` to write a result to, whose pieces move into ``folder`` when the block ends
-    well; otherwise nothing of it is left.
+    """Yields a hidden folder in which to write a result. When the block ends well, its pieces move into ``folder``;
+    otherwise they are deleted.
 
     Args:
         folder: ``--output_dir``; is made where it does not exist.
-        pieces: names of all files and folders that a result may have, the last being one that every result has.
-        replace: put it in the place of a former result instead of refusing.
+        pieces: names of all files and folders that a result may have; every result has the last one.
+        replace: replace a former result, instead of refusing.
 
     Raises:
-        ValueError: there is a former result, or something of unknown origin by the name of one of the pieces.
+        ValueError: the folder holds a former result, or a piece without the last one, whose origin is unknown.
         OSError: naming the folder and the mend.
     """
     folder = Path(folder)
@@ -102,12 +102,12 @@ def write_json(path: str | os.PathLike, content, indent: int | None = 2) -> None
 
 @contextmanager
 def open_json(path: str | os.PathLike, head: Mapping[str, object], name: str) -> Iterator[Callable[[object], None]]:
-    """Writes a JSON object whose last value, ``name``, is a list that need never be in memory; atomically.
+    """Writes a JSON object whose last value, ``name``, is a list too long for memory; atomically.
 
     Yields a function that adds an item to the list.
 
     Args:
-        head: what comes before it.
+        head: the values before the list.
     """
     with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
         opening = json.dumps({**head, name: []}, indent=2, ensure_ascii=False)

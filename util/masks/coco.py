@@ -32,19 +32,19 @@ class Truth:
 
 
 def encode_masks(masks: np.ndarray) -> list[Segmentation]:
-    """Run lengths of masks ``[n, H, W]``, anything but 0 being the object."""
+    """Run lengths of masks ``[n, H, W]``, whose values other than 0 are the object."""
     columns = np.asfortranarray((np.asarray(masks) != 0).transpose(1, 2, 0).astype(np.uint8))
     return [{"size": list(code["size"]), "counts": code["counts"].decode()} for code in coco.encode(columns)]
 
 
 def nearest(masks: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Masks ``[…, h, w]`` in another ``size`` (height, width), each pixel that of its place: ``[…, H, W]``."""
+    """Masks ``[…, h, w]`` resized to ``size`` (height, width) by nearest neighbours: ``[…, H, W]``."""
     rows, columns = (np.arange(new) * old // new for new, old in zip(size, masks.shape[-2:], strict=True))
     return masks[..., rows[:, None], columns]
 
 
 def fitted(truth: Truth, result: dict) -> dict:
-    """A result in COCO's form whose mask has the size of the truth, which it keeps where it has it."""
+    """A result in COCO's form whose mask is resized to the size of the truth, where the sizes differ."""
     code, size = result["segmentation"], truth.mask["size"]
     if list(code["size"]) == list(size):
         return result
@@ -86,7 +86,7 @@ def read_ground_truth(path: Path, gaps: Gaps | None = None) -> dict[str | int, T
             error.
 
     Raises:
-        ValueError: naming the file; it is no such file, or an image has not exactly one annotation.
+        ValueError: naming the file; it has another form, or an image has no annotation or several.
     """
     gaps = gaps or Gaps(strict=True)
     try:

@@ -22,9 +22,9 @@ _SMOOTH = 1e-6
 
 
 def best_queries(predictions: Iterable[dict]) -> list[dict]:
-    """The highest-scored result of each image, the last one of equals, in the order of the images.
+    """The highest-scored result of each image, in the order of the images; of equal scores the last.
 
-    So do calculate_precision_at_k_and_iou_metrics in metrics.py of github.com/mttr2021/MTTR and in ReferFormer's
+    So it is in calculate_precision_at_k_and_iou_metrics in metrics.py of github.com/mttr2021/MTTR and in ReferFormer's
     datasets/a2d_eval.py.
     """
     best: dict[Hashable, dict] = {}
@@ -51,7 +51,7 @@ def _coco(images: Iterable[dict], annotations: list[dict]) -> COCO:
 def average_precision(truth: Mapping[Hashable, Truth], predictions: Sequence[dict]) -> dict[str, float]:
     """COCO's mAP, AP50 and AP75 of masks, by pycocotools, categories left aside (``useCats`` = 0)."""
     images = [{"id": name, "height": t.mask["size"][0], "width": t.mask["size"][1]} for name, t in truth.items()]
-    # Numbered from 1: pycocotools takes a match with annotation 0 for none.
+    # Numbered from 1, because pycocotools takes a match with annotation 0 for no match.
     annotations = [
         {
             "id": number,
@@ -63,7 +63,7 @@ def average_precision(truth: Mapping[Hashable, Truth], predictions: Sequence[dic
         }
         for number, (name, t) in enumerate(truth.items(), 1)
     ]
-    # loadRes writes into what it is given, and must not take a box along with a mask for one of its own
+    # loadRes changes its input, and would use a box that lies beside a mask
     kept = ("image_id", "category_id", "segmentation", "score")
     results = [{key: prediction[key] for key in kept} for prediction in predictions]
     with contextlib.redirect_stdout(io.StringIO()):
@@ -80,7 +80,7 @@ def average_precision(truth: Mapping[Hashable, Truth], predictions: Sequence[dic
 
 
 def misfits(truth: Mapping[Hashable, Truth], predictions: Iterable[dict]) -> dict[Hashable, str]:
-    """Samples with a mask that has not the size of the ground truth, and what is wrong with it."""
+    """Samples whose mask differs in size from the ground truth, each with the fault."""
     wrong = {}
     for prediction in predictions:
         name, size = prediction["image_id"], prediction["segmentation"]["size"]
@@ -121,10 +121,10 @@ def score_masks(truth: Mapping[Hashable, Truth], predictions: Sequence[dict], *,
     counts = np.array(
         [overlap(best[n], t.mask) if n in best else (0, rle.area(t.mask)) for n, t in truth.items()], np.float64
     )
-    # in float32 as the reference has it, where 1e-6 vanishes beside 32 pixels: an IoU of one half is not above one half
+    # float32, as in the reference: beside 32 pixels the 1e-6 vanishes, so an IoU of exactly one half is no hit
     few = counts.astype(np.float32)
     iou = ((few[:, 0] + np.float32(_SMOOTH)) / (few[:, 1] + np.float32(_SMOOTH))).astype(np.float64)
-    iou[[name not in best for name in truth]] = 0  # which else would be 1 where there is nothing to find
+    iou[[name not in best for name in truth]] = 0  # otherwise it would be 1 where there is no object
     intersection, union = counts.sum(0)
     return {
         "samples": len(truth),

@@ -1,4 +1,4 @@
-"""A folder or zip of masks that inference writes and scoring reads: its masks, and to which run it belongs.
+"""Folders and zips of masks, which inference writes and scoring reads: the masks, and the record of the run.
 
 Layout: ``Annotations/<video>/<expression id>/<frame>.png``, mode L, 0 or 255, the frame's original size, every listed
 frame; in a zip for MeViS without ``Annotations/`` (``root`` is empty). Ref-DAVIS17 has
@@ -25,7 +25,7 @@ from util.files.writing import UNFINISHED, atomic_path, write_json
 RESULTS_ROOT = "Annotations"
 # First frame and full video of Ref-DAVIS17's first annotator, then of its second.
 ANNOTATOR_ROOTS = ("anno_0", "anno_1", "anno_2", "anno_3")
-# The 256 colours of PASCAL VOC and DAVIS: the bits of the index are dealt out to red, green and blue in turn.
+# The 256 colours of PASCAL VOC and DAVIS: the bits of the index go to red, green and blue in turn.
 LABEL_PALETTE = bytes(
     sum((index >> (3 * place + channel) & 1) << (7 - place) for place in range(3))
     for index in range(256)
@@ -65,11 +65,11 @@ def under(root: str, name: str) -> str:
 
 def decoded(content: bytes, name: str) -> Image.Image:
     try:
-        # Decoding alone is content with a file whose end is missing.
+        # Decoding alone accepts a file whose end is missing.
         Image.open(BytesIO(content)).verify()
         image = Image.open(BytesIO(content))
         image.load()
-    # Damaged bytes make decoders raise far more than OSError.
+    # On damaged bytes decoders raise many kinds of errors.
     except Exception as error:
         raise ValueError(f"{name} cannot be decoded ({error})") from error
     return image
@@ -133,16 +133,16 @@ def claim_results(
     roots: Sequence[str] = (RESULTS_ROOT,),
     asked: Mapping[str, str] | None = None,
 ) -> None:
-    """Makes ``results_dir`` the folder of this run's masks; masks that the same run left there stay.
+    """Makes ``results_dir`` the folder of this run's masks. Masks of an earlier attempt of the same run stay.
 
-    Half-written files of a process that was killed are removed, so nobody may be writing there yet.
+    It removes half-written files of killed processes, so no process may be writing to the folder yet.
 
     Args:
         results_dir: is made where it does not exist.
-        run: all that the masks depend on, plain data; kept in ``inference.json``.
-        replace: delete the masks of another run instead of refusing; never those of unknown origin.
+        run: all that the masks depend on, as plain data; kept in ``inference.json``.
+        replace: delete the masks of another run, instead of refusing. Masks of unknown origin are never deleted.
         roots: its folders that hold masks.
-        asked: what is asked of each video, as a digest; masks of one that was asked something else are deleted.
+        asked: a digest of the frames and texts of each video. Masks of a video with another digest are deleted.
 
     Raises:
         ValueError: it holds masks of another run, or masks of unknown origin.
@@ -177,7 +177,7 @@ def claim_results(
 
 
 def is_complete(results_dir: str | os.PathLike, vid: str, eid: str, frames: Iterable[str]) -> bool:
-    """Whether every frame of one expression is on disk and can be decoded, so that it need not be made again."""
+    """Whether every mask of one expression is on disk and can be decoded, so that it need not be computed again."""
     return holds_frames(Path(results_dir, RESULTS_ROOT, vid, eid), frames)
 
 

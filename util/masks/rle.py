@@ -1,7 +1,7 @@
 """Run-length encoded masks as COCO has them: runs of 0 and 1 in turn, down the columns.
 
-pycocotools writes the same form. Its decoder leaves random pixels where the runs end too early, so masks from a
-download are read here, where this is an error.
+pycocotools writes the same form. Where the runs end too early its decoder leaves random pixels. So masks from downloads
+are decoded here, where this is an error.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from pycocotools import mask as coco
 
-# Pixels from the corner of the image that a corner of a polygon may be away.
+# The largest coordinate of a corner of a polygon, in pixels.
 FARTHEST = 1e6
 
 
@@ -105,7 +105,7 @@ def _is_area(polygon: list) -> bool:
 
 
 def count_unusable(segmentation: object) -> int:
-    """Pieces of polygons that :func:`parse` leaves out; 0 of the other forms."""
+    """The number of pieces of polygons that :func:`parse` leaves out; 0 for the other forms."""
     polygons = segmentation if isinstance(segmentation, list) else ()
     return sum(isinstance(polygon, list) and not _is_area(polygon) for polygon in polygons)
 
@@ -121,7 +121,7 @@ def usable(segmentation: object) -> object:
     if not isinstance(segmentation, list):
         return segmentation
     for polygon in segmentation:
-        # pycocotools takes the process down with it where a corner is a billion pixels away
+        # a corner that is a billion pixels away makes pycocotools crash the process
         if not isinstance(polygon, list) or not all(isinstance(x, int | float) and abs(x) <= FARTHEST for x in polygon):
             raise ValueError("a polygon is a list of numbers, x and y in turn, of at least three corners")
     return [polygon for polygon in segmentation if _is_area(polygon)]

@@ -16,7 +16,7 @@ from util.run.cli import summarise
 
 
 def expected_names(videos: Mapping[str, dict], root: str = RESULTS_ROOT) -> dict[str, tuple[str, str]]:
-    """Every mask that the videos ask for, by name, with its video and expression id."""
+    """The name of every mask of the videos, with its video and expression id."""
     return {
         mask_name(vid, eid, frame, root): (vid, eid)
         for vid, video in videos.items()
@@ -26,7 +26,7 @@ def expected_names(videos: Mapping[str, dict], root: str = RESULTS_ROOT) -> dict
 
 
 def missing_masks(names: Iterable[str], videos: Mapping[str, dict], root: str = RESULTS_ROOT) -> list[str]:
-    """What of the videos is not among ``names``: one line for each expression with missing frames."""
+    """The masks of the videos that are not among ``names``: one line for each expression with missing frames."""
     names = set(names)
     missing = defaultdict(list)
     for name, key in expected_names(videos, root).items():
@@ -40,7 +40,7 @@ def missing_masks(names: Iterable[str], videos: Mapping[str, dict], root: str = 
 
 
 def root_problem(results: Results, root: str = RESULTS_ROOT) -> str | None:
-    """What is wrong when no file lies under ``root``, or, where that is empty, all files under ``Annotations/``."""
+    """The fault of results that lie in another folder than ``root``; None where they lie in it."""
     if not results.names:
         return f"{results.path} has no folder {root}/ at its root: it is empty" if root else f"{results.path} is empty"
     within = any(name.startswith(f"{root or RESULTS_ROOT}/") for name in results.names)

@@ -1,1 +1,1 @@
-"""What the options of a command line may be. Standard library only: parsing a command line loads nothing else."""
+"""Options of command lines: the types of their values. Standard library only, so parsing loads nothing else."""

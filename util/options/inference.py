@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class InferenceOptions:
-    """What was given on the command line of an inference script; None: as the checkpoint has it, or as usual.
+    """The options given on the command line of an inference script; None: the checkpoint's value, or the usual one.
 
     Attributes:
         resume: the checkpoint; split: of the data set; data_path: its folder.
@@ -17,7 +17,7 @@ class InferenceOptions:
         device: where to compute; strict: the first video that cannot be read is an error.
         holdout: how many training videos make the split ``holdout``; allow_trained: take videos that were trained on.
         eval_size, max_size, amp, window, overlap, long_text: of the predictor.
-        loader_timeout: seconds without a frame read.
+        loader_timeout: seconds to wait for a frame.
         model: options of the model, by name; the checkpoint must agree.
     """
 
@@ -42,7 +42,7 @@ class InferenceOptions:
 
 
 def inference_options(parsed: argparse.Namespace, of_model: Collection[str]) -> InferenceOptions:
-    """What a parser has read.
+    """The options that a parser has read.
 
     Args:
         parsed: by a parser with one option that ends in ``_path``.

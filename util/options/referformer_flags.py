@@ -10,11 +10,11 @@ import os
 import sys
 from collections.abc import Sequence
 
-# read nowhere there, always set by its scripts, or about parts and processes that there are none of here
+# flags that ReferFormer never reads, that its scripts always set, or that concern parts which this program lacks
 _WITHOUT_VALUE = ("with_box_refine", "masks", "remove_difficult", "cache_mode", "visualize")
 _WITH_ANY_VALUE = ("ngpu", "split", "eos_coef", "max_skip", "world_size", "dist_url", "lr_linear_proj_mult")
 _WITH_ANY_VALUES = ("lr_linear_proj_names",)
-# ReferFormer's default, which is or means nothing here; any other value would give other results than are asked for
+# ReferFormer's defaults, which change nothing here; any other value is refused, because the result would differ
 _ONLY_DEFAULT = {
     "position_embedding": "sine",
     "num_feature_levels": "4",
@@ -59,13 +59,13 @@ def _changes_results(name: str, value: object) -> bool:
 
 
 def without_referformer_flags(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> list[str]:
-    """The words of a command line without ReferFormer's flags that mean nothing here; they are named once on stderr.
+    """Removes ReferFormer's flags without meaning here from the words of a command line, and names them on stderr.
 
     Args:
-        parser: of the program; what it knows itself stays.
+        parser: of the program; flags that it knows stay.
         argv: None: of this process.
 
-    Exits with a message (argparse's way) where such a flag asks for what the program cannot do.
+    Exits with a message, as argparse does, where such a flag would change the result.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     flags = _parser()

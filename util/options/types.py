@@ -1,4 +1,4 @@
-"""What the values of options may be. Each function is the ``type`` of an argparse option. Standard library only."""
+"""The types of values of options. Each function is the ``type`` of an argparse option. Standard library only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reading in threads that nobody waits for in vain: where a file system hangs, a read never comes back."""
+"""Reading in separate threads, with a limit on waiting: a read from a file system that hangs never returns."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import Any
 
-# how long a process that ends lets reads come back; one that is cut off in native code may crash it
+# seconds that a process waits for reads at its end; a read that is cut off in native code may crash the process
 GRACE_SECONDS = 1.0
 
 _threads: weakref.WeakSet[Thread] = weakref.WeakSet()
@@ -20,13 +20,13 @@ _jobs: weakref.WeakSet[SimpleQueue] = weakref.WeakSet()
 
 
 class Stalled(OSError):
-    """What is read from is there, and gives nothing."""
+    """A read takes too long, as from a file system that hangs."""
 
 
 class Aside:
-    """Does what it is given in threads of its own, in turn.
+    """Runs jobs in threads of its own, in turn.
 
-    Unlike those of ``concurrent.futures`` they do not hold up the end of the process when one of them hangs.
+    A thread that hangs does not hold up the end of the process, as a thread of ``concurrent.futures`` would.
 
     Args:
         name: of the threads.
@@ -41,7 +41,7 @@ class Aside:
 
     def submit(self, work: Callable[..., Any], *arguments: Any) -> Future:
         """Starts the work as soon as a thread is free."""
-        if self._idle:  # not before: a process that is forked has no threads
+        if self._idle:  # started late, because a forked process has no threads
             self._idle -= 1
             thread = Thread(target=_run, args=(self._own,), name=self._name, daemon=True)
             thread.start()
@@ -52,10 +52,10 @@ class Aside:
 
 
 def _run(jobs: SimpleQueue) -> None:
-    """Of a thread: takes jobs until it finds None, which it leaves for the others."""
+    """The work of a thread: takes jobs until it finds None, and leaves the None for the other threads."""
     while (taken := jobs.get()) is not None:
         _do(*taken)
-        del taken  # a result is its taker's alone
+        del taken  # only the taker keeps the result in memory
     jobs.put(None)
 
 
@@ -71,14 +71,14 @@ def _do(job: Future, work: Callable[..., Any], arguments: tuple) -> None:
 
 
 def take(job: Future, seconds: float, what: str) -> Any:
-    """What the job returns or raises. Signals are heard meanwhile.
+    """Waits for a job, and returns or raises what it does. Signals work meanwhile.
 
     Args:
-        seconds: 0 to wait as long as it takes.
-        what: is read; for the message.
+        seconds: longest wait; 0: no limit.
+        what: name of what is read, for the message.
 
     Raises:
-        Stalled: it takes longer than that.
+        Stalled: the job takes longer.
     """
     if not wait([job], seconds or None).done:
         raise Stalled(

@@ -1,6 +1,6 @@
 """How every entry script ends: user mistakes as one line on stderr and exit code 2, never a traceback.
 
-Exit code 3: the work is done, but for some items that were left out (:mod:`util.run.gaps`).
+Exit code 3: the work is done, except for items that were left out (:mod:`util.run.gaps`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import NoReturn
 
 from util.run.interrupt import REQUEUE, Interrupted
 
-# names a file in which a run that was asked to stop, and saved, or is incomplete, leaves a word for who started it
+# environment variable with the path of a file, in which a stopped or incomplete run leaves a word for its script
 STOPPED_MARK = "PROXYFORMER_STOPPED"
 INCOMPLETE = 3
 LISTED_PROBLEMS = 5
@@ -25,7 +25,7 @@ MEMORY_MEND = (
 
 
 def lacks_memory(error: Exception) -> bool:
-    """Whether memory gave out, of the machine or of a GPU; what PyTorch raises has several types."""
+    """Whether an error says that the memory of the machine or a GPU ran out; PyTorch raises several types."""
     return (
         isinstance(error, MemoryError)
         or type(error).__name__ == "OutOfMemoryError"
@@ -37,7 +37,7 @@ def run(main: Callable[[], int | None]) -> None:
     """Calls ``main`` and exits with what it returns (None is 0).
 
     The errors that this project raises for bad input carry the mend in their message; they are printed without a
-    traceback. Anything else is our own fault and keeps its traceback.
+    traceback. Other errors are faults of the project and keep their traceback.
     """
     try:
         code = main() or 0
@@ -60,7 +60,7 @@ def run(main: Callable[[], int | None]) -> None:
 
 
 def _mark(how: str) -> None:
-    """Leaves a word for who started torchrun, which turns every code into 1."""
+    """Leaves a word for the script that started torchrun, because torchrun turns every exit code into 1."""
     if mark := os.environ.get(STOPPED_MARK):
         Path(mark).write_text(f"{how}\n")
 

@@ -1,4 +1,4 @@
-"""torch.distributed, with one process being the ordinary case: every function works without a process group."""
+"""torch.distributed for one or several processes: every function also works without a process group."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from util.run.interrupt import Interrupted
 
-# between steps ranks wait for the slowest; that one has died is for torchrun to notice
+# ranks wait for the slowest between steps; torchrun notices a rank that has died
 PATIENCE = timedelta(minutes=30)
-# the others wait while one rank scores a whole split
+# the other ranks wait while one rank scores a whole split
 LONG_PATIENCE = timedelta(hours=4)
 
-_patient: dist.ProcessGroup | None = None  # of the CPU, for objects and long waits; None: the ordinary one
+_patient: dist.ProcessGroup | None = None  # a group on the CPU, for objects and long waits; None: the default group
 
 
 def active() -> bool:
@@ -46,26 +46,26 @@ def barrier() -> None:
 
 @contextmanager
 def joined(device: str | None) -> Iterator[torch.device]:
-    """Within, this process is one of those that torchrun or torch.distributed.launch started; yields its device.
+    """Joins the processes that torchrun or torch.distributed.launch started, and yields the device of this one.
 
-    After an error it leaves without a word to the others, which may be waiting for something else: torchrun ends them.
+    After an error the process leaves without a message to the others, which may be waiting; torchrun ends them.
 
     Args:
         device: "cuda", "cuda:1", "cpu" …; None takes a GPU when there is one.
 
     Raises:
-        ValueError: a GPU is asked for and there is none, or there are fewer than ranks on this node.
+        ValueError: ``device`` is a GPU and there is none, or this node has fewer GPUs than ranks.
     """
     try:
         yield _init(device)
-    except Interrupted:  # which all ranks are together
+    except Interrupted:  # all ranks leave this block together
         shut_down()
         raise
     shut_down()
 
 
 def device_of(name: str | torch.device | None) -> torch.device:
-    """The device of that name; None takes a GPU where there is one.
+    """The device called ``name``; None takes a GPU where there is one.
 
     Raises:
         ValueError: there is no such device here.
@@ -97,7 +97,7 @@ def _init(name: str | None) -> torch.device:
             device = torch.device("cuda", local)
             torch.cuda.set_device(local)
         store, number, size = next(dist.rendezvous("env://"))
-        # ranks that torchrun has started again would find the addresses of their dead predecessors there
+        # restarted ranks would find the addresses of their dead predecessors in the store
         store = dist.PrefixStore(f"attempt_{restarts()}", store)
         backend = "nccl" if kind == "cuda" else "gloo"
         dist.init_process_group(backend, store=store, rank=number, world_size=size, timeout=PATIENCE)
@@ -118,19 +118,19 @@ def restarts() -> int:
 
 
 def copy_from_main(state: dict[str, Tensor]) -> None:
-    """Gives these tensors, in place, the values they have on rank 0."""
+    """Copies the values of rank 0 into these tensors on all ranks, in place."""
     for value in state.values():
         dist.broadcast(value, 0)
 
 
 def whole(state: Any, *, everywhere: bool = True) -> Any:
-    """Nested plain data, with tensors that are divided among the ranks put together on the CPU. All ranks take part.
+    """Nested plain data, in which tensors that are divided among the ranks are whole and on the CPU. All ranks call it.
 
     Args:
-        everywhere: on all ranks; else None takes their place where it is not rank 0.
+        everywhere: return the data on all ranks; otherwise ranks other than 0 get None for these tensors.
     """
     if isinstance(state, DTensor):
-        value = state.full_tensor()  # one at a time on the device, which may not hold all of them
+        value = state.full_tensor()  # one tensor at a time, because the device may lack the memory for all
         return value.cpu() if everywhere or is_main() else None
     if isinstance(state, dict):
         return {key: whole(value, everywhere=everywhere) for key, value in state.items()}
@@ -140,7 +140,7 @@ def whole(state: Any, *, everywhere: bool = True) -> Any:
 
 
 def divided_like(value: Tensor, other: Tensor) -> Tensor:
-    """A whole tensor, which every rank has, divided as ``other`` is; on its device."""
+    """A whole tensor, which every rank has, divided among the ranks like ``other``, and on its device."""
     value = value.to(other.device)
     if isinstance(other, DTensor):
         return distribute_tensor(value, other.device_mesh, other.placements, src_data_rank=None)
@@ -163,7 +163,7 @@ def any_rank(*flags: bool, device: torch.device) -> list[bool]:
 
 
 def from_main(value: Any) -> Any:
-    """What rank 0 gave; plain data."""
+    """The value that rank 0 gave; plain data."""
     if world_size() == 1:
         return value
     box = [value]
@@ -172,7 +172,7 @@ def from_main(value: Any) -> Any:
 
 
 def agree(error: OSError | ValueError | None = None) -> None:
-    """Waits for all ranks, however long; where one of them has met an error, all raise it.
+    """Waits for all ranks without a limit. If one of them has an error, all ranks raise it.
 
     Raises:
         OSError: another rank's error, or, like a ValueError, this rank's own.
@@ -188,7 +188,7 @@ def agree(error: OSError | ValueError | None = None) -> None:
 
 @contextmanager
 def together() -> Iterator[None]:
-    """At its end all ranks wait for each other, and what one of them has met with of a user's files is an error of all.
+    """At the end of the block all ranks wait for each other; an error in a user's files on one rank is raised on all.
 
     Raises:
         OSError, ValueError: as :func:`agree`.
@@ -202,7 +202,7 @@ def together() -> Iterator[None]:
 
 
 def gather_list(items: list) -> list:
-    """The lists of all ranks, one after the other, on rank 0; elsewhere an empty list. Items are plain data."""
+    """The lists of all ranks in one, on rank 0; other ranks get an empty list. Items are plain data."""
     if world_size() == 1:
         return items
     parts = [None] * world_size() if is_main() else None
@@ -211,7 +211,7 @@ def gather_list(items: list) -> list:
 
 
 class _AllGather(torch.autograd.Function):
-    """all_gather whose backward sums what every rank wants of this rank's rows."""
+    """all_gather, whose backward sums the gradients of all ranks for the rows of this rank."""
 
     @staticmethod
     def forward(ctx, x: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
-"""What is left out of a long piece of work, so that one damaged item of thousands does not end it.
+"""Gaps: items that a long piece of work leaves out, so that one damaged item of thousands does not end it.
 
-Each item is named once, on stderr, as soon as it is met; the rest is done; at the end the command says how many there
-were and exits with :data:`util.run.cli.INCOMPLETE`.
+Each item is named once on stderr, as soon as it is found, and all other items are done. At the end the command prints
+the number of gaps and exits with :data:`util.run.cli.INCOMPLETE`.
 """
 
 from __future__ import annotations
@@ -15,46 +15,46 @@ from tqdm import tqdm
 
 from util.run.cli import INCOMPLETE
 
-# util.run.dist is imported where it is needed: it takes torch along, for which processes that score have no use
+# util.run.dist is imported within functions, because it imports torch, which scoring processes do not need
 
-TOLD = 100  # items that are named on stderr; more are no longer read by anybody
+TOLD = 100  # items that are named on stderr; nobody reads more
 
 
 class Gaps:
     """The items that were left out.
 
     Args:
-        strict: the first one is an error instead.
-        known: those of an earlier piece of work on the same items; what is in there has been named.
-        silent: none is named.
+        strict: the first item is an error.
+        known: gaps of an earlier piece of work on the same items; they are not named again.
+        silent: no item is named.
 
     Attributes:
-        items: of each one, what it is and why; after :meth:`share` those of all ranks, on rank 0.
+        items: name and reason of each item; after :meth:`share` rank 0 has the items of all ranks.
     """
 
     def __init__(self, strict: bool = False, known: Gaps | None = None, silent: bool = False) -> None:
         self.strict, self.silent, self._before = strict, silent, known
         self.items: list[tuple[str, str]] = []
         self._known: set[tuple[str, str]] = set()
-        self._elsewhere: set[tuple[str, str]] = set()  # those that are for rank 0 to tell
+        self._elsewhere: set[tuple[str, str]] = set()  # items that rank 0 names
         self._told = 0
 
     def add(self, item: str, why: Exception | str, *, on_all_ranks: bool = False) -> None:
         """Notes and names an item.
 
         Args:
-            item: what is left out, as "video aa" or "video aa, expression 0".
-            why: names the file.
-            on_all_ranks: all of them meet with it, so that rank 0 tells it.
+            item: name of the item, such as "video aa" or "video aa, expression 0".
+            why: the reason, which names the file.
+            on_all_ranks: all ranks find it, so only rank 0 names it.
 
         Raises:
-            ``why``, where the first one is an error.
+            ``why``, with ``strict``.
         """
         from util.run import dist
 
         if self.strict:
             error = why if isinstance(why, Exception) else ValueError(in_words(item, why))
-            if dist.world_size() > 1 and not on_all_ranks:  # the others may go on for hours before all end together
+            if dist.world_size() > 1 and not on_all_ranks:  # other ranks may work for hours before all end together
                 _tell(f"error: {in_words(item, str(why))}")
             raise error
         gap = (item, str(why))
@@ -79,44 +79,44 @@ class Gaps:
         return any(item == name or item.startswith(f"{name},") for name, _ in self.items)
 
     def take(self, others: Gaps) -> None:
-        """Takes the items of another piece of work over, but for those that are parts of others here."""
+        """Takes over the items of another piece of work, except for parts of items that are here already."""
         for item, why in others.items:
             if not self.has(item):
                 self._known.add((item, why))
                 self.items.append((item, why))
 
     def share(self) -> None:
-        """Gives rank 0 the items of all ranks, which all have to call this."""
+        """Gives rank 0 the items of all ranks. All ranks must call it."""
         from util.run import dist
 
         self.items = dist.gather_list([gap for gap in self.items if gap not in self._elsewhere])
 
     def counted(self) -> str:
-        """How many there are, as the beginning of a sentence about them."""
+        """The number of items, as the beginning of a sentence about them."""
         return "1 problem is" if len(self.items) == 1 else f"{len(self.items)} problems are"
 
     def code(self) -> int:
-        """With which exit code the command ends, the same on all ranks, which all have to call this."""
+        """The exit code of the command, the same on all ranks. All ranks must call it."""
         from util.run import dist
 
         return dist.from_main(INCOMPLETE if self.items else 0)
 
 
 def _tell(line: str) -> None:
-    """On stderr, on a line of its own where a progress bar is drawn."""
+    """Prints to stderr, on a line of its own beside a progress bar."""
     tqdm.write(line, file=sys.stderr)
     sys.stderr.flush()
 
 
 @dataclass
 class Shortfall:
-    """What scores of a part of a split leave out, or take for wrong.
+    """What is missing from scores, in numbers.
 
     Attributes:
-        predictions: that are missing, damaged or of another size, and score 0.
+        predictions: predicted masks that are missing, damaged or of another size, and score 0.
         truth: frames, or samples, without usable ground truth, which are left out.
         whole: expressions or videos that are left out.
-        problems: of each of them, or of several of one kind: what it is and why.
+        problems: name and reason of each of these, or of several of one kind.
     """
 
     predictions: int = 0
@@ -138,7 +138,7 @@ class Shortfall:
         return bool(self.predictions or self.truth or self.whole or self.problems)
 
     def described(self, unit: str, whole: str | None = None) -> dict:
-        """As scores have it under ``incomplete``, where it is not nothing.
+        """The value of ``incomplete`` in scores, where anything is missing.
 
         Args:
             unit: plural of what ``truth`` counts.
@@ -150,7 +150,7 @@ class Shortfall:
 
 
 def beside(scores: Mapping) -> str:
-    """What stands beside the headline of scores that leave something out; empty of those that do not."""
+    """The note beside the headline of incomplete scores; empty for complete ones."""
     counts = {key: value for key, value in scores.get("incomplete", {}).items() if key != "problems"}
     if not counts:
         return ""

@@ -1,4 +1,4 @@
-"""Signals that ask a run to stop: it ends its step, saves and leaves with a code that a scheduler can requeue on."""
+"""Signals that ask a run to stop: the run ends its step, saves and exits with a code for which schedulers requeue."""
 
 from __future__ import annotations
 
@@ -18,15 +18,16 @@ class Interrupted(Exception):  # noqa: N818 (not an error)
 
 
 class StopRequest:
-    """Notices the signals of :data:`ASKING` instead of dying of them. A second SIGINT interrupts at once."""
+    """Notices the signals of :data:`ASKING`, which would end the process otherwise. A second SIGINT interrupts at
+    once."""
 
     def __init__(self) -> None:
         self.received: str | None = None
-        self._leave: str | None = None  # what to say while there is nothing to wait for
+        self._leave: str | None = None  # message of an interruption that need not wait
         self._waiting = False
         self._process = os.getpid()
         self._before = {number: signal.getsignal(number) for number in ASKING}
-        # nohup ignores this one so that a closed terminal does not matter
+        # nohup ignores SIGHUP, so that closing the terminal does not matter
         if self._before[signal.SIGHUP] == signal.SIG_IGN:
             del self._before[signal.SIGHUP]
         for number in self._before:
@@ -39,17 +40,17 @@ class StopRequest:
         if self._leave:
             print(f"{self.received}: all is saved", file=sys.stderr, flush=True)
             raise Interrupted(self._leave)
-        if self._waiting and os.getpid() == self._process:  # not in a worker that is just starting
-            self._waiting = False  # once: what follows is not to be interrupted
+        if self._waiting and os.getpid() == self._process:  # a worker that is just starting must not raise
+            self._waiting = False  # only once: the reaction must not be interrupted
             print(f"{self.received}: saving", file=sys.stderr, flush=True)
             raise Interrupted
         print(f"{self.received}: saving after this step", file=sys.stderr, flush=True)
 
     @contextmanager
     def while_waiting(self) -> Iterator[None]:
-        """Within, where something is waited for that may never come, a signal raises :class:`Interrupted`.
+        """While the block waits for something that may never come, a signal raises :class:`Interrupted`.
 
-        So does one that was received before.
+        So does a signal that was received before.
         """
         self._waiting = True
         try:
@@ -61,7 +62,7 @@ class StopRequest:
 
     @contextmanager
     def at_once(self, message: str) -> Iterator[None]:
-        """Within, where everything is saved, a signal raises :class:`Interrupted`."""
+        """In the block everything is saved, and a signal raises :class:`Interrupted` at once."""
         self._leave = message
         try:
             yield
@@ -69,13 +70,13 @@ class StopRequest:
             self._leave = None
 
     def close(self) -> None:
-        """Lets signals do again what they did before."""
+        """Restores the former handling of signals."""
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
 
 def ignore_in_worker() -> None:
-    """For data loading processes: Ctrl-C is the trainer's business, and to terminate them ends them."""
+    """For data loading processes: they leave Ctrl-C to the trainer, and SIGTERM ends them."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)

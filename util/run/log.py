@@ -1,4 +1,4 @@
-"""What a run tells its reader: a progress bar, ``log.jsonl`` with a line per epoch, and TensorBoard curves."""
+"""The logs of a run: a progress bar, ``log.jsonl`` with a line per epoch, and TensorBoard curves."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def read_lines(path: Path) -> list[dict]:
 
 
 def _epoch(line: str) -> float:
-    """Of a line of ``log.jsonl``; infinite where the line was cut short."""
+    """The epoch of a line of ``log.jsonl``; infinite where the line was cut short."""
     try:
         return json.loads(line)["epoch"]
     except ValueError:
@@ -45,13 +45,13 @@ def _epoch(line: str) -> float:
 
 
 class RunLog:
-    """Writes to ``output_dir``; on other ranks than 0 it takes everything and writes nothing.
+    """Writes to ``output_dir`` on rank 0; other ranks write nothing.
 
-    What cannot be written, on a full disk for example, is lost and told once an epoch; training goes on.
+    Lines that cannot be written, as on a full disk, are lost; a warning says so once an epoch, and training goes on.
 
     Args:
         output_dir: of the run.
-        epoch, step: that the run goes on from. What an earlier attempt logged of these and of later ones is dropped.
+        epoch, step: where the run goes on. Lines of an earlier attempt from there on are dropped.
     """
 
     def __init__(self, output_dir: str | Path, epoch: int = 0, step: int = 0) -> None:
@@ -75,7 +75,7 @@ class RunLog:
             if not self.told:
                 print(f"warning: the log is not written, training goes on: {error}", file=sys.stderr, flush=True)
             self.told = True
-            # TensorBoard's thread is dead once it could not write: another one takes over
+            # TensorBoard's thread ends when it cannot write, so a new one is started
             with suppress(OSError):
                 self.writer = SummaryWriter(str(self.folder / "tensorboard"))
 
@@ -99,11 +99,11 @@ class RunLog:
             with self._or_lost(), (self.folder / "log.jsonl").open("ab+") as file:
                 if file.tell():
                     file.seek(-1, os.SEEK_END)
-                    file.write(b"" if file.read() == b"\n" else b"\n")  # after a line that was cut short
+                    file.write(b"" if file.read() == b"\n" else b"\n")  # the last line was cut short
                 file.write(json.dumps(values).encode() + b"\n")
 
     def flush(self) -> None:
-        """Until what was logged is on the disk: what a checkpoint has behind it is not logged again."""
+        """Writes everything to the disk, because steps before a checkpoint are not logged again."""
         if self.writer:
             with self._or_lost():
                 self.writer.flush()

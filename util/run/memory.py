@@ -15,9 +15,9 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 
 def keep_large_buffers() -> None:
-    """Lets glibc keep freed buffers instead of returning them to the system and faulting them in again.
+    """Lets glibc keep freed buffers, instead of returning them to the system and fetching them again page by page.
 
-    On CPU half the time of a backbone can go into such page faults. Elsewhere than on glibc this does nothing.
+    On a CPU these page faults can take half the time of a backbone. Without glibc this does nothing.
     """
     if sys.platform.startswith("linux"):
         libc = ctypes.CDLL(None)
@@ -27,13 +27,13 @@ def keep_large_buffers() -> None:
 
 
 def peak_bytes(device: torch.device) -> int:
-    """The most memory that was in use: of PyTorch's on a GPU, else of the process, since its start."""
+    """The peak of memory: of PyTorch on a GPU, else of the process since its start."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     for line in _lines("/proc/self/status"):
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) * 1024
-    # on Linux this would begin with what the process had that started this one
+    # on Linux this would include the peak of the parent process
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
@@ -47,7 +47,7 @@ def total_bytes(device: torch.device) -> int:
 
 
 def free_bytes(device: torch.device) -> int | None:
-    """What may still be taken: of the GPU's memory, else of the machine's and of what a container may have.
+    """Free memory: of the GPU, else of the machine or, where that is less, of the container.
 
     None where the system does not tell.
     """

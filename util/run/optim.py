@@ -32,7 +32,7 @@ def parameter_groups(model: nn.Module, *, lr: float, lr_backbone: float, lr_text
 def lr_factor(
     *, schedule: str, warmup_steps: int, steps_per_epoch: int, epochs: int, lr_drop: list[int]
 ) -> Callable[[int], float]:
-    """What the base learning rates are multiplied with at each step.
+    """The factor of the base learning rates at each step.
 
     Args:
         schedule: "step" divides by 10 after each epoch of ``lr_drop``; "cosine" falls to 0 at the end.
@@ -56,7 +56,7 @@ def build_optimizer(groups: list[dict], weight_decay: float, factor: Callable[[i
 
 
 def load_state(optimizer: torch.optim.Optimizer, state: dict) -> None:
-    """Takes over the state of another run, of whole tensors; they are divided as the parameters are, if these are."""
+    """Takes over the state of another run, whose tensors are whole; divides them if the parameters are divided."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
 
     def placed(value: Tensor, parameter: Tensor) -> Tensor:
@@ -70,10 +70,10 @@ def load_state(optimizer: torch.optim.Optimizer, state: dict) -> None:
 
 
 class Average:
-    """An exponential moving average of a model's weights (EMA); of the buffers it holds the latest values.
+    """An exponential moving average (EMA) of a model's weights, with the latest values of its buffers.
 
     Args:
-        model: whose weights it starts from.
+        model: the average starts from its weights.
         decay: of the average in a step; lower in the first steps, (1 + n) / (10 + n) after n of them.
     """
 

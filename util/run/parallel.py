@@ -23,16 +23,15 @@ def run_jobs(
     prepare: Callable[..., None] | None = None,
     prepare_with: tuple = (),
 ) -> dict[Key, Any]:
-    """What ``work(*arguments)`` returns for each job, in the order of the jobs; the first error ends all.
+    """The results of ``work(*arguments)`` for each job, in the order of the jobs; the first error ends all jobs.
 
     Args:
-        work: a function of a module, if there are several processes.
-        jobs: any key and the arguments, of each job. What comes from a generator is made when it is needed: at most
-            two jobs of each process are at hand.
+        work: a function; of a module, if there are several processes.
+        jobs: pairs of any key and the arguments. From a generator, at most two jobs per process are taken ahead.
         workers: processes; with 1 the work is done in this one. Above 1, a script needs its ``__main__`` guard.
         total: number of the jobs.
         desc, unit: of the progress bar.
-        prepare: is called with ``prepare_with`` in each of several processes first.
+        prepare: called first in each of several processes, with ``prepare_with``.
     """
     done: dict[Key, Any] = {}
     workers = min(workers, total)
@@ -42,7 +41,7 @@ def run_jobs(
                 done[key] = work(*arguments)
                 progress.update()
             return done
-        # Forking a process that runs threads (torch, OpenCV) can leave the child with their locks held for good.
+        # A process that is forked from one with threads (torch, OpenCV) may find their locks held for ever.
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(workers, context, prepare, prepare_with) as pool:
             pending: dict[Future, Key] = {}
@@ -55,7 +54,7 @@ def run_jobs(
 
             try:
                 for key, arguments in jobs:
-                    done[key] = None  # its place in the order
+                    done[key] = None  # place of the job in the order
                     pending[pool.submit(work, *arguments)] = key
                     collect(2 * workers - 1)
                 collect(0)

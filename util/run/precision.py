@@ -1,4 +1,4 @@
-"""In which precision to compute."""
+"""The precision of the computation."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ _WORTH = 1.3
 def cpu_speedup(half: torch.dtype) -> float:
     """How many times faster this CPU multiplies matrices in a half precision than in float32, measured.
 
-    One without instructions for it emulates it, a hundred times slower. PyTorch's own flags for such instructions are
-    private, and of some kinds of processors only.
+    A CPU without such instructions emulates them a hundred times slower. PyTorch's own flags for these instructions are
+    private, and exist for some kinds of processors only.
     """
 
     def seconds(dtype: torch.dtype) -> float:
-        # Small enough to be done in tens of milliseconds where it is emulated.
+        # Small enough for tens of milliseconds where it is emulated.
         a = torch.ones(256, 256, dtype=dtype)
         fastest = float("inf")
-        for _ in range(4):  # the first one sets the kernels up
+        for _ in range(4):  # the first product sets up the kernels
             start = time.perf_counter()
             (a @ a).sum().item()
             fastest = min(fastest, time.perf_counter() - start)
@@ -39,7 +39,7 @@ def cpu_speedup(half: torch.dtype) -> float:
 
 
 def amp_dtype(amp: str, device: torch.device) -> torch.dtype | None:
-    """In what ``--amp`` computes on this device; None: float32. ``auto`` takes bfloat16 where it is faster.
+    """The type in which ``--amp`` computes on this device; None: float32. ``auto`` takes bfloat16 where it is faster.
 
     Raises:
         ValueError: there is no such ``--amp``.
@@ -63,16 +63,16 @@ def amp_dtype(amp: str, device: torch.device) -> torch.dtype | None:
 
 
 def autocast(device: torch.device, dtype: torch.dtype | None) -> torch.autocast:
-    """Computes in ``dtype`` what may lose precision; everything in float32 where it is None."""
+    """Autocast to ``dtype`` for operations that may lose precision; without autocast where it is None."""
     return torch.autocast(device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None)
 
 
 def precise(x: Tensor) -> Tensor:
-    """In float32, or in float64 where it is that: what losses and boxes are computed in, also under autocast."""
+    """``x`` in float32, or in float64 if it is that: the precision of losses and boxes, also under autocast."""
     return x if x.dtype == torch.float64 else x.float()
 
 
 def inference_amp(trained: str) -> str:
-    """The ``--amp`` of inference, unless it is asked for, by that of the training."""
-    # It was for speed, and on another machine it may be the slower one.
+    """The default ``--amp`` of inference, from that of the training."""
+    # Half precision was chosen for speed, and may be slower on another machine.
     return trained if trained == "off" else "auto"

@@ -1,4 +1,4 @@
-"""The text of expressions: the one form in which it is read, and where one that is too long may end."""
+"""The text of expressions: the form in which it is read, and where a text that is too long may end."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ FORMS = ("clean", "lower", "raw")
 
 _STOPS = ".!?…‽⸘⸮؟۔।॥։።፧។၊။。❗❕❓❔"
 _BEFORE = "¿¡"
-# what keyboards and word processors make of ' and " and -
+# characters that keyboards and word processors write for ' and " and -
 _STRAIGHT = str.maketrans(
     {
         **dict.fromkeys("‘’‚‛‹›`´′‵ʹʻʼʽˈˊˋ՚׳᾽᾿´῾΄❛❜❟", "'"),
@@ -21,11 +21,11 @@ _STRAIGHT = str.maketrans(
         **dict.fromkeys("‐‑‒–—―−", "-"),
     }
 )
-# blanks for Unicode only to look at: braille's, and the fillers of Hangul that NFKC leaves
+# characters that look blank and are no white space for Unicode: braille's blank, and fillers of Hangul
 _SPACES = re.compile("[\\s\u2800\u115f\u1160]+")
 _MANY_QUOTES = re.compile(r"(['\"])\1{2,}")
 _CONTROLS = re.compile(r"[\x00-\x08\x0e-\x1b\x7f]")
-_CHANGED = re.compile(r"[^a-z0-9 ,-]| $|^ |  ")  # a text without any of these is in its form
+_CHANGED = re.compile(r"[^a-z0-9 ,-]| $|^ |  ")  # a text without any of these characters is in its clean form
 # Characters without width that are not of category Cf: Default_Ignorable_Code_Point in the Unicode character database,
 # https://www.unicode.org/Public/UCD/latest/ucd/DerivedCoreProperties.txt
 _IGNORED = re.compile("[\u034f\u17b4\u17b5\u180b-\u180f\u2065\ufe00-\ufe0f\ufff0-\ufff8\U000e0000-\U000e0fff]")
@@ -42,7 +42,7 @@ _FURTHER = 32
 
 
 def in_form(text: str, form: str = "clean") -> str:
-    """A text as an encoder reads it; changing the result in the same way again changes nothing.
+    """A text in the form in which an encoder reads it. Applied to its own result, the function changes nothing.
 
     Args:
         text: as it was typed.
@@ -50,7 +50,7 @@ def in_form(text: str, form: str = "clean") -> str:
             spaces, which is what ReferFormer trains with (``" ".join(exp.lower().split())`` in datasets/ytvos.py,
             davis.py, a2d.py and jhmdb.py of github.com/wjn922/ReferFormer). "raw": as it is.
 
-    Half a surrogate pair, which JSON may hold and no encoder takes, is left out of each.
+    Every form drops halves of surrogate pairs, which JSON may hold and no encoder takes.
 
     Raises:
         ValueError: there is no such form.
@@ -65,7 +65,7 @@ def in_form(text: str, form: str = "clean") -> str:
 
 
 def is_empty(text: str) -> bool:
-    """Whether a text has no word: nothing, white space, or only what :func:`in_form` takes away."""
+    """Whether a text has no word: it is empty, white space, or only characters that :func:`in_form` removes."""
     return not in_form(text)
 
 
@@ -75,8 +75,9 @@ def _clean(text: str) -> str:
     if not _CHANGED.search(text):
         return text
     if not text.isascii():
-        text = text.translate(_STRAIGHT)  # before control characters go: some programs write quotes as such
-        # twice, because both NFKC and the other case of a letter may bring what the other changes
+        # before control characters are removed: some programs write quotes as control characters
+        text = text.translate(_STRAIGHT)
+        # twice, because NFKC and lower case may each produce characters that the other one changes
         for _ in range(2):
             text = unicodedata.normalize("NFKC", _visible(text).translate(_STRAIGHT)).translate(_STRAIGHT).lower()
     text = _CONTROLS.sub("", text.lower().replace("`", "'"))
@@ -95,12 +96,12 @@ def _visible(text: str) -> str:
 
 
 def _unquoted(text: str) -> str:
-    """Without the quotes that stand around all of a text. ``"stop" and "go"`` begins and ends with quotes of parts."""
+    """Removes quotes around the whole text; in ``"stop" and "go"`` the outer quotes belong to two parts."""
     quote = text[:1]
     if len(text) < 2 or quote not in "'\"" or text[-1] != quote:
         return text
     opening = {i for i, c in enumerate(text[:-1]) if c == quote and (i == 0 or text[i - 1] in " ('\"")}
-    if len(opening) > 1:  # else each other one is an apostrophe
+    if len(opening) > 1:  # otherwise every second one is an apostrophe
         depth = 0
         for i in (i for i, c in enumerate(text[:-1]) if c == quote):
             depth += 1 if i in opening else -1 if not text[i + 1].isalnum() else 0
@@ -112,8 +113,8 @@ def _unquoted(text: str) -> str:
 def shortened(text: str, fits: Callable[[str], bool]) -> str:
     """The longest beginning of a text that ``fits``.
 
-    It ends with a word; in scripts without spaces, and within a first word that is too long by itself, with a
-    character and its accents; within these only where they are too long, too. Empty where not even a code point fits.
+    It ends at the end of a word. In scripts without spaces, and within a first word that is too long, it ends after a
+    character with its accents; where even that is too long, after a code point. Empty where no code point fits.
     """
     if fits(text):
         return text

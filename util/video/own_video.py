@@ -1,7 +1,6 @@
-"""A video of the user's own, in whatever form it comes: a file, a folder of frames or one image.
+"""A video of the user's own: a film, a folder of frames or one image.
 
-Pictures are upright: the rotation that phones write into their videos and images is carried out. Frames are counted
-from 0.
+Pictures are turned upright by the rotation that phones write into their videos and images. Frames are counted from 0.
 """
 
 from __future__ import annotations
@@ -25,14 +24,14 @@ _IMAGE = Wording("the image does not exist", "the image cannot be read", "take i
 
 
 class OwnVideo:
-    """Those frames of a video that were asked for, read by position; use it in ``with``.
+    """The selected frames of a video, read by position; use it in ``with``.
 
     Attributes:
-        path: what was opened.
-        is_image: whether that is a single image.
+        path: of the film, folder or image.
+        is_image: whether it is a single image.
         size: height and width in pixels.
-        names: a text for each frame that can name a file: its number in the whole video, or the name of its image.
-        times: when each frame is shown, in seconds from the first of these, and at last when the last one ends.
+        names: a text for each frame that can be the name of a file: its number in the whole video, or its image's name.
+        times: when each frame is shown, in seconds from the first selected one; one more number is the end of the last.
     """
 
     def __init__(self, path: Path, source: _File | _Images, frames: range) -> None:
@@ -58,7 +57,7 @@ class OwnVideo:
 
     @property
     def damaged(self) -> int:
-        """How many of the frames read so far were damaged, so that the one before stands in for them."""
+        """How many of the frames read so far were damaged and replaced by the frame before."""
         return len(self._source.damaged)
 
     def __enter__(self) -> Self:
@@ -76,8 +75,8 @@ def open_video(
     Args:
         path: of a file, or of a folder whose images are the frames, in natural order of their names (2 before 10).
         every: take one frame of so many.
-        start, end: take the frames that are shown from ``start`` on and before ``end``: seconds from the first frame of
-            a video, numbers of frames of a folder.
+        start, end: take the frames that are shown from ``start`` until just before ``end``. In a film these are seconds
+            from its first frame, in a folder numbers of frames.
         fps: frames per second of a folder, :data:`FOLDER_FPS` where it is None.
 
     Raises:
@@ -120,7 +119,7 @@ def _open(path: Path, fps: float | None) -> _File | _Images:
 
 
 class _File(VideoFile):
-    """A video file, upright; damaged frames are passed over as in a player."""
+    """A film, upright; a damaged frame is replaced by the one before, as in a player."""
 
     mend = "if a player can show it, convert it (ffmpeg -i VIDEO NEW.mp4); else copy or download it again"
     threads = 0
@@ -134,7 +133,7 @@ class _File(VideoFile):
         frame = next(self._decoder, None)
         if frame is None:
             raise self._damage("no frame of it can be decoded")
-        # What was cut out of a longer film may begin with frames that need one that is not there.
+        # A film that was cut out of a longer one may begin with frames that depend on missing ones.
         self._shown = [time for time in times if time >= frame.pts]
         self._stored_size = self.size = (frame.height, frame.width)
         self._matrix = np.eye(3, dtype=np.int32)
@@ -154,7 +153,7 @@ class _File(VideoFile):
         return self.seconds()[:-1]
 
     def extent(self) -> str:
-        """How much of it there is, in words."""
+        """The length of the video in words."""
         return f"{len(self)} frames in {self.seconds()[-1]:.2f} seconds"
 
 
@@ -167,7 +166,7 @@ def upright(picture: np.ndarray, matrix: np.ndarray) -> np.ndarray:
 
     Args:
         matrix: int ``[3, 3]``, the display matrix of a video: the pixel at x, y is shown at ``[x, y, 1] @ matrix``, up
-            to a shift and a scale. What is not a quarter turn is taken for the nearest one.
+            to a shift and a scale. Other angles are rounded to the nearest quarter turn.
     """
     (x_from_x, y_from_x, _), (x_from_y, y_from_y, _) = matrix[:2].tolist()
     if _lies_on_its_side(matrix):
@@ -187,7 +186,7 @@ class _Images:
     def __init__(self, paths: list[Path], fps: float | None) -> None:
         self._paths, self._fps = paths, fps or FOLDER_FPS
         self.size = image_size(paths[0], _IMAGE)
-        # found now rather than hours into the video
+        # a fault shows now, and not hours into the video
         for path in paths:
             height, width = image_size(path, _IMAGE)
             if (height, width) != self.size:

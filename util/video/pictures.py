@@ -1,7 +1,6 @@
-"""Reading pictures and masks from disk, of data sets and of users: upright, whatever their mode and depth.
+"""Reading pictures and masks from disk, of data sets and of users: upright, and of any mode and depth.
 
-A picture is turned as its EXIF orientation says, the way viewers show it. What cannot be read is named together with
-the mend.
+A picture is turned by its EXIF orientation, as viewers do. Errors name the file and the mend.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ _NO_WHITE = ", and nothing says which of them is white; convert it to 8 or 16 bi
 _LOSSY = ("JPEG", "MPO", "WEBP", "AVIF", "JPEG2000")
 # Colours of the objects 1 to 8 in the masks of YouTube-VOS: the palette of its train/Annotations/003234408d.
 _YOUTUBE_VOS = bytes.fromhex("000000 ec5f67 f99157 fac863 99c794 62b3b2 6699cc c594c5 ab7967")
-# Greys that are colours of DAVIS's palette, too, so that a picture of no other colours may mean either.
+# Greys that are also colours of DAVIS's palette. A picture of these alone is ambiguous.
 _AMBIGUOUS = np.array([64, 128, 192])
 
 
@@ -56,11 +55,11 @@ MASK = Wording("the mask does not exist", "the mask is damaged or not an image",
 
 
 class _Unclear(ValueError):
-    """A sound file whose content does not say what is asked; the message has the mend."""
+    """The file is sound, but its content is ambiguous; the message has the mend."""
 
 
 def _content(path: Path, wording: Wording) -> np.ndarray:
-    """The bytes of a file; FileNotFoundError where there is none, OSError where the machine will not give it."""
+    """The bytes of a file; FileNotFoundError where it is missing, OSError where it cannot be opened."""
     try:
         return np.fromfile(path, np.uint8)
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
@@ -71,7 +70,7 @@ def _content(path: Path, wording: Wording) -> np.ndarray:
 
 @contextmanager
 def _named_errors(path: Path, wording: Wording) -> Iterator[None]:
-    """Turns whatever a decoder raises on damaged bytes into a ValueError that names the file, in one line."""
+    """Turns the errors of decoders on damaged bytes into a ValueError that names the file, in one line."""
     try:
         yield
     except _Unclear as error:
@@ -101,7 +100,7 @@ def _jpeg_header(content: np.ndarray) -> tuple[bool, bool]:
 def _orientation(image: Image.Image, content: bytes | None = None) -> int:
     """EXIF orientation, 1 to 8; ``content`` is that of the file, needed of a PNG. Damaged EXIF data is none."""
     if image.format == "PNG" and not any(tag in (content or b"") for tag in _PNG_TAGS):
-        return 1  # asking Pillow would decode the picture
+        return 1  # Pillow would decode the picture for this
     try:
         value = image.getexif().get(ExifTags.Base.Orientation, 1)
     except Exception:
@@ -129,14 +128,14 @@ def _upright(picture: np.ndarray | Tensor, orientation: int) -> np.ndarray | Ten
 
 
 def _load(image: Image.Image, content: np.ndarray) -> tuple[Image.Image, int]:
-    """The decoded image and the orientation that is still to be carried out; Pillow itself turns TIFFs."""
+    """The decoded image, and the orientation by which it still has to be turned; Pillow turns TIFFs itself."""
     turn = 1 if image.format == "TIFF" else _orientation(image, content.tobytes())
     image.load()
     return image, turn
 
 
 def _rgb(image: Image.Image) -> np.ndarray:
-    """uint8 ``[H, W, 3]``: of 16 bits the high ones, of colours with transparency the colours."""
+    """uint8 ``[H, W, 3]``: the high bytes of 16-bit values; transparency is ignored."""
     if image.mode == "F":
         raise _Unclear(f"its pixels are floating-point numbers{_NO_WHITE}")
     if image.mode.startswith("I"):  # grey of 16 bits, which Pillow would cut off at 255
@@ -155,7 +154,7 @@ def read_frame(path: Path, wording: Wording = FRAME) -> Tensor:
     Raises:
         FileNotFoundError: there is none.
         OSError: the machine does not let it be read.
-        ValueError: it is damaged, or of numbers of which nothing says how bright they are.
+        ValueError: it is damaged, or holds floating-point numbers of unknown brightness.
     """
     content = _content(path, wording)
     plain, tagged = _jpeg_header(content)
@@ -186,7 +185,7 @@ def image_size(path: Path, wording: Wording = FRAME) -> tuple[int, int]:
 
 
 def _colour_ids(colours: np.ndarray) -> np.ndarray | None:
-    """Object ids ``[H, W]`` of a mask in colours, ``[H, W, 3]``; None where the colours do not say them.
+    """Object ids ``[H, W]`` of a mask in colours, ``[H, W, 3]``; None where the colours have no ids.
 
     Equal channels are the ids themselves; other colours must all be of DAVIS's or all of YouTube-VOS's palette.
     """
@@ -208,13 +207,13 @@ def _ids(image: Image.Image, content: np.ndarray) -> np.ndarray:
     ids, why = None, "whose colours stand for no ids"
     if image.format in _LOSSY:
         why = "whose compression changes ids"
-    elif image.mode == "L" and depth < 8:  # which Pillow has spread over 0 to 255
+    elif image.mode == "L" and depth < 8:  # Pillow has spread these values over 0 to 255
         ids = np.asarray(image) // (255 // (2**depth - 1))
     elif image.mode in ("P", "L", "1") or image.mode.startswith("I"):
         ids = np.asarray(image)
     elif depth == 8 and image.mode in ("LA", "PA"):
         ids = np.asarray(image)[..., 0]
-    elif depth == 8 and image.mode in ("RGB", "RGBA"):  # of 16 bits Pillow keeps the high ones
+    elif depth == 8 and image.mode in ("RGB", "RGBA"):  # Pillow keeps the high bytes of 16-bit values
         ids = _colour_ids(np.asarray(image)[..., :3])
     if ids is None:
         raise _Unclear(
@@ -227,11 +226,11 @@ def _ids(image: Image.Image, content: np.ndarray) -> np.ndarray:
 
 
 def read_labels(path: Path, wording: Wording = MASK) -> np.ndarray:
-    """A mask as uint8 object ids ``[H, W]``, upright: the palette index, the grey value, or what colours stand for.
+    """A mask as uint8 object ids ``[H, W]``, upright: palette indices, grey values, or the ids of palette colours.
 
     Raises:
         FileNotFoundError, OSError: as :func:`read_frame`.
-        ValueError: it is damaged, its ids are above 255, or it is of a mode or colours that say no ids.
+        ValueError: it is damaged, its ids are above 255, or its mode or colours have no ids.
     """
     content = _content(path, wording)
     with _named_errors(path, wording), Image.open(BytesIO(content)) as opened:
@@ -240,7 +239,7 @@ def read_labels(path: Path, wording: Wording = MASK) -> np.ndarray:
 
 
 def turned(path: Path | None) -> str:
-    """What a message about a picture of the wrong size says where its EXIF orientation exchanges height and width."""
+    """An addition to the message about a wrong size, where an EXIF orientation exchanges height and width."""
     try:
         value = orientation(path) if path else 1
     except (ValueError, OSError):
@@ -251,9 +250,9 @@ def turned(path: Path | None) -> str:
 def check_size(
     path: Path | str, size: Sequence[int], expected: Sequence[int], of: str, pictures: Collection[Path] = ()
 ) -> None:
-    """Raises ValueError, naming ``path``, unless a height and width are those ``of`` something else.
+    """Raises ValueError, naming ``path``, unless two sizes (height, width) agree.
 
-    Where one of the ``pictures`` that belong to it is turned by its EXIF orientation, the message says so.
+    If one of the ``pictures`` is turned by its EXIF orientation, the message says so.
     """
     if tuple(size) == tuple(expected):
         return

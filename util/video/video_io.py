@@ -1,4 +1,4 @@
-"""Reading the frames of a video file by position. What cannot be read is named together with the mend."""
+"""Reading the frames of a video file by position. Errors name the file and the mend."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from av.stream import Disposition
 from torch import Tensor
 
 _MEND = "restore this file from the data set's archive (docs/data.md)"
-# failures of a decoder on end, after which nothing more is to be expected of it
+# failures of a decoder in a row, after which reading gives up
 _TOLERATED = 100
 
 
 class VideoFile:
     """A video file whose frames are read by position, from 0 in the order in which they are shown; use it in ``with``.
 
-    Reading on from where the last read ended, in windows that may overlap, decodes every frame once.
+    Reading in order, in windows that may overlap, decodes every frame once.
 
     Attributes:
         path: of the file.
         size: height and width in pixels.
-        damaged: times of frames that another one stands in for.
+        damaged: times of damaged frames, which another frame replaces.
 
     A subclass may change, besides :meth:`_picture`:
         mend: what to do about a file that cannot be read.
-        threads: of the decoder, 0 for as many as it likes. Where workers are the parallelism, threads that decode ahead
-            would only decode more than is wanted.
-        lenient: the picture before stands in for a damaged one, as in a player.
+        threads: of the decoder; 0: as many as it chooses. In data loading processes more threads would only decode
+            frames that are not needed.
+        lenient: replace a damaged picture by the one before, as a player does.
 
     Raises FileNotFoundError where there is none, ValueError where it cannot be read.
     """
@@ -58,7 +58,7 @@ class VideoFile:
         self._stream.codec_context.thread_type, self._stream.codec_context.thread_count = "AUTO", self.threads
         self._stored_size = self.size = (self._stream.codec_context.height, self._stream.codec_context.width)
         self._shown: list[int] | None = None
-        self._counted = False  # frames have the times of their places, as counted from the first one on
+        self._counted = False  # the time of a frame is its place, counted from the first frame
         self._keys: list[tuple[int, int]] = []  # when key frames are shown, and when they are decoded
         self._end, self._closed = 0, False
         self._decoder: Iterator[av.VideoFrame] = iter(())
@@ -73,7 +73,7 @@ class VideoFile:
         self.close()
 
     def close(self) -> None:
-        """Ends reading. A decoder that went on after this would take the process with it."""
+        """Ends reading. Decoding after this would crash the process."""
         self._closed, self._decoder = True, iter(())
         self._container.close()
 
@@ -102,7 +102,7 @@ class VideoFile:
         except av.FFmpegError as error:
             if not self.lenient:
                 raise self._damage(error.strerror) from error
-        # An avi says when a picture is decoded, not when it is shown. Where the two differ FFmpeg guesses: times may
+        # An avi stores when a picture is decoded, not when it is shown. Where the two differ FFmpeg guesses: times may
         # repeat, and those of H.264 be of other pictures. Then only counting from the first one on is reliable.
         if self._container.format.name == "avi" and (self._stream.codec_context.name == "h264" or len(shown) < count):
             self._counted, shown, keys = True, decoded, []
@@ -120,9 +120,9 @@ class VideoFile:
         return len(self._times())
 
     def seconds(self) -> list[float]:
-        """When each frame is shown, counted from the first one; one number more says when the last one ends.
+        """When each frame is shown, in seconds from the first; one more number is the end of the last frame.
 
-        Where the file does not say how long that one lasts: as long as the one before, or a second.
+        If the file does not store how long the last frame lasts, it lasts as long as the one before, or a second.
         """
         times = self._times()
         return [float((time - times[0]) * self._stream.time_base) for time in (*times, self._end)]
@@ -131,8 +131,8 @@ class VideoFile:
         """Frames at these positions: uint8 RGB ``[T, 3, H, W]``, channels-last in memory as in
         :func:`util.video.pictures.read_frames`.
 
-        What is decoded begins where the last read ended, or with the key frame before the first of them if that is
-        less, and ends with the last of them.
+        Decoding begins where the last read ended, or at the key frame before the first position if that is nearer. It
+        ends at the last position.
 
         Raises:
             ValueError: a frame is damaged, or the file has been closed.
@@ -156,13 +156,14 @@ class VideoFile:
         return frames.permute(0, 3, 1, 2)
 
     def _decode(self, frames: Tensor, missing: dict[int, list[int]]) -> None:
-        """Puts what is shown at the times in ``missing`` into its places in ``frames``, and takes it off the list."""
+        """Puts the frames shown at the times in ``missing`` into their places in ``frames``, and removes these
+        times."""
         times, time = self._times(), min(missing)
         key, key_decoded = self._keys[max(0, bisect_right(self._keys, (time, self._end)) - 1)]
         if self._at is not None and self._at < time and bisect_left(times, key) <= bisect_left(times, self._at) + 1:
             self._go_on(frames, missing)
             return
-        # Containers differ in what they seek by, and an index may point behind the key frame that a frame needs.
+        # Containers seek by different times, and an index may point behind the key frame that a frame needs.
         for target in (self._keys[0][1],) if self._counted else (time, key_decoded, self._keys[0][1]):
             self._seek(target)
             first = self._go_on(frames, missing)
@@ -175,7 +176,7 @@ class VideoFile:
         self._decoder = self._frames()
 
     def _frames(self) -> Iterator[av.VideoFrame]:
-        """What the decoder makes of the packets from here on, without those that a lenient reader may pass over."""
+        """The frames that the decoder gives from here on; a lenient reader skips damaged ones."""
         failures, counted = 0, iter(self._times() if self._counted else ())
         while failures < _TOLERATED:
             try:
@@ -192,7 +193,7 @@ class VideoFile:
                 failures += 1
 
     def _go_on(self, frames: Tensor, missing: dict[int, list[int]]) -> int | None:
-        """Decodes as far as is needed for what is missing; returns the time of the first frame that came."""
+        """Decodes until no frame is missing; returns the time of the first decoded frame."""
         first, last = None, max(missing)
         for frame in self._decoder:
             self._at = frame.pts
@@ -209,7 +210,7 @@ class VideoFile:
         return frame.to_ndarray(format="rgb24", width=width, height=height)
 
     def _stand_in(self, frames: Tensor, missing: dict[int, list[int]], known: dict[int, Tensor]) -> None:
-        """Repeats in the places of ``missing`` frames the one before, among the ``known`` ones."""
+        """Fills the places of ``missing`` frames with the last ``known`` frame before each."""
         if not self.lenient or not known:
             times = self._times()
             raise self._damage(f"frame {times.index(min(missing)) + 1} of {len(times)} cannot be decoded")

@@ -1,6 +1,6 @@
-"""What is written about one segmented video: an overlay with a legend, masks, a contact sheet, and a record of it all.
+"""The files of a segmented video: an overlay with a legend, masks, a contact sheet, and a record of everything.
 
-Frames come and go one by one, so that a long video needs no more memory than a short one.
+Frames are handled one by one, so that a long video needs no more memory than a short one.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from util.video.visualize import (
     overlay,
 )
 
-# All that a result may consist of; the record is in every one.
+# The files and folders of a result; the record is in every result.
 RECORD = "segmentation.json"
 PIECES = ("overlay.mp4", "overlay.png", "masks", "sheet.png", RECORD)
 MASK_FORMS = ("png", "rle", "none")
 SHEET_FRAMES = 5
-# of frames and masks that are read at a time
+# bytes of frames and masks that are read at a time
 _BYTES = 1 << 27
 
 # takes the number of a frame, the frame, uint8 [H, W, 3], and its masks, bool [E, H, W]
@@ -184,5 +184,5 @@ def _record(
 
 
 def _file_name(text: str) -> str:
-    """The beginning of a text as a file may be called on any system, in any script."""
+    """The beginning of a text, in any script, as a file name that every system allows."""
     return re.sub(r"\W+", "_", text)[:40].strip("_")

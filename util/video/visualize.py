@@ -23,7 +23,7 @@ Colour = tuple[int, int, int]
 
 TRUTH_COLOUR: Colour = (46, 196, 120)
 PREDICTED_COLOUR: Colour = (255, 122, 26)
-# For several objects in one picture; apart from each other also for colour-blind eyes (after Okabe and Ito).
+# Colours of objects in one picture, which colour-blind eyes can tell apart, too (after Okabe and Ito).
 PALETTE: tuple[Colour, ...] = (
     (230, 159, 0),
     (86, 180, 233),
@@ -36,7 +36,7 @@ PALETTE: tuple[Colour, ...] = (
 
 
 def distinct_colours(count: int) -> list[Colour]:
-    """So many different colours, first those of :data:`PALETTE`."""
+    """``count`` different colours, beginning with those of :data:`PALETTE`."""
     hues = (0.618034 * i % 1 for i in range(len(PALETTE), count))  # far from those just before
     more = [tuple(round(255 * c) for c in colorsys.hsv_to_rgb(hue, 0.6, 0.95)) for hue in hues]
     return [*PALETTE[:count], *more]
@@ -66,7 +66,7 @@ def overlay(
     out = frame.copy()
     for i, mask in enumerate(masks):
         colour = np.array(colours[i % len(colours)])
-        # what becomes of each of the values from 0 to 255, in each channel
+        # the new value of each value from 0 to 255, in each channel
         mixed = np.round((1 - alpha) * np.arange(256)[:, None] + alpha * colour).astype(np.uint8)
         out = cv2.copyTo(cv2.LUT(out, mixed[None]), mask.view(np.uint8), out)
         if outline:

@@ -20,7 +20,7 @@ from util.weights.names import unwrapped
 
 FORMAT = 1
 EXPORTED = ".safetensors"
-DESCRIPTION = ("options", "num_classes", "text_encoder")  # what builds the model that the weights fit
+DESCRIPTION = ("options", "num_classes", "text_encoder")  # what is needed to build the model
 _HEADER = "proxyformer"
 
 
@@ -120,7 +120,7 @@ def read_plain(path: Path, what: str) -> Any:
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # damaged bytes end in almost any exception, IndexError and struct.error among them
+    except Exception as error:  # damaged bytes raise almost any exception, IndexError and struct.error among them
         cause = (str(error).strip() or type(error).__name__).splitlines()[0]
         if cause.startswith("Weights only load failed"):
             cause = "it holds something else than tensors and plain data"
@@ -128,7 +128,7 @@ def read_plain(path: Path, what: str) -> Any:
 
 
 def best_weights(content: dict[str, Any]) -> dict[str, torch.Tensor]:
-    """What a checkpoint is to be used with: averaged weights where there are some, else those of the last step."""
+    """The weights to use: the averaged ones if the checkpoint has some, else those of the last step."""
     return content.get("average") or content["model"]
 
 
@@ -139,7 +139,7 @@ def fingerprint(path: str | Path) -> str:
 
 
 def weights_fingerprint(state: dict[str, torch.Tensor]) -> str:
-    """The same for weights in memory: masks of other weights must not pass for theirs."""
+    """Digest of weights in memory, by which masks of other weights are told apart."""
     digest = hashlib.sha256()
     for name, value in state.items():
         digest.update(name.encode())
@@ -148,7 +148,7 @@ def weights_fingerprint(state: dict[str, torch.Tensor]) -> str:
 
 
 def load_weights(model: nn.Module, state: dict[str, torch.Tensor], source: str | Path) -> None:
-    """Loads all parameters or none; their names may carry what a wrapper put before them (:mod:`util.weights.names`).
+    """Loads all parameters or none; their names may have the prefixes of wrappers (:mod:`util.weights.names`).
 
     Raises:
         ValueError: naming ``source`` and the parameters that are missing, unknown, doubled or of another shape.

@@ -1,4 +1,4 @@
-"""The names of parameters in weights files, which carry what the model was wrapped in when it was saved."""
+"""The names of parameters in weights files, and the prefixes that wrappers of the model have added to them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ COUNTER = "n_averaged"  # of AveragedModel, beside the wrapped names
 
 
 def renamed(state: dict[str, Value], name_of: Callable[[str], str | None], source: object) -> dict[str, Value]:
-    """The same values under the names that ``name_of`` gives; without those for which that is None.
+    """The same values under the names that ``name_of`` gives; values for which it gives None are dropped.
 
     Raises:
         ValueError: naming ``source`` and two names that become one.
@@ -42,8 +42,8 @@ def unwrapped(
 
     Args:
         expected: names of the model's own parameters; a prefix that all of these have is not taken off.
-        others: how the names of what the model does not have may begin, as of classifiers; these need not carry the
-            prefix, and what does not is left out where the rest does.
+        others: beginnings of the names of parts that the model lacks, such as classifiers. These names may lack the
+            prefix; if the other names have it, those without it are dropped.
 
     Raises:
         ValueError: naming ``source``; two names become one.
@@ -67,7 +67,7 @@ def _carried(
     """Whether the prefix is to be taken off; raises ValueError where only a few unknown names lack it."""
     rest = [name for name in state if not name.startswith(prefix)]
     own = all(name.startswith(prefix) for name in expected) or any(
-        name.startswith(f"{prefix[:-1]}_")  # which timm makes of it
+        name.startswith(f"{prefix[:-1]}_")  # timm writes such names
         for name in expected
     )
     if own or len(rest) == len(state):

@@ -22,8 +22,8 @@ _NUMBERED = re.compile(r"checkpoint_(\d+)\.pth")
 class Saver:
     """Writes ``checkpoint_<step>.pth`` into a folder and makes ``checkpoint.pth`` another name of the newest.
 
-    Training goes on while a file is written. One that cannot be written, on a full disk for example, costs no training:
-    it is told on stderr, the files before it stay, and the next save tries again.
+    Training goes on while a file is written. A file that cannot be written, as on a full disk, costs no training: a
+    warning says so, earlier files stay, and the next save tries again.
 
     Args:
         folder: of the run.
@@ -34,7 +34,8 @@ class Saver:
         self.folder, self.keep = Path(folder), keep
         self._pool = ThreadPoolExecutor(1, "checkpoint")
         self._writing: Future | None = None
-        self._owed: tuple[dict[str, Any], int] | None = None  # the best one, while it cannot be written
+        # the content of the best checkpoint, while it cannot be written
+        self._owed: tuple[dict[str, Any], int] | None = None
 
     def save(self, content: dict[str, Any], step: int, *, best: bool = False) -> None:
         """Starts to write a checkpoint; what ``content`` holds may change as soon as this returns.
@@ -67,13 +68,13 @@ class Saver:
             self._pool.shutdown()
 
     def _pay(self) -> None:
-        """Tries again to write the best one, where that failed."""
+        """Tries again to write the best checkpoint, if that failed before."""
         if self._owed:
             (content, step), self._owed = self._owed, None
             self._writing = self._pool.submit(self._write, content, step, [BEST])
 
     def _settle(self) -> None:
-        """Waits for the file that is being written; tells of it if that failed."""
+        """Waits for the file that is being written; warns if that failed."""
         if self._writing and (error := self._writing.exception()):
             if not isinstance(error, OSError):
                 raise error
@@ -91,7 +92,7 @@ class Saver:
                     except OSError:  # a file system without links
                         shutil.copyfile(path, temporary)
         except OSError:
-            if BEST in names:  # no later one may take its place
+            if BEST in names:  # a later checkpoint must not replace it
                 self._owed = content, step
             raise
         for _, old in _numbered(self.folder)[self.keep :]:
@@ -99,9 +100,9 @@ class Saver:
 
 
 def newest(folder: str | Path) -> tuple[Path, dict[str, Any]] | None:
-    """The newest checkpoint of a run that can be read, and its content; None where the folder has no checkpoint.
+    """The newest readable checkpoint of a run, and its content; None where the folder has no checkpoint.
 
-    One that is cut short or damaged is passed over, which is told on stderr.
+    A checkpoint that is cut short or damaged is skipped with a warning.
 
     Raises:
         ValueError: there are checkpoints, but none can be read.
@@ -126,8 +127,8 @@ def newest(folder: str | Path) -> tuple[Path, dict[str, Any]] | None:
 def clear_leftovers(folder: str | Path, step: int) -> None:
     """Tidies the folder of a run that starts from, or goes on after, this step.
 
-    What processes that were killed while writing a checkpoint left is deleted. Checkpoints of later steps, as of a run
-    that went astray and is taken up again from before, are renamed: they must not pass for the newest.
+    Files that killed processes left half-written are deleted. Checkpoints of later steps, which are there when a run is
+    resumed from an older checkpoint, are renamed, so that they are not taken for the newest.
     """
     folder = Path(folder)
     for path in folder.glob(".checkpoint*"):
