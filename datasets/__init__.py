@@ -31,8 +31,8 @@ class EvalSet:
         root: its folder.
         num_frames: of the clips of which one frame is scored.
         holdout: how many training videos make the split ``holdout``.
-        annotations, expressions: of Ref-YouTube-VOS's valid, where its masks, and the list of what its expressions
-            mean, lie elsewhere; see :func:`datasets.scorable.scorable_split`.
+        annotations, expressions: folder of the masks of Ref-YouTube-VOS's valid, and file that says what its
+            expressions mean, if they lie in other places; see :func:`datasets.scorable.scorable_split`.
     """
 
     name: str
@@ -52,11 +52,11 @@ class EvalSet:
         """The videos of the split for inference.
 
         Args:
-            gaps: takes single videos and expressions whose data is not as documented; missing files are then for the
-                reader to name, unless all are missing. Without it the first one is an error.
+            gaps: takes single videos and expressions whose data has another form than documented. Missing files are
+                then named when they are read, unless all are missing. Without it the first one is an error.
 
         Raises:
-            FileNotFoundError, ValueError: naming the file or flag and the mend, where the data is not as documented.
+            FileNotFoundError, ValueError: the data is missing or has another form; names the file or flag and the mend.
         """
         return self._made_of("videos")(self, gaps or Gaps(strict=True))
 
@@ -65,7 +65,7 @@ class EvalSet:
         return self._made_of("clips")(self, gaps or Gaps(strict=True))
 
     def _made_of(self, what: str) -> Callable:
-        """What makes the ``videos`` or ``clips`` of the data set; ValueError where it has none."""
+        """The function that makes the ``videos`` or ``clips`` of the data set; ValueError where it has none."""
         make = getattr(DATA_SETS[self.name], what)
         if make is None:
             able = ", ".join(name for name, data_set in DATA_SETS.items() if getattr(data_set, what))
@@ -76,10 +76,10 @@ class EvalSet:
         """Ground truth of every sample of the clips, by image id.
 
         Args:
-            gaps: as it was given to :meth:`clips`; takes samples whose ground truth is damaged or missing.
+            gaps: the same as for :meth:`clips`; takes samples whose ground truth is damaged or missing.
 
-        Raises as :meth:`videos`, and ValueError where it is not of exactly these samples, or if there are gaps where it
-        has others, or less than half of them.
+        Raises as :meth:`videos`, and ValueError where the samples of the ground truth are not exactly these. With gaps
+        only where it has other samples, or less than half of these.
         """
         gaps = gaps or Gaps(strict=True)
         truth = DATA_SETS[self.name].truth(self, gaps)
@@ -99,22 +99,22 @@ class EvalSet:
         return {name: of_sample for name, of_sample in truth.items() if name in asked}
 
     def described(self) -> dict[str, object]:
-        """What answers depend on besides the checkpoint and the predictor, as plain data."""
+        """The split as plain data, for the record of results."""
         return {"data": str(self.root.resolve()), "dataset_file": self.name, "num_frames": self.num_frames}
 
 
 @dataclass(frozen=True)
 class DataSet:
-    """What the project does with one data set. ``train`` takes the options, the others the split that is evaluated.
+    """A data set. ``train`` takes the options; ``videos``, ``clips`` and ``truth`` take the split that is evaluated.
 
     Attributes:
-        classes: how many its categories are; 1 where it is always binary.
-        path: the option that names its folder; of a mixture, the folder of what is evaluated or of all parts.
+        classes: number of its categories; 1 where it is always binary.
+        path: the option that names its folder; for a mixture, the folder of the evaluated part or of all parts.
         train: the training videos; None for a set that is only evaluated.
         videos: of a split, to be segmented whole; None where single frames are scored.
-        clips: of a split, of which one frame each is scored; None where whole videos are.
+        clips: of a split, each with one scored frame; None where whole videos are scored.
         truth: ground truth of the samples of those clips, by image id.
-        parts: the data sets that it is a mixture of; it then has no ``train`` of its own.
+        parts: of a mixture, its data sets; a mixture has no ``train``.
         eval_splits: those that ``main.py --eval`` scores, the default first.
     """
 
@@ -189,7 +189,7 @@ DATA_SETS = {
 
 
 def num_classes(args: argparse.Namespace) -> int:
-    """Classes that the model tells apart: one with ``--binary``, else the data set's categories.
+    """Number of classes that the model tells apart: one with ``--binary``, else the categories of the data set.
 
     Raises ValueError for a mixture of data sets with different categories, unless ``--binary`` is given.
     """
@@ -243,7 +243,7 @@ def eval_set(
         Path(root or getattr(args, DATA_SETS[name].path)),
         args.num_frames,
         args.holdout if holdout is None else holdout,
-        getattr(args, "annotations", None),  # which earlier versions did not have
+        getattr(args, "annotations", None),  # earlier versions did not have these options
         getattr(args, "expressions", None),
     )
 
@@ -251,8 +251,8 @@ def eval_set(
 def eval_split(args: argparse.Namespace, trained: str) -> str:
     """The split that ``main.py --eval`` scores: that of ``--eval_split``, else the hold-out or the data set's default.
 
-    A hold-out from training on another data set, ``trained``, is not meant. Raises ValueError for a split that the
-    data set has not.
+    The hold-out is the default only if the training was on the same data set (``trained``). Raises ValueError for a
+    split that the data set lacks.
     """
     splits = DATA_SETS[args.dataset_file].eval_splits
     if not splits:
@@ -305,7 +305,7 @@ def build_train_loader(
     """Batches of training clips for one of ``world_size`` processes, ``accumulate`` of which make a step.
 
     ``loader.batch_sampler.set_epoch(e)`` selects the order and augmentation of an epoch, ``len(loader)`` is its number
-    of batches. What a batch holds depends on the options and the epoch, never on the number of workers.
+    of batches. The content of a batch depends on the options and the epoch, and not on the number of workers.
     Raises as :meth:`EvalSet.videos`, and ValueError for a data set that is only evaluated.
     """
     weights = {name: weight for name, weight in mixing_weights(args).items() if weight}
@@ -317,7 +317,7 @@ def build_train_loader(
             f"--holdout {args.holdout}: no training videos of {args.dataset_file} can be kept out (those of {able} "
             "can); leave it out"
         )
-    num_classes(args)  # which refuses a mixture without common categories, before anything is read
+    num_classes(args)  # refuses a mixture without common categories, before anything is read
     for name in weights:
         if DATA_SETS[name].train is None:
             trainable = ", ".join(name for name, data in DATA_SETS.items() if data.train or data.parts)
@@ -358,7 +358,7 @@ def build_train_loader(
         persistent_workers=args.num_workers > 0,
         pin_memory=torch.cuda.is_available() and torch.device(args.device or "cuda").type == "cuda",
         worker_init_fn=set_up_worker,
-        generator=torch.Generator(),  # else every epoch would draw from the one that training draws from
+        generator=torch.Generator(),  # otherwise every epoch would draw from the generator of the training
     )
     loader.sets = sets
     loader.patience = args.loader_timeout

@@ -1,4 +1,4 @@
-"""A2D-Sentences: where things lie on disk, what its lists say, the masks of a frame. Clips are made of mp4 files.
+"""A2D-Sentences: its folders, its lists, the masks of a frame. Clips are read from mp4 files.
 
 Frames are numbered from 1 in the lists and in the names of the masks, from 0 in :class:`util.video.video_io.VideoFile`.
 Always binary.
@@ -58,7 +58,7 @@ def truth_path(root: Path) -> Path:
 
 
 def sentences_path(root: Path) -> Path:
-    """The sentences as published, of which the lists are made."""
+    """The published file of sentences, from which the lists are made."""
     return root / "text_annotations" / "a2d_annotation.txt"
 
 
@@ -103,9 +103,9 @@ def read_instances(path: Path) -> list[int]:
 def read_masks(path: Path, instances: Sequence[int]) -> np.ndarray:
     """uint8 ``[n, H, W]``, 1 where each of these instances is.
 
-    The file holds them transposed, as MATLAB writes arrays, and without the leading axis where it has one instance.
-    Masks beyond the list of instances are nobody's, as for MTTR and ReferFormer, which look masks up by it.
-    Raises FileNotFoundError or ValueError, also for an instance that the frame has not.
+    The file holds masks transposed, as MATLAB writes arrays, and without the leading axis for a single instance. Masks
+    beyond the list of instances are ignored, as in MTTR and ReferFormer, which look masks up by this list.
+    Raises FileNotFoundError or ValueError, also for an instance that the frame lacks.
     """
     present, masks = _read_h5(path, with_masks=True)
     if len(present) == 1 and masks.ndim == 2:
@@ -127,12 +127,12 @@ _RESIZED = FileWarnings("they are resized")
 
 
 def fitted(path: Path, masks: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Masks ``[n, h, w]`` of a file in the ``size`` (height, width) of their frame; a warning where they had another.
+    """Masks ``[n, h, w]`` of a file, resized to the ``size`` (height, width) of their frame with a warning.
 
     ReferFormer never compares the two: it stretches both to the size of its input, masks by nearest neighbours
     (`resize` in datasets/transforms_video.py of github.com/wjn922/ReferFormer).
 
-    Raises ValueError for masks that lie on their side, as of a file whose axes are not MATLAB's.
+    Raises ValueError for transposed masks, from a file whose axes are in another order than MATLAB's.
     """
     if masks.shape[1:] == tuple(size):
         return masks
@@ -147,7 +147,7 @@ def fitted(path: Path, masks: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def _number(value: object) -> int | None:
-    """A number that a list may hold as such or as text."""
+    """A number that a list may hold as number or as text."""
     return int(value) if isinstance(value, int | str) and str(value).isdecimal() else None
 
 
@@ -223,7 +223,7 @@ def _read_sentences(path: Path) -> dict[str, list[tuple[int, str]]]:
         instance = _number(instance_id.strip())
         if not video or instance is None or is_empty(query):
             raise SET.bad(path, f"row {number} must hold a video, the number of an instance and a sentence")
-        # A sample has no name beyond video, frame and instance: two sentences could not be scored apart.
+        # Video, frame and instance name a sample, so two sentences about one instance could not be scored separately.
         if first.setdefault((video, instance), number) != number:
             raise SET.bad(
                 path,
@@ -245,7 +245,7 @@ class RawVideo:
     def samples(self, root: Path) -> list[Sample]:
         """A sample for each sentence and each annotated frame that has its instance; other frames are skipped.
 
-        A video without a folder of masks has none, as in MTTR's datasets/a2d_sentences/a2d_sentences_dataset.py.
+        A video without a folder of masks has no samples, as in MTTR's datasets/a2d_sentences/a2d_sentences_dataset.py.
         """
         SET.require(masks_root(root), "the folder of masks")
         folder = masks_root(root) / self.video
@@ -296,9 +296,10 @@ def _read_window(path: Path, frame: int, offsets: Sequence[int], num_frames: int
 
 @dataclass(frozen=True)
 class AnnotatedFrame(TrainVideo):
-    """The window around an annotated frame, as a training video of one clip; the other frames have no ground truth.
+    """The window around an annotated frame, as a training video of one clip. Its other frames have no ground truth.
 
-    ``frame_ids`` has the numbers that the window asks for: below 1 and past the end of the video, its end is repeated.
+    ``frame_ids`` are the numbers of the window's frames. Before the first and after the last frame, that frame is
+    repeated.
 
     Attributes:
         video_path: the mp4.
@@ -335,7 +336,7 @@ class AnnotatedFrame(TrainVideo):
         return torch.tensor([p == len(self.frame_ids) // 2 for p in positions])
 
     def shows(self, objects: tuple[int, ...]) -> bool:
-        # read_masks has seen that the frame has the instance; one frame without its pixels says nothing of the video.
+        # read_masks checked the instance; one frame without its pixels proves nothing about the video.
         return True
 
 
@@ -361,7 +362,7 @@ def _by_frame(root: Path, split: str, gaps: Gaps | None = None) -> Iterator[tupl
     what = f"the video, which {list_path(root, split).name} names,"
     for path in paths if gaps.strict else ():
         SET.require(path, what)
-    SET.require_any(paths, what)  # reading names the others
+    SET.require_any(paths, what)  # reading names other missing files
     yield from zip(paths, frames.values(), strict=True)
 
 

@@ -27,8 +27,8 @@ from util.video.pictures import check_size, image_size, read_frames, read_label_
 
 # Random streams of a sample: its own choices, those it shares with its step, the grouping of a window's expressions.
 _OWN, _SHARED, _GROUPING, _SUBSTITUTE = range(4)
-MAX_SUBSTITUTES = 10  # of clips whose files are no good
-MAX_DRAWS = 200  # until a clip shows an object; even where one in twenty does, all fail once in 30,000 times
+MAX_SUBSTITUTES = 10  # tries to replace a clip whose files are damaged
+MAX_DRAWS = 200  # tries until a clip shows an object; if one clip in twenty does, all tries fail once in 30,000 times
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Expression:
     Attributes:
         exp_id: key of the expression in its video.
         text: the expression.
-        objects: what it means, by the numbers that the video's masks have for them; MeViS means several at once.
+        objects: numbers, in the masks of the video, of the objects that it means; in MeViS these may be several.
         label: class index.
     """
 
@@ -50,7 +50,7 @@ class Expression:
 
 @dataclass(frozen=True)
 class TrainVideo(ABC):
-    """A video with masks and expressions. A data set supplies where its frames and masks are; all else is shared.
+    """A video with masks and expressions. A data set adds the reading of its frames and masks.
 
     Attributes:
         video_id: its name.
@@ -74,7 +74,7 @@ class TrainVideo(ABC):
     def masks(self, positions: Sequence[int], objects: Sequence[tuple[int, ...]], size: tuple[int, int]) -> Tensor:
         """uint8 ``[T, E, H, W]``, 1 where any of ``objects[e]`` is.
 
-        Raises ValueError for masks that have not the ``size`` (height, width) of their frames.
+        Raises ValueError for masks of another size than ``size`` (height, width), that of their frames.
         """
 
     @abstractmethod
@@ -82,7 +82,7 @@ class TrainVideo(ABC):
         """The file or folder of the masks, for messages."""
 
     def window_starts(self, num_frames: int) -> Sequence[int]:
-        """Where the clips of an epoch begin, before :meth:`draw_positions` moves them."""
+        """First frames of the clips of an epoch, before :meth:`draw_positions` moves them."""
         return window_starts(num_frames, len(self.frame_ids))
 
     def draw_positions(self, start: int, num_frames: int, rng: np.random.Generator) -> list[int]:
@@ -90,7 +90,7 @@ class TrainVideo(ABC):
         return draw_window(start, num_frames, len(self.frame_ids), rng)
 
     def annotated(self, positions: Sequence[int]) -> Tensor:
-        """bool ``[T]``, which frames have ground truth at all."""
+        """bool ``[T]``, the frames with ground truth."""
         return torch.ones(len(positions), dtype=torch.bool)
 
     def clip(
@@ -129,11 +129,11 @@ class FolderVideo(TrainVideo):
 
 @dataclass(frozen=True)
 class LabelMapVideo(FolderVideo):
-    """A video on disk as YouTube-VOS and DAVIS have it: its masks are PNGs whose pixel value is the object's number.
+    """A video in the form of YouTube-VOS and DAVIS: its masks are PNGs whose pixel value is the object's number.
 
     Attributes:
         mask_dir: their folder.
-        mask_files: the name of each frame's mask in it, None of a frame that has none and is not supervised.
+        mask_files: file name of each frame's mask; None for a frame without a mask, which is not supervised.
     """
 
     mask_dir: Path
@@ -154,7 +154,7 @@ class LabelMapVideo(FolderVideo):
         files = [self.mask_files[p] for p in positions]
         paths = [file and self.mask_dir / file for file in files]
         labels = read_label_maps(paths, size, [self.frame_path(p) for p in positions])
-        # comparing with one number at a time is many times as fast as torch.isin
+        # comparing with one number at a time is much faster than torch.isin
         return torch.cat([torch.stack([labels == number for number in of]).any(0) for of in objects], dim=1).byte()
 
     def where(self) -> str:
@@ -227,9 +227,9 @@ class EvalClip(ABC):
 class ClipDataset(Dataset):
     """Training clips: for every window of every video one entry for each group of expressions.
 
-    With ``expressions_per_clip`` = 1 this is ReferFormer's index, an entry for each (expression, window). Above 1 the
-    expressions of a window are shuffled into groups anew in each epoch, each occurring once; those of a group share
-    one decoded and transformed clip.
+    With ``expressions_per_clip`` = 1 this is ReferFormer's index, an entry for each (expression, window). Above 1, each
+    epoch shuffles the expressions of a window into groups; the expressions of a group share one decoded and transformed
+    clip.
 
     Args:
         videos: the index.
@@ -237,10 +237,10 @@ class ClipDataset(Dataset):
         expressions_per_clip: most expressions of a clip.
         transform: augmentation.
         seed: of the run; with a :class:`ClipRequest` it determines a sample, whichever process makes it.
-        bad_sample: "fail", or "skip": a clip whose files are no good is replaced by another one.
-        absent_object: of an expression whose object no frame of the clip shows: "keep" trains it as absent; "replace"
-            leaves it out, and takes another clip of the whole set where none is left (``__getitem__`` of ReferFormer's
-            datasets/ytvos.py).
+        bad_sample: "fail", or "skip" to replace a clip with damaged files by another clip.
+        absent_object: what to do with an expression whose object no frame of the clip shows. "keep" trains the object
+            as absent. "replace" leaves the expression out, and takes another clip of the whole set if no expression is
+            left (``__getitem__`` of ReferFormer's datasets/ytvos.py).
         text_form: of the expressions, see :func:`util.samples.text.in_form`.
     """
 
@@ -264,7 +264,7 @@ class ClipDataset(Dataset):
         self.bad_sample = bad_sample
         self.absent_object = absent_object
         self.text_form = text_form
-        # An array rather than tuples: worker processes then share its memory.
+        # Worker processes share the memory of an array, and would copy tuples.
         self.entries = np.array(
             [
                 (number, start, group)
@@ -281,7 +281,8 @@ class ClipDataset(Dataset):
     def sizes(self) -> list[tuple[int, int]]:
         """Height and width of each entry's frames on disk, from the header of its video's first frame.
 
-        With ``bad_sample`` "skip" a video without that has the commonest size; its clips are replaced when read.
+        With ``bad_sample`` "skip" a video without a readable header gets the commonest size; its clips are replaced
+        later.
         """
         errors: list[Exception] = []
 
@@ -303,7 +304,7 @@ class ClipDataset(Dataset):
         return [sizes[number] or commonest for number in self.entries[:, 0]]
 
     def _require_object(self, number: int, expression: Expression) -> None:
-        """Raises ValueError where no mask of the whole video holds the object; absence from a clip is ordinary."""
+        """Raises ValueError where no mask of the whole video shows the object. Absence from one clip is no error."""
         if (number, expression.objects) in self._found_objects:
             return
         video = self.videos[number]
@@ -316,7 +317,7 @@ class ClipDataset(Dataset):
         self._found_objects.add((number, expression.objects))
 
     def __getitem__(self, request: ClipRequest) -> Clip:
-        """The clip that is asked for, or another one where its files are no good or it shows none of its objects.
+        """The requested clip, or another one where its files are damaged or it shows none of its objects.
 
         Raises ValueError and OSError as :meth:`make`, and ValueError where no clip is found.
         """
@@ -344,7 +345,7 @@ class ClipDataset(Dataset):
         )
 
     def make(self, request: ClipRequest) -> Clip | None:
-        """One clip; None where it shows none of its objects and such clips are to be replaced.
+        """One clip; None where it shows none of its objects and ``absent_object`` is "replace".
 
         Raises ValueError and OSError naming a file that is missing, damaged or contradicts the others.
         """

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from util.samples.structures import Batch, Clip, Target, Targets
 
-# The coarsest stride of the backbones; their maps then need no rounding.
+# The coarsest stride of the backbones. The sizes of their maps then need no rounding.
 PAD_MULTIPLE = 32
 
 
@@ -44,7 +44,7 @@ def _collate_targets(targets: list[Target], size: tuple[int, int]) -> Targets:
 
 
 def _valid_pixels(clips: list[Clip], size: tuple[int, int]) -> Tensor | None:
-    """bool ``[V, H, W]``, True on real pixels; None when no clip is padded, which spares the model all its masks."""
+    """bool ``[V, H, W]``, True on real pixels; None when no clip is padded, so the model needs no masks."""
     if all(clip.frames.shape[-2:] == size for clip in clips):
         return None
     return _stack([torch.ones(clip.frames.shape[-2:], dtype=torch.bool) for clip in clips], size)

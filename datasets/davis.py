@@ -1,4 +1,4 @@
-"""Ref-DAVIS17 as tools/data/convert_davis_to_ytvos.py lays it out: Ref-YouTube-VOS's layout, four annotators.
+"""Ref-DAVIS17 in the layout that tools/data/convert_davis_to_ytvos.py writes: Ref-YouTube-VOS's, with four annotators.
 
 Source of the categories, the 78 of DAVIS 2017's semantics: `davis_category_list` in datasets/categories.py of
 github.com/wjn922/ReferFormer.
@@ -38,7 +38,7 @@ class AnnotatedVideo(VideoEntry):
     """A video to segment whole, once for each annotator.
 
     Attributes:
-        annotators: for each of them the text of every object, by its number in the masks; the same objects for all.
+        annotators: for each annotator the text of every object, by the object's number in the masks.
     """
 
     annotators: tuple[dict[int, str], ...]
@@ -88,8 +88,8 @@ def by_annotator(where: str, expressions: dict[str, dict]) -> tuple[dict[int, st
 def eval_videos(root: Path, split: str, holdout: int, gaps: Gaps | None = None) -> list[AnnotatedVideo]:
     """The videos of a split for inference.
 
-    Raises as :func:`ytvos.eval_videos`, also where the four annotators of a video do not name the same objects, which
-    makes the video one of the ``gaps`` if there are any.
+    Raises as :func:`ytvos.eval_videos`, and where the four annotators of a video name different objects; with ``gaps``
+    such a video becomes a gap.
     """
     gaps = gaps or Gaps(strict=True)
     entries = split_videos(root, split, holdout, gaps)

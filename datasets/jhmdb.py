@@ -1,4 +1,4 @@
-"""JHMDB-Sentences: where things lie on disk, what its list says, the masks of a video. It is only evaluated.
+"""JHMDB-Sentences: its folders, its list, the masks of a video. It is only evaluated.
 
 Frames are numbered from 1; the masks of frame n are at index n - 1. Always binary.
 """
@@ -34,8 +34,8 @@ class Sample:
         video: its name.
         frame_path: the file of the frame, named by its number from 1.
         mask_path: the puppet masks of the video.
-        length: frames of the video that have a mask, the first ones; there may be more (get_samples_metadata in MTTR's
-            datasets/jhmdb_sentences/jhmdb_sentences_dataset.py).
+        length: number of frames with a mask, from the first on; the video may have more frames (get_samples_metadata in
+            MTTR's datasets/jhmdb_sentences/jhmdb_sentences_dataset.py).
         query: the sentence.
     """
 
@@ -66,7 +66,7 @@ def truth_path(root: Path) -> Path:
 
 
 def _rerooted(root: Path, listed: object, folder: str) -> Path | None:
-    """A listed path, which begins in the folder of whoever made the list, under ``root``; None if it is no such."""
+    """A listed path under ``root`` instead of the folder of the list's author; None if it has another form."""
     parts = PureWindowsPath(listed).parts if isinstance(listed, str) else ()
     return root.joinpath(*parts[parts.index(folder) :]) if folder in parts[:-1] else None
 
@@ -102,14 +102,14 @@ def read_samples(root: Path, gaps: Gaps | None = None) -> list[Sample]:
 
 
 def read_puppet_masks(path: Path) -> np.ndarray:
-    """bool ``[T, H, W]``, where the person is; there may be fewer frames than the video has.
+    """bool ``[T, H, W]``, the pixels of the person; the video may have more frames.
 
     Raises FileNotFoundError or ValueError.
     """
     SET.require(path, "the file of masks")
     try:
         masks = loadmat(path, variable_names=["part_mask"])["part_mask"]
-    # scipy's errors on damaged files are of many kinds
+    # scipy raises many kinds of errors on damaged files
     except Exception as error:
         raise SET.bad(path, f'cannot be read as a MATLAB file with "part_mask" ({error})') from error
     if masks.ndim == 2:  # MATLAB drops the last axis where it has one entry
@@ -139,9 +139,9 @@ class WindowClip(EvalClip):
 
 
 def frame_files(samples: Iterable[Sample]) -> dict[Path, Path]:
-    """The files of all frames of the samples' videos, by the path that the list has or would have for them.
+    """The files of all frames of the samples' videos, by their paths in the form of the list.
 
-    Frames may be stored as another kind of picture than listed. A missing one is named as listed.
+    Frames may be stored as another kind of picture than listed. Messages name a missing frame as the list does.
 
     Raises ValueError where a frame has two files.
     """
@@ -184,7 +184,7 @@ def eval_clips(root: Path, num_frames: int, gaps: Gaps | None = None) -> list[Wi
                 frame_paths=paths,
             )
         )
-    if not gaps.strict:  # reading names those that are missing
+    if not gaps.strict:  # reading names missing files
         SET.require_any((path for clip in clips for path in clip.frame_paths), "the frame")
     return clips
 

@@ -1,4 +1,4 @@
-"""The loader of training batches, whose errors and lost processes a user can make sense of."""
+"""The loader of training batches, with clear errors about data and about processes that died."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from util.run.aside import Aside, Stalled
 from util.run.interrupt import Interrupted, ignore_in_worker
 from util.samples.structures import Batch
 
-# the second is what the thread that pins memory makes of it
+# the thread that pins memory raises the second kind
 _WORKER_DIED = re.compile(r"DataLoader worker \(pid|Pin memory thread exited")
-LOOK_SECONDS = 1.0  # how often it is seen whether anything has arrived
+LOOK_SECONDS = 1.0  # seconds between looks at whether a batch has arrived
 _END = object()
 
 
@@ -34,31 +34,31 @@ def single_threaded(_worker: int) -> None:
 
 
 def set_up_worker(worker: int) -> None:
-    """Of a training process, which does something of its own about signals."""
+    """Sets up a data loading process, and leaves signals to the training process."""
     single_threaded(worker)
     ignore_in_worker()
-    # A batch is packed in a thread, which would print a traceback and drop it, and the trainer would wait for ever.
+    # A thread packs the batch. On an error it would print a traceback and drop it, and the trainer would wait for ever.
     multiprocessing.queues.Queue._on_queue_feeder_error = _send_error_instead
 
 
 def _send_error_instead(queue: multiprocessing.queues.Queue, error: Exception, item: tuple[int, Any]) -> None:
-    """What a queue calls where an item (number, batch) could not be packed, as where shared memory is full."""
+    """A queue calls this where an item (number, batch) could not be packed, as when shared memory is full."""
     queue.put((item[0], ExceptionWrapper(where="in DataLoader worker process, sending a batch")))
 
 
 class WorkerDied(OSError):
-    """A data loading process has ended by itself, or was ended, as when the machine runs out of memory."""
+    """A data loading process died or was killed, as when the machine runs out of memory."""
 
 
 class TrainLoader(DataLoader):
-    """A DataLoader whose workers' errors about the data read as those of the main process: one line, with the mend.
+    """A DataLoader whose workers' errors about the data are one line with the mend, as in the main process.
 
-    Batches are waited for in a thread beside: the main thread hears signals whatever hangs, and an exception that one
-    of them raises ends the workers.
+    A separate thread waits for batches. So signals reach the main thread whatever hangs, and an exception that a signal
+    raises ends the workers.
 
     Attributes:
-        clips: how many clips of each data set an epoch has over all ranks. Batches are filled up beyond that; and of
-            sets with one weight that is no whole number, the numbers vary around these, their sum does not.
+        clips: number of clips of each data set in an epoch, over all ranks. The last batches are filled up beyond that.
+            Where a weight is no whole number, the numbers of the sets vary around these, and their sum stays the same.
         sets: the training videos of each data set.
         patience: seconds without any batch from any worker, after which :class:`util.run.aside.Stalled` is raised; 0:
             none.
@@ -70,11 +70,11 @@ class TrainLoader(DataLoader):
 
     def __iter__(self) -> Iterator[Batch]:
         aside = Aside("batches")
-        batches = self._iterator  # where torch keeps the workers that persist
+        batches = self._iterator  # torch keeps persistent workers here
         try:
             if batches is None:
-                batches = super().__iter__()  # here: the thread that pins memory asks for the device of this one
-                # torch's handler raises out of whatever the trainer is doing; it notices a dead worker without it
+                batches = super().__iter__()  # in this thread, because the thread that pins memory takes its device
+                # torch's handler would raise in the middle of the trainer's work; dead workers are noticed without it
                 if threading.current_thread() is threading.main_thread():
                     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             else:
@@ -83,7 +83,7 @@ class TrainLoader(DataLoader):
                 found = [self._await(aside.submit(next, batches, _END), batches)]
                 if found[0] is _END:
                     return
-                yield found.pop()  # nothing here keeps it from being freed
+                yield found.pop()  # no reference here keeps it in memory
         except Interrupted:
             self._end_workers(batches)
             raise
@@ -96,12 +96,12 @@ class TrainLoader(DataLoader):
                 raise WorkerDied(f"{error}; {_last_words(batches)}") from error
             if isinstance(error, RuntimeError) or not str(error).startswith("Caught "):
                 raise
-            # torch makes the worker's whole traceback the message; it ends with "ValueError: what we said".
+            # torch's message is the worker's whole traceback, which ends with "ValueError: our message".
             message = str(error).rstrip().rpartition("\n")[2].partition(": ")[2]
             raise type(error)(message) from error
 
     def _await(self, job: Future, batches: Iterator[Batch]) -> Any:
-        """What the job gives, as soon as it does.
+        """Waits for the job, and returns its result.
 
         Raises:
             Stalled: for ``patience`` seconds no worker has delivered anything.
@@ -112,7 +112,8 @@ class TrainLoader(DataLoader):
             before = time.monotonic()
             if wait([job], look).done:
                 return job.result()
-            idle += min(time.monotonic() - before, 2 * look)  # no longer, where this process itself was stopped
+            # the workers could not deliver while this process was stopped
+            idle += min(time.monotonic() - before, 2 * look)
             if _due(batches) != due:
                 idle, due = 0.0, _due(batches)
             if self.patience and idle >= self.patience:
@@ -122,13 +123,13 @@ class TrainLoader(DataLoader):
                 raise self._stalled(batches, f"no batch from {who} for {self.patience:g} s (--loader_timeout)")
 
     def _stalled(self, batches: Iterator[Batch] | None, what: str, error: Exception | None = None) -> Stalled:
-        """The error that says ``what`` is and why; the workers are ended, those that hang among them."""
+        """Ends the workers, also those that hang, and returns the error with the cause."""
         why = reasons([worker.pid for worker in _workers(batches) if worker.is_alive()], error)
         self._end_workers(batches)
         return Stalled(f"{what}: {why}")
 
     def _end_workers(self, batches: Iterator[Batch] | None) -> None:
-        """At once, since those that hang would not hear of the end otherwise."""
+        """Kills the workers, because those that hang do not react to a request."""
         for worker in _workers(batches):
             worker.kill()
         self.forget_workers()
@@ -143,14 +144,15 @@ def _workers(batches: Iterator[Batch] | None) -> list[multiprocessing.Process]:
 
 
 def _last_words(batches: Iterator[Batch]) -> str:
-    """What to do about a worker, or the thread that pins memory, that has ended."""
+    """The message about a worker, or the thread that pins memory, that has died."""
     if _workers(batches) and all(worker.is_alive() for worker in _workers(batches)):
         return reasons([worker.pid for worker in _workers(batches)])
-    if any(worker.exitcode == -signal.SIGBUS for worker in _workers(batches)):  # of a page without memory behind it
+    # the signal for a page without memory behind it
+    if any(worker.exitcode == -signal.SIGBUS for worker in _workers(batches)):
         return f"it was ended by a bus error: {SHARED_MEMORY}"
     return "if it was out of memory, give a lower --num_workers, or 0 to see what it dies of"
 
 
 def _due(batches: Iterator[Batch]) -> int | None:
-    """Batches that workers owe; torch may wait for one of them while others arrive."""
+    """Number of batches that workers still have to deliver; torch waits for one while others arrive."""
     return getattr(batches, "_tasks_outstanding", None)

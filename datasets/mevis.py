@@ -51,17 +51,17 @@ def masks_path(root: Path, split: str) -> Path:
 
 
 class _Place(int):
-    """Where a mask of the file is kept; no number of the file itself is of this type."""
+    """Place of a mask in the tensors. It has a type of its own, so that no number of the file is taken for it."""
 
 
 class MaskStore:
-    """The masks of a ``mask_dict.json``: for each annotation one of every frame, None where there is nothing.
+    """The masks of a ``mask_dict.json``: for each annotation a mask of every frame, None where it has no pixel.
 
-    The file is parsed once, into a few tensors. Data loading processes, whether forked or spawned, share their memory,
-    where Python objects would be copied: a forked process copies what it counts references to.
+    The file is parsed once into a few tensors, whose memory all data loading processes share. Python objects would be
+    copied, also by forked processes, which write to their reference counts.
 
     Args:
-        gaps: takes annotations that are not as documented. Without it the first one is an error.
+        gaps: takes annotations of another form than documented. Without it the first one is an error.
 
     Raises:
         FileNotFoundError, ValueError: naming the file and the annotation.
@@ -121,7 +121,7 @@ class MaskStore:
         return annotation in self._spans
 
     def frames(self, annotation: int) -> int:
-        """For how many frames an annotation has a mask or null."""
+        """Number of frames for which an annotation has a mask or null."""
         return self._spans[annotation][1]
 
     def mask(self, annotation: int, t: int) -> Rle | None:
@@ -147,10 +147,10 @@ def _is_size(size: object) -> bool:
 
 @dataclass(frozen=True)
 class RleVideo(FolderVideo):
-    """A video on disk as MeViS has it: pictures, and the masks of its annotations in the file of its split.
+    """A video in the form of MeViS: pictures, and masks in the file of its split.
 
     Attributes:
-        store: that file; ``Expression.objects`` are its annotations.
+        store: the masks of the split; ``Expression.objects`` are annotations in it.
     """
 
     store: MaskStore = field(repr=False, compare=False)
@@ -189,7 +189,7 @@ def split_videos(root: Path, split: str, holdout: int = 0, gaps: Gaps | None = N
 
 
 def annotations_of(expression: Mapping) -> tuple[int, ...]:
-    """What an expression of meta_expressions means, as keys of the masks."""
+    """The annotations that an expression of meta_expressions means, as keys of the masks."""
     return tuple(sorted(set(expression["anno_id"])))
 
 
@@ -209,7 +209,7 @@ def check_annotations(store: MaskStore, vid: str, exp_id: str, annotations: Iter
 
 
 def read_masks(root: Path, split: str, videos: Mapping[str, dict]) -> MaskStore:
-    """The masks of a split, checked to have all that these videos' expressions mean.
+    """The masks of a split; raises where an annotation of these videos' expressions is missing.
 
     Raises FileNotFoundError or ValueError, naming the file, the annotation and the mend.
     """

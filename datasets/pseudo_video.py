@@ -3,8 +3,7 @@
 The numbers, and what is drawn how often, are those of ReferFormer's joint training (datasets/refexp2seq.py and
 image_to_seq_augmenter.py of github.com/wjn922/ReferFormer). What they mean is defined by github.com/aleju/imgaug:
 PerspectiveTransform and Affine in augmenters/geometric.py, AddToHueAndSaturation in color.py, MotionBlur in blur.py.
-Every frame is warped from the image, not from its neighbour, so a clip has the order of frames no more than a shuffled
-video has.
+Every frame is warped from the image, and not from its neighbour, so the order of the frames of a clip is arbitrary.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ TINT = 5  # of 256 levels; the same number for hue (256 are the whole circle) an
 BLUR_PROBABILITY = 0.25
 BLUR_SIZES = (9, 11)  # pixels of a motion blur
 
-# What comes in from outside the image. Mirrored pixels would show objects again where no mask has them; the mean is
+# Value of pixels from outside the image. Mirrored pixels would show objects again without a mask; the mean is
 # what padding is, too. ReferFormer has black.
 _OUTSIDE = tuple(round(255 * value) for value in MEAN)
 
@@ -37,7 +36,7 @@ def draw_warp(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
     """
     sides = np.array([width, height])
     corners = np.array([[0, 0], [1, 0], [1, 1], [0, 1]])
-    inwards = np.abs(rng.normal(0, CORNER, (4, 2))).clip(0, 0.45)  # beyond, the corners would change places
+    inwards = np.abs(rng.normal(0, CORNER, (4, 2))).clip(0, 0.45)  # beyond this the corners would change places
     quadrangle = (corners + inwards * (1 - 2 * corners)) * sides
     enlarge = cv2.getPerspectiveTransform(quadrangle.astype(np.float32), (corners * sides).astype(np.float32))
     angle = np.deg2rad(rng.uniform(-ROTATION, ROTATION))

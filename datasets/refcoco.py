@@ -1,5 +1,5 @@
-"""RefCOCO, RefCOCO+ and RefCOCOg as tools/data/convert_refcoco.py writes them: an image is a clip of one frame, or a
-pseudo-video of several."""
+"""RefCOCO, RefCOCO+ and RefCOCOg in the form that tools/data/convert_refcoco.py writes. An image is a clip of one
+frame, or a pseudo-video of several."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from util.run.gaps import Gaps
 from util.samples.text import is_empty
 from util.video.pictures import read_frames, turned
 
-# Whose division into splits each set is published with, and what those splits are.
+# The author of each set's division into splits, and these splits.
 DIVISIONS = {"refcoco": "unc", "refcoco+": "unc", "refcocog": "umd"}
 SPLITS = {"unc": ("train", "val", "testA", "testB"), "umd": ("train", "val", "test")}
 SETS = tuple(DIVISIONS)
@@ -62,7 +62,7 @@ def _bad(path: Path, problem: str, mend: str = _CONVERT) -> ValueError:
 
 
 def annotations_path(root: Path, name: str, split: str) -> Path:
-    """The converted file of a split. Raises ValueError for a split that the set has not."""
+    """The converted file of a split. Raises ValueError for a split that the set lacks."""
     splits = SPLITS[DIVISIONS[name]]
     if split not in splits:
         raise ValueError(f"--split {split} does not exist for {name}; choose one of {', '.join(splits)}")
@@ -134,7 +134,7 @@ def read_sentences(root: Path, name: str, split: str, gaps: Gaps | None = None) 
     Args:
         root: folder of COCO.
         name: one of :data:`SETS`.
-        gaps: takes sentences whose entry is not as documented. Without it the first one is an error.
+        gaps: takes sentences whose entry has another form than documented. Without it the first one is an error.
 
     Raises:
         FileNotFoundError, ValueError: naming the file, the entry and the mend.
@@ -187,8 +187,8 @@ class CocoImage(TrainVideo):
 
     Attributes:
         path: of the image.
-        image_size: height and width, as ``source`` has them, so that no file need be opened for it.
-        segmentations: of each object, as JSON: a small part of the memory of its many numbers.
+        image_size: height and width from ``source``, so that no image need be opened for them.
+        segmentations: of each object, as JSON text, which takes little memory.
         source: the converted file.
     """
 
@@ -235,7 +235,7 @@ def _tell_dropped(source: Path, sentences_of: dict[int, list[Sentence]]) -> None
 def train_videos(root: Path, name: str, binary: bool) -> list[CocoImage]:
     """Index of the training images of a set; with ``binary`` every label is 0.
 
-    An image and an object are named by COCO's numbers, so that the three sets know them for the same.
+    Images and objects are named by COCO's numbers, so the three sets have the same names for them.
     Raises as :func:`read_sentences`.
     """
     sentences_of = read_sentences(root, name, "train")
@@ -295,7 +295,7 @@ def eval_clips(root: Path, name: str, split: str, gaps: Gaps | None = None) -> l
         )
         for sentences in read_sentences(root, name, split, gaps).values()
     ]
-    # Now rather than in the middle of an evaluation; else reading the image names it.
+    # A missing image shows now, and not in the middle of an evaluation; with gaps, reading the image names it.
     if not gaps.strict and any(clip.path.is_file() for clip in clips):
         return clips
     for clip in clips:

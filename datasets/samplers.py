@@ -13,7 +13,7 @@ from datasets.sampling import stream
 
 @dataclass(frozen=True)
 class ClipRequest:
-    """Names one sample; together with the run's seed it determines every random choice about it.
+    """Names one sample. Together with the seed of the run it determines every random choice for the sample.
 
     Attributes:
         index: entry of the dataset.
@@ -39,8 +39,8 @@ class ShapeBatchSampler:
         seed: of the run.
         rank, world_size: place among the processes of a distributed run.
         accumulate: batches that make a step; their number is a multiple of it.
-        shares: how often each entry occurs in an epoch, on average; 1 for all when None. Of entries with 0.3, three
-            tenths are drawn anew in every epoch; with 2.3, all occur twice and three tenths a third time.
+        shares: how often each entry occurs in an epoch, on average; None: once. Of entries with 0.3, every epoch draws
+            three tenths; entries with 2.3 occur twice, and three tenths of them a third time.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class ShapeBatchSampler:
         accumulate: int = 1,
     ) -> None:
         self.log_aspects = np.log2([width / height for height, width in sizes])
-        # A quarter of an octave: 16:9 with 854x480, apart from 4:3, square and portrait.
+        # Steps of a quarter of an octave put 16:9 together with 854x480, and separate 4:3, square and portrait.
         self.groups = np.round(self.log_aspects * 4).astype(int)
         self.batch_size = batch_size
         self.seed, self.rank, self.world_size = seed, rank, world_size
@@ -67,7 +67,7 @@ class ShapeBatchSampler:
         self.epoch, self.first = epoch, step * self.accumulate
 
     def _draw(self, rng: np.random.Generator) -> np.ndarray:
-        """The entries of an epoch, as often as each occurs; of each shape the same number in every epoch."""
+        """The entries of an epoch, each as often as it occurs. Every epoch has the same number of each shape."""
         if (self.shares == 1).all():
             return np.arange(len(self.shares))
         drawn = []
@@ -93,7 +93,8 @@ class ShapeBatchSampler:
 
     def __len__(self) -> int:
         """Batches per epoch, the same in every epoch and on every rank."""
-        drawn = self.groups[self._draw(stream(self.seed))]  # which entries differs between epochs, how many does not
+        # the epochs differ in their entries, but not in the number of entries
+        drawn = self.groups[self._draw(stream(self.seed))]
         counts = np.unique(drawn, return_counts=True)[1]
         batches = int((counts // self.batch_size).sum()) + math.ceil((counts % self.batch_size).sum() / self.batch_size)
         return math.ceil(batches / (self.world_size * self.accumulate)) * self.accumulate

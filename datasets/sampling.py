@@ -9,7 +9,7 @@ import numpy as np
 
 def stream(*numbers: int) -> np.random.Generator:
     """An independent random generator for each tuple of non-negative numbers, equal on every machine and worker."""
-    # The count too, because numpy takes (3,) and (3, 0) for the same seed.
+    # With the count, because numpy takes (3,) and (3, 0) for the same seed.
     return np.random.default_rng((len(numbers), *numbers))
 
 
@@ -31,7 +31,7 @@ def draw_window(start: int, num_frames: int, length: int, rng: np.random.Generat
 
 
 def moved_onto(positions: list[int], wanted: Sequence[int], length: int) -> list[int]:
-    """The positions, moved together by as little as brings one of them onto a ``wanted`` one, within the video."""
+    """The positions, moved together by the smallest step that brings one of them onto a ``wanted`` one."""
     if not wanted or not set(positions).isdisjoint(wanted):
         return positions
     move = min((w - p for w in wanted for p in positions), key=lambda by: (abs(by), by))
@@ -45,7 +45,7 @@ def centred_window(centre: int, num_frames: int, length: int) -> list[int]:
 
 
 def group_count(items: int, most: int) -> int:
-    """How many groups of at most ``most`` hold ``items`` items."""
+    """Number of groups of at most ``most`` that hold ``items`` items."""
     return -(-items // most)
 
 

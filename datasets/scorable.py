@@ -19,7 +19,8 @@ _LIST = (
 
 
 def _why_not(annotations: Path, videos: dict[str, dict], layout: Layout, strict: bool) -> str | None:
-    """What keeps videos from being scored, if anything: a mask or an object is missing, or all where not ``strict``."""
+    """The reason why videos cannot be scored, or None: a mask or object is missing; if not ``strict``, all are
+    missing."""
     if not annotations.is_dir():
         return f"there is no folder {annotations}"
     objects, masks = [], []
@@ -41,7 +42,7 @@ def _objects_from(file: Path, videos: dict[str, dict], gaps: Gaps) -> dict[str, 
     """The videos with the objects that another list names for their expressions.
 
     Raises:
-        FileNotFoundError, ValueError: there is no such list, or it is of other videos or expressions.
+        FileNotFoundError, ValueError: there is no such list, or it has other videos or expressions.
     """
     listed, found = ytvos.read_videos(file), {}
     matching = 0
@@ -66,9 +67,10 @@ def _objects_from(file: Path, videos: dict[str, dict], gaps: Gaps) -> dict[str, 
 
 
 def _by_text(entry: object) -> dict[str, dict]:
-    """What texts mean by a list whose expressions lie under their objects, without ids; one of two objects is left out.
+    """The object of each text, from a list with texts under their objects; texts of two objects are left out.
 
-    So reads Baseline/dataset/refer_datasets.py of github.com/skynbe/Refer-Youtube-VOS, by authors of the data set.
+    This form is read by Baseline/dataset/refer_datasets.py of github.com/skynbe/Refer-Youtube-VOS, by authors of the
+    data set.
     """
     objects = entry.get("objects") if isinstance(entry, dict) else None
     meant: dict[str, set[str]] = defaultdict(set)
@@ -81,7 +83,7 @@ def _by_text(entry: object) -> dict[str, dict]:
 
 
 def _other_expression(named: object, text: str) -> str | None:
-    """Why what a list has under the id of an expression does not say what it means, if it does not."""
+    """The reason why the entry with the id of an expression is another expression; None where it is the same."""
     if not isinstance(named, dict):
         return "has no such expression, or does not say which object it means"
     said = named.get("exp", text)
@@ -103,13 +105,13 @@ def scorable_split(
     """The folder of a split's masks and its videos, as :func:`ytvos.split_videos` has them.
 
     Args:
-        gaps: as there; besides, single masks may then be missing, and single expressions without an object.
-        annotations: folder of the masks of Ref-YouTube-VOS's valid, where they lie elsewhere.
-        expressions: file with the objects of its expressions, where its list has none.
+        gaps: as in :func:`ytvos.split_videos`. With it, single masks and objects of single expressions may be missing.
+        annotations: folder of the masks of Ref-YouTube-VOS's valid; None: the folder of the split.
+        expressions: file with the objects of its expressions; None: the list of the split has them.
 
     Raises:
-        FileNotFoundError, ValueError: as there; or it lacks masks or what they mean, what is expected and how to give
-            it, and which split does not lack them.
+        FileNotFoundError, ValueError: as :func:`ytvos.split_videos`; or masks or objects are missing. The message says
+            what is expected, how to give it, and which split has it.
     """
     gaps = gaps or Gaps(strict=True)
     given = {"--annotations": annotations, "--expressions": expressions}
@@ -147,7 +149,7 @@ def mevis_split(
     """The masks of a split and its videos.
 
     Args:
-        gaps: takes expressions without masks for all that they mean, as in :func:`mevis.split_videos`.
+        gaps: takes expressions of whose objects a mask is missing, as in :func:`mevis.split_videos`.
 
     Raises as :func:`mevis.split_videos` and :func:`mevis.read_masks`.
     """
@@ -169,5 +171,5 @@ def mevis_split(
         if expressions:
             kept[vid] = {**video, "expressions": expressions}
     if not kept:
-        mevis.read_masks(root, split, videos)  # which says what is wrong
+        mevis.read_masks(root, split, videos)  # raises with the fault
     return store, kept

@@ -1,4 +1,4 @@
-"""What A2D-Sentences and JHMDB-Sentences have in common: lists in JSON, ground truth in COCO's form, their errors."""
+"""The common parts of A2D-Sentences and JHMDB-Sentences: lists in JSON, ground truth in COCO's form, their errors."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from util.run.gaps import Gaps
 
 @dataclass(frozen=True)
 class Sentences:
-    """How messages speak of one of the two sets.
+    """The names of one of the two sets in messages.
 
     Attributes:
         title: its chapter in docs/data.md.
         flag: the option that holds its folder.
-        name: as the tool that makes its lists and ground truth calls it.
+        name: of the set, for the tool that makes its lists and ground truth.
     """
 
     title: str
@@ -34,7 +34,7 @@ class Sentences:
         return ValueError(f"{path}: {problem}; {self.see}")
 
     def require(self, path: Path, what: str) -> None:
-        """Raises FileNotFoundError for a part of the data set that is not there."""
+        """Raises FileNotFoundError for a missing part of the data set."""
         if not path.exists():
             raise FileNotFoundError(f"{path}: {what} does not exist; restore it, or mend {self.flag}; {self.see}")
 
@@ -60,7 +60,7 @@ class Sentences:
         return rows
 
     def require_any(self, paths: Iterable[Path], what: str) -> None:
-        """Raises FileNotFoundError where none of these parts of the data set is there."""
+        """Raises FileNotFoundError where all of these parts of the data set are missing."""
         first = None
         for path in paths:
             if path.exists():
@@ -81,7 +81,7 @@ class Sentences:
             raise ValueError(f"{error}; delete it and make it anew; {self.see}") from error
 
     def require_new(self, path: Path, image_ids: Iterable[str]) -> None:
-        """Raises ValueError where a list names a sample twice: it could not be scored once."""
+        """Raises ValueError where a list names a sample twice, because it can be scored only once."""
         seen = set()
         for image_id in image_ids:
             if image_id in seen:

@@ -1,7 +1,7 @@
 """Left and right in the words of an expression, for clips that are mirrored.
 
-Wrong words are worse than a clip that is not mirrored. So a word is exchanged only where it is sure to name a side, and
-whatever else may carry one stops the flip.
+Wrong words are worse than a clip that is not mirrored. So a word is exchanged only where it certainly names a side, and
+any other word that may name a side stops the flip.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _WORD = re.compile(r"[^\W\d_]+")
 
 
 def _any_of(words: str) -> re.Pattern:
-    """Matches each of the words; a ``*`` in one stands for any letters."""
+    """A pattern for these words; a ``*`` in a word stands for any letters."""
     return re.compile("|".join(words.split()).replace("*", r"\w*"))
 
 
@@ -95,19 +95,19 @@ _POINTING = re.compile(r"LEFT|RIGHT|EAST|WEST|CLOCKWISE")  # in the Unicode name
 
 
 def swap_sides(text: str) -> str | None:
-    """Exchanges left and right in every word that names a side, keeping their case; None where that is not sure.
+    """Exchanges left and right in every word that names a side, keeping their case; None where that is uncertain.
 
     Exchanged are left and right by themselves (left's, "left,", left-hand, down-right, left2), with an ending
     (leftmost, rightwards, lefthand, leftside, lefty, right-handed) and joined to another place (bottomleft,
-    toprightcorner). "Right" and "left" may be other words ("right behind", "the man who left") and are exchanged all
-    the same: nothing tells surely. Words such as bright, upright and leftover say nothing of sides and stay.
+    toprightcorner). "Right" and "left" may have other meanings ("right behind", "the man who left"); they are exchanged
+    as well, because no rule tells these apart. Words such as bright, upright and leftover name no side and stay.
 
-    None, whatever else the text says, for: a letter outside of Latin script; a side in another language; clockwise and
+    The result is None for texts with: a letter outside of Latin script; a side in another language; clockwise and
     o'clock; arrows; east and west; starboard and the driver's side; l, r and short forms (lhs, rt); "right now", "left
     over" and the like; and a word with left or right in it that is neither known to name a side nor to be harmless.
     """
     plain = "".join(c for c in unicodedata.normalize("NFKC", text) if unicodedata.category(c) != "Cf")
-    if len(_SIDE.findall(plain)) != len(_SIDE.findall(text)):  # full-width letters, or something invisible among them
+    if len(_SIDE.findall(plain)) != len(_SIDE.findall(text)):  # full-width letters, or invisible characters among them
         return None
     if _UNSURE_PHRASES.search(plain) or any(map(_speaks_otherwise, plain)):
         return None
@@ -120,7 +120,7 @@ def swap_sides(text: str) -> str | None:
 
 
 def _speaks_otherwise(character: str) -> bool:
-    """Whether a character is a letter that is not Latin, or a picture that points to a side."""
+    """Whether a character is a letter of another script than Latin, or a picture that points to a side."""
     if character.isascii():
         return False
     category, name = unicodedata.category(character), unicodedata.name(character, "")

@@ -10,7 +10,7 @@ from datasets.base import EvalClip, TrainVideo, VideoEntry
 
 
 def training_texts(sets: Mapping[str, Sequence[TrainVideo]]) -> Iterator[tuple[str, str]]:
-    """Data set, video and expression, and the text, of every expression of the training videos of some sets."""
+    """Pairs of a place (data set, video, expression) and a text, for every expression of the training videos."""
     for name, videos in sets.items():
         for video in videos:
             for expression in video.expressions:
@@ -18,7 +18,7 @@ def training_texts(sets: Mapping[str, Sequence[TrainVideo]]) -> Iterator[tuple[s
 
 
 def asked_texts(name: str, videos: Sequence[VideoEntry | EvalClip]) -> Iterator[tuple[str, str]]:
-    """The same of what is asked at inference, of a split of the data set ``name``."""
+    """The same for the expressions of a split of the data set ``name`` at inference."""
     for video in videos:
         video_id = video.clip_id if isinstance(video, EvalClip) else video.video_id
         for exp_id, text in video.expressions.items():
@@ -26,6 +26,6 @@ def asked_texts(name: str, videos: Sequence[VideoEntry | EvalClip]) -> Iterator[
 
 
 def digests(videos: Sequence[VideoEntry]) -> dict[str, str]:
-    """What is asked of each video, its frames and texts, as a digest: masks of other ones are not its answer."""
+    """A digest of the frames and texts of each video. Masks with another digest belong to another list."""
     asked = {video.video_id: json.dumps([video.frame_names, video.expressions], sort_keys=True) for video in videos}
     return {video_id: hashlib.sha256(text.encode()).hexdigest()[:16] for video_id, text in asked.items()}

@@ -1,7 +1,8 @@
 """Augmentation of a training clip: flip, crop and resize, the same for all its frames; colours, frame by frame.
 
-Every random number comes from one of two generators: what must agree within a batch so that its clips need little
-padding (size, crop shape) from ``shared``, the rest from ``own``. Frames stay uint8 until they are normalised.
+Every random number comes from one of two generators. Size and shape of the crop come from ``shared``, so that the clips
+of a batch agree and need little padding; all other numbers come from ``own``. Frames stay uint8 until they are
+normalised.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ def draw_crop_shape(height: int, width: int, rng: np.random.Generator) -> tuple[
 
 
 def crop_shapes(height: int, width: int) -> list[tuple[int, int]]:
-    """A grid over what :func:`draw_crop_shape` draws, the extremes among them."""
+    """A grid over the shapes that :func:`draw_crop_shape` draws, with the extremes."""
     shapes = []
     for short in _CROP_SHORT_SIDES:
         scale = short / min(height, width)
@@ -57,7 +58,7 @@ _BRIGHTNESS, _FACTORS, _HUE = 32, (0.5, 1.5), 18
 
 
 def distort_colours(frames: Tensor, rng: np.random.Generator) -> Tensor:
-    """ReferFormer's photometric distortion of each frame by itself: each of five changes with probability one half.
+    """ReferFormer's photometric distortion, frame by frame: each of five changes has the probability one half.
 
     Brightness ±32 of 255; contrast 0.5…1.5, before or after the next two; saturation 0.5…1.5; hue ±18°; the channels in
     one of their six orders. Values beyond the range are cut off (ReferFormer's wrap round to the other end).
@@ -88,7 +89,7 @@ def _distort_image(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     if saturated or tinted:
         hues = (levels + round(hue / 360 * 256) * tinted) % 256
         saturations = levels * (saturation if saturated else 1)
-        hsv = cv2.cvtColor(pixels, cv2.COLOR_RGB2HSV_FULL)  # which spreads the hue over all 256 levels
+        hsv = cv2.cvtColor(pixels, cv2.COLOR_RGB2HSV_FULL)  # this conversion spreads the hue over all 256 levels
         pixels = cv2.cvtColor(look_up(hsv, hues, saturations, levels), cv2.COLOR_HSV2RGB_FULL)
     pixels = look_up(pixels, last)
     return pixels[..., order] if permuted else pixels
@@ -106,11 +107,11 @@ class TrainTransform:
     Args:
         sizes: short sides to choose from, in pixels.
         max_size: limit of the long side.
-        flip: mirror half of the clips, exchanging left and right in their expressions; none where that is not sure
-            for all of them (:func:`swap_sides`).
+        flip: mirror half of the clips, and exchange left and right in their expressions. Clips where that is uncertain
+            for an expression are not mirrored (:func:`swap_sides`).
         random_crop: crop half of the steps' clips.
         photometric: distort the colours.
-        crop_sizes, crop_max_size: the same of cropped clips, where they are others.
+        crop_sizes, crop_max_size: sizes and limit of cropped clips; None: as for whole ones.
     """
 
     def __init__(
@@ -137,7 +138,7 @@ class TrainTransform:
         return fitted_size(*crop, cropped, self.crop_max_size), crop
 
     def largest_size(self, height: int, width: int) -> tuple[Size, Size | None]:
-        """Of what :meth:`draw_size` draws, about the one that gives the most pixels."""
+        """About the largest size that :meth:`draw_size` draws, in pixels."""
         drawn = [(fitted_size(height, width, max(self.sizes), self.max_size), None)]
         for crop in crop_shapes(height, width) if self.random_crop else []:
             drawn.append((fitted_size(*crop, max(self.crop_sizes), self.crop_max_size), crop))
@@ -174,7 +175,7 @@ class TrainTransform:
         masks = F.resize(masks, list(size), interpolation=InterpolationMode.NEAREST_EXACT)
         if self.flip and own.random() < 0.5:
             swapped = [swap_sides(text) for text in texts]
-            if None not in swapped:  # else the clip stays as it is
+            if None not in swapped:  # otherwise the clip stays as it is
                 frames, masks, texts = F.horizontal_flip(frames), F.horizontal_flip(masks), swapped
         if self.photometric:
             frames = distort_colours(frames, own)

@@ -1,4 +1,4 @@
-"""Why data loading processes live and deliver nothing, and what mends it, as far as the system tells."""
+"""Finds out why living data loading processes deliver no batch, and names the mend, as far as the system tells."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ _SLOW = "where batches do take that long, give a longer --loader_timeout"
 # (aten/src/ATen/MapAllocator.cpp), and multiprocessing of file descriptors that get lost (multiprocessing/reduction.py)
 _NO_ROOM = re.compile(r"shared memory|/torch_\d+_|unable to mmap")
 _NO_FILES = re.compile(r"Too many open files|items of ancdata")
-FEW = 16  # open files more that may be
+FEW = 16  # open files to spare
 MEGABYTE = 2**20
 
 
 def lacks_means(error: Exception) -> bool:
-    """Whether an error says that shared memory or open files gave out."""
+    """Whether an error says that shared memory or the number of open files ran out."""
     return bool(_NO_ROOM.search(str(error)) or _NO_FILES.search(str(error)))
 
 
 def reasons(workers: Sequence[int], error: Exception | None = None) -> str:
-    """What is known to be the cause, with its mend; else all that may be.
+    """The known cause with its mend; otherwise all possible causes.
 
     Args:
-        workers: numbers of the data loading processes that live.
-        error: that one of them met.
+        workers: process numbers of the living data loading processes.
+        error: of one of them.
     """
     room, files = _shared_memory(), _open_files(workers)
     told = str(error).rstrip().rpartition("\n")[2] if error else ""
@@ -71,13 +71,13 @@ def _open_files(workers: Sequence[int]) -> tuple[int, int]:
     """The most files that a process of the run has open, and how many it may."""
     counts = [0]
     for process in ("self", *workers):
-        with suppress(OSError):  # it has ended
+        with suppress(OSError):  # the process has ended
             counts.append(len(os.listdir(f"/proc/{process}/fd")))
     return max(counts), resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
 def _asleep(workers: Sequence[int]) -> list[str]:
-    """What the system says of processes that do not run: their state in proc(5) is D or T."""
+    """A note on processes that do not run, whose state in proc(5) is D or T."""
     told = []
     for process in workers:
         with suppress(OSError):

@@ -1,4 +1,4 @@
-"""Ref-YouTube-VOS and what is laid out like it: where things lie on disk, what belongs to which split.
+"""Ref-YouTube-VOS and data sets in its layout: their folders, and the videos of each split.
 
 Decoding and sampling are in base.py.
 """
@@ -41,21 +41,21 @@ def is_object_id(value: object) -> bool:
 
 
 def _object_problem(expression: Mapping) -> str | None:
-    """What is wrong with the object that an entry of meta_expressions names, if anything."""
+    """The fault of the object that an entry of meta_expressions names; None where there is none."""
     return None if is_object_id(expression.get("obj_id")) else 'its object as "obj_id", a number from 1 to 255'
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How a data set in this layout differs from another.
+    """The properties in which data sets of this layout differ.
 
     Attributes:
         name: its chapter in docs/data.md.
         splits: their names.
         categories: the position is the class index.
         with_objects: folders whose meta_expressions file names the object of each expression.
-        meta: that file in the data set, of a folder.
-        object_problem: what an expression fails to name, if anything, where it should name what it means.
+        meta: gives the meta_expressions file of a folder.
+        object_problem: gives the fault of an expression that should name its object.
     """
 
     name: str
@@ -84,7 +84,7 @@ class Layout:
 
 REF_YOUTUBE_VOS = Layout("Ref-YouTube-VOS", SPLITS, CATEGORIES, with_objects=("train",))
 
-# Part of what decides the hold-out: another value is another hold-out, and no score stays comparable.
+# Part of the key of the hold-out. With another value the hold-out changes, and scores cannot be compared.
 _HOLDOUT_KEY = "proxyformer hold-out 1"
 
 
@@ -157,7 +157,7 @@ def _check_expression(path: Path, here: str, expression: object, with_objects: b
 def _sound_part(
     path: Path, video_id: str, entry: object, with_objects: bool, layout: Layout, gaps: Gaps
 ) -> dict | None:
-    """The entry without expressions that are not as documented, which become gaps; None where nothing is left."""
+    """The entry without expressions of another form than documented, which become gaps; None where none is left."""
     item = f"video {video_id}"
     try:
         _check_entry(path, video_id, entry, layout)
@@ -177,7 +177,7 @@ def _sound_part(
 
 
 def _holdout_order(name: str) -> bytes:
-    """A fixed shuffle key. A digest of the name, so that no library's random numbers can change the hold-out."""
+    """A fixed shuffle key: a digest of the name, which depends on no library's random numbers."""
     return hashlib.sha256(f"{_HOLDOUT_KEY}/{name}".encode()).digest()
 
 
@@ -223,7 +223,7 @@ def split_videos(
             the videos of the test file, or, where there is no test file, those that have frames or masks) or ``test``.
         holdout: number of training videos kept out of training.
         layout: of the data set; one without a test split has all videos of the valid file in ``valid``.
-        gaps: takes videos and expressions that are not as documented. Without it the first one is an error.
+        gaps: takes videos and expressions of another form than documented. Without it the first one is an error.
 
     Raises:
         FileNotFoundError, ValueError: naming the file, what was expected and the chapter of docs/data.md.
@@ -303,7 +303,7 @@ def _found(
 ) -> dict[str, dict[str, str]]:
     """The files of each video's frames in its folder under ``root``, by frame; a folder is listed once.
 
-    A frame with two files is a ValueError; or a gap, and its video is left out, unless that leaves none.
+    A frame with two files raises ValueError. With gaps its video is left out, unless no video is left.
     """
 
     def files(name: str) -> dict[str, str] | ValueError:
@@ -312,7 +312,7 @@ def _found(
         except ValueError as error:
             return error
 
-    with ThreadPoolExecutor(8) as pool:  # on a network each listing is waited for
+    with ThreadPoolExecutor(8) as pool:  # a network drive takes time for each listing
         found = dict(zip(videos, pool.map(files, videos), strict=True))
     errors = {name: error for name, error in found.items() if isinstance(error, ValueError)}
     for name, error in errors.items():
@@ -323,7 +323,7 @@ def _found(
 
 
 def frame_files(root: Path, videos: Mapping[str, dict]) -> dict[str, tuple[str, ...]]:
-    """The file names of each video's frames in its folder under ``root``; of a missing one the usual name.
+    """The file names of each video's frames in its folder under ``root``; for a missing frame the usual name.
 
     Raises ValueError where a frame has two files.
     """
@@ -335,7 +335,7 @@ def frame_files(root: Path, videos: Mapping[str, dict]) -> dict[str, tuple[str, 
 
 
 def mask_files(root: Path, videos: Mapping[str, dict], layout: Layout) -> dict[str, tuple[str | None, ...]]:
-    """As :func:`frame_files` of the masks, None of a frame that has none: YouTube-VOS annotates every fifth.
+    """The file names of the masks, as :func:`frame_files`; None for a frame without one: YouTube-VOS masks every fifth.
 
     Raises FileNotFoundError for a video without any mask.
     """
@@ -360,7 +360,7 @@ def eval_videos(
     frames = frames_root(root, split, layout)
     entries = split_videos(root, split, holdout, layout, gaps)
     found = _found(frames, entries, PICTURE_SUFFIXES, gaps)
-    # Now rather than hours into the inference of a split; else reading the video names them.
+    # Missing frames show now, and not after hours of inference; with gaps, reading the video names them.
     for name, files in found.items() if gaps.strict or not any(found.values()) else ():
         missing = next((frame for frame in entries[name]["frames"] if frame not in files), None)
         if missing is not None:

@@ -1,4 +1,4 @@
-"""What the commands that score masks share: their options, and how they end."""
+"""The common parts of the commands that score masks: their options and their end."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ def add_strict(parser: argparse.ArgumentParser) -> None:
 
 
 def scoring_parser(program: str, description: str, other: str) -> argparse.ArgumentParser:
-    """A parser with what the scripts that score masks of expressions share; they add the rest.
+    """A parser with the options of all scripts that score masks; each script adds its own.
 
     Args:
-        other: what ``--against other`` compares with.
+        other: words for the objects with which ``--against other`` compares.
     """
     parser = argparse.ArgumentParser(program, description=description, allow_abbrev=False)
     parser.add_argument("results", help="folder that inference wrote, or submission.zip")
@@ -43,7 +43,8 @@ def scoring_parser(program: str, description: str, other: str) -> argparse.Argum
 
 
 def parse_scoring_args(parser: argparse.ArgumentParser, argv: list[str] | None = None) -> argparse.Namespace:
-    """Parses what a script has made of :func:`scoring_parser`, which adds ``--split``. Exits on contradictions."""
+    """Parses with a parser of :func:`scoring_parser` to which a script has added ``--split``. Exits on
+    contradictions."""
     args = parser.parse_args(argv)
     if args.workers < 1 or args.worst < 0 or args.holdout < 0:
         parser.error("--workers must be at least 1, --worst and --holdout at least 0")
@@ -53,7 +54,7 @@ def parse_scoring_args(parser: argparse.ArgumentParser, argv: list[str] | None =
 
 
 def finish(scores: dict, gaps: Gaps, json: str | None) -> int | None:
-    """Writes the scores where they are wanted; the exit code."""
+    """Writes the scores to the file of --json; returns the exit code."""
     if json:
         write_json(json, scores)
     if not gaps.items:

@@ -5,10 +5,10 @@ not count; the proposals, 1 to the highest id in any frame, are assigned to the 
 highest; all frames. *Semi-supervised*: an id means the same object in both, 255 is background, the first and the last
 frame are left out.
 
-Where that is wanted one damaged file does not end it. A predicted label map that is missing, damaged, of another size
-or with too high an id scores 0 for all objects of its frame. A frame without usable ground truth is left out. So is a
-video whose first frame has none, as it says what the objects are, or shows no object; and in the semi-supervised
-protocol one of at most two frames. The toolkit (davis2017/evaluation.py of
+With ``gaps`` a damaged file does not end the scoring. A predicted label map that is missing, damaged, of another size
+or with too high an id scores 0 for all objects of its frame. A frame without usable ground truth is left out. A video
+is left out if its first frame, which defines the objects, has no usable ground truth or no object; in the
+semi-supervised protocol also if it has at most two frames. The toolkit (davis2017/evaluation.py of
 github.com/davisvideochallenge/davis2017-evaluation) gives no score to a video of two frames either: it ends, as
 Results.read_masks asks for the first of no frames; one without objects adds nothing to its means.
 
@@ -38,12 +38,12 @@ MAX_PROPOSALS = 20
 VOID = 255
 STATISTICS = ("mean", "recall", "decay")
 
-# The label map of a frame, uint8 [H, W], and those that each of the results has for it; None where it scores 0.
+# The label map of a frame, uint8 [H, W], and the label map of each of the results; None where it scores 0.
 LabelledFrame = tuple[np.ndarray, Sequence[np.ndarray | None]]
 
 
 class Unscorable(ValueError):
-    """There is nothing to score in a video, or in all of them."""
+    """There is no object to score in a video, or in all videos."""
 
 
 def count_objects(labels: np.ndarray) -> int:
@@ -129,7 +129,7 @@ def _read(
     size: Size | None,
     lost: Shortfall | None,
 ) -> Iterator[LabelledFrame]:
-    """Reads frame by frame; what cannot be used goes to ``lost``, or is a ValueError or FileNotFoundError.
+    """Reads frame by frame. Unusable masks go to ``lost``; without it they raise ValueError or FileNotFoundError.
 
     Args:
         results: the folders, by name.
@@ -154,7 +154,7 @@ def _read(
                     raise
                 predictions.append(None)
                 lost.predictions += 1
-                # missing ones are named together
+                # missing masks are named together
                 if (folder / f"{frame}.png").is_file():
                     lost.note(f"video {truth.name}, {name}, frame {frame}", f"scored as 0: {error}")
         yield labels, predictions
@@ -188,7 +188,7 @@ def score_video(
         truth: folder of its ground truth, ``<frame>.png``.
         results: folders of its label maps, by the names that messages have for them.
         frames: names of its frames, in order.
-        lost: takes what cannot be used; without it the first such thing is an error.
+        lost: takes unusable masks; without it the first one is an error.
 
     Returns:
         For each of the results ``{object id: {"J", "F"}}``, each :data:`STATISTICS` by name.
@@ -240,7 +240,7 @@ def average(parts: Iterable[Mapping]) -> dict:
 
 
 def annotator_folders(results: str | os.PathLike, videos: Iterable[str]) -> dict[str, Path]:
-    """The results folders to be scored, by name: of the four annotators, or a single one of label maps.
+    """The folders of results to score, by name: those of the four annotators, or a single one.
 
     Raises:
         FileNotFoundError, ValueError: there is no such folder, an annotator is missing, or it holds neither.
@@ -265,7 +265,7 @@ def annotator_folders(results: str | os.PathLike, videos: Iterable[str]) -> dict
 
 
 def missing_frames(folders: Mapping[str, Path], videos: Mapping[str, Sequence[str]]) -> dict[tuple[str, str], str]:
-    """Which frames are missing, of each result and video that lacks any."""
+    """The missing frames of each result and video."""
     lines = {}
     for name, folder in folders.items():
         for video, frames in videos.items():
@@ -276,7 +276,7 @@ def missing_frames(folders: Mapping[str, Path], videos: Mapping[str, Sequence[st
 
 
 def _score_leniently(video: str, *arguments) -> tuple[list[dict], Shortfall]:
-    """Scores of a video, none where there is nothing to score, and what they leave out."""
+    """Scores of a video and what they leave out; no scores where there is no object."""
     lost = Shortfall()
     try:
         return score_video(*arguments, lost), lost
@@ -306,7 +306,7 @@ def score_results(
         videos: names of the frames of each video.
         protocol: one of :data:`PROTOCOLS`.
         workers: processes; each holds one frame at a time. Above 1, a script needs its ``__main__`` guard.
-        gaps: takes what cannot be used. Without it the first such thing is an error.
+        gaps: takes unusable masks and videos. Without it the first one is an error.
 
     Returns:
         ``{"J&F", "J", "F", "objects", "annotators", "incomplete"?}``: the mean over the annotators, and for each of

@@ -23,7 +23,7 @@ def _disk(radius: int) -> list[tuple[int, int]]:
 def _spread(flat: np.ndarray, reach: int, step: int) -> np.ndarray:
     """``[n - 2·reach·step]``: at i the union of ``flat`` at i, i + step, … i + 2·reach·step.
 
-    That is what lies up to ``reach`` steps away from i + reach·step, in as many passes as 2·reach + 1 has bits.
+    This is everything up to ``reach`` steps away from i + reach·step. It takes as many passes as 2·reach + 1 has bits.
     """
     covered, wanted = 1, 2 * reach + 1
     while covered < wanted:
@@ -36,8 +36,8 @@ def _spread(flat: np.ndarray, reach: int, step: int) -> np.ndarray:
 def _within(mask: np.ndarray, radius: int) -> np.ndarray:
     """bool ``[h, w]``: where ``mask`` is True at most ``radius`` pixels away.
 
-    Dilation by a disk. Its rectangles are nested, so each goes on from what the one before has spread over: tens of
-    passes over the window instead of one for each pixel of the disk.
+    Dilation by a disk. Its rectangles are nested, so each goes on from the result of the one before. That takes tens of
+    passes over the window, instead of one pass for each pixel of the disk.
     """
     height, width = mask.shape
     # One line, with empty rows at both ends, and between two rows a gap that neither can spread across.
@@ -62,7 +62,7 @@ def _tolerance(shape: tuple[int, ...], bound_th: float) -> int:
 
 
 class PreparedMask:
-    """A mask with all that a comparison needs, so that it is worked out once and compared with many others.
+    """A mask prepared for comparisons: its boundary and dilated boundary are computed once for many of them.
 
     Only a window around the object is kept: outside of it the mask, its boundary and the dilated boundary are empty.
 

@@ -1,4 +1,4 @@
-"""Ground truth of a split, wherever it comes from: what an expression means is the union of some objects of its video.
+"""Ground truth of a split. The target of an expression is the union of some objects of its video.
 
 ``LabelMaps`` are the PNGs of Ref-YouTube-VOS, ``RleMasks`` the run-length encoded masks of MeViS.
 """
@@ -42,8 +42,8 @@ class FrameTruth:
 
 
 def mask_size(folder: Path, frames: Sequence[str]) -> Size | None:
-    """Which size the masks of a video ought to have: that of most of its frames, or, where these are not found, of most
-    masks; by the headers of the files. None where there is none that can be read.
+    """The right size of the masks of a video, from the headers of the files: that of most of its frames or, where no
+    frame is found, of most masks. None where no file can be read.
 
     Args:
         folder: of the masks. The frames' is that with ``JPEGImages`` instead of ``Annotations``, as in YouTube-VOS and
@@ -63,7 +63,7 @@ def mask_size(folder: Path, frames: Sequence[str]) -> Size | None:
 def _commonest_size(paths: Iterable[Path]) -> Size | None:
     sizes: Counter[Size] = Counter()
     for path in paths:
-        with suppress(ValueError, OSError):  # reading the mask will name it
+        with suppress(ValueError, OSError):  # reading the mask will name the fault
             sizes[image_size(path)] += 1
     return sizes.most_common(1)[0][0] if sizes else None
 
@@ -89,7 +89,7 @@ class VideoTruth(ABC):
         self.objects: set[int] = set()
 
     def absent(self, frames: Sequence[str]) -> list[Path]:
-        """The files of masks that are not there; to be asked before the frames are, which all are named here."""
+        """The missing files of masks. Call this before reading frames, so that all are named together."""
         return []
 
     @abstractmethod
@@ -98,16 +98,16 @@ class VideoTruth(ABC):
 
         Args:
             name: of the frame.
-            targets: what the expressions of the video mean.
-            others: also give what targets may be mistaken for.
+            targets: of the expressions of the video.
+            others: also give the targets for which they may be mistaken.
 
         Raises:
-            FileNotFoundError, ValueError: nothing of the frame can be used.
+            FileNotFoundError, ValueError: the ground truth of the frame is unusable.
         """
 
     @abstractmethod
     def named(self, target: Target) -> dict[str, object]:
-        """How results name a target."""
+        """The name of a target in results."""
 
 
 class Truth(ABC):
@@ -115,7 +115,7 @@ class Truth(ABC):
 
     @abstractmethod
     def target(self, vid: str, eid: str, expression: Mapping) -> Target:
-        """What an expression means; ValueError where it does not say so in the form of the data set."""
+        """The target of an expression; ValueError where its entry has another form than the data set's."""
 
     @abstractmethod
     def video(self, vid: str, targets: Iterable[Target]) -> VideoTruth:
@@ -134,7 +134,7 @@ class LabelMaps(Truth):
     def target(self, vid: str, eid: str, expression: Mapping) -> Target:
         if "obj_id" not in expression:
             raise ValueError(f"video {vid}, expression {eid} has no obj_id: a split without them cannot be scored")
-        named = str(expression["obj_id"])  # of True or 3.7 no number
+        named = str(expression["obj_id"])  # True and 3.7 are no numbers of objects
         target = int(named) if named.isdecimal() else 0
         if not 0 < target < LABELS:
             raise ValueError(

@@ -1,9 +1,9 @@
 """J&F of Ref-YouTube-VOS and MeViS results on a split that has masks.
 
-For each (video, expression): J and F over the frames listed for the video against the binary mask of what is meant, in
-MeViS the union of some objects, averaged over frames, then over expressions.
+For each (video, expression): J and F in the listed frames of the video, against the binary mask of the target (in MeViS
+the union of some objects), averaged over frames, then over expressions.
 
-Where that is wanted one damaged file does not end it. A predicted mask that is missing, damaged or of another size than
+With ``gaps`` a damaged file does not end the scoring. A predicted mask that is missing, damaged or of another size than
 the ground truth scores 0 in its frame. A frame without usable ground truth is left out of the means (in MeViS: for the
 expressions that mean the damaged object), and so is an expression of whose object no ground truth is left.
 """
@@ -61,9 +61,9 @@ def score_video(
         truth: the masks of the video.
         targets: what each expression means.
         video: its ``id``, ``expressions`` and ``frames``.
-        other_objects: also compare with what each expression may be mistaken for.
-        lost: takes what cannot be used; without it the first such thing is an error.
-        missing: names of masks that the results have not.
+        other_objects: also compare with the other targets of the video.
+        lost: takes unusable masks; without it the first one is an error.
+        missing: names of masks that the results lack.
 
     Returns:
         ``{expression id: {"exp", "obj_id", "anno_id"?, "kind"?, "frames", "J", "F", "J&F", "other"?}}``, without those
@@ -75,7 +75,7 @@ def score_video(
     wanted = set(targets.values())
     # Sums of J and F, and the number of frames, for each target that an expression is compared with.
     totals: dict[str, dict[Target, np.ndarray]] = {eid: {} for eid in targets}
-    # Which objects come later is not known yet: until then each would have been scored against an empty mask.
+    # Later frames may show new objects; so far each of them would have been scored against an empty mask.
     blank = {eid: np.zeros(3) for eid in targets}
     unusable: dict[str, list[tuple[str, str]]] = {eid: [] for eid in targets}
     seen: set[Target] = set()
@@ -127,7 +127,7 @@ def score_video(
 def _frames_with_truth(
     truth: VideoTruth, vid: str, frames: Sequence[str], lost: Shortfall | None
 ) -> Iterator[tuple[int, str]]:
-    """Place and name of the frames; those without a file of ground truth are left out together."""
+    """Places and names of the frames that have a file of ground truth."""
     absent = truth.absent(frames) if lost is not None else []
     if absent:
         lost.truth += len(absent)
@@ -167,7 +167,7 @@ def _usable(
     unusable: list[tuple[str, str]],
     lost: Shortfall | None,
 ) -> PreparedMask | None:
-    """A predicted mask; where that cannot be used None, and ``unusable`` takes its name and why."""
+    """A predicted mask; None where it is unusable, and then ``unusable`` takes its name and the reason."""
     if name in missing:
         unusable.append((name, ""))
         return None
@@ -228,7 +228,7 @@ def _score_in_worker(*args) -> tuple[dict[str, dict], Shortfall]:
 
 
 def _score_leniently(results: Results, strict: bool, missing: Collection[str], *args) -> tuple[dict, Shortfall]:
-    """Scores of a video, and what they leave out."""
+    """The scores of a video, and the numbers of what they leave out."""
     if strict:
         return score_video(results, *args), Shortfall()
     lost = Shortfall()
@@ -236,7 +236,7 @@ def _score_leniently(results: Results, strict: bool, missing: Collection[str], *
 
 
 def _targets(truth: Truth, videos: Mapping[str, dict], gaps: Gaps) -> dict[str, dict[str, Target]]:
-    """What each expression means; those that do not say so are left out."""
+    """The target of each expression; expressions without one are left out."""
     targets: dict[str, dict[str, Target]] = {}
     for vid, video in videos.items():
         targets[vid] = {}
@@ -257,8 +257,8 @@ def _jobs(
     root: str,
     other_objects: bool,
 ) -> Iterator[tuple[str, tuple]]:
-    """The work of each video that has ground truth. Its masks are taken out only when it is its turn: all of MeViS's at
-    once are too many."""
+    """The work of each video with ground truth. Its masks are taken from the store only at its turn, because all masks
+    of MeViS at once are too many."""
     for vid, video in videos.items():
         if not targets[vid]:
             continue
