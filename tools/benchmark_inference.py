@@ -3,11 +3,11 @@
     python tools/benchmark_inference.py [--backbones video_swin_t resnet50] [--size 360 640] [--frames 5 19 40]
         [--expressions 1 4 8] [--modes fp32 bf16] [main.py's options]
 
-Weights and frames are random; from uint8 frames to masks of their size, decoding and writing left out. One by one is
-the same code asked one expression at a time in float32, which on a GPU is without TF32. Every row runs in a process of
-its own, so that its peak memory is its own. FLOPs are those that torch counts, of videos of one window; the ceiling is
-the fastest product of two large matrices in float32 here. ``--agreement`` compares the masks of each mode with those of
-float32, from the weights that the demo ships.
+Weights and frames are random. The time is that from uint8 frames to masks of their size, without decoding and writing.
+"One by one" is the same code with one expression at a time in float32 (on a GPU without TF32). Every row runs in a process of
+its own, so that its peak memory can be measured. FLOPs are counted by torch, for videos of one window; the ceiling is
+the speed of the fastest product of two large matrices in float32. ``--agreement`` instead compares the masks of each
+mode with those of float32, with the shipped weights.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def asked(count: int) -> list[str]:
-    """Expressions of the same length, none equal to another."""
+    """``count`` different expressions of the same length."""
     return [f"{EXPRESSION} {number}" for number in range(count)]
 
 
@@ -118,10 +118,10 @@ def cost(
 
 @dataclass
 class Agreement:
-    """What a mode makes of generated held-out videos with the shipped weights.
+    """The results of a mode on generated held-out videos with the shipped weights.
 
     Attributes:
-        score: J&F; difference: of it from that of float32; iou: mean IoU of the masks with those of float32.
+        score: J&F; difference: score minus that of float32; iou: mean IoU of the masks with those of float32.
     """
 
     score: float
@@ -188,7 +188,7 @@ def table(args: argparse.Namespace, backbone: str, size: tuple[int, int], limit:
     model = build(argparse.Namespace(**vars(args) | {"backbone": backbone}), asked(2))
     for_inference(model, None)
     for frames in args.frames:
-        # each further expression costs as much as the second one, beside the first
+        # each further expression costs as much as the second
         one, two = (
             (flops(model, frames, size, asked(count)) if frames <= WINDOW else dict.fromkeys(SECTIONS, 0))
             for count in (1, 2)

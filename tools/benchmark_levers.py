@@ -1,9 +1,10 @@
-"""Times inference without one of the things that make it fast, for each of them, side by side in one run.
+"""Times inference with one of its accelerations left out, for each of them, side by side in one run.
 
     python tools/benchmark_levers.py [--num_frames 19] [--backbone resnet50] [any option of main.py]
 
 A video of noise, random weights, float32, one expression, from uint8 frames to mask logits. Each row runs in a process
-of its own. "difference" is the largest of the mask logits from those with everything on, over the largest logit.
+of its own. "difference" is the largest difference of a mask logit from the run with everything on, divided by the
+largest logit.
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ def _plain_layout() -> None:
 
 
 BUFFERS = "keeping large buffers"
-# what is left out, and how; what is None is done where the process starts
+# the accelerations, and how each is left out; None: the process leaves it out at its start
 OF_VIDEO_SWIN = {"windows by number": _plain_blocks}
 OF_IMAGES = {"channels-last": _plain_layout, "folded batch norms": _norms}
 LEVERS: dict[str, Callable[[], None] | None] = {

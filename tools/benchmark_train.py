@@ -2,10 +2,10 @@
 
     python tools/benchmark_train.py [--variants fp32 bf16 checkpointing ...] [any option of main.py]
 
-Every variant runs in a process of its own, so that its peak memory is its own. Steps are of clips of noise with random
-weights; what loading costs is measured apart, on a small generated set of frames of the same size. FLOPs are those that
-torch counts in one step of the plain variant, the ceiling is the fastest product of two large matrices in float32
-here, also where a variant computes in less; "against fp32" compares frames per second. ``ddp`` and ``fsdp`` run on all
+Every variant runs in a process of its own, so that its peak memory can be measured. A step takes clips of noise with
+random weights. Loading is measured separately, on a small generated set of frames of the same size. FLOPs are counted
+by torch in one step of the plain variant. The ceiling is the speed of the fastest product of two large matrices in
+float32, also for variants in half precision. "against fp32" compares frames per second. ``ddp`` and ``fsdp`` run on all
 GPUs, or on a CPU as two processes that share its cores; their memory is that of the process that takes most.
 """
 
@@ -71,7 +71,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--size", type=int, nargs=2, default=(360, 640), metavar=("HEIGHT", "WIDTH"))
     parser.add_argument("--steps", type=int, default=3, help="measured, of which the fastest counts")
     parser.add_argument("--no_loading", action="store_true", help="leave out the measurement of data loading")
-    parser.add_argument("--one", choices=VARIANTS, help=argparse.SUPPRESS)  # measured in this very process
+    parser.add_argument("--one", choices=VARIANTS, help=argparse.SUPPRESS)  # measure it in this process
     own, others = parser.parse_known_args(argv)
     if min(own.size) < 32 or own.steps < 1:
         parser.error("--size must be at least 32 both ways, --steps at least 1")
@@ -117,7 +117,7 @@ def step_cost(args: argparse.Namespace, device: torch.device) -> dict[str, float
 
 
 def command(name: str, device: torch.device) -> tuple[list[str], dict[str, str]]:
-    """What measures a variant in processes of its own, and their environment."""
+    """The command line that measures a variant in processes of its own, and their environment."""
     words = [__file__, *sys.argv[1:], "--one", name]
     if name not in IN_PARALLEL:
         return [sys.executable, *words], dict(os.environ)
@@ -136,9 +136,11 @@ def last_error(stderr: str) -> str:
 
 def ceiling(device: torch.device, dtype: torch.dtype) -> float:
     """GFLOP/s of the product of two large matrices."""
-    n = 8192 if device.type == "cuda" else 2048 if dtype == torch.float32 else 1024  # where it may be emulated
+    # small, because half precision may be emulated
+    n = 8192 if device.type == "cuda" else 2048 if dtype == torch.float32 else 1024
     a = torch.ones(n, n, device=device, dtype=dtype)
-    fastest = min(measure(lambda: (a @ a).sum().item(), device).seconds for _ in range(20))  # others may share it
+    # other work may share the machine
+    fastest = min(measure(lambda: (a @ a).sum().item(), device).seconds for _ in range(20))
     return 2 * n**3 / fastest / 1e9
 
 
@@ -150,7 +152,7 @@ def loading(args: argparse.Namespace) -> float:
         words += ["--train_sizes", str(min(args.size)), "--max_size", str(max(args.size))]
         loader = datasets.build_train_loader(parse_train_args(words))
         frames, start = 0, 0.0
-        ahead = 2 * args.num_workers  # batches that were made while the workers started
+        ahead = 2 * args.num_workers  # batches that were loaded while the workers started
         if len(loader) <= 2 * ahead:
             raise ValueError(f"--num_workers {args.num_workers} are too many for this measurement; give fewer")
         for i, batch in enumerate(loader):

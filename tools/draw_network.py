@@ -39,12 +39,12 @@ ENDINGS = (".png", ".pdf", ".svg")
 
 @dataclass(frozen=True)
 class Box:
-    """A module, or an input, at a place of the picture.
+    """A box of the picture: a module or an input.
 
     Attributes:
-        name: of the module in the model; of an input in words, in quotes.
-        x, y: centre; colour: of its stream.
-        note: what it does, in a few words.
+        name: of the module in the model, or of the input, in quotes.
+        x, y: centre of the box; colour: of its stream.
+        note: the task of the module in a few words.
     """
 
     name: str
@@ -132,7 +132,7 @@ STAGE_READ = (
 
 
 def _shapes(given: object) -> list[str]:
-    """Of every tensor in what a module gives; bool masks are left out."""
+    """The shapes of all tensors in the output of a module, without bool masks."""
     if isinstance(given, Tensor):
         return [] if given.dtype == torch.bool else [" × ".join(map(str, given.shape))]
     return [shape for part in given for shape in _shapes(part)] if isinstance(given, list | tuple) else []

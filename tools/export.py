@@ -2,8 +2,8 @@
 
     python tools/export.py output/run/checkpoint.pth pretrained_weights/mine.safetensors --dtype float16
 
-Wherever a checkpoint is asked for to predict with, ``mine.safetensors`` will do. Training cannot go on from it, but can
-start from it: ``--pretrained_weights``.
+``mine.safetensors`` serves wherever a checkpoint is used for prediction. Training cannot be resumed from it, but can
+start from it with ``--pretrained_weights``.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from util.run.cli import run
 from util.weights import checkpoint
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-# where things lay on the machine of the training is nobody else's business; the folders of data, ``…_path``, are added
+# paths on the machine of the training, which are removed; the folders of data (``…_path``) are added below
 PLACES = ("output_dir", "text_encoder", "resume")
-# of these it matters that there were some: a ResNet's batch norm is then frozen
+# it matters whether these were given, because a ResNet's batch norm is then frozen
 ORIGINS = ("backbone_pretrained", "pretrained_weights")
 
 

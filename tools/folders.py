@@ -19,7 +19,7 @@ def require_new(path: Path, flag: str = "--output_dir") -> None:
 def new_folder(path: str | os.PathLike) -> Iterator[Path]:
     """Yields an empty folder beside ``path``, which takes its name when the block ends well and is removed otherwise.
 
-    A folder that already has the name is replaced: whether that is allowed is for the caller to check.
+    A folder with this name is replaced; the caller checks whether that is allowed.
 
     Raises:
         ValueError: it cannot be written; names ``path`` and the mend.
@@ -43,11 +43,11 @@ def new_folder(path: str | os.PathLike) -> Iterator[Path]:
 
 @contextmanager
 def new_parts(parent: str | os.PathLike, names: Sequence[str]) -> Iterator[Path]:
-    """Yields an empty folder to make ``names`` in; they move into ``parent``, beside what else it holds, at the end.
+    """Yields an empty folder in which to make the parts ``names``, which move into ``parent`` at the end.
 
-    Parts of the same name are replaced: whether that is allowed is for the caller to check. The last of the names is
-    the first to go and the last to come, so where it stands, all of them belong together. Nothing changes if the block
-    or a move fails.
+    Parts of the same name are replaced; the caller checks whether that is allowed. Of the old parts the last name is
+    moved out first, of the new parts it is moved in last. So where it exists, all parts belong together. Nothing
+    changes if the block or a move fails.
 
     Raises:
         ValueError: it cannot be written; names ``parent`` and the mend.
@@ -69,7 +69,7 @@ def new_parts(parent: str | os.PathLike, names: Sequence[str]) -> Iterator[Path]
                     os.replace(made / name, parent / name)
                     placed.append(name)
             except BaseException:
-                # What is still in the temporary folder is deleted with it: the earlier parts must not be.
+                # The temporary folder will be deleted, so the earlier parts must not stay in it.
                 for name in placed:
                     os.replace(parent / name, made / name)
                 for name in names:

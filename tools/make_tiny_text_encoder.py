@@ -1,4 +1,4 @@
-"""Makes a small RoBERTa with random weights and a tokenizer trained on a data set's own expressions.
+"""Makes a small RoBERTa with random weights and a tokenizer that is trained on the expressions of a data set.
 
     python tools/make_tiny_text_encoder.py data/synthetic/meta_expressions/train/meta_expressions.json \
         --output_dir data/synthetic/text_encoder
@@ -117,7 +117,7 @@ def main() -> None:
     model = make_encoder(tokenizer, hidden_size=args.hidden_size, layers=args.layers, heads=args.heads, seed=args.seed)
     with new_folder(output) as folder:
         tokenizer.save_pretrained(folder)
-        # Older readers of RoBERTa directories want the two parts of the tokenizer's model by themselves.
+        # Older readers of RoBERTa directories need the two parts of the tokenizer's model as separate files.
         tokenizer.backend_tokenizer.model.save(str(folder))
         model.save_pretrained(folder)
     print(f"{output}: {len(tokenizer)} tokens, {sum(p.numel() for p in model.parameters()):,} parameters")

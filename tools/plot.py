@@ -1,4 +1,4 @@
-"""Draws the curves of one or several runs, term by term, from what main.py logged of each epoch.
+"""Draws the curves of one or several runs, term by term, from the log.jsonl of main.py.
 
 python tools/plot.py output/run output/other --output curves.png
 """
@@ -24,7 +24,7 @@ from util.files.writing import atomic_path  # noqa: E402
 from util.run.cli import run  # noqa: E402
 from util.run.log import read_lines  # noqa: E402
 
-# beside the losses of the last stage and the scores
+# values of log.jsonl that are neither losses nor scores
 UNDRAWN = {"epoch", "seconds", "skipped_steps", "skipped_clips"}
 _EARLIER_STAGE = re.compile(r"loss_.*_\d+")
 

@@ -3,7 +3,8 @@
     python tools/profile_model.py [--num_frames 5] [--size 360 640] [--train] [any option of main.py]
 
 The words go through an encoder of RoBERTa-base's size with a tokenizer made on the spot; nothing is read or downloaded.
-FLOPs count a multiplication and an addition as two; what is neither a convolution nor a matrix product is left out.
+FLOPs count a multiplication and an addition as two, of convolutions and matrix products only. Inference and its FLOPs
+are those of the form for inference (models/fast/).
 """
 
 from __future__ import annotations
@@ -88,7 +89,7 @@ def make_batch(frames: int, size: tuple[int, int], expressions: list[str], clips
 
 
 def exact_float32() -> None:
-    """Has a GPU convolve in float32 where that is asked for; by itself it rounds to TF32, which has 11 bits."""
+    """Has GPUs convolve in real float32; by default they round to TF32, which has 11 bits."""
     torch.backends.cudnn.allow_tf32 = False
 
 
@@ -106,9 +107,9 @@ def flops(model: ProxyFormer, frames: int, size: tuple[int, int], expressions: l
     """FLOPs of each section in one inference without padding."""
     counter = FlopCounterMode(display=False)
     trained = [p for p in model.parameters() if p.requires_grad]
-    for parameter in trained:  # the counter stumbles over parameters that want a gradient where none is kept
+    for parameter in trained:  # the counter fails on parameters with requires_grad while no gradient is recorded
         parameter.requires_grad_(False)
-    # of the attention kernels only the plain one is made of products that every version of torch counts
+    # every version of torch counts the products of the plain attention kernel, but not those of the others
     with counter, sdpa_kernel(SDPBackend.MATH):
         infer(model, frames, size, expressions)
     for parameter in trained:
@@ -150,7 +151,7 @@ def train(model: ProxyFormer, args: argparse.Namespace, batch: Batch) -> Step:
 
 
 def measure(run: Callable[[], object], device: torch.device) -> Cost:
-    """Runs once and says what it took. On CPU the peak is that of the process so far."""
+    """Time and memory of one call. On a CPU the peak is that of the process so far."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)

@@ -1,10 +1,10 @@
-"""Checks that a data set lies on disk as this project reads it: every list, frame and mask.
+"""Checks the files of a data set: every list, frame and mask.
 
     python tools/data/check.py ytvos data/ref-youtube-vos
     python tools/data/check.py mevis data/mevis --json report.json --fix-list again.txt
 
-Prints what there is, beside what the authors of the data set count, and each kind of fault with what to do about it.
-Exit code 0: all is in order; 1: something is wrong; 2: there is nothing that can be checked.
+Prints the counts of the files beside the published counts, and each kind of fault with its mend.
+Exit code 0: everything is in order; 1: there are faults; 2: there is nothing to check.
 """
 
 from __future__ import annotations

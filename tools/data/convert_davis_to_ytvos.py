@@ -1,4 +1,4 @@
-"""Lays out Ref-DAVIS17 as Ref-YouTube-VOS is laid out, from DAVIS 2017 and the four annotators' text files.
+"""Converts Ref-DAVIS17, DAVIS 2017 and the four annotators' text files, to the layout of Ref-YouTube-VOS.
 
     python tools/data/convert_davis_to_ytvos.py data/ref-davis
 
@@ -100,7 +100,7 @@ def read_texts(path: Path, encoding: str) -> Texts:
         FileNotFoundError, ValueError: naming file and line.
     """
     out: Texts = {}
-    # Not splitlines: latin-1 has characters that it takes for the end of a line.
+    # splitlines would also break lines at some characters of latin-1.
     for number, line in enumerate(_read(path, encoding).split("\n"), 1):
         if not line.strip():
             continue

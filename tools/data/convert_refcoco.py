@@ -58,7 +58,7 @@ def read_references(path: Path) -> list:
         with path.open("rb") as file:
             # Python 2's texts are bytes. The odd ones survive as surrogates, which :func:`_text` mends.
             references = PlainUnpickler(file, encoding="utf-8", errors="surrogateescape").load()
-    # a damaged or hostile pickle fails in every possible way
+    # a damaged or hostile pickle may raise any error
     except Exception as error:
         raise _bad(path, f"is not a pickle of plain data ({error})") from error
     if type(references) is not list:
@@ -107,7 +107,7 @@ def _require(path: Path, what: str, entry: object, keys: dict) -> None:
 
 @dataclass
 class Converted:
-    """What becomes of a split.
+    """A converted split.
 
     Attributes:
         images, annotations: an entry for each sentence, in the order of the references.

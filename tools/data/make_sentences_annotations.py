@@ -5,7 +5,8 @@
 
 a2d: a2d_sentences_single_frame_{train,test}_annotations.json and
 a2d_sentences_test_annotations_in_coco_format.json; jhmdb: jhmdb_sentences_gt_annotations_in_coco_format.json.
-What is there already, downloaded or made, is kept unless --overwrite is given, and the ground truth follows the list.
+Files that exist, downloaded or made, are kept unless --overwrite is given. The ground truth is made for the samples of
+the list.
 """
 
 from __future__ import annotations

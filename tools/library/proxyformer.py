@@ -1,10 +1,10 @@
-"""ProxyFormer as a library, beside whatever else is called ``datasets``, ``models`` or ``util``.
+"""ProxyFormer as a library, beside other packages that are called ``datasets``, ``models`` or ``util``.
 
-    sys.path.append("/path/to/this/repository/tools/library")
+    sys.path.append("/path/to/ProxyFormer/tools/library")
     from proxyformer import load_predictor
 
-The packages of this repository have names that others have, too. Here they are imported without taking these names:
-afterwards ``import models`` gives what it would have given before.
+Other packages have the same names as those of this repository. This module imports the repository's packages without
+occupying their names: afterwards ``import models`` gives what it gave before.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 from types import ModuleType
 
 _ROOT = str(Path(__file__).resolve().parents[2])
-_OWN = ("models", "util")  # which import nothing else of the repository
+_OWN = ("models", "util")  # these two import no other package of the repository
 
 
 class _Finder(MetaPathFinder):
@@ -28,7 +28,7 @@ class _Finder(MetaPathFinder):
 
 
 def _taken_out() -> dict[str, ModuleType]:
-    """The modules that have the names of ours, which are free after that."""
+    """Removes all modules with the names of ours from ``sys.modules``, and returns them."""
     return {name: sys.modules.pop(name) for name in list(sys.modules) if name.partition(".")[0] in _OWN}
 
 

@@ -3,12 +3,12 @@
     python tools/small_job/pretrain_alignment.py data/synthetic --backbone tsm_resnet10_half \
         --text_encoder data/synthetic/text_encoder --output_dir output/pretrained
 
-ImageNet, Kinetics and RoBERTa's corpus do this for real videos; here the training videos do. Everything is shown what
-segmentation has to find out: the masks of all objects are given, their backbone features are averaged within, and the
-text has to pick one. That takes far fewer steps than to cut the object out as well, and what the features then tell
-carries over. Two more losses say what features should tell: each pixel's category, and which way it is moving.
+For real videos, encoders learn this from ImageNet, Kinetics and RoBERTa's corpus; here they learn it from the training
+videos. The masks of all objects are given, the features of the backbone are averaged within each mask, and the text has
+to pick one object. That takes far fewer steps than learning to segment, and the features carry over to segmentation.
+Two more losses teach the features the category of each pixel and the direction in which it moves.
 
-The results are for main.py: ``--backbone_pretrained OUTPUT_DIR/backbone.pth --text_encoder OUTPUT_DIR/text_encoder``.
+main.py takes the results: ``--backbone_pretrained OUTPUT_DIR/backbone.pth --text_encoder OUTPUT_DIR/text_encoder``.
 It runs on the CPU, and is for small networks and sets of one frame size.
 """
 
@@ -45,7 +45,7 @@ from util.samples.frames import normalise
 from util.samples.text import in_form
 from util.video.pictures import image_size, read_frames, read_label_maps
 
-BACKGROUND_WEIGHT = 0.1  # most pixels are background, which has little to teach
+BACKGROUND_WEIGHT = 0.1  # most pixels are background, which teaches little
 DIRECTIONS = 5  # none, left, right, up, down
 STILL = 1.2  # pixels a frame: what moves less has no direction; fits the generator's usual size and length
 MIN_STEPS = 20  # the one-cycle schedule needs two for its rise, a tenth

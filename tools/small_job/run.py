@@ -1,9 +1,9 @@
-"""The demo: the project's main job in small, from generated videos to scores and pictures, by the same commands a user
-gives. ``scripts/demo.sh`` runs it.
+"""The main job in small, from generated videos to scores and pictures, by the commands that a user would give.
+``scripts/demo.sh`` runs it.
 
-Besides the scores it measures whether language and time are used: the held-out videos are asked again with every
-expression swapped for that of another object, with a text that says nothing, with every frame replaced by the first,
-and of a model that was never trained.
+Besides the scores it measures whether the model uses language and time. The held-out videos are segmented again with
+the expression of another object, with a text without content, with every frame replaced by the first, and by a model
+that was never trained.
 """
 
 from __future__ import annotations
