@@ -4,10 +4,10 @@
         [--expressions 1 4 8] [--modes fp32 bf16] [main.py's options]
 
 Weights and frames are random. The time is that from uint8 frames to masks of their size, without decoding and writing.
-"One by one" is the same code with one expression at a time in float32 (on a GPU without TF32). Every row runs in a process of
-its own, so that its peak memory can be measured. FLOPs are counted by torch, for videos of one window; the ceiling is
-the speed of the fastest product of two large matrices in float32. ``--agreement`` instead compares the masks of each
-mode with those of float32, with the shipped weights.
+"One by one" is the same code with one expression at a time in float32 (on a GPU without TF32). Every row runs in a
+process of its own, so that its peak memory can be measured. FLOPs are counted by torch, for videos of one window; the
+ceiling is the speed of the fastest product of two large matrices in float32. ``--agreement`` instead compares the masks
+of each mode with those of float32, with the shipped weights.
 """
 
 from __future__ import annotations
