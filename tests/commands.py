@@ -1,33 +1,92 @@
-"""The repository's programs as a user runs them."""
+"""The repository's programs as a user runs them, and the ranks of a process group."""
 
 from __future__ import annotations
 
 import gc
+import importlib
 import os
 import runpy
-import subprocess
+import signal
 import sys
 import tempfile
+import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from subprocess import CompletedProcess
-from typing import TextIO
+from typing import Self
 
 import torch
 import torch.multiprocessing as mp
 
 from tests.helpers import ROOT
+from util.run import dist
 
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 FORKS_TRAIN = not torch.cuda.is_available()  # CUDA and autograd's threads for it do not survive a fork
+SECONDS = 300  # after which a program of a test is ended
+
+
+class Program:
+    """A program that runs beside the test. As a context it is ended, with all that it started, when the test leaves.
+
+    Its process is a fork of this one, if it can be, which torch and transformers are imported in: a new process takes
+    eight seconds of CPU for that. The ranks of torch's launchers are forks as well.
+
+    Args:
+        words: a file of the repository, or ``-m`` and a module, and the arguments.
+        anew: starts a new process, as a user does, and lets a launcher start new ones.
+    """
+
+    def __init__(self, *words: object, anew: bool = False) -> None:
+        self._files = [os.memfd_create(name) for name in ("stdout", "stderr")]
+        self.returncode: int | None = None
+        self.pid = os.fork()
+        if self.pid == 0:
+            _become([str(word) for word in words], *self._files, anew or not FORKS_TRAIN)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+        self.wait()
+        for file in self._files:
+            os.close(file)
+
+    def poll(self) -> int | None:
+        """The exit code; None while it runs."""
+        if self.returncode is None:
+            done, status = os.waitpid(self.pid, os.WNOHANG)
+            self.returncode = os.waitstatus_to_exitcode(status) if done else None
+        return self.returncode
+
+    def wait(self, seconds: float = SECONDS) -> int | None:
+        """The exit code; None where the process has not ended within so many seconds."""
+        deadline = time.monotonic() + seconds
+        while self.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+        return self.returncode
+
+    def until(self, condition: Callable[[], object]) -> None:
+        """Waits until something holds; the program must not end before."""
+        deadline = time.monotonic() + SECONDS
+        while not condition():
+            assert self.poll() is None and time.monotonic() < deadline, self.said()
+            time.sleep(0.02)
+
+    def printed(self) -> tuple[str, str]:
+        """What it has printed on stdout and on stderr. Reading moves no offset, which the process shares."""
+        out, err = (os.pread(file, os.fstat(file).st_size, 0).decode() for file in self._files)
+        return out, err
+
+    def said(self) -> str:
+        return "".join(self.printed())
 
 
 def run(*words: object, ok: bool = True) -> CompletedProcess:
-    """Runs a program in a process of its own; checks that it ended as expected and without a traceback.
-
-    The process is a fork of this one, if it can be, which torch and transformers are imported in: a new one takes ten
-    seconds of CPU for that. What is run by ``-m``, as launchers are, is a new one.
-    """
+    """Runs a program; checks that it ended as expected and without a traceback."""
     done = started(*words)
     assert (done.returncode == 0) == ok, done.stdout + done.stderr
     assert "Traceback" not in done.stderr, done.stderr
@@ -35,41 +94,52 @@ def run(*words: object, ok: bool = True) -> CompletedProcess:
 
 
 def started(*words: object) -> CompletedProcess:
-    """How it ended, and what it printed."""
-    command = [str(word) for word in words]
-    if command[0] == "-m" or not FORKS_TRAIN:
-        environment = os.environ | ENVIRONMENT
-        return subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True, env=environment)
-    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
-        child = os.fork()
-        if child == 0:
-            become(command, out, err)
-        _, status = os.waitpid(child, 0)
-        texts = []
-        for file in (out, err):
-            file.seek(0)
-            texts.append(file.read())
-    return CompletedProcess(command, os.waitstatus_to_exitcode(status), *texts)
+    """How a program ended, and what it printed."""
+    with Program(*words) as program:
+        code = program.wait()
+        assert code is not None, program.said()
+        return CompletedProcess(words, code, *program.printed())
 
 
 def run_ranks(work: Callable[..., None], count: int, *arguments: object) -> None:
-    """Calls ``work(rank, *arguments)`` in so many processes at once; an error of one is raised here."""
-    mp.spawn(work, arguments, nprocs=count)
+    """Calls ``work(rank, *arguments)`` in each rank of a process group; an error of one is raised here."""
+    with tempfile.TemporaryDirectory() as folder:
+        method = "fork" if FORKS_TRAIN else "spawn"
+        mp.start_processes(_rank, (work, count, f"{folder}/meeting", arguments), count, start_method=method)
 
 
-def become(command: list[str], out: TextIO, err: TextIO) -> None:
-    """Of a fork: runs the program and ends."""
+def _rank(rank: int, work: Callable[..., None], count: int, meeting: str, arguments: tuple) -> None:
+    _after_fork()
+    torch.distributed.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=count)
+    work(rank, *arguments)
+    dist.shut_down()
+
+
+def _after_fork() -> None:
     gc.freeze()  # garbage of the parent is left alone: a film's decoder would wait for threads that are not here
+    torch.set_num_threads(1)  # those that the parent knew of are gone
+
+
+def _become(command: list[str], out: int, err: int, anew: bool) -> None:
+    """Of a fork: runs the program, which prints into the files of these numbers, and ends."""
     code = 1
     try:
-        os.dup2(out.fileno(), 1)
-        os.dup2(err.fileno(), 2)
-        sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1, closefd=False) for number in (1, 2))
+        _after_fork()
+        os.setsid()
+        signal.alarm(SECONDS)  # whatever becomes of the test
+        os.dup2(out, 1)
+        os.dup2(err, 2)
         os.chdir(ROOT)
         os.environ.update(ENVIRONMENT)
-        torch.set_num_threads(1)  # those that this process knew of are gone
+        if anew:
+            os.execv(sys.executable, [sys.executable, *command])
+        sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1, closefd=False) for number in (1, 2))
         sys.argv = command
-        runpy.run_path(str(ROOT / command[0]), run_name="__main__")
+        if command[0] == "-m":
+            launcher = importlib.import_module(command[1])
+            launcher.main(["--run_path", "--start_method", "fork", *command[2:]])
+        else:
+            runpy.run_path(str(ROOT / command[0]), run_name="__main__")
         code = 0
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)

@@ -74,15 +74,12 @@ def train(dtype: torch.dtype, batches: list[list[Batch]], *flags: str) -> dict[s
 
 
 def one_rank(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
     seen = {
         (dtype, how): train(dtype, [[batch_of(step, rank)] for step in range(STEPS)], *how.split())
         for dtype in TOLERANCE
         for how in WAYS
     }
     torch.save(seen, f"{folder}/{rank}.pt")
-    dist.shut_down()
 
 
 def assert_close(got: dict[str, list], wanted: dict[str, list], tolerance: float) -> None:
@@ -139,8 +136,6 @@ DIVIDED = """
 
 def divided_rank(rank: int, root: str, folder: str) -> None:
     """Two runs that end, and one of whose checkpoint after an epoch another goes on."""
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
     for name, flags in {"plain": [], "divided": ["--fsdp"], "parted": ["--fsdp", "--activation_checkpointing"]}.items():
         run = trainer(Path(root), Path(folder) / name, *DIVIDED.split(), *flags)
         if name == "parted":
@@ -149,7 +144,6 @@ def divided_rank(rank: int, root: str, folder: str) -> None:
             run = trainer(Path(root), Path(folder) / name, *DIVIDED.split(), "--fsdp")
             assert run.epoch == 1
         run.run()
-    dist.shut_down()
 
 
 def test_a_divided_model_trains_scores_and_goes_on_as_a_whole_one(ytvos_root, tmp_path):
@@ -182,15 +176,7 @@ class Bright:
         return Painted(torch.stack([frames[:, len(text) % 3] > 150 for text in expressions]))
 
 
-def score_rank(rank: int, world_size: int, root: str, folder: str) -> None:
-    torch.set_num_threads(1)
-    meeting = f"file://{folder}/meeting"
-    torch.distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=world_size)
-    score_here(root, folder)
-    dist.shut_down()
-
-
-def score_here(root: str, folder: str) -> None:
+def score_rank(_: int, root: str, folder: str) -> None:
     args = mini_args(Path(root), "--holdout", "3", "--eval", "--resume", "any", "--output_dir", folder)
     settings, split = models.predictor_settings(args), datasets.eval_set(args, "holdout")
     score = score_split(split, Bright(), settings, "some weights", Path(folder))
@@ -199,8 +185,6 @@ def score_here(root: str, folder: str) -> None:
 
 def rank_without_space(rank: int, root: str, folder: str) -> None:
     """Of two runs, in which rank 0 and then rank 1 cannot write masks of the first epoch."""
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
     real = engine.write_mask_png
     for lacking in (0, 1):
         flags = [*DIVIDED.split(), "--holdout", 3, "--epochs", 2, "--warmup_steps", 0]
@@ -213,7 +197,6 @@ def rank_without_space(rank: int, root: str, folder: str) -> None:
 
         engine.write_mask_png = write
         run.run()
-    dist.shut_down()
 
 
 def test_masks_that_one_rank_cannot_write_cost_a_score_and_no_training(ytvos_root, tmp_path):
@@ -229,8 +212,8 @@ def test_any_number_of_ranks_scores_the_same(ytvos_root, tmp_path):
         folder = tmp_path / str(world_size)
         folder.mkdir()
         if world_size == 1:
-            score_here(str(ytvos_root), str(folder))
+            score_rank(0, str(ytvos_root), str(folder))
         else:
-            run_ranks(score_rank, world_size, world_size, str(ytvos_root), str(folder))
+            run_ranks(score_rank, world_size, str(ytvos_root), str(folder))
         scores[world_size] = json.loads((folder / "eval_ytvos_holdout" / "scores.json").read_text())
     assert scores[1] == scores[2] == scores[3] and 0 < scores[1]["J&F"] < 1

@@ -24,7 +24,7 @@ from tests.commands import run_ranks
 from tests.mini_ytvos import mini_args, write_mini_ytvos
 from tests.test_checkpoint_optim import saved_model
 from tests.tiny_model import EXPRESSIONS, tiny_args, tiny_model
-from util.run import dist, precision
+from util.run import precision
 from util.weights import checkpoint
 
 CPU = torch.device("cpu")
@@ -41,14 +41,12 @@ def speed(monkeypatch):
 
 
 def settle(rank: int, folder: str) -> None:
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
     found = []
     for of_main, of_other in ((4.0, 0.1), (0.1, 4.0)):
         speedup = (of_main, of_other)[rank]
         precision.cpu_speedup = lambda _, speedup=speedup: speedup
         found.append(models.settled_amp("auto", CPU))
     Path(folder, str(rank)).write_text(" ".join(found))
-    dist.shut_down()
 
 
 def test_all_ranks_compute_in_what_rank_0_finds_faster(tmp_path):

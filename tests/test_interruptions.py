@@ -9,18 +9,13 @@ import os
 import shlex
 import signal
 import socket
-import subprocess
-import sys
-import time
 import zipfile
-from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import torch
 
-from tests.commands import ENVIRONMENT, run
+from tests.commands import Program, run
 from tests.helpers import ROOT
 from tests.runs import log
 from tools.data.make_synthetic import generate
@@ -31,57 +26,25 @@ NETWORK = """
     --dropout 0.2 --train_sizes 32 48 --eval_size 48 --max_size 80 --batch_size 1 --num_frames 2 --seed 3
     --expressions_per_clip 2 --num_workers 1 --device cpu --epochs 2 --lr 1e-3 --lr_schedule cosine
 """
-SECONDS = 300
+TOGETHER = "--standalone --nproc_per_node 2"
 
 
-def start(
-    *words,
-    restarts: int = 0,
-    launcher: str = "run",
-    meeting: str = "--standalone --nproc_per_node 2",
-    program: str = "main.py",
-) -> subprocess.Popen:
-    command = ["-m", f"torch.distributed.{launcher}", *meeting.split(), "--max_restarts", str(restarts)]
-    return subprocess.Popen(
-        [sys.executable, *command, program, *map(str, words)],
-        cwd=ROOT,
-        env=os.environ | ENVIRONMENT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+def start(*words, restarts: int = 0, meeting: str = TOGETHER, program: str = "main.py") -> Program:
+    """torchrun, with a program of the repository."""
+    return Program("-m", "torch.distributed.run", *meeting.split(), "--max_restarts", restarts, program, *words)
 
 
-def finish(process: subprocess.Popen, code: int | None = 0) -> str:
+def finish(process: Program, code: int | None = 0) -> str:
     """Waits; checks the exit code unless it is None; returns all that was printed."""
-    try:
-        out, err = process.communicate(timeout=SECONDS)
-    finally:
-        with suppress(ProcessLookupError):  # nothing is left running where the test fails
-            os.killpg(process.pid, signal.SIGKILL)
-    assert code is None or process.returncode == code, out + err
-    return out + err
+    with process:  # nothing is left running where the test fails
+        ended = process.wait()
+        assert ended is not None and code in (None, ended), process.said()
+        return process.said()
 
 
-def when_there(path: Path, process: subprocess.Popen) -> None:
-    """Waits until the run has written ``path``."""
-    until(path.exists, process)
-
-
-def until(condition: Callable[[], object], process: subprocess.Popen) -> None:
-    """Waits until it holds; the run must not end before."""
-    deadline = time.monotonic() + SECONDS
-    while not condition():
-        assert process.poll() is None, finish(process, None)
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
-def ranks(process: subprocess.Popen, program: str = "main.py") -> list[int]:
+def ranks(process: Program) -> list[int]:
     """Process numbers of a launcher's ranks."""
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    return [int(n) for n in children if program in Path(f"/proc/{n}/cmdline").read_text().split("\0")]
+    return list(map(int, Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()))
 
 
 @pytest.fixture(scope="module")
@@ -95,9 +58,13 @@ def options(tmp_path_factory) -> list:
 
 @pytest.fixture(scope="module")
 def whole(options, tmp_path_factory) -> Path:
-    """The folder of a run without interruption; the older launcher hands the rank over as torchrun does, if asked."""
+    """The folder of a run without interruption, of new processes as a user starts them.
+
+    The older launcher hands the rank over as torchrun does, if asked.
+    """
     folder = tmp_path_factory.mktemp("whole") / "run"
-    finish(start(*options, "--output_dir", folder, launcher="launch", meeting="--use_env --nproc_per_node 2"))
+    launcher = ("-m", "torch.distributed.launch", "--use_env", "--nproc_per_node", 2)
+    finish(Program(*launcher, "main.py", *options, "--output_dir", folder, anew=True))
     return folder
 
 
@@ -111,10 +78,9 @@ def test_a_killed_rank_ends_the_job_and_the_same_command_goes_on(options, whole,
     folder = tmp_path / "run"
     words = [*options, "--output_dir", folder, "--save_every", 1, "--keep", 3, "--resume", "auto"]
     process = start(*words)
-    when_there(folder / "checkpoint_00000003.pth", process)
+    process.until((folder / "checkpoint_00000003.pth").exists)
     os.kill(ranks(process)[0], signal.SIGKILL)
-    process.communicate(timeout=60)
-    assert process.returncode != 0
+    assert process.wait(60)
     assert "going on from" in finish(start(*words))
     assert_same(folder, whole)
     assert not list(folder.glob(".checkpoint*")) and len(list(folder.glob("checkpoint_*.pth"))) == 3
@@ -124,7 +90,7 @@ def test_a_killed_rank_ends_the_others_and_all_are_started_again(options, whole,
     folder = tmp_path / "run"
     words = [*options, "--output_dir", folder, "--save_every", 1, "--resume", "auto"]
     process = start(*words, restarts=1)
-    when_there(folder / "checkpoint_00000002.pth", process)
+    process.until((folder / "checkpoint_00000002.pth").exists)
     os.kill(ranks(process)[1], signal.SIGKILL)
     finish(process)
     assert_same(folder, whole)
@@ -134,15 +100,15 @@ def test_a_signal_saves_on_all_ranks(options, whole, tmp_path):
     folder = tmp_path / "run"
     words = [*options, "--output_dir", folder, "--resume", "auto"]
     process = start(*words, "--save_every", 1)
-    when_there(folder / "checkpoint_00000002.pth", process)
-    process.send_signal(signal.SIGTERM)
+    process.until((folder / "checkpoint_00000002.pth").exists)
+    os.kill(process.pid, signal.SIGTERM)
     said = finish(process, None)
     assert process.returncode != 0 and "go on with --resume" in said
     finish(start(*words))
     assert_same(folder, whole)
 
 
-def two_nodes(*words, restarts: int = 0) -> list[subprocess.Popen]:
+def two_nodes(*words, restarts: int = 0) -> list[Program]:
     """Two launchers, each with one process, that meet at a free port."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -160,7 +126,7 @@ def test_two_nodes_of_one_process_train_as_one_of_two(options, whole, tmp_path):
 def test_a_killed_rank_of_one_node_starts_both_again(options, whole, tmp_path):
     folder = tmp_path / "run"
     nodes = two_nodes(*options, "--output_dir", folder, "--save_every", 1, "--resume", "auto", restarts=1)
-    when_there(folder / "checkpoint_00000002.pth", nodes[0])
+    nodes[0].until((folder / "checkpoint_00000002.pth").exists)
     os.kill(*ranks(nodes[1]), signal.SIGKILL)
     for node in nodes:
         finish(node)
@@ -198,12 +164,11 @@ def test_an_inference_survives_a_killed_rank(options, whole, tmp_path, restarts)
     slow = tmp_path / "slow_inference.py"
     slow.write_text(SLOW_INFERENCE.format(root=str(ROOT)))
     process = start(*words, tmp_path / "two", program=str(slow), restarts=restarts)
-    until(lambda: finished(tmp_path / "two"), process)
-    os.kill(ranks(process, str(slow))[1], signal.SIGKILL)
+    process.until(lambda: finished(tmp_path / "two"))
+    os.kill(ranks(process)[1], signal.SIGKILL)
     kept = finished(tmp_path / "two")
     if not restarts:
-        process.communicate(timeout=60)
-        assert process.returncode != 0 and not (tmp_path / "two" / "submission.zip").exists()
+        assert process.wait(60) and not (tmp_path / "two" / "submission.zip").exists()
         process = start(*words, tmp_path / "two", program=program)
     finish(process)
     run(program, *words, tmp_path / "one")

@@ -1,6 +1,7 @@
 """Reading pictures and masks from disk, of data sets and of users: upright, and of any mode and depth.
 
-A picture is turned by its EXIF orientation, as viewers do. Errors name the file and the mend.
+A picture is turned by its EXIF orientation, as viewers do. Errors name the file and the mend. Functions that return
+tensors import torch themselves: processes that score masks need no torch, and start ten times as fast without it.
 """
 
 from __future__ import annotations
@@ -10,15 +11,15 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import torch
 from PIL import ExifTags, Image, UnidentifiedImageError
-from torch import Tensor
-from torchvision.io import ImageReadMode, decode_image
 
 from util.masks.results import LABEL_PALETTE
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 MASK_SUFFIXES = (".png",)
@@ -120,11 +121,11 @@ def _upright(picture: np.ndarray | Tensor, orientation: int) -> np.ndarray | Ten
     if orientation == 1:
         return picture
     quarters, mirrored = _TURNS[orientation]
-    if isinstance(picture, Tensor):
-        picture = torch.rot90(picture, quarters)
-        return picture.flip(1) if mirrored else picture
-    picture = np.rot90(picture, quarters)
-    return np.ascontiguousarray(picture[:, ::-1] if mirrored else picture)
+    if isinstance(picture, np.ndarray):
+        picture = np.rot90(picture, quarters)
+        return np.ascontiguousarray(picture[:, ::-1] if mirrored else picture)
+    picture = picture.rot90(quarters)
+    return picture.flip(1) if mirrored else picture
 
 
 def _load(image: Image.Image, content: np.ndarray) -> tuple[Image.Image, int]:
@@ -156,6 +157,9 @@ def read_frame(path: Path, wording: Wording = FRAME) -> Tensor:
         OSError: the machine does not let it be read.
         ValueError: it is damaged, or holds floating-point numbers of unknown brightness.
     """
+    import torch
+    from torchvision.io import ImageReadMode, decode_image
+
     content = _content(path, wording)
     plain, tagged = _jpeg_header(content)
     with _named_errors(path, wording):
@@ -271,6 +275,8 @@ def read_frames(paths: Sequence[Path]) -> Tensor:
     The memory is channels-last, as the decoder delivers it: resizing is 2.5 times as fast as from planes.
     Raises as :func:`read_frame`, and ValueError for frames of different sizes.
     """
+    import torch
+
     first = read_frame(paths[0])
     frames = torch.empty((len(paths), *first.shape[1:], 3), dtype=torch.uint8)
     frames[0] = first.permute(1, 2, 0)
@@ -294,6 +300,8 @@ def read_label_maps(
     Raises as :func:`read_labels`, and ValueError for a mask that has not the ``size`` (height, width) of its frames,
     whose files are ``frames``.
     """
+    import torch
+
     labels = torch.empty((len(paths), 1, *size), dtype=torch.uint8)
     for t, path in enumerate(paths):
         if t and path == paths[t - 1]:
