@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import signal
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 # before torch is imported: processes of several tests share the cores, and sums differ with the number of threads
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -17,6 +19,7 @@ from tests.mini_ytvos import write_mini_ytvos
 from tests.tiny_model import EXPRESSIONS
 from tools.data import check
 from tools.make_tiny_text_encoder import make_encoder, train_tokenizer
+from util.run import parallel
 
 # which a run under nohup leaves alone, and these may be under one
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
@@ -41,6 +44,13 @@ def ytvos_root(tmp_path_factory) -> Path:
     tokenizer.save_pretrained(root / "text")
     make_encoder(tokenizer, hidden_size=16, layers=1, heads=2, seed=0).save_pretrained(root / "text")
     return root
+
+
+@pytest.fixture
+def forked_workers(monkeypatch) -> None:
+    """Worker processes of ``run_jobs`` are forks of this one: a new process takes five seconds to import torch."""
+    forks = SimpleNamespace(get_context=lambda _: multiprocessing.get_context("fork"))
+    monkeypatch.setattr(parallel, "multiprocessing", forks)
 
 
 @pytest.fixture

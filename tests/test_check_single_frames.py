@@ -91,7 +91,7 @@ def shorten(path: Path, frames: int) -> None:
         ),
     ],
 )
-def test_a_clean_set_passes(dataset, told, request, checked):
+def test_a_clean_set_passes(dataset, told, request, checked, forked_workers):
     root = request.getfixturevalue(dataset)
     code, faults, again, text = checked(dataset, root)
     assert (code, faults, again) == (0, [], [])

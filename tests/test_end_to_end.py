@@ -16,8 +16,8 @@ from tests.commands import run
 from tools.data.make_synthetic import generate
 
 NETWORK = """
-    --binary --backbone resnet18 --hidden_dim 16 --nheads 2 --mask_dim 8 --enc_layers 1 --num_queries 2 --dropout 0
-    --train_sizes 48 --eval_size 48 --max_size 80 --no-random_crop --batch_size 2 --num_frames 2
+    --binary --backbone tsm_resnet10_half --hidden_dim 16 --nheads 2 --mask_dim 8 --enc_layers 1 --num_queries 2
+    --dropout 0 --train_sizes 48 --eval_size 48 --max_size 80 --no-random_crop --batch_size 2 --num_frames 2
     --expressions_per_clip 2 --num_workers 0 --device cpu
 """
 
@@ -25,7 +25,7 @@ NETWORK = """
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("end_to_end") / "data"
-    generate(root, train_videos=4, valid_videos=2, frames=6, size=(48, 80), workers=1)
+    generate(root, train_videos=3, valid_videos=2, frames=6, size=(48, 80), workers=1)
     expressions = root / "meta_expressions" / "train" / "meta_expressions.json"
     run("tools/make_tiny_text_encoder.py", expressions, "--output_dir", root / "text", "--hidden_size", 16)
     return root
@@ -147,9 +147,10 @@ def test_exported_weights_predict_alike_and_are_no_run_to_go_on_with(data, optio
 def test_aligned_encoders_are_taken_as_pretrained(data, options):
     encoder = options[options.index("--text_encoder") + 1]
     aligned, given = data.parent / "aligned", data.parent / "with_aligned"
-    words = ("--backbone", "resnet18", "--text_encoder", encoder, "--steps", 20, "--batch_size", 1)
+    backbone = ("--backbone", "resnet18")
+    words = (*backbone, "--text_encoder", encoder, "--steps", 20, "--batch_size", 1)
     run("tools/small_job/pretrain_alignment.py", data, *words, "--output_dir", aligned)
-    words = ("--backbone_pretrained", aligned / "backbone.pth", "--text_encoder", aligned / "text_encoder")
+    words = (*backbone, "--backbone_pretrained", aligned / "backbone.pth", "--text_encoder", aligned / "text_encoder")
     run("main.py", *options, *words, "--epochs", 1, "--lr_text_encoder", 0, "--output_dir", given)
     saved = torch.load(given / "checkpoint.pth", weights_only=True)["model"]
     # frozen batch norm keeps the statistics that it was given, an encoder that does not learn its weights
@@ -164,14 +165,8 @@ def test_two_processes_train_and_infer_like_one_command(data, options):
     launch = ("-m", "torch.distributed.launch", "--nproc_per_node", 2, "--master_port", 29611)
     run(*launch, "main.py", *options, "--epochs", 1, "--output_dir", data.parent / "two")
     out = data.parent / "two_valid"
-    words = (
-        "inference_ytvos.py",
-        "--resume",
-        data.parent / "two" / "checkpoint.pth",
-        "--device",
-        "cpu",
-        "--output_dir",
-    )
+    checkpoint = data.parent / "two" / "checkpoint.pth"
+    words = ("inference_ytvos.py", "--resume", checkpoint, "--device", "cpu", "--output_dir")
     run(*launch, *words, out)
     run(*words, data.parent / "one_valid")
     assert (out / "submission.zip").read_bytes() == (data.parent / "one_valid" / "submission.zip").read_bytes()

@@ -252,7 +252,7 @@ def test_right_answers_score_one_whatever_the_root(mini, tmp_path):
     assert (scores["J"], scores["F"], scores["expressions"]) == (1, 1, 8)
     sizes = {video.name: (video.height, video.width) for video in VALID_U}
     build_submission(results, tmp_path / "submission.zip", videos, sizes, root="")
-    assert score_results(tmp_path / "submission.zip", truth, videos, workers=2, root="") == scores
+    assert score_results(tmp_path / "submission.zip", truth, videos, root="") == scores
     bare = write_results(tmp_path / "bare", meant, root="")
     assert score_results(bare, truth, videos, root="") == scores
     assert score_results(results, truth, videos, other_objects=True)["J&F"] == 1

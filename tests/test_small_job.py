@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
+import runpy
 import shlex
-import subprocess
 import sys
+from subprocess import CompletedProcess
 
 import pytest
 from PIL import Image
@@ -14,7 +14,7 @@ import datasets
 import models
 from engine import predict_split
 from opts import parse_train_args
-from tests.commands import ENVIRONMENT, started
+from tests.commands import started
 from tests.helpers import ROOT
 from tools.data.make_synthetic import generate
 from tools.small_job import run as small_job
@@ -40,37 +40,34 @@ def test_the_shipped_weights_know_appearance_motion_and_relations(tmp_path):
         assert scores["by_kind"][kind]["J&F"] > least, kind
 
 
-def test_the_example_of_the_docs(tmp_path):
+def test_the_example_of_the_docs(tmp_path, monkeypatch, capsys):
     generate(tmp_path / "data", train_videos=1, valid_videos=1, frames=9, seed=3)
     (tmp_path / "pretrained_weights").symlink_to(small_job.PRETRAINED.parent)
     (video,) = (tmp_path / "data" / "valid" / "JPEGImages").iterdir()
-    done = subprocess.run(
-        [sys.executable, ROOT / "docs" / "example.py", video, "the red object", "a circle"],
-        cwd=tmp_path,
-        env=os.environ | ENVIRONMENT | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    told = done.stdout.splitlines()
+    monkeypatch.chdir(tmp_path)
+    example = ROOT / "docs" / "example.py"
+
+    def ran(*words: object) -> int:
+        monkeypatch.setattr(sys, "argv", [str(example), *map(str, words)])
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(str(example), run_name="__main__")
+        return ended.value.code
+
+    assert ran(video, "the red object", "a circle") == 0
+    told = capsys.readouterr().out.splitlines()
     assert [line.split("  ")[1] for line in told[:2]] == ["the red object", "a circle"]
     assert [line.split(":")[0] for line in told[2:]] == [f"frame {t}" for t in range(9)]
     assert Image.open(tmp_path / "example.png").size == Image.open(next(video.iterdir())).size
-    done = subprocess.run(
-        [sys.executable, ROOT / "docs" / "example.py", tmp_path / "gone.mp4", "the red object"],
-        cwd=tmp_path,
-        env=os.environ | ENVIRONMENT | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 2 and done.stderr.startswith("example.py: error: ") and "gone.mp4: no such" in done.stderr
+    assert ran(tmp_path / "gone.mp4", "the red object") == 2
+    said = capsys.readouterr().err
+    assert said.startswith("example.py: error: ") and "gone.mp4: no such" in said
 
 
 def test_the_shipped_weights_are_small():
     assert small_job.PRETRAINED.stat().st_size < 10e6
 
 
-def run(*words: object) -> subprocess.CompletedProcess:
+def run(*words: object) -> CompletedProcess:
     return started("tools/small_job/run.py", *words)
 
 
