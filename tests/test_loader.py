@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import multiprocessing
 import os
 import re
 import resource
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,7 +27,7 @@ from datasets.loader import TrainLoader, WorkerDied, set_up_worker
 from datasets.undelivered import reasons
 from engine import read_ahead
 from models.predictor import Predictor
-from tests.commands import FORKS_TRAIN, become
+from tests.commands import FORKS_TRAIN, Program
 from tests.helpers import ROOT
 from tests.runs import FLAGS, trainer
 from tests.tiny_model import EXPRESSIONS, tiny_model
@@ -221,64 +221,29 @@ def test_full_shared_memory_is_the_reason_where_it_is_full(monkeypatch):
 
 
 @needs_forks
-def test_docker_with_little_shared_memory():
+def test_docker_with_little_shared_memory(tmp_path):
     """Measured before: no batch ever, and no end."""
-    with tempfile.NamedTemporaryFile("w+") as said:
-        child = os.fork()
-        if child == 0:
-            code = 1
-            try:
-                code = with_little_shared_memory(Path(said.name))
-            finally:
-                os._exit(code)
-        code = ended(child, 60)
-        if code == 77:
-            pytest.skip("this user may not mount a file system of its own")
-        assert code == 0
-        told = said.read()
+    said = tmp_path / "said"
+    child = multiprocessing.get_context("fork").Process(target=with_little_shared_memory, args=(said,))
+    child.start()
+    child.join(60)
+    if child.exitcode == 77:
+        pytest.skip("this user may not mount a file system of its own")
+    assert child.exitcode == 0
+    told = said.read_text()
     assert "of 2 MB free: give Docker more shared memory" in told
     assert re.search("No space left|unable to allocate shared memory", told), "of torch 2.15, of 2.11"
 
 
-def with_little_shared_memory(said: Path) -> int:
+def with_little_shared_memory(said: Path) -> None:
     new_mounts = 0x20000  # CLONE_NEWNS of unshare(2)
     mounts = ["--make-rprivate", "/"], ["-t", "tmpfs", "-o", "size=2m", "tmpfs", "/dev/shm"]
     if ctypes.CDLL(None).unshare(new_mounts) or any(subprocess.run(["mount", *words]).returncode for words in mounts):
-        return 77
+        sys.exit(77)
     said.write_text(said_by(loader(nothing, workers=4, patience=60)))
-    return 0
 
 
 # Signals -----------------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def started(*command: object) -> Iterator[tuple[int, Path]]:
-    """A program that runs in a fork of this process: its number, and the file of what it prints."""
-    with tempfile.NamedTemporaryFile("w+") as out:
-        child = os.fork()
-        if child == 0:
-            signal.alarm(120)  # whatever becomes of the test
-            become([str(word) for word in command], out, out)
-        try:
-            yield child, Path(out.name)
-        finally:
-            try:
-                os.kill(child, signal.SIGKILL)
-                os.waitpid(child, 0)
-            except (ChildProcessError, ProcessLookupError):
-                pass
-
-
-def ended(child: int, seconds: float) -> int | None:
-    """The exit code; None where the process has not ended within so many seconds."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        done, status = os.waitpid(child, os.WNOHANG)
-        if done:
-            return os.waitstatus_to_exitcode(status)
-        time.sleep(0.02)
-    return None
 
 
 @pytest.fixture
@@ -304,16 +269,14 @@ def run_that_hangs(ytvos_root, tmp_path, monkeypatch):
 )
 def test_signals_are_heard_while_nothing_comes(run_that_hangs, number, workers):
     words, folder = run_that_hangs
-    with started(*words, "--num_workers", workers) as (child, out):
-        deadline = time.monotonic() + 100
-        while not ((folder / "stuck").exists() and "going" not in out.read_text()):
-            assert time.monotonic() < deadline and ended(child, 0.05) is None, out.read_text()
+    with Program(*words, "--num_workers", workers) as program:
+        program.until((folder / "stuck").exists)
         time.sleep(1.0)  # until the trainer has what there is
         before = time.monotonic()
-        os.kill(child, number)
-        code = ended(child, 20)
+        os.kill(program.pid, number)
+        code = program.wait(20)
         took = time.monotonic() - before
-        said = out.read_text()
+        said = program.said()
     assert code == 75 and took < 5, said
     assert f"{number.name}: saving" in said and "go on with --resume" in said and "Traceback" not in said
     assert checkpoint.load(folder / "run" / NEWEST)["step"] == 2
@@ -323,8 +286,8 @@ def test_signals_are_heard_while_nothing_comes(run_that_hangs, number, workers):
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_run_whose_loading_hangs_saves_and_ends(run_that_hangs, workers):
     words, folder = run_that_hangs
-    with started(*words, "--num_workers", workers, "--loader_timeout", 2) as (child, out):
-        code, said = ended(child, 60), out.read_text()
+    with Program(*words, "--num_workers", workers, "--loader_timeout", 2) as program:
+        code, said = program.wait(60), program.said()
     assert code == 2 and "Traceback" not in said, said
     assert "main.py: error: no batch from " in said and "for 2 s (--loader_timeout)" in said
     assert checkpoint.load(folder / "run" / NEWEST)["step"] == 2
@@ -338,12 +301,10 @@ def test_a_signal_ends_a_scoring_whose_reading_hangs(ytvos_root, tmp_path, monke
 
     monkeypatch.setattr(VideoEntry, "read", stuck)
     words = [*FLAGS.split(), "--ytvos_path", ytvos_root, "--text_encoder", ytvos_root / "text", "--holdout", 1]
-    with started("main.py", *words, "--eval_every", 1, "--output_dir", tmp_path / "run") as (child, out):
-        deadline = time.monotonic() + 100
-        while not (tmp_path / "stuck").exists():
-            assert time.monotonic() < deadline and ended(child, 0.05) is None, out.read_text()
-        os.kill(child, signal.SIGTERM)
-        code, said = ended(child, 5), out.read_text()
+    with Program("main.py", *words, "--eval_every", 1, "--output_dir", tmp_path / "run") as program:
+        program.until((tmp_path / "stuck").exists)
+        os.kill(program.pid, signal.SIGTERM)
+        code, said = program.wait(5), program.said()
     assert code == 75 and "go on with --resume" in said and "Traceback" not in said, said
     assert checkpoint.load(tmp_path / "run" / NEWEST)["step"] > 0
 
