@@ -93,7 +93,7 @@ class TrainLoader(DataLoader):
             if lacks_means(error):
                 raise self._stalled(batches, "a batch could not be made or handed over", error) from error
             if isinstance(error, RuntimeError) and _WORKER_DIED.match(str(error)):
-                raise WorkerDied(f"{error}; {_last_words(batches)}") from error
+                raise self._died(batches, str(error)) from error
             if isinstance(error, RuntimeError) or not str(error).startswith("Caught "):
                 raise
             # torch's message is the worker's whole traceback, which ends with "ValueError: our message".
@@ -118,7 +118,7 @@ class TrainLoader(DataLoader):
                 idle, due = 0.0, _due(batches)
             if self.patience and idle >= self.patience:
                 if dead := [str(worker.pid) for worker in _workers(batches) if worker.exitcode]:
-                    raise WorkerDied(f"the data loading process {', '.join(dead)} has ended; {_last_words(batches)}")
+                    raise self._died(batches, f"the data loading process {', '.join(dead)} has ended")
                 who = f"{len(_workers(batches))} living data loading processes" if _workers(batches) else "the disk"
                 raise self._stalled(batches, f"no batch from {who} for {self.patience:g} s (--loader_timeout)")
 
@@ -127,6 +127,13 @@ class TrainLoader(DataLoader):
         why = reasons([worker.pid for worker in _workers(batches) if worker.is_alive()], error)
         self._end_workers(batches)
         return Stalled(f"{what}: {why}")
+
+    def _died(self, batches: Iterator[Batch], what: str) -> WorkerDied:
+        """The error that says ``what`` and what to do. The other workers are ended: the dead one may hold a lock that
+        they wait for, and torch would wait five seconds for each of them whenever it frees them."""
+        error = WorkerDied(f"{what}; {_last_words(batches)}")
+        self._end_workers(batches)
+        return error
 
     def _end_workers(self, batches: Iterator[Batch] | None) -> None:
         """Kills the workers, because those that hang do not react to a request."""

@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,12 +15,18 @@ from types import SimpleNamespace
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
+import torch
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
-from tests.mini_ytvos import write_mini_ytvos
+from tests.mini_ytvos import VIDEOS, write_mini_ytvos
 from tests.tiny_model import EXPRESSIONS
 from tools.data import check
 from tools.make_tiny_text_encoder import make_encoder, train_tokenizer
 from util.run import parallel
+
+# seconds, instead of five, after which torch looks whether a worker of a DataLoader has died, and ends one that stays
+torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL = 0.5
+_MultiProcessingDataLoaderIter._try_get_data.__defaults__ = (0.5,)
 
 # which a run under nohup leaves alone, and these may be under one
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
@@ -38,8 +45,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def ytvos_root(tmp_path_factory) -> Path:
-    """The tiny data set in the layout of Ref-YouTube-VOS, with a text encoder for it in ``text``."""
-    root = write_mini_ytvos(tmp_path_factory.mktemp("training"))
+    """The tiny data set of shorter videos, so that an epoch has few steps, with a text encoder for it in ``text``."""
+    short = tuple(replace(video, length=3, absent=video.absent[:1]) for video in VIDEOS)
+    root = write_mini_ytvos(tmp_path_factory.mktemp("training"), train=short)
     tokenizer = train_tokenizer(list(EXPRESSIONS) * 5, 320)
     tokenizer.save_pretrained(root / "text")
     make_encoder(tokenizer, hidden_size=16, layers=1, heads=2, seed=0).save_pretrained(root / "text")

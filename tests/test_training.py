@@ -81,6 +81,7 @@ def test_an_interrupted_run_ends_as_one_without_interruption(ytvos_root, whole, 
 
 def die_in_the_third_step(root: Path, folder: Path, flags: list[str]) -> None:
     """Of a forked process: it has what is imported, and no threads."""
+    signal.alarm(120)
     torch.set_num_threads(1)
     run = trainer(root, folder, *flags, "--save_every", 1, "--keep", 9)
     real = run.train_step
@@ -100,7 +101,7 @@ def test_a_killed_run_ends_as_one_without_interruption(ytvos_root, whole, tmp_pa
     arguments = (ytvos_root, tmp_path / "run", flags)
     killed = multiprocessing.get_context("fork").Process(target=die_in_the_third_step, args=arguments)
     killed.start()
-    killed.join(120)
+    killed.join()  # with a limit of time it would wait for the workers, too, which end five seconds later
     assert killed.exitcode == -signal.SIGKILL
     run = trainer(ytvos_root, tmp_path / "run", *flags)
     assert run.steps_done in (1, 2)  # the second may not have been written yet
@@ -316,13 +317,13 @@ def test_a_step_that_is_not_finite_changes_nothing(ytvos_root, tmp_path, broken,
 
 
 def test_too_many_of_them_end_the_run_and_leave_their_inputs(ytvos_root, tmp_path, broken, monkeypatch):
-    broken(2, 3)
+    broken(1, 2)
     run = trainer(ytvos_root, tmp_path / "run", "--max_skipped_steps", 1)
-    with pytest.raises(FloatingPointError, match=r"step 3 of epoch 0.*--max_skipped_steps.*not_finite_rank0.pth"):
+    with pytest.raises(FloatingPointError, match=r"step 2 of epoch 0.*--max_skipped_steps.*not_finite_rank0.pth"):
         run.run()
     (inputs,) = torch.load(tmp_path / "run" / "not_finite_rank0.pth", weights_only=True)
     assert inputs["video"].ndim == 5 and inputs["targets"]["masks"].any() and len(inputs["clips"]) == 2
-    assert checkpoint.load(tmp_path / "run" / NEWEST)["step"] == 3
+    assert checkpoint.load(tmp_path / "run" / NEWEST)["step"] == 2
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")  # by torchrun, which does not know why it ended
     with pytest.raises(FloatingPointError, match="the restarted processes do not go on"):
         trainer(ytvos_root, tmp_path / "run", "--max_skipped_steps", 1).run()
