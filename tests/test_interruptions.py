@@ -50,7 +50,7 @@ def ranks(process: Program) -> list[int]:
 @pytest.fixture(scope="module")
 def options(tmp_path_factory) -> list:
     root = tmp_path_factory.mktemp("interruptions") / "data"
-    generate(root, train_videos=4, valid_videos=1, frames=6, size=(48, 80), workers=1)
+    generate(root, train_videos=2, valid_videos=1, frames=6, size=(48, 80), workers=1)
     expressions = root / "meta_expressions" / "train" / "meta_expressions.json"
     run("tools/make_tiny_text_encoder.py", expressions, "--output_dir", root / "text", "--hidden_size", 16)
     return [*shlex.split(NETWORK), "--ytvos_path", root, "--text_encoder", root / "text"]
@@ -141,7 +141,7 @@ from util.run import cli
 
 def slow(*arguments, write=engine.write_mask_png):
     write(*arguments)
-    time.sleep(0.2)
+    time.sleep(0.1)
 
 engine.write_mask_png = slow
 cli.run(lambda: inference_ytvos.run_inference(inference_ytvos.parse_args(), inference_ytvos.infer))
