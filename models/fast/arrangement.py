@@ -20,7 +20,8 @@ from torch import Tensor
 
 from util.run.memory import total_bytes
 
-# arrangements may take one part in so many of a device's memory
+# Arrangements may take a 64th of the memory of a device. Those of 5 frames of 360x640 take 3.7 MB in training, so a
+# machine with 24 GiB keeps about a hundred sizes. (Batches are padded to multiples of 32 pixels.)
 SHARE = 64
 Size = tuple[int, int, int]
 
