@@ -8,8 +8,8 @@ fail() {
     exit 2
 }
 
-# An environment of the user's own goes before .venv. conda's "base" is active in every shell of many machines, so it
-# is nobody's choice; PYTHON=python takes it all the same.
+# An active environment of the user comes before .venv. On many machines conda's "base" is active in every shell without
+# being chosen, so it is skipped; PYTHON=python takes it.
 if [[ -n "${PYTHON:-}" ]]; then
     found="$(command -v "$PYTHON")" || fail "PYTHON=$PYTHON: there is no such program"
     [[ "$found" == /* ]] || found="$PWD/$found"
