@@ -289,7 +289,7 @@ def test_inference_scripts_take_the_flags_too(untold, capsys):
         with pytest.raises(SystemExit):
             script.parse_args(["--resume", "c.pth", "--threshold", "0.3"])
     said = capsys.readouterr().err
-    assert said.count("--ngpu") == 1 and "--threshold 0.3 is of ReferFormer" in said
+    assert said.count("--ngpu") == 1 and "--threshold 0.3 is an option of ReferFormer" in said
 
 
 def test_davis_is_scored_by_referformers_command_line_too(capsys):

@@ -1,7 +1,11 @@
-"""What all parts share. Importing it keeps OpenCV to the calling thread."""
+"""Code that the packages share, in rooms: options, files, run, weights, masks, samples, video.
+
+The docstring of a room says what belongs in it; tests/test_layers.py says which room may import which. Importing util
+limits OpenCV to the calling thread.
+"""
 
 import cv2
 
-# Processes are the parallelism here. It cannot be left to each of them: in one that is forked (a data loader's) after
-# OpenCV has used its threads, this very call waits for them for ever.
+# The work is parallel by processes, so OpenCV's threads would only compete. The limit is set at import, because a data
+# loading process cannot set it: forked after OpenCV has used its threads, it would wait for them in this call for ever.
 cv2.setNumThreads(1)

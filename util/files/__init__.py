@@ -1,1 +1,1 @@
-"""Files whatever is in them: read in any encoding, written whole or not at all."""
+"""Files, whatever their content: read in any encoding, written whole or not at all."""

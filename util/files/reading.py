@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-# Marks at the start of a file; that of UTF-16 is also the beginning of UTF-32's, which therefore comes first.
+# Byte order marks at the start of a file. UTF-32's begins with UTF-16's, so it is tried first.
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
     (codecs.BOM_UTF32_LE, "utf-32"),

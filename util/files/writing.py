@@ -36,7 +36,7 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
 
 @contextmanager
 def _named_errors(path: Path) -> Iterator[None]:
-    """Has an OSError name ``path`` and the mend."""
+    """Makes an OSError of the block name ``path`` and the mend."""
     try:
         yield
     except OSError as error:
@@ -44,7 +44,7 @@ def _named_errors(path: Path) -> Iterator[None]:
             raise
         mend = "free some space or choose a folder that can be written to"
         if error.errno in (errno.EISDIR, errno.ENOTDIR, errno.EEXIST):
-            mend = "a file and a folder of its path have one name; choose another"
+            mend = "a file and a folder of its path have the same name; choose another"
         raise OSError(error.errno, f"cannot be written ({os.strerror(error.errno)}); {mend}", str(path)) from error
 
 
@@ -75,7 +75,7 @@ def atomic_pieces(folder: str | os.PathLike, pieces: Sequence[str], replace: boo
     made = [place for place in (folder, *folder.parents) if not place.exists()]
     work = folder / ".unfinished"
     try:
-        # a process that was killed may have left it
+        # left by a process that was killed
         shutil.rmtree(work, ignore_errors=True)
         with _named_errors(folder):
             work.mkdir(parents=True)
@@ -90,7 +90,7 @@ def atomic_pieces(folder: str | os.PathLike, pieces: Sequence[str], replace: boo
     finally:
         shutil.rmtree(work, ignore_errors=True)
         for place in made:
-            with suppress(OSError):  # it holds something by now
+            with suppress(OSError):  # the folder is not empty, because the result is in it
                 place.rmdir()
 
 

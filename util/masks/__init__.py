@@ -1,1 +1,1 @@
-"""Masks and boxes: their forms in files, their scores, and the submissions made of them."""
+"""Masks and boxes: operations on them, their forms in files, their scores, and submissions made of masks."""

@@ -1,1 +1,4 @@
-"""Options of command lines: the types of their values. Standard library only, so parsing loads nothing else."""
+"""Options of command lines: types of values, flags of ReferFormer, the values of an inference script.
+
+Standard library only, so that parsing a command line loads nothing else.
+"""

@@ -28,9 +28,9 @@ _ONLY_DEFAULT = {
 _ONLY_DEFAULTS = {"lr_backbone_names": ["backbone.0"], "lr_text_encoder_names": ["text_encoder"]}
 _REFUSED = ("two_stage", "dilation", "pre_norm", "no_rel_coord")
 _INSTEAD = {
-    "start_epoch": "--resume goes on at the step where the checkpoint was written",
-    "lr_backbone_names": "--lr_backbone is of the whole backbone",
-    "lr_text_encoder_names": "--lr_text_encoder is of the whole text encoder",
+    "start_epoch": "--resume continues at the step of the checkpoint",
+    "lr_backbone_names": "--lr_backbone holds for the whole backbone",
+    "lr_text_encoder_names": "--lr_text_encoder holds for the whole text encoder",
 }
 
 _told: set[str] = set()
@@ -63,7 +63,7 @@ def without_referformer_flags(parser: argparse.ArgumentParser, argv: Sequence[st
 
     Args:
         parser: of the program; flags that it knows stay.
-        argv: None: of this process.
+        argv: the words; None: those of this process.
 
     Exits with a message, as argparse does, where such a flag would change the result.
     """
@@ -83,8 +83,8 @@ def without_referformer_flags(parser: argparse.ArgumentParser, argv: Sequence[st
     for name, value in vars(given).items():
         if _changes_results(name, value):
             shown = "" if value is True else f" {' '.join(value) if isinstance(value, list) else value}"
-            why = _INSTEAD.get(name, "ProxyFormer has no such part, and would give other results")
-            parser.error(f"--{name}{shown} is of ReferFormer: {why}; leave it out")
+            why = _INSTEAD.get(name, "ProxyFormer has no such part, so its results would differ")
+            parser.error(f"--{name}{shown} is an option of ReferFormer: {why}; leave it out")
     new = [f"--{name}" for name in vars(given) if name not in _told]
     _told.update(vars(given))
     if new and int(os.environ.get("RANK", 0)) == 0:

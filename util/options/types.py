@@ -1,4 +1,4 @@
-"""The types of values of options. Each function is the ``type`` of an argparse option. Standard library only."""
+"""Types of option values. Each function is the ``type`` of an argparse option. Standard library only."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The machinery of a run: processes and signals, messages and gaps, memory, precision, the optimiser."""
+"""The machinery of a run: processes, threads and signals; logs and gaps; memory, precision and the optimiser."""

@@ -1,1 +1,1 @@
-"""What a sample is between the data and the network: its containers, its text, the size and values of its frames."""
+"""Samples on their way from the data to the network: containers, texts, size and normalisation of frames."""

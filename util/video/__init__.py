@@ -1,1 +1,1 @@
-"""Video and pictures, in and out: read from disk, drawn on, and written."""
+"""Videos and pictures: reading them from disk, drawing on them, writing them."""

@@ -1,1 +1,1 @@
-"""Weights in files: checkpoints, the names of parameters, and what a run keeps."""
+"""Weights in files: checkpoints, the names of parameters, and the files that a run keeps."""
