@@ -2,11 +2,11 @@
 
 Shape legend, used across the project:
     V  distinct clips in a batch          B  samples (an expression asked of a clip); V <= B
-    T  frames in a clip                   n  target instances of a sample, padded to the batch's most
+    T  frames in a clip                   n  target instances of a sample, padded to the most in the batch
     H, W  padded frame size               N  proxy queries per frame
     K  classes                            h, w  mask size inside the network
 
-Masks named ``valid`` are True where there is something real and False on padding.
+Masks named ``valid`` are True on data and False on padding.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import Tensor
 
 
 class _Movable:
-    """Moves a dataclass as one: its tensors move, everything else is kept."""
+    """Moves all tensors of a dataclass together; other values stay as they are."""
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
         return self._each(lambda value: value.to(device, non_blocking=non_blocking))
@@ -70,7 +70,7 @@ class Clip:
         video_id: name of the video.
         frame_ids: names of the ``T`` frames.
         original_size: height and width of the frames on disk.
-        problems: what was wrong with each clip in whose place this one stands.
+        problems: the faults of damaged clips that this clip replaces, a line each.
     """
 
     frames: Tensor
@@ -116,7 +116,7 @@ class Batch(_Movable):
         clip_index: long ``[B]``, the clip that each expression is asked of.
         targets: ground truth, or None.
         clips: for each of the ``V`` clips its ``video_id``, ``frame_ids``, ``original_size`` and ``size``.
-        problems: what was wrong with each clip that was replaced by another one.
+        problems: the faults of damaged clips that others replace, a line each.
     """
 
     video: Tensor
@@ -130,7 +130,7 @@ class Batch(_Movable):
 
 @dataclass
 class Prediction:
-    """What the heads say of the proxies of one CMIE stage.
+    """The outputs of the heads for the proxies of one CMIE stage.
 
     Attributes:
         logits: ``[B, T, N, K]`` class logits.
@@ -147,12 +147,12 @@ class Prediction:
 
 @dataclass
 class Output:
-    """Everything the model returns.
+    """The output of the model.
 
     Attributes:
-        final: prediction from the last stage.
+        final: prediction of the last stage.
         aux: predictions of the earlier stages, first to last; empty without deep supervision.
-        semantics: ``[B, C]`` joint semantic feature of each sample for the JSC loss, None outside training.
+        semantics: ``[B, C]`` joint semantic feature of each sample for the JSC loss; None outside training.
     """
 
     final: Prediction

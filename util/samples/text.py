@@ -1,4 +1,4 @@
-"""The text of expressions: the form in which it is read, and where a text that is too long may end."""
+"""The text of expressions: the form in which the encoder reads it, and how a text that is too long is cut."""
 
 from __future__ import annotations
 
@@ -37,7 +37,8 @@ _UNSPACED = re.compile(
     "\U00020000-\U0003ffff]"
 )
 _WORD_END = re.compile(r"(?<=\S)(?=\s)")
-# Tokens of a prefix never become fewer at word ends; within a word they may, by the few that a longer token replaces.
+# A longer prefix can have fewer tokens than a shorter one, if one token replaces several inside a word. So a few more
+# prefixes are tried after the first one that is too long.
 _FURTHER = 32
 
 
@@ -70,8 +71,8 @@ def is_empty(text: str) -> bool:
 
 
 def _clean(text: str) -> str:
-    """Unicode NFKC, lower case, single spaces, straight quotes and hyphens, nothing invisible; without quotes around it
-    and without full stops, exclamation and question marks at its end."""
+    """Unicode NFKC in lower case, with single spaces and straight quotes and hyphens. Invisible characters, quotes
+    around the text, and full stops, exclamation and question marks at its end are removed."""
     if not _CHANGED.search(text):
         return text
     if not text.isascii():
@@ -90,7 +91,7 @@ def _clean(text: str) -> str:
 
 
 def _visible(text: str) -> str:
-    """Without control, format and other characters of no width; white space stays."""
+    """The text without control, format and other characters that have no width; white space stays."""
     kept = (c for c in text if c.isspace() or unicodedata.category(c) not in ("Cf", "Cc"))
     return _IGNORED.sub("", "".join(kept))
 
@@ -134,7 +135,7 @@ def shortened(text: str, fits: Callable[[str], bool]) -> str:
 
 
 def _longest(text: str, ends: Sequence[int], fits: Callable[[str], bool]) -> str:
-    """The longest ``text[:end]`` that fits; looks at few that are much longer than that, however long the text is."""
+    """The longest ``text[:end]`` that fits. The search doubles its steps, so it tries few prefixes of a long text."""
     best, step = -1, 1
     while best + step < len(ends) and fits(text[: ends[best + step]]):
         best += step
