@@ -20,7 +20,7 @@ from util.weights.names import unwrapped
 
 FORMAT = 1
 EXPORTED = ".safetensors"
-DESCRIPTION = ("options", "num_classes", "text_encoder")  # what is needed to build the model
+DESCRIPTION = ("options", "num_classes", "text_encoder")  # the entries from which the model is built
 _HEADER = "proxyformer"
 
 
@@ -61,7 +61,7 @@ def load(path: str | Path) -> dict[str, Any]:
     """Reads a checkpoint, or weights that :func:`export` wrote, onto the CPU: tensors and plain data, never code.
 
     Raises:
-        FileNotFoundError, ValueError: it is missing, damaged, or not one of ours.
+        FileNotFoundError, ValueError: it is missing, damaged, or a file of another program.
     """
     path = Path(path)
     if not path.is_file():
@@ -73,12 +73,12 @@ def load(path: str | Path) -> dict[str, Any]:
 
 
 def export(path: str | Path, content: dict[str, Any], dtype: torch.dtype) -> None:
-    """Writes what inference needs of a checkpoint as one safetensors file; its header says how to build the model.
+    """Writes the part of a checkpoint that inference needs to a safetensors file, whose header describes the model.
 
     Args:
         path: ends in ``.safetensors``.
         content: of a checkpoint.
-        dtype: that floating-point weights are stored in.
+        dtype: type of the stored floating-point weights.
 
     Raises:
         ValueError: the path has another ending, or a weight is too large for ``dtype``.
@@ -123,7 +123,7 @@ def read_plain(path: Path, what: str) -> Any:
     except Exception as error:  # damaged bytes raise almost any exception, IndexError and struct.error among them
         cause = (str(error).strip() or type(error).__name__).splitlines()[0]
         if cause.startswith("Weights only load failed"):
-            cause = "it holds something else than tensors and plain data"
+            cause = "it holds more than tensors and plain data"
         raise ValueError(f"{what} cannot be read; it is cut short or not a file of plain weights: {cause}") from error
 
 
@@ -133,7 +133,7 @@ def best_weights(content: dict[str, Any]) -> dict[str, torch.Tensor]:
 
 
 def fingerprint(path: str | Path) -> str:
-    """Digest of a file's content: tells two checkpoints apart, whatever they are called."""
+    """Digest of a file's content, which tells two checkpoints apart even if their names are the same."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

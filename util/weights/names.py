@@ -7,14 +7,14 @@ from typing import TypeVar
 
 Value = TypeVar("Value")
 
-# Before all names: DistributedDataParallel, DataParallel and AveragedModel (torch/optim/swa_utils.py) write "module.",
-# torch.compile "_orig_mod." (torch/_dynamo/eval_frame.py), models around a backbone "backbone.", of the DETR kind
-# "backbone.0.body." (ReferFormer, models/backbone.py), training frameworks "model.".
+# Prefixes of all names. "module." is written by DistributedDataParallel, DataParallel and AveragedModel
+# (torch/optim/swa_utils.py); "_orig_mod." by torch.compile (torch/_dynamo/eval_frame.py); "backbone." by models that
+# contain a backbone; "backbone.0.body." by the DETR family (ReferFormer, models/backbone.py); "model." by frameworks.
 PREFIXES = ("module.", "_orig_mod.", "model.", "backbone.", "0.", "body.")
-# Within names, where a part alone was wrapped; the latter two are FSDP's (torch/distributed/fsdp/_common_utils.py) and
-# that of activation checkpointing (torch/distributed/algorithms/_checkpoint/checkpoint_wrapper.py).
+# Parts inside names, for wrapped submodules: by torch.compile, by FSDP (torch/distributed/fsdp/_common_utils.py) and by
+# activation checkpointing (torch/distributed/algorithms/_checkpoint/checkpoint_wrapper.py).
 WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
-COUNTER = "n_averaged"  # of AveragedModel, beside the wrapped names
+COUNTER = "n_averaged"  # an entry that AveragedModel adds, without its prefix
 
 
 def renamed(state: dict[str, Value], name_of: Callable[[str], str | None], source: object) -> dict[str, Value]:
@@ -38,10 +38,10 @@ def renamed(state: dict[str, Value], name_of: Callable[[str], str | None], sourc
 def unwrapped(
     state: dict[str, Value], expected: Collection[str], source: object, others: tuple[str, ...] = ()
 ) -> dict[str, Value]:
-    """The state without the prefixes of :data:`PREFIXES` that all names carry, and the wrappers within them.
+    """Removes from the names the prefixes of :data:`PREFIXES` that all of them have, and :data:`WRAPPERS`.
 
     Args:
-        expected: names of the model's own parameters; a prefix that all of these have is not taken off.
+        expected: names of the model's own parameters. A prefix that all of these have stays.
         others: beginnings of the names of parts that the model lacks, such as classifiers. These names may lack the
             prefix; if the other names have it, those without it are dropped.
 
@@ -64,7 +64,7 @@ def unwrapped(
 def _carried(
     prefix: str, state: Collection[str], expected: Collection[str], others: tuple[str, ...], source: object
 ) -> bool:
-    """Whether the prefix is to be taken off; raises ValueError where only a few unknown names lack it."""
+    """Whether the prefix is to be removed. Raises ValueError where only a few unknown names lack it."""
     rest = [name for name in state if not name.startswith(prefix)]
     own = all(name.startswith(prefix) for name in expected) or any(
         name.startswith(f"{prefix[:-1]}_")  # timm writes such names
@@ -76,7 +76,7 @@ def _carried(
     if strangers and len(strangers) < len(state) / 2 and not any(n in expected for n in state if n not in rest):
         more = f" and {len(strangers) - 6} more" if len(strangers) > 6 else ""
         raise ValueError(
-            f"the weights of {source} do not fit; their names begin with {prefix} but for some that are not of this "
-            f"model: {', '.join(sorted(strangers)[:6])}{more}"
+            f"the weights of {source} do not fit; their names begin with {prefix} except for some that are not of "
+            f"this model: {', '.join(sorted(strangers)[:6])}{more}"
         )
     return not strangers

@@ -1,4 +1,4 @@
-"""The checkpoints of a run: written in the background, the last few and the best kept, the newest whole one found."""
+"""The checkpoints of a run: they are written in the background; the newest few and the best are kept."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ class Saver:
 
         Args:
             content: plain data and tensors.
-            step: of the run, which names the file.
-            best: make ``checkpoint_best.pth`` a name of it, too.
+            step: of the run; the file's name has it.
+            best: also make ``checkpoint_best.pth`` a name of the file.
         """
         self._settle()
         if best:
@@ -56,7 +56,7 @@ class Saver:
         """Waits for the last file.
 
         Raises:
-            OSError: it, or the best one, could not be written.
+            OSError: the last or the best checkpoint could not be written.
         """
         try:
             if self._writing:
@@ -125,7 +125,7 @@ def newest(folder: str | Path) -> tuple[Path, dict[str, Any]] | None:
 
 
 def clear_leftovers(folder: str | Path, step: int) -> None:
-    """Tidies the folder of a run that starts from, or goes on after, this step.
+    """Tidies the folder of a run that starts or continues at this step.
 
     Files that killed processes left half-written are deleted. Checkpoints of later steps, which are there when a run is
     resumed from an older checkpoint, are renamed, so that they are not taken for the newest.
@@ -138,7 +138,7 @@ def clear_leftovers(folder: str | Path, step: int) -> None:
             if (latest := folder / NEWEST).is_file() and latest.samefile(path):
                 latest.unlink()
             path.replace(path.with_name(f"abandoned_{path.name}"))
-            print(f"{path.name} is of a later step; it is abandoned_{path.name} now", file=sys.stderr, flush=True)
+            print(f"{path.name} is of a later step; renamed to abandoned_{path.name}", file=sys.stderr, flush=True)
 
 
 def _numbered(folder: Path) -> list[tuple[int, Path]]:
@@ -148,7 +148,7 @@ def _numbered(folder: Path) -> list[tuple[int, Path]]:
 
 
 def _copied(content: Any) -> Any:
-    """The same with every tensor copied to the CPU."""
+    """A copy in which all tensors are on the CPU."""
     if isinstance(content, Tensor):
         return content.detach().to("cpu", copy=True)
     if isinstance(content, dict):
