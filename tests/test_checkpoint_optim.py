@@ -204,7 +204,7 @@ def test_a_model_trained_in_bf16_predicts_in_what_is_faster(trained, speedup, us
         ({"amp": "fp32"}, "--amp fp32 is unknown; choose one of off, bf16, fp16, auto"),
         ({"eval_size": 0}, "--eval_size 0 is no size"),
         ({"window": 8, "overlap": 8}, "--overlap 8 must be at least 1 and below --window 8"),
-        ({"device": "gpu"}, "--device gpu is not the name of one; give cuda, cuda:1 or cpu"),
+        ({"device": "gpu"}, "--device gpu is not the name of a device; give cuda, cuda:1 or cpu"),
         ({"device": "cuda:99"}, "--device cuda:99: this machine has"),
     ],
 )
@@ -404,4 +404,4 @@ def test_options_in_a_namespace_are_plain_data_and_nothing_else_is(tmp_path):
     torch.save({"args": argparse.Namespace(lr=Other())}, tmp_path / "other.pth")
     with pytest.raises(ValueError) as error:
         checkpoint.read_plain(tmp_path / "other.pth", "the file")
-    assert str(error.value).endswith("it holds something else than tensors and plain data")
+    assert str(error.value).endswith("it holds more than tensors and plain data")

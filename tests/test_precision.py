@@ -25,5 +25,5 @@ CPU = torch.device("cpu")
 def test_auto_takes_it_where_it_is_faster(amp, speedup, used, monkeypatch, capsys):
     monkeypatch.setattr(precision, "cpu_speedup", lambda _: speedup)
     assert precision.amp_dtype(amp, CPU) == used
-    told = f"--amp {amp}: this CPU multiplies 100 times slower in it"
+    told = f"--amp {amp}: this CPU multiplies 100 times slower in {amp}"
     assert (told in capsys.readouterr().out) == (amp in ("bf16", "fp16") and speedup == 0.01)

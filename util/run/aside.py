@@ -24,9 +24,9 @@ class Stalled(OSError):
 
 
 class Aside:
-    """Runs jobs in threads of its own, in turn.
+    """Runs jobs in daemon threads, in the order in which they are submitted.
 
-    A thread that hangs does not hold up the end of the process, as a thread of ``concurrent.futures`` would.
+    A process can end while one of these threads hangs; threads of ``concurrent.futures`` would keep it waiting.
 
     Args:
         name: of the threads.
@@ -71,7 +71,7 @@ def _do(job: Future, work: Callable[..., Any], arguments: tuple) -> None:
 
 
 def take(job: Future, seconds: float, what: str) -> Any:
-    """Waits for a job, and returns or raises what it does. Signals work meanwhile.
+    """Waits for a job; returns its result or raises its error. Signals are handled meanwhile.
 
     Args:
         seconds: longest wait; 0: no limit.
@@ -82,8 +82,8 @@ def take(job: Future, seconds: float, what: str) -> Any:
     """
     if not wait([job], seconds or None).done:
         raise Stalled(
-            f"{what}: nothing was read for {seconds:g} s; the file system seems to hang: see that its files can be "
-            "read (dmesg, df), or give a longer --loader_timeout"
+            f"{what}: nothing was read for {seconds:g} s; the file system seems to hang: check it (dmesg, df), or "
+            "give a longer --loader_timeout"
         )
     return job.result()
 
@@ -92,7 +92,7 @@ def take(job: Future, seconds: float, what: str) -> Any:
 def _let_reads_end() -> None:
     for jobs in list(_jobs):
         with suppress(Empty):
-            while True:  # what has not begun
+            while True:  # drops jobs that have not begun
                 jobs.get_nowait()
         jobs.put(None)
     deadline = time.monotonic() + GRACE_SECONDS

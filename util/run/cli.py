@@ -1,4 +1,4 @@
-"""How every entry script ends: user mistakes as one line on stderr and exit code 2, never a traceback.
+"""The end of every entry script: a user's mistake gives one line on stderr and exit code 2, without a traceback.
 
 Exit code 3: the work is done, except for items that were left out (:mod:`util.run.gaps`).
 """
@@ -13,14 +13,14 @@ from typing import NoReturn
 
 from util.run.interrupt import REQUEUE, Interrupted
 
-# environment variable with the path of a file, in which a stopped or incomplete run leaves a word for its script
+# environment variable with the path of a file, to which a stopped or incomplete run writes this for its shell script
 STOPPED_MARK = "PROXYFORMER_STOPPED"
 INCOMPLETE = 3
 LISTED_PROBLEMS = 5
 USER_ERRORS = (ValueError, OSError, FloatingPointError)
 MEMORY_MEND = (
-    "memory does not suffice; take less at once: at inference --window, --eval_size and --max_size, in training "
-    "--batch_size, --num_frames, --max_size and --expressions_per_clip"
+    "memory does not suffice; lower --window, --eval_size or --max_size at inference, --batch_size, --num_frames, "
+    "--max_size or --expressions_per_clip in training"
 )
 
 
@@ -60,7 +60,7 @@ def run(main: Callable[[], int | None]) -> None:
 
 
 def _mark(how: str) -> None:
-    """Leaves a word for the script that started torchrun, because torchrun turns every exit code into 1."""
+    """Tells the shell script that started torchrun how the run ended: torchrun turns every exit code into 1."""
     if mark := os.environ.get(STOPPED_MARK):
         Path(mark).write_text(f"{how}\n")
 

@@ -1,4 +1,4 @@
-"""torch.distributed for one or several processes: every function also works without a process group."""
+"""torch.distributed for one or several processes. Without a process group, a single process is rank 0 of 1."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def device_of(name: str | torch.device | None) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise ValueError(f"--device {name} is not the name of one; give cuda, cuda:1 or cpu") from error
+        raise ValueError(f"--device {name} is not the name of a device; give cuda, cuda:1 or cpu") from error
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"--device {name}: this machine has no usable GPU; use --device cpu")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
@@ -118,16 +118,16 @@ def restarts() -> int:
 
 
 def copy_from_main(state: dict[str, Tensor]) -> None:
-    """Copies the values of rank 0 into these tensors on all ranks, in place."""
+    """Copies the values of rank 0 into these tensors on all ranks, in place. Needs a process group."""
     for value in state.values():
         dist.broadcast(value, 0)
 
 
 def whole(state: Any, *, everywhere: bool = True) -> Any:
-    """Nested plain data, in which tensors that are divided among the ranks are whole and on the CPU. All ranks call it.
+    """Nested plain data whose sharded tensors are put together on the CPU. All ranks must call it.
 
     Args:
-        everywhere: return the data on all ranks; otherwise ranks other than 0 get None for these tensors.
+        everywhere: all ranks get these tensors; otherwise only rank 0, and the other ranks get None.
     """
     if isinstance(state, DTensor):
         value = state.full_tensor()  # one tensor at a time, because the device may lack the memory for all
@@ -140,7 +140,7 @@ def whole(state: Any, *, everywhere: bool = True) -> Any:
 
 
 def divided_like(value: Tensor, other: Tensor) -> Tensor:
-    """A whole tensor, which every rank has, divided among the ranks like ``other``, and on its device."""
+    """A whole tensor, which every rank has, sharded like ``other`` and on its device."""
     value = value.to(other.device)
     if isinstance(other, DTensor):
         return distribute_tensor(value, other.device_mesh, other.placements, src_data_rank=None)
@@ -156,7 +156,7 @@ def total(value: Tensor) -> Tensor:
 
 
 def any_rank(*flags: bool, device: torch.device) -> list[bool]:
-    """Of each flag, whether it is True on some rank."""
+    """For each flag, whether it is True on any rank."""
     if world_size() == 1:
         return list(flags)
     return [value > 0 for value in total(torch.tensor([float(flag) for flag in flags], device=device)).tolist()]
@@ -172,10 +172,10 @@ def from_main(value: Any) -> Any:
 
 
 def agree(error: OSError | ValueError | None = None) -> None:
-    """Waits for all ranks without a limit. If one of them has an error, all ranks raise it.
+    """Waits for all ranks (:data:`LONG_PATIENCE`). If one of them has an error, all ranks raise it.
 
     Raises:
-        OSError: another rank's error, or, like a ValueError, this rank's own.
+        OSError, ValueError: this rank's own error; another rank's is an OSError.
     """
     if world_size() > 1:
         told: list[str | None] = [None] * world_size()

@@ -25,8 +25,8 @@ class Gaps:
 
     Args:
         strict: the first item is an error.
-        known: gaps of an earlier piece of work on the same items; they are not named again.
-        silent: no item is named.
+        known: gaps of an earlier piece of work on the same items. An item of these is not named again.
+        silent: name no item.
 
     Attributes:
         items: name and reason of each item; after :meth:`share` rank 0 has the items of all ranks.
@@ -45,7 +45,7 @@ class Gaps:
         Args:
             item: name of the item, such as "video aa" or "video aa, expression 0".
             why: the reason, which names the file.
-            on_all_ranks: all ranks find it, so only rank 0 names it.
+            on_all_ranks: all ranks find the item, so only rank 0 names it.
 
         Raises:
             ``why``, with ``strict``.
@@ -72,14 +72,14 @@ class Gaps:
         if self._told <= TOLD:
             _tell(f"warning: {in_words(item, why)}")
         elif self._told == TOLD + 1:
-            _tell("warning: more than these are left out; no more of them are named here")
+            _tell("warning: more items are left out, which are not named here")
 
     def has(self, item: str) -> bool:
-        """Whether an item, or all that it is a part of, was left out."""
+        """Whether an item was left out, by itself or together with the whole that it belongs to."""
         return any(item == name or item.startswith(f"{name},") for name, _ in self.items)
 
     def take(self, others: Gaps) -> None:
-        """Takes over the items of another piece of work, except for parts of items that are here already."""
+        """Takes over the items of another piece of work, except for those that :meth:`has` knows."""
         for item, why in others.items:
             if not self.has(item):
                 self._known.add((item, why))
@@ -92,7 +92,7 @@ class Gaps:
         self.items = dist.gather_list([gap for gap in self.items if gap not in self._elsewhere])
 
     def counted(self) -> str:
-        """The number of items, as the beginning of a sentence about them."""
+        """The number of items as the beginning of a sentence: "3 problems are"."""
         return "1 problem is" if len(self.items) == 1 else f"{len(self.items)} problems are"
 
     def code(self) -> int:
@@ -110,13 +110,13 @@ def _tell(line: str) -> None:
 
 @dataclass
 class Shortfall:
-    """What is missing from scores, in numbers.
+    """Counts of what is missing from scores.
 
     Attributes:
-        predictions: predicted masks that are missing, damaged or of another size, and score 0.
-        truth: frames, or samples, without usable ground truth, which are left out.
+        predictions: predicted masks that are missing, damaged or of another size; they score 0.
+        truth: frames or samples without usable ground truth; they are left out.
         whole: expressions or videos that are left out.
-        problems: name and reason of each of these, or of several of one kind.
+        problems: name and reason of each of these items, or of several items with the same reason.
     """
 
     predictions: int = 0
@@ -141,8 +141,8 @@ class Shortfall:
         """The value of ``incomplete`` in scores, where anything is missing.
 
         Args:
-            unit: plural of what ``truth`` counts.
-            whole: plural of what ``whole`` counts.
+            unit: plural of what ``truth`` counts, such as "frames".
+            whole: plural of what ``whole`` counts, such as "expressions".
         """
         counts = {"predictions": self.predictions, f"truth_{unit}": self.truth}
         counts |= {whole: self.whole} if whole else {}

@@ -1,4 +1,4 @@
-"""Signals that ask a run to stop: the run ends its step, saves and exits with a code for which schedulers requeue."""
+"""Signals that ask a run to stop: it ends its step, saves, and exits with a code that tells schedulers to requeue."""
 
 from __future__ import annotations
 
@@ -18,16 +18,15 @@ class Interrupted(Exception):  # noqa: N818 (not an error)
 
 
 class StopRequest:
-    """Notices the signals of :data:`ASKING`, which would end the process otherwise. A second SIGINT interrupts at
-    once."""
+    """Catches the signals of :data:`ASKING` and remembers the last one. A second SIGINT interrupts at once."""
 
     def __init__(self) -> None:
         self.received: str | None = None
-        self._leave: str | None = None  # message of an interruption that need not wait
+        self._leave: str | None = None  # message of an interruption at once, while everything is saved
         self._waiting = False
         self._process = os.getpid()
         self._before = {number: signal.getsignal(number) for number in ASKING}
-        # nohup ignores SIGHUP, so that closing the terminal does not matter
+        # under nohup SIGHUP is ignored, so that a run outlives its terminal; this stays
         if self._before[signal.SIGHUP] == signal.SIG_IGN:
             del self._before[signal.SIGHUP]
         for number in self._before:
@@ -76,7 +75,7 @@ class StopRequest:
 
 
 def ignore_in_worker() -> None:
-    """For data loading processes: they leave Ctrl-C to the trainer, and SIGTERM ends them."""
+    """Sets the signals of a data loading process: SIGTERM ends it; Ctrl-C and SIGUSR1 are left to the trainer."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)

@@ -26,10 +26,10 @@ def progress_bar(iterable=None, **options) -> tqdm:
 
 
 def read_lines(path: Path) -> list[dict]:
-    """The lines of a ``log.jsonl``, without one that was cut short.
+    """The lines of a ``log.jsonl``, except for lines that were cut short.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there is no such file.
     """
     if not path.is_file():
         raise ValueError(f"{path} does not exist; give the --output_dir of a run that has ended an epoch")

@@ -1,4 +1,4 @@
-"""Memory of the process."""
+"""Memory of the process and of the device."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def peak_bytes(device: torch.device) -> int:
 
 
 def total_bytes(device: torch.device) -> int:
-    """All memory of the GPU, else of the machine or, where that is less, what a container may have."""
+    """All memory of the GPU, else of the machine, or the limit of the container where that is lower."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[1]
     machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -47,7 +47,7 @@ def total_bytes(device: torch.device) -> int:
 
 
 def free_bytes(device: torch.device) -> int | None:
-    """Free memory: of the GPU, else of the machine or, where that is less, of the container.
+    """Free memory of the GPU, else of the machine, or of the container where that is less.
 
     None where the system does not tell.
     """

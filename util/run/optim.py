@@ -32,7 +32,7 @@ def parameter_groups(model: nn.Module, *, lr: float, lr_backbone: float, lr_text
 def lr_factor(
     *, schedule: str, warmup_steps: int, steps_per_epoch: int, epochs: int, lr_drop: list[int]
 ) -> Callable[[int], float]:
-    """The factor of the base learning rates at each step.
+    """A function that gives the factor of the base learning rates at a step.
 
     Args:
         schedule: "step" divides by 10 after each epoch of ``lr_drop``; "cosine" falls to 0 at the end.
@@ -56,7 +56,7 @@ def build_optimizer(groups: list[dict], weight_decay: float, factor: Callable[[i
 
 
 def load_state(optimizer: torch.optim.Optimizer, state: dict) -> None:
-    """Takes over the state of another run, whose tensors are whole; divides them if the parameters are divided."""
+    """Takes over the state of another run, whose tensors are whole; shards them like the parameters."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
 
     def placed(value: Tensor, parameter: Tensor) -> Tensor:
@@ -74,7 +74,7 @@ class Average:
 
     Args:
         model: the average starts from its weights.
-        decay: of the average in a step; lower in the first steps, (1 + n) / (10 + n) after n of them.
+        decay: of the average in a step. In the first steps it is lower: (1 + n) / (10 + n) after n steps.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:

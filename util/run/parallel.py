@@ -26,9 +26,9 @@ def run_jobs(
     """The results of ``work(*arguments)`` for each job, in the order of the jobs; the first error ends all jobs.
 
     Args:
-        work: a function; of a module, if there are several processes.
+        work: a function; with several processes one that a module defines, so that they can import it.
         jobs: pairs of any key and the arguments. From a generator, at most two jobs per process are taken ahead.
-        workers: processes; with 1 the work is done in this one. Above 1, a script needs its ``__main__`` guard.
+        workers: number of processes; 1: this process does the work. Above 1 a script needs its ``__main__`` guard.
         total: number of the jobs.
         desc, unit: of the progress bar.
         prepare: called first in each of several processes, with ``prepare_with``.

@@ -1,4 +1,4 @@
-"""The precision of the computation."""
+"""The types of numbers to compute in: float32, bfloat16, float16, and where each is worth it."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from torch import Tensor
 
 from util.run import dist
 
-# names of --amp, by what is computed in
+# the name of each type for --amp
 AMP = {None: "off", torch.bfloat16: "bf16", torch.float16: "fp16"}
 
-# Below this, rounding costs more than the time it saves.
+# Below this speedup, the loss of precision is not worth the time saved.
 _WORTH = 1.3
 
 
@@ -26,7 +26,7 @@ def cpu_speedup(half: torch.dtype) -> float:
     """
 
     def seconds(dtype: torch.dtype) -> float:
-        # Small enough for tens of milliseconds where it is emulated.
+        # small: takes only tens of milliseconds where half precision is emulated
         a = torch.ones(256, 256, dtype=dtype)
         fastest = float("inf")
         for _ in range(4):  # the first product sets up the kernels
@@ -53,8 +53,8 @@ def amp_dtype(amp: str, device: torch.device) -> torch.dtype | None:
         speedup = cpu_speedup(half)
         if amp != "auto" and speedup < 1 and dist.is_main():
             print(
-                f"--amp {amp}: this CPU multiplies {1 / speedup:.0f} times slower in it than in float32; --amp auto "
-                "would not use it"
+                f"--amp {amp}: this CPU multiplies {1 / speedup:.0f} times slower in {amp} than in float32; --amp auto "
+                "would compute in float32"
             )
         fast = speedup > _WORTH
     else:
