@@ -190,7 +190,7 @@ def test_duplicates_and_damaged_members_of_a_zip(results, tmp_path):
     write_submission_zip(results, path)
     with zipfile.ZipFile(path, "a") as archive, pytest.warns(UserWarning, match="Duplicate"):
         archive.write(results / NAMES[0], NAMES[0])
-    assert validate_submission(path, VIDEOS, SIZES) == [f"{NAMES[0]} is in it 2 times"]
+    assert validate_submission(path, VIDEOS, SIZES) == [f"{NAMES[0]} occurs 2 times"]
 
     write_submission_zip(results, path)
     content = path.read_bytes()

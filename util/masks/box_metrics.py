@@ -1,7 +1,7 @@
-"""Scores of boxes as RefCOCO, RefCOCO+ and RefCOCOg are reported: P@0.5 and mean IoU, and ReferFormer's Precision@k.
+"""Scores of boxes on RefCOCO, RefCOCO+ and RefCOCOg: P@0.5 and mean IoU, and ReferFormer's Precision@k.
 
-Results are in COCO's form, one for each query of each sample: ``{"image_id", "bbox", "score"}`` and whatever else,
-``bbox`` being xywh in pixels of the image. A sample is an image of its own.
+Results are in COCO's form, one for each query of each sample: ``{"image_id", "bbox", "score"}`` and other keys, which
+are not read. ``bbox`` is xywh in pixels of the image. Each sample counts as an image.
 """
 
 from __future__ import annotations
@@ -26,18 +26,19 @@ def xywh_to_xyxy(boxes: Tensor) -> Tensor:
 def score_boxes(
     truth: Mapping[Hashable, Sequence[float]], predictions: Iterable[dict], *, partial: bool = False
 ) -> dict:
-    """All scores of the boxes; every sample counts once and alike.
+    """All scores of the boxes; every sample has the same weight.
 
     Args:
         truth: box of each sample, xywh in pixels, by image id.
         predictions: every query of every sample.
-        partial: samples without a prediction are missed, instead of being an error.
+        partial: a sample without a prediction has IoU 0, instead of being an error.
 
     Returns:
-        ``samples``, their number; of the highest-scored query, the last one of equals, ``precision_at`` (share of
-        samples whose IoU is strictly above 0.5) and ``mean_iou``, as in ReferFormer's datasets/a2d_eval.py; and
-        ``referformer_precision_at``: share of samples of which one of the 1, 5 or 10 highest-scored queries has a
-        *generalised* IoU of at least 0.5 (its datasets/refexp_eval.py). Where there are fewer queries, all count.
+        ``samples``: their number.
+        ``precision_at``: share of samples whose highest-scored query (the last of equal ones) has an IoU strictly above
+        0.5. ``mean_iou``: mean IoU of these queries. Both as in ReferFormer's datasets/a2d_eval.py.
+        ``referformer_precision_at``: share of samples for which one of the 1, 5 or 10 highest-scored queries (or of
+        all, if there are fewer) has a *generalised* IoU of at least 0.5, as in ReferFormer's datasets/refexp_eval.py.
 
     Raises:
         ValueError: a sample has no prediction, or a prediction no sample.
@@ -51,7 +52,7 @@ def score_boxes(
         lacks = "ground truth" if name in queries else "prediction"
         raise ValueError(f"sample {name} has no {lacks}: score predictions and ground truth of the same samples")
     if not truth:
-        raise ValueError("there is not one sample to score")
+        raise ValueError("there is no sample to score")
     hits, overlaps, found = 0, 0.0, dict.fromkeys(RANKS, 0)
     for name, box in truth.items():
         if name not in queries:
@@ -75,7 +76,7 @@ def score_boxes(
 
 
 def table(scores: Mapping) -> str:
-    """The scores for a reader, a line each."""
+    """The scores as text, a line each."""
     rows = [
         *((f"boxes, P@{threshold}", value) for threshold, value in scores["precision_at"].items()),
         ("boxes, mean IoU", scores["mean_iou"]),

@@ -1,8 +1,8 @@
-"""Boxes: from masks, between the two forms, and their generalised IoU.
+"""Boxes: from masks, conversion between the two forms, IoU and generalised IoU.
 
-Forms: ``cxcywh`` is centre, width, height; ``xyxy`` is the upper left corner and the lower right one, which lies
-just outside the last pixel (a one-pixel mask has width 1). Everything is computed in float32 also under autocast:
-a half-precision box is off by several pixels.
+Forms: ``cxcywh`` is centre, width, height; ``xyxy`` is the upper left and the lower right corner, the latter just
+outside the last pixel (a one-pixel mask has width 1). Everything is computed in float32, also under autocast, because a
+half-precision box is off by several pixels.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from util.run.precision import precise
 
-# Below the area of a thousandth of a pixel of an 8K frame; keeps empty boxes' ratios and gradients finite.
+# Smaller than a thousandth of a pixel's area in an 8K frame. Keeps ratios and gradients of empty boxes finite.
 _TINY = 1e-11
 
 
@@ -29,7 +29,7 @@ def xyxy_to_cxcywh(boxes: Tensor) -> Tensor:
 
 
 def _extent(occupied: Tensor) -> tuple[Tensor, Tensor]:
-    """First and one past the last True of bool ``[..., L]``; both 0 where there is none."""
+    """The first True of bool ``[..., L]`` and the position after the last True; both 0 where no value is True."""
     length = occupied.shape[-1]
     positions = torch.arange(length, device=occupied.device)
     first = torch.where(occupied, positions, length).amin(-1)
@@ -60,9 +60,9 @@ def _intersection_union(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def box_iou(a: Tensor, b: Tensor) -> Tensor:
-    """IoU of boxes in xyxy, element by element: ``a`` and ``b`` ``[..., 4]`` are broadcast, float32 ``[...]`` returns.
+    """IoU of boxes in xyxy, element by element: ``a`` and ``b`` ``[..., 4]``, which broadcast, to float32 ``[...]``.
 
-    Two boxes without area have 0.
+    The IoU of two boxes without area is 0.
     """
     intersection, union = _intersection_union(precise(a), precise(b))
     return intersection / union.clamp(min=_TINY)
@@ -71,8 +71,7 @@ def box_iou(a: Tensor, b: Tensor) -> Tensor:
 def generalised_iou(a: Tensor, b: Tensor) -> Tensor:
     """Generalised IoU (Rezatofighi et al., CVPR 2019) of boxes in xyxy, element by element.
 
-    ``a`` and ``b`` ``[..., 4]`` are broadcast against each other; float32 ``[...]`` in [-1, 1] comes back. Boxes
-    without area are legal: nothing divides by zero.
+    ``a`` and ``b`` ``[..., 4]``, which broadcast, to float32 ``[...]`` in [-1, 1]. Boxes without area are allowed.
     """
     a, b = precise(a), precise(b)
     hull = torch.cat([torch.minimum(a[..., :2], b[..., :2]), torch.maximum(a[..., 2:], b[..., 2:])], dim=-1)

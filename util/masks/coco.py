@@ -24,7 +24,7 @@ class Truth:
 
     Attributes:
         mask: run lengths.
-        box: xywh in pixels, as the file has it; of the mask where the file has none.
+        box: xywh in pixels from the file, or computed from the mask if the file has no boxes.
     """
 
     mask: Segmentation
@@ -77,16 +77,16 @@ def ground_truth(samples: Iterable[tuple[str, np.ndarray]]) -> dict:
 def read_ground_truth(path: Path, gaps: Gaps | None = None) -> dict[str | int, Truth]:
     """The ground truth of each image id of a file in COCO's form, in the file's order.
 
-    Published files differ: that of JHMDB-Sentences has no ``bbox``, A2D's ``area`` is a float (both are written by
+    Published files differ: JHMDB-Sentences' file has no ``bbox``, in A2D's ``area`` is a float (both are written by
     create_gt_in_coco_format.py in datasets/{jhmdb,a2d}_sentences of github.com/mttr2021/MTTR). ``area``, category names
     and category ids are not read.
 
     Args:
-        gaps: takes samples whose mask is damaged or of another size than its image. Without it the first one is an
-            error.
+        gaps: takes samples whose mask is damaged or of another size than its image. Without ``gaps`` the first such
+            sample is an error.
 
     Raises:
-        ValueError: naming the file; it has another form, or an image has no annotation or several.
+        ValueError: naming the file: it has another form, or an image has no annotation or several.
     """
     gaps = gaps or Gaps(strict=True)
     try:
@@ -97,8 +97,8 @@ def read_ground_truth(path: Path, gaps: Gaps | None = None) -> dict[str | int, T
         wrong = {name for name in entries | annotated if entries[name] != 1 or annotated[name] != 1}
         for name in sorted(wrong, key=str):
             if gaps.strict:
-                raise ValueError("each image must be in it once, with one annotation")
-            gaps.add(f"sample {name}", f"{path}: it must be in it once, with one annotation", on_all_ranks=True)
+                raise ValueError("each image must be listed once, with one annotation")
+            gaps.add(f"sample {name}", f"{path}: it must be listed once, with one annotation", on_all_ranks=True)
         truth = {}
         for annotation in content["annotations"]:
             image_id = annotation["image_id"]
@@ -111,8 +111,8 @@ def read_ground_truth(path: Path, gaps: Gaps | None = None) -> dict[str | int, T
                     raise
                 gaps.add(f"sample {image_id}", f"{path}: its mask is damaged ({error})", on_all_ranks=True)
         if not truth:
-            raise ValueError("not one mask of it can be read")
-    # A damaged file may fail at any level.
+            raise ValueError("none of its masks can be read")
+    # a damaged file may raise any error
     except Exception as error:
         problem = str(error) if type(error) is ValueError else f"{type(error).__name__}: {error}"
         raise ValueError(f"{path}: is not ground truth in COCO's form ({problem})") from error

@@ -1,7 +1,7 @@
 """Scores of single frames as A2D-Sentences and JHMDB-Sentences define them: P@K, overall and mean IoU, mAP.
 
 Results are in COCO's form: a list of ``{"image_id", "category_id", "segmentation", "score"}``, one for each query of
-each sample, the segmentation being compressed run lengths. A sample is an image of its own.
+each sample. The segmentation is in compressed run lengths. Each sample counts as an image.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ _SMOOTH = 1e-6
 
 
 def best_queries(predictions: Iterable[dict]) -> list[dict]:
-    """The highest-scored result of each image, in the order of the images; of equal scores the last.
+    """The highest-scored result of each image (the last of equal scores), in the order of the images.
 
-    So it is in calculate_precision_at_k_and_iou_metrics in metrics.py of github.com/mttr2021/MTTR and in ReferFormer's
+    Source: calculate_precision_at_k_and_iou_metrics in metrics.py of github.com/mttr2021/MTTR, and ReferFormer's
     datasets/a2d_eval.py.
     """
     best: dict[Hashable, dict] = {}
@@ -49,7 +49,7 @@ def _coco(images: Iterable[dict], annotations: list[dict]) -> COCO:
 
 
 def average_precision(truth: Mapping[Hashable, Truth], predictions: Sequence[dict]) -> dict[str, float]:
-    """COCO's mAP, AP50 and AP75 of masks, by pycocotools, categories left aside (``useCats`` = 0)."""
+    """COCO's mAP, AP50 and AP75 of masks, by pycocotools; categories are ignored (``useCats`` = 0)."""
     images = [{"id": name, "height": t.mask["size"][0], "width": t.mask["size"][1]} for name, t in truth.items()]
     # Numbered from 1, because pycocotools takes a match with annotation 0 for no match.
     annotations = [
@@ -63,7 +63,7 @@ def average_precision(truth: Mapping[Hashable, Truth], predictions: Sequence[dic
         }
         for number, (name, t) in enumerate(truth.items(), 1)
     ]
-    # loadRes changes its input, and would use a box that lies beside a mask
+    # copies with these keys only, because loadRes changes its input and would use the box of a result with a mask
     kept = ("image_id", "category_id", "segmentation", "score")
     results = [{key: prediction[key] for key in kept} for prediction in predictions]
     with contextlib.redirect_stdout(io.StringIO()):
@@ -74,13 +74,13 @@ def average_precision(truth: Mapping[Hashable, Truth], predictions: Sequence[dic
         evaluation.params.maxDets = [100]
         evaluation.evaluate()
         evaluation.accumulate()
-    # over recalls, for each of the IoU thresholds 0.50, 0.55 … 0.95
+    # mean over recalls, for each of the IoU thresholds 0.50, 0.55 … 0.95
     by_threshold = evaluation.eval["precision"][:, :, 0, 0, 0].mean(1)
     return {"mAP": float(by_threshold.mean()), "AP50": float(by_threshold[0]), "AP75": float(by_threshold[5])}
 
 
 def misfits(truth: Mapping[Hashable, Truth], predictions: Iterable[dict]) -> dict[Hashable, str]:
-    """Samples whose mask differs in size from the ground truth, each with the fault."""
+    """Samples whose mask differs in size from the ground truth, each with a description of the fault."""
     wrong = {}
     for prediction in predictions:
         name, size = prediction["image_id"], prediction["segmentation"]["size"]
@@ -102,10 +102,11 @@ def score_masks(truth: Mapping[Hashable, Truth], predictions: Sequence[dict], *,
         partial: samples without a prediction have IoU 0, instead of being an error.
 
     Returns:
-        ``samples``, their number; of the highest-scored query ``precision_at`` (share of samples with IoU strictly
-        above each of :data:`THRESHOLDS`), ``overall_iou`` (all intersections over all unions) and ``mean_iou``, an IoU
-        being (I + 1e-6) / (U + 1e-6), so that two empty masks agree; and mAP, AP50, AP75 as ``all_queries`` (what is
-        published) and as ``best_query``.
+        ``samples``: their number.
+        ``precision_at``: share of samples with an IoU strictly above each of :data:`THRESHOLDS`; ``overall_iou``: sum
+        of intersections over sum of unions; ``mean_iou``. These are of the highest-scored query. The IoU of a
+        sample is (I + 1e-6) / (U + 1e-6), so it is 1 for two empty masks.
+        ``all_queries``, ``best_query``: mAP, AP50 and AP75 of all queries (the published numbers) and of the best one.
 
     Raises:
         ValueError: a sample has no prediction, a prediction no sample, or their sizes differ.
@@ -121,10 +122,11 @@ def score_masks(truth: Mapping[Hashable, Truth], predictions: Sequence[dict], *,
     counts = np.array(
         [overlap(best[n], t.mask) if n in best else (0, rle.area(t.mask)) for n, t in truth.items()], np.float64
     )
-    # float32, as in the reference: beside 32 pixels the 1e-6 vanishes, so an IoU of exactly one half is no hit
+    # float32, as in the reference: added to 32 pixels or more, 1e-6 is rounded away. So an IoU of exactly 0.5 is above
+    # the threshold 0.5 for tiny masks only.
     few = counts.astype(np.float32)
     iou = ((few[:, 0] + np.float32(_SMOOTH)) / (few[:, 1] + np.float32(_SMOOTH))).astype(np.float64)
-    iou[[name not in best for name in truth]] = 0  # otherwise it would be 1 where there is no object
+    iou[[name not in best for name in truth]] = 0  # otherwise 1 where nothing is predicted and the truth is empty
     intersection, union = counts.sum(0)
     return {
         "samples": len(truth),
@@ -137,7 +139,7 @@ def score_masks(truth: Mapping[Hashable, Truth], predictions: Sequence[dict], *,
 
 
 def table(scores: Mapping) -> str:
-    """The scores for a reader, a line each."""
+    """The scores as text, a line each."""
     rows = [
         ("mAP, all queries (as published)", scores["all_queries"]["mAP"]),
         ("mAP, best query", scores["best_query"]["mAP"]),

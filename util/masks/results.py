@@ -1,8 +1,8 @@
 """Folders and zips of masks, which inference writes and scoring reads: the masks, and the record of the run.
 
-Layout: ``Annotations/<video>/<expression id>/<frame>.png``, mode L, 0 or 255, the frame's original size, every listed
-frame; in a zip for MeViS without ``Annotations/`` (``root`` is empty). Ref-DAVIS17 has
-``anno_<annotator>/<video>/<frame>.png``, palette PNGs whose pixel value is the object's number.
+Layout: ``Annotations/<video>/<expression id>/<frame>.png`` for every listed frame, in its original size, of mode L with
+values 0 and 255. A zip for MeViS has no folder ``Annotations/`` (``root`` is empty). Ref-DAVIS17 has
+``anno_<annotator>/<video>/<frame>.png``, palette PNGs whose pixel values are object numbers.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from util.files.writing import UNFINISHED, atomic_path, write_json
 RESULTS_ROOT = "Annotations"
 # First frame and full video of Ref-DAVIS17's first annotator, then of its second.
 ANNOTATOR_ROOTS = ("anno_0", "anno_1", "anno_2", "anno_3")
-# The 256 colours of PASCAL VOC and DAVIS: the bits of the index go to red, green and blue in turn.
+# The 256 colours of PASCAL VOC and DAVIS: the bits of an index are dealt to red, green and blue in turn.
 LABEL_PALETTE = bytes(
     sum((index >> (3 * place + channel) & 1) << (7 - place) for place in range(3))
     for index in range(256)
@@ -76,16 +76,16 @@ def decoded(content: bytes, name: str) -> Image.Image:
 
 
 class Results:
-    """Read access to results, whether in a folder or in a zip; close it, or use it in a ``with`` block.
+    """Read access to results in a folder or a zip; close it, or use it in a ``with`` block.
 
     Attributes:
-        path: what was opened.
+        path: of the folder or zip.
         names: every file, sorted, as a path relative to the root. Hidden files of a folder are left out: an
             interrupted run may have left some. A zip may hold a name more than once.
 
     Raises:
         FileNotFoundError: there is nothing at this path.
-        ValueError: it is neither a folder nor a zip.
+        ValueError: the path is neither a folder nor a zip.
     """
 
     def __init__(self, path: str | os.PathLike):
@@ -145,7 +145,7 @@ def claim_results(
         asked: a digest of the frames and texts of each video. Masks of a video with another digest are deleted.
 
     Raises:
-        ValueError: it holds masks of another run, or masks of unknown origin.
+        ValueError: the folder holds masks of another run, or masks of unknown origin.
     """
     record = Path(results_dir, "inference.json")
     masks = [folder for root in roots if (folder := Path(results_dir, root)).is_dir()]

@@ -34,13 +34,14 @@ class Rle:
 
 
 def run_lengths(rle: Rle) -> np.ndarray:
-    """int64 ``[n]``, the lengths of the runs, the first of them of 0.
+    """The lengths of the runs, int64 ``[n]``; the first run is of zeros.
 
-    A number is written in groups of 5 bits, the lowest first: a character is 48 + group, + 32 where more groups
-    follow; bit 16 of the last group is the sign. From the fourth number on, it is the difference to the last but one.
+    A number is written in groups of 5 bits, the lowest group first. Each group is a character of code 48 + group, or
+    48 + 32 + group if more groups follow. The highest bit of the last group is the sign. From the fourth run on, the
+    number is the difference to the run two places before.
 
     Raises:
-        ValueError: the runs do not fill the image exactly, or the characters are none of these.
+        ValueError: the runs do not fill the image exactly, or a character is not of this code.
     """
     codes = np.frombuffer(rle.counts, np.uint8).astype(np.int64) - 48
     if not len(codes) or codes.min() < 0 or codes.max() > 63 or codes[-1] & 32:
@@ -75,14 +76,14 @@ def decode(rle: Rle) -> np.ndarray:
 def parse(segmentation: object, size: tuple[int, int]) -> Rle:
     """A mask in any of COCO's three forms: polygons, compressed or uncompressed run lengths.
 
-    Pieces of polygons of fewer than three corners, or with a number too many, are left out.
+    Polygons with fewer than three corners, or with an odd number of coordinates, are left out.
 
     Args:
         segmentation: from a JSON file.
         size: height and width of the image.
 
     Raises:
-        ValueError: it has none of the forms, is not of this size, or has no polygon that is an area.
+        ValueError: the mask has another form or size, or none of its polygons has three corners.
     """
     if isinstance(segmentation, list):
         return _from_polygons(segmentation, size)
@@ -105,15 +106,15 @@ def _is_area(polygon: list) -> bool:
 
 
 def count_unusable(segmentation: object) -> int:
-    """The number of pieces of polygons that :func:`parse` leaves out; 0 for the other forms."""
+    """The number of polygons that :func:`parse` leaves out; 0 for the other forms."""
     polygons = segmentation if isinstance(segmentation, list) else ()
     return sum(isinstance(polygon, list) and not _is_area(polygon) for polygon in polygons)
 
 
 def usable(segmentation: object) -> object:
-    """A segmentation without the pieces of polygons that :func:`parse` leaves out, an empty list where none is left.
+    """A segmentation without the polygons that :func:`parse` leaves out; an empty list if no polygon is left.
 
-    Detectron2 leaves out the same (load_coco_json in detectron2/data/datasets/coco.py of
+    Detectron2 leaves out the same polygons (load_coco_json in detectron2/data/datasets/coco.py of
     github.com/facebookresearch/detectron2).
 
     Raises ValueError where a polygon is not made of numbers.

@@ -1,4 +1,4 @@
-"""The submission of Ref-YouTube-VOS or MeViS, and the checks that it is complete."""
+"""Submissions to the servers of Ref-YouTube-VOS and MeViS, and the checks that they are complete."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def missing_masks(names: Iterable[str], videos: Mapping[str, dict], root: str = 
 
 
 def root_problem(results: Results, root: str = RESULTS_ROOT) -> str | None:
-    """The fault of results that lie in another folder than ``root``; None where they lie in it."""
+    """The fault of results whose files do not lie in the folder ``root``; None if they do."""
     if not results.names:
         return f"{results.path} has no folder {root}/ at its root: it is empty" if root else f"{results.path} is empty"
     within = any(name.startswith(f"{root or RESULTS_ROOT}/") for name in results.names)
@@ -79,13 +79,13 @@ def validate_submission(
         zip_or_folder: the submission.
         meta_videos: ``{video: {"expressions": {id: …}, "frames": […]}}``, as in meta_expressions.json.
         sizes: height and width of a video's frames, as a function or a mapping; None leaves sizes unchecked.
-        root: folder in it that holds the videos' folders; empty where they lie at its root.
+        root: folder of the submission that holds the videos' folders; empty: they lie at its root.
 
     Returns:
         The problems, one line each; empty when all is well.
 
     Raises:
-        FileNotFoundError, ValueError: there is no readable zip or folder at all.
+        FileNotFoundError, ValueError: the submission is missing, or is no folder and no readable zip.
     """
     with Results(zip_or_folder) as results:
         wrong_root = root_problem(results, root)
@@ -93,7 +93,7 @@ def validate_submission(
             return [wrong_root]
         expected = expected_names(meta_videos, root)
         problems = missing_masks(results.names, meta_videos, root)
-        problems += [f"{name} is in it {n} times" for name, n in Counter(results.names).items() if n > 1]
+        problems += [f"{name} occurs {n} times" for name, n in Counter(results.names).items() if n > 1]
         present = sorted(set(results.names))
         problems += [f"{name} is not asked for" for name in present if name not in expected]
 
@@ -112,7 +112,7 @@ def write_submission_zip(results_dir: str | os.PathLike, zip_path: str | os.Path
     """Packs the masks of ``results_dir/Annotations`` into a zip, atomically; equal results make equal bytes.
 
     Args:
-        root: folder in the zip that takes them.
+        root: folder of the masks in the zip.
 
     Raises:
         FileNotFoundError: there is no such folder.
@@ -134,7 +134,7 @@ def build_submission(
     sizes: Callable[[str], Size] | Mapping[str, Size] | None,
     root: str = RESULTS_ROOT,
 ) -> None:
-    """Packs the results and checks the packed zip; only one without problems gets its name.
+    """Packs the results and checks the zip; only a zip without problems gets the name ``zip_path``.
 
     Raises:
         ValueError: the first problems and their number. No zip is written then.
