@@ -23,7 +23,7 @@ _NO_CHARACTER = "\U0010ffff"
 
 
 def font(text: str, size: int) -> ImageFont.FreeTypeFont:
-    """A font that has the characters of ``text``, or most of them where the machine has none with all.
+    """A font that has all characters of ``text``, or the font of this machine that has most of them.
 
     Args:
         size: in pixels.
@@ -38,7 +38,7 @@ def _sized(path: Path | None, size: int) -> ImageFont.FreeTypeFont:
 
 @cache
 def _path(characters: frozenset[str]) -> Path | None:
-    """Of a font file; None is the font that Pillow brings along, which is for Latin script."""
+    """The file of the font for these characters; None: the font that Pillow brings along, which is for Latin script."""
     fewest = _lacking(None, characters)
     best = None
     for path in _installed() if fewest else ():
@@ -51,7 +51,7 @@ def _path(characters: frozenset[str]) -> Path | None:
 
 
 def _lacking(path: Path | None, characters: frozenset[str]) -> int:
-    """How many of the characters a font draws as it draws what is none."""
+    """How many of the characters a font lacks: it draws them like a code point that is no character."""
     try:
         face = _sized(path, 20)
         none = bytes(face.getmask(_NO_CHARACTER))
@@ -62,11 +62,11 @@ def _lacking(path: Path | None, characters: frozenset[str]) -> int:
 
 def _installed() -> Iterator[Path]:
     """Font files, plain ones first."""
-    # matplotlib brings one for the scripts of Europe and the Near East
+    # matplotlib brings a font for the scripts of Europe and the Near East
     package = find_spec("matplotlib")
     if package and package.submodule_search_locations:
         yield Path(package.submodule_search_locations[0], "mpl-data", "fonts", "ttf", "DejaVuSans.ttf")
     found = [p for place in _PLACES for p in Path(place).expanduser().rglob("*") if p.suffix.lower() in _SUFFIXES]
-    # a last resort draws the block that a character is of
+    # such a font draws a sign for the kind of a character instead of the character
     found = [p for p in found if "LastResort" not in p.name]
     yield from sorted(found, key=lambda p: ("Regular" not in p.name, "Sans" not in p.name, p.name))

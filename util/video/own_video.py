@@ -1,4 +1,4 @@
-"""A video of the user's own: a film, a folder of frames or one image.
+"""A video of the user's own: a video file, a folder of frames or one image.
 
 Pictures are turned upright by the rotation that phones write into their videos and images. Frames are counted from 0.
 """
@@ -27,8 +27,8 @@ class OwnVideo:
     """The selected frames of a video, read by position; use it in ``with``.
 
     Attributes:
-        path: of the film, folder or image.
-        is_image: whether it is a single image.
+        path: of the file or folder.
+        is_image: whether the video is a single image.
         size: height and width in pixels.
         names: a text for each frame that can be the name of a file: its number in the whole video, or its image's name.
         times: when each frame is shown, in seconds from the first selected one; one more number is the end of the last.
@@ -49,7 +49,7 @@ class OwnVideo:
     def read(self, positions: Sequence[int]) -> Tensor:
         """Frames at these positions: uint8 RGB ``[T, 3, H, W]``, channels-last in memory.
 
-        Reading on from where the last read ended decodes every frame once.
+        If each read starts where the last one ended, every frame is decoded once.
 
         Raises ValueError where a file is damaged.
         """
@@ -74,9 +74,9 @@ def open_video(
 
     Args:
         path: of a file, or of a folder whose images are the frames, in natural order of their names (2 before 10).
-        every: take one frame of so many.
-        start, end: take the frames that are shown from ``start`` until just before ``end``. In a film these are seconds
-            from its first frame, in a folder numbers of frames.
+        every: take one of so many frames.
+        start, end: take the frames that are shown from ``start`` until just before ``end``. For a video file these are
+            seconds from its first frame, for a folder numbers of frames.
         fps: frames per second of a folder, :data:`FOLDER_FPS` where it is None.
 
     Raises:
@@ -114,12 +114,12 @@ def _open(path: Path, fps: float | None) -> _File | _Images:
     if path.suffix.lower() in PICTURE_SUFFIXES:
         return _Images([path], fps)
     if fps is not None:
-        raise ValueError(f"--fps is for a folder of frames; {path} knows when its frames are shown. Leave it out")
+        raise ValueError(f"--fps is for a folder of frames; {path} stores when its frames are shown. Leave it out")
     return _File(path)
 
 
 class _File(VideoFile):
-    """A film, upright; a damaged frame is replaced by the one before, as in a player."""
+    """A video file, upright; a damaged frame is replaced by the one before, as in a player."""
 
     mend = "if a player can show it, convert it (ffmpeg -i VIDEO NEW.mp4); else copy or download it again"
     threads = 0
@@ -133,7 +133,7 @@ class _File(VideoFile):
         frame = next(self._decoder, None)
         if frame is None:
             raise self._damage("no frame of it can be decoded")
-        # A film that was cut out of a longer one may begin with frames that depend on missing ones.
+        # A video that was cut out of a longer one may begin with frames that depend on missing ones.
         self._shown = [time for time in times if time >= frame.pts]
         self._stored_size = self.size = (frame.height, frame.width)
         self._matrix = np.eye(3, dtype=np.int32)
@@ -162,7 +162,7 @@ def _lies_on_its_side(matrix: np.ndarray) -> bool:
 
 
 def upright(picture: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    """A stored picture ``[H, W, …]`` as it is to be shown, turned by quarters and mirrored.
+    """A stored picture ``[H, W, …]``, turned by quarters and mirrored to the way in which it is shown.
 
     Args:
         matrix: int ``[3, 3]``, the display matrix of a video: the pixel at x, y is shown at ``[x, y, 1] @ matrix``, up
@@ -186,7 +186,7 @@ class _Images:
     def __init__(self, paths: list[Path], fps: float | None) -> None:
         self._paths, self._fps = paths, fps or FOLDER_FPS
         self.size = image_size(paths[0], _IMAGE)
-        # a fault shows now, and not hours into the video
+        # checked at the start, because the error could otherwise come hours into the video
         for path in paths:
             height, width = image_size(path, _IMAGE)
             if (height, width) != self.size:
@@ -224,7 +224,7 @@ def _frame_paths(folder: Path) -> list[Path]:
     """The images in a folder, in natural order."""
     paths = [p for p in folder.iterdir() if p.suffix.lower() in PICTURE_SUFFIXES and not p.name.startswith(".")]
     if not paths:
-        raise ValueError(f"{folder}: holds no JPEG or PNG; give the very folder that the frames lie in, or a video")
+        raise ValueError(f"{folder}: holds no JPEG or PNG; give the folder that directly holds the frames, or a video")
     paths.sort(key=_natural)
     stems: dict[str, Path] = {}
     for path in paths:

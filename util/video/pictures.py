@@ -24,17 +24,17 @@ if TYPE_CHECKING:
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 MASK_SUFFIXES = (".png",)
 
-# Quarter turns against the clock, and then whether left and right are exchanged, for each EXIF orientation. Source: tag
-# 0x0112 in Exif 2.32 (CIPA DC-008), which says where the first row and column of the stored picture are to be shown.
+# For each EXIF orientation: quarter turns counter-clockwise, and whether left and right are exchanged after them.
+# Source: tag 0x0112 in Exif 2.32 (CIPA DC-008), which defines where the first row and column of a picture are shown.
 _TURNS = {1: (0, False), 2: (0, True), 3: (2, False), 4: (2, True), 5: (3, True), 6: (3, False), 7: (1, True)}
 _TURNS[8] = (1, False)
-# Markers of a JPEG's frame header, by the kind of coding; C4, C8 and CC are others. Source: ITU-T T.81, table B.1.
+# Markers of a JPEG's frame header, one for each coding; C4, C8 and CC mean other things. Source: ITU-T T.81, table B.1.
 _FRAME_HEADERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _APP1 = 0xE1  # EXIF or XMP
-# What in a PNG can hold an orientation, which may come after the pixels.
+# Parts of a PNG that can hold an orientation; they may come after the pixels.
 _PNG_TAGS = (b"eXIf", b"Raw profile type", b"com.adobe.xmp")
 _NO_WHITE = ", and nothing says which of them is white; convert it to 8 or 16 bits"
-# Their compression changes pixels.
+# formats whose compression changes pixels
 _LOSSY = ("JPEG", "MPO", "WEBP", "AVIF", "JPEG2000")
 # Colours of the objects 1 to 8 in the masks of YouTube-VOS: the palette of its train/Annotations/003234408d.
 _YOUTUBE_VOS = bytes.fromhex("000000 ec5f67 f99157 fac863 99c794 62b3b2 6699cc c594c5 ab7967")
@@ -43,7 +43,7 @@ _AMBIGUOUS = np.array([64, 128, 192])
 
 
 class Wording(NamedTuple):
-    """How messages speak of a file that is absent or damaged, and what to do about it."""
+    """The words of messages about a file that is absent or damaged, and how to mend it."""
 
     absent: str
     damaged: str
@@ -84,8 +84,8 @@ def _named_errors(path: Path, wording: Wording) -> Iterator[None]:
 
 
 def _jpeg_header(content: np.ndarray) -> tuple[bool, bool]:
-    """Whether this is a JPEG that every decoder shows alike, grey or colours of 8 bits; and whether it has EXIF or XMP
-    before its frame header."""
+    """Whether this is a JPEG that all decoders show alike (8 bits, grey or three colours), and whether EXIF or XMP
+    comes before its frame header."""
     data, at, tagged = memoryview(content), 2, False
     if bytes(data[:3]) != b"\xff\xd8\xff":
         return False, False
@@ -99,7 +99,7 @@ def _jpeg_header(content: np.ndarray) -> tuple[bool, bool]:
 
 
 def _orientation(image: Image.Image, content: bytes | None = None) -> int:
-    """EXIF orientation, 1 to 8; ``content`` is that of the file, needed of a PNG. Damaged EXIF data is none."""
+    """EXIF orientation, 1 to 8; 1 for damaged EXIF data. ``content``, the file's bytes, is needed for PNGs only."""
     if image.format == "PNG" and not any(tag in (content or b"") for tag in _PNG_TAGS):
         return 1  # Pillow would decode the picture for this
     try:
@@ -155,7 +155,7 @@ def read_frame(path: Path, wording: Wording = FRAME) -> Tensor:
     Raises:
         FileNotFoundError: there is none.
         OSError: the machine does not let it be read.
-        ValueError: it is damaged, or holds floating-point numbers of unknown brightness.
+        ValueError: it is damaged, or its values are of a type whose white is unknown (floating-point, above 16 bits).
     """
     import torch
     from torchvision.io import ImageReadMode, decode_image
@@ -191,7 +191,7 @@ def image_size(path: Path, wording: Wording = FRAME) -> tuple[int, int]:
 def _colour_ids(colours: np.ndarray) -> np.ndarray | None:
     """Object ids ``[H, W]`` of a mask in colours, ``[H, W, 3]``; None where the colours have no ids.
 
-    Equal channels are the ids themselves; other colours must all be of DAVIS's or all of YouTube-VOS's palette.
+    Grey values are the ids themselves. Other colours must all be in DAVIS's palette, or all in YouTube-VOS's.
     """
     if (colours == colours[..., :1]).all():
         grey = colours[..., 0]
@@ -207,7 +207,7 @@ def _colour_ids(colours: np.ndarray) -> np.ndarray | None:
 
 def _ids(image: Image.Image, content: np.ndarray) -> np.ndarray:
     """Object ids ``[H, W]``, any integer type."""
-    depth = int(content[24]) if image.format == "PNG" else 8  # in the header, which comes first
+    depth = int(content[24]) if image.format == "PNG" else 8  # byte 24 of a PNG, in its header, is the bit depth
     ids, why = None, "whose colours stand for no ids"
     if image.format in _LOSSY:
         why = "whose compression changes ids"
@@ -263,8 +263,8 @@ def check_size(
     mend = "restore whichever is wrong from the data set's archive (docs/data.md)"
     if tuple(size) == tuple(expected)[::-1] and (why := next(filter(None, map(turned, pictures)), None)):
         mend = (
-            f"{why}; draw masks and turn frames alike, or, where the masks lie as the pixels are stored, take the tag "
-            "out of the frames: exiftool -Orientation= FOLDER (docs/data.md)"
+            f"{why}; turn the masks like the frames or, if the masks fit the frames as they are stored, remove the tag "
+            "from the frames: exiftool -Orientation= FOLDER (docs/data.md)"
         )
     raise ValueError(f"{path}: is {size[1]}x{size[0]} pixels, but {of} is {expected[1]}x{expected[0]}; {mend}")
 
@@ -272,7 +272,7 @@ def check_size(
 def read_frames(paths: Sequence[Path]) -> Tensor:
     """Frames of one video as uint8 RGB ``[T, 3, H, W]``; a file named twice in a row is decoded once.
 
-    The memory is channels-last, as the decoder delivers it: resizing is 2.5 times as fast as from planes.
+    The memory is channels-last, as decoders deliver it: resizing is then 2.5 times as fast as with channels first.
     Raises as :func:`read_frame`, and ValueError for frames of different sizes.
     """
     import torch
@@ -294,11 +294,14 @@ def read_frames(paths: Sequence[Path]) -> Tensor:
 def read_label_maps(
     paths: Sequence[Path | None], size: tuple[int, int], frames: Sequence[Path | None] | None = None
 ) -> Tensor:
-    """Masks of one video as uint8 object ids ``[T, 1, H, W]``; a file named twice in a row is decoded once, and the ids
-    of None are 0.
+    """Masks of one video as uint8 object ids ``[T, 1, H, W]``; a file named twice in a row is decoded once.
 
-    Raises as :func:`read_labels`, and ValueError for a mask that has not the ``size`` (height, width) of its frames,
-    whose files are ``frames``.
+    Args:
+        paths: of the masks; a mask without a file (None) has no object.
+        size: height and width of the frames.
+        frames: files of the frames, for the message about a wrong size.
+
+    Raises as :func:`read_labels`, and ValueError for a mask of another size than the frames.
     """
     import torch
 
@@ -316,7 +319,7 @@ def read_label_maps(
 
 
 def group_files(folder: Path, stems: Collection[str], suffixes: Sequence[str]) -> dict[str, list[str]]:
-    """The files of each stem that a folder has, found in one listing; ``suffixes`` in any case."""
+    """For each of the ``stems``, its files in a folder, which is listed once; ``suffixes`` in upper or lower case."""
     wanted, found = set(stems), {}
     for name in list_files(folder):
         stem, suffix = os.path.splitext(name)
@@ -326,7 +329,7 @@ def group_files(folder: Path, stems: Collection[str], suffixes: Sequence[str]) -
 
 
 def find_files(folder: Path, stems: Collection[str], suffixes: Sequence[str] = PICTURE_SUFFIXES) -> dict[str, str]:
-    """The file of each stem that a folder has, as :func:`group_files`; ValueError where a stem has two."""
+    """For each of the ``stems``, its file in a folder (:func:`group_files`). ValueError where a stem has two."""
     grouped = group_files(folder, stems, suffixes)
     for files in grouped.values():
         if len(files) > 1:
@@ -335,7 +338,7 @@ def find_files(folder: Path, stems: Collection[str], suffixes: Sequence[str] = P
 
 
 def list_files(folder: Path) -> list[str]:
-    """Names in a folder, sorted, without hidden ones; none where there is no such folder."""
+    """Names in a folder, sorted, without hidden files; an empty list where the folder is missing."""
     try:
         return sorted(name for name in os.listdir(folder) if not name.startswith("."))
     except (FileNotFoundError, NotADirectoryError):

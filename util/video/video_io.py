@@ -29,13 +29,13 @@ class VideoFile:
         size: height and width in pixels.
         damaged: times of damaged frames, which another frame replaces.
 
-    A subclass may change, besides :meth:`_picture`:
+    A subclass may override :meth:`_picture` and these:
         mend: what to do about a file that cannot be read.
         threads: of the decoder; 0: as many as it chooses. In data loading processes more threads would only decode
             frames that are not needed.
         lenient: replace a damaged picture by the one before, as a player does.
 
-    Raises FileNotFoundError where there is none, ValueError where it cannot be read.
+    Raises FileNotFoundError where there is no file, ValueError where it cannot be read.
     """
 
     mend = _MEND
@@ -48,7 +48,7 @@ class VideoFile:
         self.path = path
         with self._named_errors():
             self._container = av.open(str(path))
-        # the picture on the cover of an album is a stream, too
+        # an attached cover picture is a video stream, too
         films = [s for s in self._container.streams.video if not s.disposition & Disposition.attached_pic]
         if not films or films[0].codec_context is None:
             self._container.close()
@@ -58,7 +58,7 @@ class VideoFile:
         self._stream.codec_context.thread_type, self._stream.codec_context.thread_count = "AUTO", self.threads
         self._stored_size = self.size = (self._stream.codec_context.height, self._stream.codec_context.width)
         self._shown: list[int] | None = None
-        self._counted = False  # the time of a frame is its place, counted from the first frame
+        self._counted = False  # whether the i-th frame gets the i-th time, because the frames' own times are wrong
         self._keys: list[tuple[int, int]] = []  # when key frames are shown, and when they are decoded
         self._end, self._closed = 0, False
         self._decoder: Iterator[av.VideoFrame] = iter(())
@@ -102,8 +102,9 @@ class VideoFile:
         except av.FFmpegError as error:
             if not self.lenient:
                 raise self._damage(error.strerror) from error
-        # An avi stores when a picture is decoded, not when it is shown. Where the two differ FFmpeg guesses: times may
-        # repeat, and those of H.264 be of other pictures. Then only counting from the first one on is reliable.
+        # An avi stores the times at which pictures are decoded. Where pictures are shown at other times, FFmpeg guesses
+        # these: they may repeat, and with H.264 they may belong to other pictures. Then only counting the frames from
+        # the first one on is reliable.
         if self._container.format.name == "avi" and (self._stream.codec_context.name == "h264" or len(shown) < count):
             self._counted, shown, keys = True, decoded, []
         times = sorted(time for time in shown if time is not None)
@@ -156,14 +157,14 @@ class VideoFile:
         return frames.permute(0, 3, 1, 2)
 
     def _decode(self, frames: Tensor, missing: dict[int, list[int]]) -> None:
-        """Puts the frames shown at the times in ``missing`` into their places in ``frames``, and removes these
-        times."""
+        """Puts the frames at the times in ``missing`` into their places in ``frames``, and removes these times."""
         times, time = self._times(), min(missing)
         key, key_decoded = self._keys[max(0, bisect_right(self._keys, (time, self._end)) - 1)]
         if self._at is not None and self._at < time and bisect_left(times, key) <= bisect_left(times, self._at) + 1:
             self._go_on(frames, missing)
             return
-        # Containers seek by different times, and an index may point behind the key frame that a frame needs.
+        # Some containers seek by the time of showing, others by that of decoding, and an index may point behind the key
+        # frame that a frame needs. So up to three targets are tried.
         for target in (self._keys[0][1],) if self._counted else (time, key_decoded, self._keys[0][1]):
             self._seek(target)
             first = self._go_on(frames, missing)
@@ -205,7 +206,7 @@ class VideoFile:
         return first
 
     def _picture(self, frame: av.VideoFrame) -> np.ndarray:
-        """uint8 RGB ``[H, W, 3]``, also where the size changes on the way."""
+        """uint8 RGB ``[H, W, 3]``, of the same size even if the size changes within the video."""
         height, width = self._stored_size
         return frame.to_ndarray(format="rgb24", width=width, height=height)
 

@@ -43,7 +43,7 @@ Add = Callable[[int, np.ndarray, np.ndarray], None]
 
 
 class Video(Protocol):
-    """As :class:`util.video.own_video.OwnVideo`, which says more."""
+    """The part of :class:`util.video.own_video.OwnVideo` that is used here; its docstring describes the attributes."""
 
     path: Path
     is_image: bool
@@ -72,11 +72,11 @@ def write_result(
 
     Args:
         folder: exists.
-        form: of the masks, one of :data:`MASK_FORMS`. PNGs have a folder for each expression; run lengths (COCO's) are
-            in the record.
+        form: of the masks, one of :data:`MASK_FORMS`: PNGs in a folder for each expression, or COCO's run lengths in
+            the record, or no masks.
 
     Returns:
-        In how many frames each expression has a pixel.
+        For each expression, the number of frames in which its mask has a pixel.
     """
     colours = distinct_colours(len(expressions))
     captions = [f"{text} · {score:.2f}" for text, score in zip(expressions, segmentation.scores, strict=True)]
@@ -163,7 +163,7 @@ def _sheet(path: Path, video: Video, captions: list[str], colours: list) -> Iter
 def _record(
     folder: Path, video: Video, expressions: Sequence[str], scores: Sequence[float], form: str
 ) -> Iterator[Add]:
-    """What was asked and found, and the masks."""
+    """The record: the expressions with their scores, and the masks."""
     folders = [f"masks/{i}_{_file_name(text)}" for i, text in enumerate(expressions, 1)]
     found = [{"text": text, "score": round(s, 4)} for text, s in zip(expressions, scores, strict=True)]
     if form == "png":

@@ -37,7 +37,7 @@ PALETTE: tuple[Colour, ...] = (
 
 def distinct_colours(count: int) -> list[Colour]:
     """``count`` different colours, beginning with those of :data:`PALETTE`."""
-    hues = (0.618034 * i % 1 for i in range(len(PALETTE), count))  # far from those just before
+    hues = (0.618034 * i % 1 for i in range(len(PALETTE), count))  # golden ratio: far from the hues just before
     more = [tuple(round(255 * c) for c in colorsys.hsv_to_rgb(hue, 0.6, 0.95)) for hue in hues]
     return [*PALETTE[:count], *more]
 
@@ -50,7 +50,7 @@ def overlay(
     Args:
         frame: uint8 ``[H, W, 3]``.
         masks: bool ``[n, H, W]``.
-        colours: one for each mask; they repeat when there are fewer, as with :data:`PALETTE`.
+        colours: one for each mask; fewer colours than masks repeat.
         alpha: share of the colour inside a mask.
         outline: draw the inner edge of each mask in its full colour, two pixels wide from 360 pixels height up.
 
@@ -82,8 +82,8 @@ def titled(frame: np.ndarray, text: str, width: int = 640) -> np.ndarray:
 
 
 def enlarged(frame: np.ndarray, width: int = 640, highest: int = 2160) -> np.ndarray:
-    """A frame at least ``width`` pixels wide: so many times as large, or with black beside it where it would be higher
-    than ``highest``."""
+    """A frame enlarged by a whole number to at least ``width`` pixels; padded with black at its sides instead where it
+    would become higher than ``highest``."""
     scale = max(1, min(-(-width // frame.shape[1]), highest // frame.shape[0]))
     large = cv2.resize(frame, None, fx=scale, fy=scale, interpolation=cv2.INTER_NEAREST)
     gap = max(0, width - large.shape[1])
@@ -115,7 +115,7 @@ class SheetRow:
 
     Attributes:
         caption: the expression.
-        note: scores, kind, video: whatever is set small below the caption.
+        note: small text below the caption, such as score, kind and video.
         frames: ``k`` frames, uint8 ``[H, W, 3]`` each.
         truth: bool ``[k, H, W]``, or None where there is no ground truth.
         predicted: bool ``[k, H, W]``.
@@ -134,7 +134,7 @@ class SheetRow:
     plain: bool = True
 
 
-# in a second: whole numbers for all usual frame rates, and as many as MPEG-4 counts
+# units of time in a second: a multiple of all usual frame rates, and within the limit of MPEG-4
 _TICKS = 60_000
 _BACKGROUND, _CARD, _INK, _FAINT, _LINE = "#eef0f3", "#ffffff", "#14181f", "#667080", "#d9dde3"
 _CELL = 240
@@ -217,7 +217,7 @@ def _card(row: SheetRow, width: int) -> Image.Image:
     for t, name in enumerate(row.frame_ids):
         x = _PAD + _LABELS + t * (_CELL + _GAP) + _CELL // 2
         draw.text((x, top - 7), name, _FAINT, font(name, 14), anchor="ms")
-    # Masks are painted at the size they are seen in, so that outlines are equally fine on small and large frames.
+    # Masks are painted after resizing, so that outlines are equally wide for small and large frames.
     frames = [_fitted(frame, cell) for frame in row.frames]
     for b, (label, colour, masks) in enumerate(bands):
         y = top + b * (cell[1] + _GAP)
@@ -232,8 +232,8 @@ def _card(row: SheetRow, width: int) -> Image.Image:
 
 
 def contact_sheet(rows: Sequence[SheetRow], path: str | os.PathLike) -> None:
-    """Writes a PNG with, for each row, its caption and its frames as they are, with the ground truth, with the
-    prediction; atomically."""
+    """Writes a PNG, atomically. For each row it shows the caption, and the frames alone, with the ground truth and with
+    the prediction."""
     if not rows:
         raise ValueError(f"{path}: a contact sheet needs at least one row")
     columns = max(len(row.frames) for row in rows)
@@ -261,14 +261,14 @@ def _encoder() -> str:
 
 @contextmanager
 def open_film(path: str | os.PathLike, fps: float) -> Iterator[Callable[[np.ndarray, float, float], None]]:
-    """Writes an mp4 frame by frame, atomically; frames of odd height or width get their last row or column twice.
+    """Writes an mp4 frame by frame, atomically. Where height or width is odd, the last row or column is repeated.
 
-    Yields a function that adds a frame, uint8 ``[H, W, 3]``, all of one size, which is shown from one time until
-    another, in seconds.
+    Yields a function that adds a frame, uint8 ``[H, W, 3]``, and takes the times in seconds from and until which the
+    frame is shown. All frames must have the same size.
 
     Args:
         path: ends in ``.mp4``.
-        fps: frames per second, about: for the encoder to reckon with.
+        fps: approximate frames per second, for the encoder.
     """
     if not 0 < fps < float("inf"):
         raise ValueError(f"{path}: frames per second must be above 0, not {fps}")
@@ -288,7 +288,7 @@ def open_film(path: str | os.PathLike, fps: float) -> Iterator[Callable[[np.ndar
                 stream.pix_fmt = "yuv420p"
                 stream.codec_context.flags |= Flags.frame_duration
                 if stream.codec.name == "libx264":
-                    # In mp4 the times of B-frames are told by the order of decoding, which loses the film's length.
+                    # With B-frames, an mp4 stores times in the order of decoding, and the length of the film is lost.
                     stream.options = {"crf": "18", "bf": "0", "preset": "veryfast"}
                 else:
                     stream.bit_rate = 8_000_000
@@ -306,7 +306,7 @@ def open_film(path: str | os.PathLike, fps: float) -> Iterator[Callable[[np.ndar
 
 
 def write_video(path: str | os.PathLike, frames: Iterable[np.ndarray], fps: float) -> None:
-    """Writes an mp4 of frames that are all shown equally long, read one at a time; otherwise as :func:`open_film`."""
+    """Writes an mp4 whose frames are shown equally long; ``frames`` are read one at a time. See :func:`open_film`."""
     with open_film(path, fps) as add:
         for i, frame in enumerate(frames):
             add(frame, i / fps, (i + 1) / fps)
