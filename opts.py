@@ -18,6 +18,7 @@ from util.options.types import (
 
 _AMP = ("off", "bf16", "fp16", "auto")
 _LONG_TEXT = ("shorten", "refuse")
+_LONG_TEXT_HELP = "texts of too many tokens: read their beginning, or refuse them"
 _A2D = dict(dataset_file="a2d", batch_size=2, eval_size=320, max_size=576, freeze_text_encoder=True)
 
 # sizes for images: make_coco_transforms in ReferFormer's datasets/refexp.py
@@ -63,7 +64,9 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
         help="autocast in bfloat16 or float16; auto: bfloat16 where the device is faster with it",
     )
     group.add_argument("--num_workers", type=non_negative_int, default=4, help="data loading processes per rank")
-    group.add_argument("--loader_timeout", type=non_negative_int, default=120, help="seconds without data; 0: any")
+    group.add_argument(
+        "--loader_timeout", type=non_negative_int, default=120, help="seconds to wait for data; 0: no limit"
+    )
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
@@ -78,19 +81,19 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--text_encoder", default="roberta-base", help="hub name or local directory of a RoBERTa")
     group.add_argument("--freeze_text_encoder", action=argparse.BooleanOptionalAction, default=False)
     group.add_argument("--token_stride", type=int, choices=(32, 16), default=32, help="stride of the CMIE tokens")
-    group.add_argument("--hidden_dim", type=positive_int, default=256)
-    group.add_argument("--nheads", type=positive_int, default=8)
+    group.add_argument("--hidden_dim", type=positive_int, default=256, help="width of tokens and proxies (C)")
+    group.add_argument("--nheads", type=positive_int, default=8, help="heads of each attention")
     group.add_argument("--enc_layers", type=positive_int, default=4, help="stacked CMIE modules (K)")
     group.add_argument("--dec_layers", type=int, choices=(1, 2, 3), default=3, help="top-down steps of the FPN")
     group.add_argument("--num_queries", type=positive_int, default=5, help="proxy queries per frame (N)")
-    group.add_argument("--dim_feedforward", type=non_negative_int, default=0, help="0: none, as in Figure 2")
+    group.add_argument("--dim_feedforward", type=non_negative_int, default=0, help="of the CMIE; 0: none (Figure 2)")
     group.add_argument("--dropout", type=below_one, default=0.1)
     group.add_argument("--mask_dim", type=positive_int, default=256, help="channels of the mask features (C_m)")
     group.add_argument("--mask_decoder", choices=("fpn", "cross_modal"), default="fpn")
     group.add_argument("--time_encoding", action=argparse.BooleanOptionalAction, default=True)
     group.add_argument("--text_form", choices=("clean", "lower", "raw"), default="clean", help="see docs/data.md, Text")
     group.add_argument(
-        "--binary", action=argparse.BooleanOptionalAction, default=False, help="one class, 'referred', not categories"
+        "--binary", action=argparse.BooleanOptionalAction, default=False, help="one class instead of categories"
     )
     group.add_argument("--no_aux_loss", action="store_true", help="supervise the last CMIE stage only")
     group.add_argument("--jsc_target", choices=("joint", "video", "text", "none"), default="joint")
@@ -142,7 +145,7 @@ def add_train_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--global_batch_size",
         type=positive_int,
-        help="clips of a step over all ranks; where --batch_size on each is less, gradients are accumulated",
+        help="clips per step on all ranks together; gradients are accumulated until a step has so many",
     )
     group.add_argument("--lr", type=non_negative_float, default=1e-4)
     group.add_argument("--lr_backbone", type=non_negative_float, default=5e-5)
@@ -159,40 +162,40 @@ def add_train_options(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[],
         metavar="PATTERN",
-        help="parameters not to train, as backbone.* or cmie.stages.0.*",
+        help="names of parameters not to train, such as backbone.* or cmie.stages.0.*",
     )
     group.add_argument(
         "--activation_checkpointing",
         "--use_checkpoint",
         action="store_true",
-        help="less memory for more time: compute the insides of backbone and CMIE again for the gradient",
+        help="compute the activations of backbone and CMIE again in the backward pass: less memory, more time",
     )
     group.add_argument(
         "--compile",
         nargs="?",
         const="inductor",
         metavar="BACKEND",
-        help="translate the blocks of the encoders with torch.compile, by default to machine code (inductor)",
+        help="compile the blocks of the encoders with torch.compile; default backend: inductor",
     )
     group.add_argument(
         "--fsdp",
         action="store_true",
-        help="divide weights, gradients and the optimiser's state among the ranks, for large backbones (FSDP2)",
+        help="shard weights, gradients and the optimiser's state over the ranks (FSDP2), for large backbones",
     )
     group.add_argument(
         "--dry_run",
         action="store_true",
-        help="build everything, take a step on each shape of clips, print the plan, end",
+        help="build everything, take a step on clips of each shape, print the plan, and end",
     )
     group.add_argument("--pretrained_weights", metavar="CKPT", help="start from the weights of this checkpoint")
     group.add_argument(
         "--resume",
         metavar="CKPT",
-        help="go on from this checkpoint, with its options; auto: from the newest in --output_dir that can be read, or "
-        "from the start where there is none",
+        help="continue from this checkpoint, with its options; auto: from the newest readable checkpoint in "
+        "--output_dir, or from the start if there is none",
     )
     group.add_argument(
-        "--save_every", type=non_negative_int, default=0, metavar="STEPS", help="also save within an epoch; 0: do not"
+        "--save_every", type=non_negative_int, default=0, metavar="STEPS", help="save also within epochs; 0: do not"
     )
     group.add_argument(
         "--eval_every",
@@ -206,24 +209,24 @@ def add_train_options(parser: argparse.ArgumentParser) -> None:
         type=below_one,
         default=0.0,
         metavar="DECAY",
-        help="also keep an average of the weights, 0.999 say, and score and infer with that; 0: do not",
+        help="keep an exponential moving average of the weights, to score and infer with; such as 0.999; 0: do not",
     )
-    group.add_argument("--keep", type=positive_int, default=2, help="newest checkpoints to keep")
+    group.add_argument("--keep", type=positive_int, default=2, help="how many of the newest checkpoints to keep")
     group.add_argument(
         "--max_skipped_steps",
         type=non_negative_int,
         default=10,
         metavar="N",
-        help="steps of an epoch whose loss may be not finite; they are skipped",
+        help="skip at most N steps per epoch whose loss or gradient is not finite; one more ends the run",
     )
-    group.add_argument("--eval", action="store_true", help="only score the checkpoint of --resume")
+    group.add_argument("--eval", action="store_true", help="score the checkpoint of --resume, without training")
     group.add_argument(
         "--eval_split",
         metavar="SPLIT",
-        help="ytvos, davis and joint: valid; mevis: valid_u; or holdout (the default where there is one). a2d and "
-        "jhmdb: test; refcoco and refcoco+: val, testA, testB; refcocog: val, test",
+        help="holdout (the default with --holdout), or ytvos, davis, joint: valid; mevis: valid_u; a2d, jhmdb: test; "
+        "refcoco and refcoco+: val, testA, testB; refcocog: val, test",
     )
-    group.add_argument("--allow_trained", action="store_true", help="score also videos that were trained on")
+    group.add_argument("--allow_trained", action="store_true", help="also score videos of the training")
     group.add_argument("--strict", action="store_true", help="with --eval: a damaged or missing file is an error")
     group.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)
 
@@ -234,36 +237,36 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
         "--dataset_file",
         choices=("ytvos", "davis", "a2d", "jhmdb", "refcoco", "refcoco+", "refcocog", "all", "joint", "mevis"),
         default="ytvos",
-        help="all: the three of RefCOCO; joint: these and ytvos",
+        help="all: refcoco, refcoco+ and refcocog; joint: these three and ytvos",
     )
     group.add_argument("--ytvos_path", default="data/ref-youtube-vos")
-    group.add_argument("--annotations", metavar="DIR", help="of ytvos, masks of valid, where not in valid/Annotations")
+    group.add_argument("--annotations", metavar="DIR", help="ytvos: masks of valid; default: valid/Annotations")
     group.add_argument(
-        "--expressions", metavar="FILE", help='of ytvos, list that says, as "obj_id", what expressions of valid mean'
+        "--expressions", metavar="FILE", help='ytvos: list of the expressions of valid with their "obj_id"'
     )
     group.add_argument("--davis_path", default="data/ref-davis")
     group.add_argument("--a2d_path", default="data/a2d_sentences")
-    group.add_argument("--jhmdb_path", default="data/jhmdb_sentences", help="only evaluated")
+    group.add_argument("--jhmdb_path", default="data/jhmdb_sentences", help="for evaluation only")
     group.add_argument("--mevis_path", default="data/mevis")
-    group.add_argument("--coco_path", default="data/coco", help="train2014/ and the converted sets of RefCOCO")
+    group.add_argument("--coco_path", default="data/coco", help="holds train2014/ and the converted RefCOCO sets")
     group.add_argument(
         "--mix",
         type=mixing_weight,
         nargs="+",
         metavar="NAME=WEIGHT",
-        help="how often the clips of a part of all or joint occur in an epoch: 0.5 half of them, 2 twice; default: 1",
+        help="how often an epoch of all or joint takes a data set's clips; 0.5: half of them, 2: all twice; default: 1",
     )
     group.add_argument("--holdout", type=non_negative_int, default=0, help="training videos kept out for local scoring")
     group.add_argument("--num_frames", type=positive_int, default=5, help="frames of a training clip (T)")
     group.add_argument(
         "--expressions_per_clip", type=positive_int, default=1, help="expressions that share one encoded clip"
     )
-    group.add_argument("--long_text", choices=_LONG_TEXT, default="shorten", help="beyond the encoder's positions")
+    group.add_argument("--long_text", choices=_LONG_TEXT, default="shorten", help=_LONG_TEXT_HELP)
     group.add_argument(
         "--bad_sample",
         choices=("fail", "skip"),
         default="fail",
-        help="what becomes of a clip with a missing or damaged file: skip takes another one, and counts and names it",
+        help="clips with a missing or damaged file: fail ends the run; skip takes another clip and names the file",
     )
     group.add_argument(
         "--train_sizes",
@@ -272,7 +275,7 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
         default=[288, 320, 352, 392, 416, 448, 480, 512],
         help="short sides of training frames",
     )
-    group.add_argument("--train_max_size", type=positive_int, help="limit of their long side; default: --max_size")
+    group.add_argument("--train_max_size", type=positive_int, help="limit of the long side; default: --max_size")
     group.add_argument(
         "--crop_sizes", type=positive_int, nargs="+", help="short sides of cropped frames; default: --train_sizes"
     )
@@ -280,7 +283,7 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
         "--absent_object",
         choices=("replace", "keep"),
         default="keep",
-        help="a clip that does not show its object: keep trains it as absent, replace takes another one (all recipes)",
+        help="clips that do not show their object: keep trains it as absent; replace takes another clip (all presets)",
     )
     group.add_argument("--eval_size", type=positive_int, default=360, help="short side at inference")
     group.add_argument("--max_size", type=positive_int, default=640, help="limit of the long side")
@@ -297,11 +300,16 @@ def add_predictor_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--resume", required=True, metavar="CKPT", help="checkpoint of main.py, or exported weights")
     parser.add_argument("--eval_size", type=positive_int, help="short side of the input; default: as in training")
     parser.add_argument("--max_size", type=positive_int, help="limit of its long side; default: as in training")
-    parser.add_argument("--amp", choices=_AMP, help="default: off, or auto if the training was not")
-    parser.add_argument("--window", type=positive_int, metavar="FRAMES", help="of a video seen at once; default: 40")
-    parser.add_argument("--overlap", type=positive_int, metavar="FRAMES", help="of two windows; default: 8, or a half")
+    parser.add_argument("--amp", choices=_AMP, help="default: off if training was off, else auto")
+    parser.add_argument("--window", type=positive_int, metavar="FRAMES", help="frames seen together; default: 40")
+    parser.add_argument(
+        "--overlap",
+        type=positive_int,
+        metavar="FRAMES",
+        help="shared by two windows; default: 8, or half of one",
+    )
     parser.add_argument("--device", help="cuda, cuda:1, cpu; default: a GPU when there is one")
-    parser.add_argument("--long_text", choices=_LONG_TEXT, default="shorten", help="beyond the encoder's positions")
+    parser.add_argument("--long_text", choices=_LONG_TEXT, default="shorten", help=_LONG_TEXT_HELP)
 
 
 def inference_parser(program: str, description: str, output: str) -> argparse.ArgumentParser:
@@ -316,12 +324,12 @@ def inference_parser(program: str, description: str, output: str) -> argparse.Ar
     parser.add_argument(
         "--holdout", type=non_negative_int, metavar="N", help="hold-out videos; default: as in training"
     )
-    parser.add_argument("--loader_timeout", type=non_negative_int, help="seconds without a frame read; 0: any number")
+    parser.add_argument("--loader_timeout", type=non_negative_int, help="seconds to wait for a frame; 0: no limit")
     parser.add_argument("--visualize", action="store_true", help="also write videos with the masks painted over")
-    parser.add_argument("--allow_trained", action="store_true", help="take also videos that were trained on")
+    parser.add_argument("--allow_trained", action="store_true", help="also take videos of the training")
     parser.add_argument("--overwrite", action="store_true", help="delete masks that another run left in --output_dir")
     parser.add_argument("--strict", action="store_true", help="the first video that cannot be read is an error")
-    # torch.distributed.launch passes it; the environment says the same
+    # torch.distributed.launch passes this; the environment holds the same number
     parser.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)
     # The checkpoint holds the options of the model. ReferFormer's commands give them, and must not contradict it.
     add_model_options(parser)
@@ -369,7 +377,7 @@ def parse_train_args(argv: list[str] | None = None, defaults: dict | None = None
 
 
 def _contradictions(args: argparse.Namespace, given: set[str]) -> Iterator[tuple[bool, str]]:
-    """Whether options contradict each other, and how that is mended, one pair after the other.
+    """Yields pairs: whether two options contradict each other, and the message with the mend.
 
     Args:
         given: names of the options that were given as flags. Such a flag must have an effect.
@@ -388,7 +396,7 @@ def _contradictions(args: argparse.Namespace, given: set[str]) -> Iterator[tuple
     )
     # scoring
     yield args.eval and args.resume in (None, "auto"), "--eval needs the checkpoint to score: add --resume CKPT"
-    yield args.eval and args.dry_run, "--eval trains nothing that --dry_run could rehearse; leave one out"
+    yield args.eval and args.dry_run, "--dry_run rehearses training, and --eval does not train; leave one out"
     yield (
         args.eval_split and not (args.eval or args.eval_every),
         "--eval_split is for scoring: add --eval or --eval_every, or leave it out",
@@ -397,7 +405,7 @@ def _contradictions(args: argparse.Namespace, given: set[str]) -> Iterator[tuple
     yield args.strict and not args.eval, "--strict is for scoring: add --eval, or leave it out"
     yield (
         not args.eval and args.eval_every > args.epochs,
-        f"--eval_every {args.eval_every} is more than --epochs {args.epochs}, so nothing would be scored",
+        f"--eval_every {args.eval_every} is more than --epochs {args.epochs}, so no epoch would be scored",
     )
     yield len(dict(args.mix or ())) < len(args.mix or ()), "--mix names a data set twice"
     # learning rates
@@ -413,7 +421,7 @@ def _contradictions(args: argparse.Namespace, given: set[str]) -> Iterator[tuple
     )
     yield (
         "lr_text_encoder" in given and args.freeze_text_encoder,
-        "--lr_text_encoder is of no use to a frozen text encoder: leave it out, or add --no-freeze_text_encoder",
+        "--lr_text_encoder has no effect on a frozen text encoder: leave it out, or add --no-freeze_text_encoder",
     )
     # parts that are left out
     yield (
@@ -422,5 +430,5 @@ def _contradictions(args: argparse.Namespace, given: set[str]) -> Iterator[tuple
     )
     yield (
         "pretrained_weights" in given and "backbone_pretrained" in given,
-        "--pretrained_weights holds a backbone, too: leave --backbone_pretrained out",
+        "--pretrained_weights also holds the weights of the backbone: leave --backbone_pretrained out",
     )
