@@ -1,9 +1,9 @@
 """Visual backbones behind one interface.
 
-Every backbone has ``strides`` (4, 8, 16, 32), ``channels`` of the four maps, and maps a clip
-``[v, t, 3, h, w]`` to four ``[v, t, c_i, h_i, w_i]``, finest first. Image backbones see the frames one by one.
-``blocks()`` are the modules it runs in turn. ``working`` is about how many numbers for each pixel of a frame it holds
-at inference beside those maps (measured).
+Every backbone turns a clip ``[v, t, 3, h, w]`` into four feature maps ``[v, t, c_i, h_i, w_i]``, finest first.
+``strides`` (4, 8, 16, 32) and ``channels`` describe the maps. Image backbones see each frame alone. ``blocks()`` are
+the modules that run in turn. ``working`` estimates memory at inference: how many numbers per pixel of a frame a
+backbone holds besides the maps (measured).
 """
 
 from __future__ import annotations
@@ -37,17 +37,17 @@ SWINS = {
     "swin_l_p4w7": "swin_large_patch4_window7_224",
 }
 
-# Beside a backbone in the files it comes in: classifiers of mmaction, timm and torchvision; the parts of ReferFormer
-# (models/referformer.py), whose names are DETR's where it has them, and of DETR (models/segmentation.py); those of
-# mmsegmentation (mmseg/models/segmentors/encoder_decoder.py) and mmdetection (mmdet/models/detectors/two_stage.py).
+# Names of other parts in files that contain a backbone: classifiers of mmaction, timm and torchvision; parts of
+# ReferFormer (models/referformer.py) and of DETR (models/segmentation.py), which share names; parts of mmsegmentation
+# (mmseg/models/segmentors/encoder_decoder.py) and mmdetection (mmdet/models/detectors/two_stage.py).
 OTHER_PARTS = ("cls_head.", "head.", "fc.", "classifier.")
 OTHER_PARTS += ("transformer.", "class_embed.", "bbox_embed.", "query_embed.", "input_proj.", "text_encoder.")
 OTHER_PARTS += ("resizer.", "fusion_module.", "pixel_decoder.", "controller.", "bbox_attention.", "mask_head.")
 OTHER_PARTS += ("neck.", "decode_head.", "auxiliary_head.", "shared_head.", "rpn_head.", "roi_head.", "bbox_head.")
-# What Microsoft's Swin stores and timm makes anew
+# buffers that Microsoft's Swin stores and timm computes
 _TABLES = (".relative_position_index", ".attn_mask", ".relative_coords_table")
 
-# ResNets whose blocks see the neighbouring frames: timm's name and, for a small one, the channels of its four maps
+# ResNets whose blocks see the neighbouring frames: timm's name and the channels of the four maps
 SHIFTED = {
     "tsm_resnet10": ("resnet10t", (64, 128, 256, 512)),
     "tsm_resnet10_half": ("resnet10t", (32, 64, 128, 256)),
@@ -92,7 +92,7 @@ class TimmBackbone(nn.Module):
 
     Args:
         name: of the model in timm.
-        options: of the model, where its defaults are not wanted.
+        options: of the model in timm, instead of its defaults.
 
     Raises:
         ValueError: timm has no such model, or its feature maps have other strides.
@@ -124,7 +124,7 @@ class TimmBackbone(nn.Module):
         return [self.net]
 
     def forward(self, video: Tensor) -> list[Tensor]:
-        # some models want whole patches, some drop the part of a cell at the edge; neither sees one here
+        # pad to whole cells: some models need them, others drop an incomplete cell at the edge
         h, w = video.shape[-2:]
         images = _as_images(F.pad(video, (0, -w % self.strides[-1], 0, -h % self.strides[-1])))
         maps = self.net(images)
@@ -139,11 +139,11 @@ class ShiftedResNet(TimmBackbone):
     """A small ResNet that sees motion: temporal shift (TSM, Lin et al., arXiv 1811.08383).
 
     The first convolution of every residual block reads an eighth of its channels from the next frame and an eighth
-    from the one before, which costs no arithmetic. The first and the last frame have their own in place of a missing
-    neighbour, so a still image gives what a video of equal frames gives.
+    from the frame before, which costs no arithmetic. The first and the last frame use their own channels in place of
+    the missing neighbour, so a still image has the same features as a video of equal frames.
 
     Args:
-        name: a ResNet of timm; channels: of the four maps.
+        name: of a ResNet in timm; channels: of the four maps.
     """
 
     def __init__(self, name: str, channels: tuple[int, ...]) -> None:
@@ -172,7 +172,7 @@ class ShiftedResNet(TimmBackbone):
 
 
 def _as_images(video: Tensor) -> Tensor:
-    """``[v, t, 3, h, w]`` to ``[(v t), 3, h, w]``, channels last: convolutions are faster that way."""
+    """``[v, t, 3, h, w]`` to ``[(v t), 3, h, w]`` in channels-last memory, in which convolutions are faster."""
     return rearrange(video, "v t c h w -> (v t) c h w").contiguous(memory_format=torch.channels_last)
 
 
@@ -182,7 +182,7 @@ def build_backbone(name: str, *, pretrained: bool) -> nn.Module:
     Args:
         name: ``resnet18/34/50/101``, ``video_swin_t/s/b`` (also ``…_p4w7``), ``swin_t/s/b/l_p4w7``,
             ``tsm_resnet10``, ``tsm_resnet10_half``, ``timm:NAME``.
-        pretrained: the weights will be pretrained ones, so ResNet's batch norm is frozen.
+        pretrained: pretrained weights will be loaded, so a ResNet's batch norm is frozen.
 
     Raises:
         ValueError: there is no such backbone.
@@ -200,12 +200,12 @@ def build_backbone(name: str, *, pretrained: bool) -> nn.Module:
 
 
 def _read_state(path: Path) -> dict[str, Tensor]:
-    """The parameters in a weights file, whichever of the usual wrappings they come in."""
+    """The parameters in a weights file, which may lie within a dictionary under one of the usual keys."""
     if not path.is_file():
         raise FileNotFoundError(
-            f"--backbone_pretrained: {path} does not exist; pretrained_weights/README.md says what to fetch"
+            f"--backbone_pretrained: {path} does not exist; pretrained_weights/README.md lists the files"
         )
-    if path.suffix == ".safetensors":  # what timm's hub serves
+    if path.suffix == ".safetensors":  # the form on timm's hub
         try:
             return load_file(path)
         except SafetensorError as error:
@@ -220,18 +220,18 @@ def _read_state(path: Path) -> dict[str, Tensor]:
 
 
 def load_pretrained(backbone: nn.Module, path: str | Path) -> None:
-    """Loads weights as published into a backbone, all of them or none.
+    """Loads published weights into a backbone, all of them or none.
 
-    Those of torchvision, timm, Microsoft's Swin and Video Swin, and the backbone of a model of the DETR kind. Only
-    what a backbone does not have, such as classifiers (:data:`OTHER_PARTS`), may be left over.
+    The file may be of torchvision, timm, Microsoft's Swin or Video Swin, or of a model of the DETR family. Its other
+    parts (:data:`OTHER_PARTS`), such as classifiers, are ignored.
 
     Raises:
-        FileNotFoundError, ValueError: the file is missing, unreadable, or its parameters do not fit; those are named.
+        FileNotFoundError, ValueError: the file is missing or unreadable, or names the parameters that do not fit.
     """
     path = Path(path)
     source = f"--backbone_pretrained {path}"
     target = backbone.net if isinstance(backbone, TimmBackbone) else backbone
-    if all(name.startswith("model.") for name in target.state_dict()):  # which is how timm wraps some
+    if all(name.startswith("model.") for name in target.state_dict()):  # timm wraps some networks so
         target = target.model
     wanted = target.state_dict()
     state = unwrapped(_read_state(path), wanted, source, OTHER_PARTS)
@@ -250,11 +250,12 @@ def load_pretrained(backbone: nn.Module, path: str | Path) -> None:
 
 
 def _timm_feature_names(state: dict[str, Tensor], wanted: set[str], source: str) -> dict[str, Tensor]:
-    """timm's feature wrapper flattens ``layers.0.…`` to ``layers_0.…`` and has no head or final norm.
+    """The state under the names of timm's feature wrapper, which flattens ``layers.0.…`` to ``layers_0.…`` and has no
+    head or final norm.
 
     In Microsoft's Swin (models/swin_transformer.py of microsoft/Swin-Transformer) a stage ends with the merging of
-    patches, in timm the next one begins with it, as checkpoint_filter_fn of timm/models/swin_transformer.py has it; the
-    four patches are in the same order. Its tables of places follow from the size of the windows.
+    patches, in timm the next stage begins with it (checkpoint_filter_fn in timm/models/swin_transformer.py); the order
+    of the four patches is the same. Swin's tables of positions are dropped: they follow from the size of the windows.
     """
     merges_last = any(name.startswith("layers.0.downsample.") for name in state) and not any(
         name.startswith(("layers.0.downsample.", "layers_0.downsample.")) for name in wanted
@@ -274,9 +275,9 @@ def _timm_feature_names(state: dict[str, Tensor], wanted: set[str], source: str)
 
 
 def _require_same_windows(state: dict[str, Tensor], wanted: dict[str, Tensor], source: str) -> None:
-    """Raises ValueError where the tables of a Swin are of windows of another size.
+    """Raises ValueError where a Swin's bias tables belong to windows of another size.
 
-    ReferFormer loads none of these either: torch's load_state_dict raises where shapes differ, strict or not.
+    ReferFormer refuses such files, too: torch's load_state_dict raises for different shapes, strict or not.
     """
     for name in wanted:
         if name.endswith("relative_position_bias_table") and name in state and state[name].ndim == 2:

@@ -23,12 +23,15 @@ from util.samples.structures import Batch, Output, Prediction, Targets
 
 @dataclass
 class Normaliser:
-    """What the loss terms of a micro-batch are divided by.
+    """The divisors of the loss terms of a micro-batch.
+
+    ``frames`` and ``instances`` are counted over all micro-batches and ranks, are at least 1, and are divided by the
+    number of ranks, because gradients are averaged over the ranks.
 
     Attributes:
-        frames: in which a target is present, and instances: targets, both over all micro-batches and ranks, at least
-            1, divided by the number of ranks, over which gradients are averaged.
-        micro_batches: of a step, on each rank.
+        frames: number of frames in which a target is present.
+        instances: number of targets.
+        micro_batches: number of micro-batches of the step on each rank.
     """
 
     frames: Tensor
@@ -37,18 +40,18 @@ class Normaliser:
 
 
 class Criterion:
-    """Matches and scores the predictions of every stage.
+    """Matches the predictions of every stage with the targets, and computes their losses.
 
     Per-frame terms (class, boxes) are divided by the number of frames in which a target is present, trajectory terms
-    (masks, dice) by the number of targets; both are counted over all ranks, so that the gradient does not depend on
-    how a global batch is split.
+    (masks, dice) by the number of targets. Both numbers are counted over all ranks, so that the gradient does not
+    depend on how a global batch is divided among the ranks.
 
     Args:
         matcher: finds the query of each target.
-        weights: of the five terms; jsc_weight: of the JSC loss.
+        weights: of the five terms of a stage; jsc_weight: of the JSC loss.
         focal_alpha, focal_gamma: of the class and mask terms.
-        mask_loss_size: "stride4" compares masks at the network's own size with the ground truth subsampled, "full"
-            upsamples them to the frame.
+        mask_loss_size: "stride4": compare masks at the size of the network's logits, with subsampled ground truth.
+            "full": upsample the logits to the size of the frame.
         jsc_temperature: of InfoNCE.
     """
 
@@ -71,14 +74,16 @@ class Criterion:
     def __call__(
         self, output: Output, batch: Batch, normaliser: Normaliser | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The weighted sum, and each term before weighting: ``loss_cls`` … of the last stage, ``…_k`` of stage k.
+        """The weighted sum of all terms, and each term before weighting.
 
-        Everything is computed in float32, whatever the network ran in, or in float64 where it did in that.
+        The terms of the last stage are called ``loss_cls`` …, those of an earlier stage k ``loss_cls_k`` …. Everything
+        is computed in float32, or in float64 if the network's output is of that type.
 
         Args:
             output: of the model.
-            batch: what it was given, with targets.
-            normaliser: of all micro-batches of the step, over which the terms then add up; None: this is the only one.
+            batch: the input of the model, with targets.
+            normaliser: of all micro-batches of the step, whose losses add up to that of the step; None: this batch is
+                the whole step.
         """
         targets, size = batch.targets, output.final.masks.shape[-2:]
         dtype = precise(output.final.masks).dtype
@@ -95,7 +100,7 @@ class Criterion:
                     loss = loss + getattr(self.weights, name) * value
                     terms[f"loss_{name}{suffix}"] = value.detach()
             if output.semantics is not None:
-                # the last stage comes last: `matched` is its matching
+                # `matched` is the matching of the last stage, because it comes last
                 jsc = self.jsc(output, targets, matched) / over.micro_batches
                 loss = loss + self.jsc_weight * jsc
                 terms["loss_jsc"] = jsc.detach()
@@ -110,7 +115,7 @@ class Criterion:
         return annotated * pixels[:, None, None]
 
     def normaliser(self, micro_batches: Sequence[Targets]) -> Normaliser:
-        """Of the micro-batches of a step. Every rank has the same number of them."""
+        """The divisors for the micro-batches of a step. Every rank must have the same number of micro-batches."""
         counted = torch.zeros(2, device=micro_batches[0].present.device)
         for targets in micro_batches:
             frames = (targets.present & targets.annotated[:, :, None] & targets.valid[:, None]).sum()
@@ -167,9 +172,9 @@ class Criterion:
         return (loss * targets.annotated[:, :, None, None]).sum()
 
     def jsc(self, output: Output, targets: Targets, matched: Tensor) -> Tensor:
-        """Joint Semantic Consistency over the global batch; 0 when that is a single sample.
+        """Joint Semantic Consistency loss over the global batch; 0 for a single sample.
 
-        A sample whose object no frame of the clip shows has nothing to agree with: its row is left out.
+        A sample whose object is in no annotated frame of the clip is left out.
         """
         t = output.final.proxies.shape[1]
         index = matched[:, None, :, None].expand(-1, t, -1, output.final.proxies.shape[-1])
@@ -189,7 +194,7 @@ class Criterion:
 
 
 def subsample(masks: Tensor, size: tuple[int, int]) -> Tensor:
-    """Nearest pixel to the centre of each cell: ``[..., H, W]`` to ``[..., h, w]`` (at stride 4: pixels 2, 6, 10 …)."""
+    """The pixel at the centre of each cell: ``[..., H, W]`` to ``[..., h, w]`` (at stride 4: pixels 2, 6, 10 …)."""
     rows, columns = (
         ((torch.arange(small, device=masks.device) + 0.5) * (full / small)).long()
         for full, small in zip(masks.shape[-2:], size, strict=True)
@@ -198,9 +203,10 @@ def subsample(masks: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def continue_edge(x: Tensor, valid: Tensor) -> Tensor:
-    """``x [b, t, n, h, w]`` with its last real row and column repeated over the padding, so that none blends in.
+    """``x [b, t, n, h, w]``, whose padding is filled with the last real row and column, so that interpolation at the
+    edge reads no padding.
 
-    ``valid [b, h, w]`` is True in a rectangle at the top left.
+    ``valid [b, h, w]`` is True on real pixels, a rectangle at the top left.
     """
     for axis, real in ((3, valid.any(2)), (4, valid.any(1))):
         last = (real.sum(1, keepdim=True) - 1).clamp(min=0)

@@ -1,4 +1,4 @@
-"""The losses as pure functions of float32 tensors; who is matched to whom is decided elsewhere.
+"""The losses as pure functions of float32 tensors, between predictions and targets that are already matched.
 
 Shapes: b samples, t frames, n target instances, h w mask size, c channels.
 """
@@ -24,11 +24,11 @@ def sigmoid_focal_loss(logits: Tensor, targets: Tensor, alpha: float, gamma: flo
 
 
 def dice_loss(logits: Tensor, targets: Tensor, weight: Tensor) -> Tensor:
-    """1 - dice of whole trajectories: t·h·w is summed at once, so that an absent object counts as an empty mask.
+    """1 - dice of whole trajectories: the sums run over t·h·w, so a frame without the object counts as an empty mask.
 
     Args:
         logits, targets: ``[..., t, h, w]``.
-        weight: broadcasts over them; 0 where there is no ground truth or only padding.
+        weight: broadcasts with ``logits``; 0 on padding and where there is no ground truth.
 
     Returns:
         ``[...]``.
@@ -48,11 +48,11 @@ def info_nce(
     Args:
         first, second: ``[b, c]``; row i of one belongs to row i of the other.
         temperature: divides the similarities.
-        identities: long ``[b]``; other samples with the same number are left out of the negatives.
-        counted: bool ``[b]``; the other samples are neither positives nor anybody's negatives. None: all count.
+        identities: long ``[b]``; samples with the same number are not used as negatives of each other.
+        counted: bool ``[b]``; samples marked False are used neither as positives nor as negatives. None: all are used.
 
     Returns:
-        A scalar; exactly 0, with zero gradients, where at most one sample counts.
+        A scalar; exactly 0, with zero gradients, where at most one sample is used.
     """
     similarity = F.normalize(first, dim=-1) @ F.normalize(second, dim=-1).T / temperature
     itself = torch.eye(len(first), dtype=torch.bool, device=first.device)

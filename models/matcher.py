@@ -1,4 +1,4 @@
-"""Trajectory matching: one query index over all frames is one instance.
+"""Trajectory matching: a query with the same index in all frames is one predicted instance.
 
 Shapes: b samples, t frames, q queries, n target instances, k classes, h w mask size.
 """
@@ -20,7 +20,7 @@ from util.samples.structures import Prediction, Targets
 
 @dataclass(frozen=True)
 class LossWeights:
-    """Weights of the five terms, for matching costs and losses alike (paper: 2, 5, 2, 2, 5)."""
+    """Weights of the five terms, of matching costs or of losses (paper: 2, 5, 2, 2, 5 for both)."""
 
     cls: float = 2.0
     bbox: float = 5.0
@@ -32,9 +32,9 @@ class LossWeights:
 class TrajectoryMatcher:
     """Finds the query of least cost for each target instance.
 
-    Class and box costs are means over the frames in which the object is present; mask costs are taken over all
-    annotated frames, where an absent object is an empty mask. An instance that is present nowhere is matched by its
-    masks alone.
+    Class and box costs are means over the frames in which the object is present. Mask costs are taken over all
+    annotated frames; in frames without the object the target mask is empty. An instance that is in no frame is matched
+    by its masks alone.
     """
 
     def __init__(self, weights: LossWeights, *, focal_alpha: float = 0.25, focal_gamma: float = 2.0) -> None:
@@ -46,19 +46,19 @@ class TrajectoryMatcher:
 
         Args:
             prediction: of one stage.
-            targets: with ``n`` instances, padded ones marked.
+            targets: of ``n`` instances; ``valid`` marks the padded ones.
             masks: float ``[b, t, n, h, w]``, the ground truth at the size of the predicted masks.
             weight: float ``[b, t, 1, h, w]``, 1 where the masks are supervised.
 
         Returns:
-            long ``[b, n]``: the query of each instance; no query twice among the valid instances of a sample, and
-            0 for padded ones.
+            long ``[b, n]``: the query of each instance. The valid instances of a sample have different queries; padded
+            instances have query 0.
 
         Raises:
             ValueError: a sample has more instances than there are queries.
         """
         queries, instances = prediction.masks.shape[2], masks.shape[2]
-        if queries == instances == 1:  # nothing to choose
+        if queries == instances == 1:  # there is only one query to take
             return torch.zeros_like(targets.labels)
         cost = self.cost(prediction, targets, masks, weight)
         if instances == 1:
@@ -68,7 +68,7 @@ class TrajectoryMatcher:
             columns = valid.nonzero()[:, 0]
             if len(columns) > queries:
                 raise ValueError(f"a sample has {len(columns)} instances, --num_queries is only {queries}")
-            # of a diverged network scipy would only say that the matrix is invalid; the loss says it better
+            # a diverged network gives NaN, at which scipy raises; training checks the loss and has a better message
             rows, order = linear_sum_assignment(sample[:, columns].nan_to_num().numpy())
             matched[i, columns[order]] = torch.from_numpy(rows)
         return matched.to(cost.device)
@@ -108,7 +108,7 @@ class TrajectoryMatcher:
         return focal, torch.stack(per_instance, dim=-1)
 
     def _focal_pair(self, logits: Tensor) -> tuple[Tensor, Tensor]:
-        """Focal loss of each logit were its target 1, and were it 0."""
+        """Focal loss of each logit for the target 1, and for the target 0."""
         probability = logits.sigmoid()
         positive = self.alpha * (1 - probability) ** self.gamma * F.softplus(-logits)
         negative = (1 - self.alpha) * probability**self.gamma * F.softplus(logits)

@@ -1,4 +1,4 @@
-"""Sine encodings of place, time and word order. Nothing here is learned.
+"""Fixed sine encodings of place, time and word order.
 
 Shapes: b batch, t frames, h w token grid, l words, c channels.
 """
@@ -21,12 +21,12 @@ def _sine(position: Tensor, dim: int) -> Tensor:
 
 
 def sine_1d(length: int, dim: int, device: torch.device | None = None) -> Tensor:
-    """Encoding of the places 0 … length-1 of a sequence: ``[length, dim]``."""
+    """Encoding of the positions 0 … length-1 of a sequence: ``[length, dim]``."""
     return _sine(torch.arange(length, dtype=torch.float32, device=device), dim)
 
 
 def sine_2d(valid: Tensor, dim: int) -> Tensor:
-    """Encoding of rows and columns as shares of the valid area, so that padding does not shift it.
+    """Encoding of rows and columns as shares of the valid area, so that padding does not change the encoding.
 
     Args:
         valid: bool ``[b, h, w]``, True on real tokens, which fill a top-left rectangle.
@@ -36,7 +36,7 @@ def sine_2d(valid: Tensor, dim: int) -> Tensor:
         ``[b, h, w, dim]``.
     """
     rows, columns = valid.float().cumsum(1), valid.float().cumsum(2)
-    # a grid with no valid token at all has extent 0; any finite encoding serves there, nobody reads it
+    # a grid without a valid token has extent 0; its encoding is never read and only has to be finite
     rows = (rows - 0.5) / rows[:, -1:].clamp(min=1) * 2 * math.pi
     columns = (columns - 0.5) / columns[:, :, -1:].clamp(min=1) * 2 * math.pi
     return torch.cat((_sine(rows, dim // 2), _sine(columns, dim // 2)), dim=-1)

@@ -13,11 +13,11 @@ from torch import Tensor
 
 
 def query_scores(logits: Tensor, frames: Tensor | None = None) -> Tensor:
-    """Score of each query: the probability of a class averaged over the frames, of its best class.
+    """Score of each query: the probabilities of the classes are averaged over the frames, and the highest is taken.
 
     Args:
         logits: ``[b, t, n, k]``.
-        frames: bool ``[b, t]``, the frames to average over (A2D and JHMDB: the annotated one); None takes all.
+        frames: bool ``[b, t]``, the frames to average over (A2D and JHMDB: the annotated frame); None: all frames.
 
     Returns:
         ``[b, n]``.
@@ -31,13 +31,13 @@ def query_scores(logits: Tensor, frames: Tensor | None = None) -> Tensor:
 
 @torch.inference_mode()
 def fuse_objects(answers: Iterable[tuple[int, Tensor]], background: float = 0.1, threshold: float = 0.5) -> Tensor:
-    """One label map from the masks of several objects: in each pixel the best score wins, as Ref-DAVIS17 has it.
+    """One label map from the masks of several objects: a pixel gets the highest-scored object (Ref-DAVIS17).
 
-    Objects come one by one, so that memory does not grow with their number.
+    The objects are processed one by one, so that memory does not grow with their number.
 
     Args:
-        answers: number (1 to 255) and mask logits ``[T, H, W]`` of each object; of equal scores the earlier wins.
-        background: score of no object.
+        answers: number (1 to 255) and mask logits ``[T, H, W]`` of each object; of equal scores the earlier object wins.
+        background: score of the background.
         threshold: probabilities below it count as 0.
 
     Returns:
@@ -61,10 +61,10 @@ def fuse_objects(answers: Iterable[tuple[int, Tensor]], background: float = 0.1,
 
 
 def resize_logits(logits: Tensor, input_size: tuple[int, int], output_size: tuple[int, int], stride: int) -> Tensor:
-    """Mask logits ``[b, t, h, w]`` to the size of the frames on disk ``[b, t, H, W]``, bilinear.
+    """Resizes mask logits ``[b, t, h, w]`` to the frames on disk ``[b, t, H, W]``, bilinearly.
 
     Args:
-        input_size: height and width that the network saw, which the logits cover from the top left.
+        input_size: height and width of the network's input; the logits cover it from the top left, with padding.
         output_size: of the frames on disk.
         stride: input pixels per logit.
     """

@@ -1,6 +1,6 @@
 """RoBERTa and its tokenizer: expressions to word features.
 
-Shapes: b expressions, l tokens of the longest (its start and end tokens among them), d width of the encoder.
+Shapes: b expressions, l tokens of the longest expression with its start and end tokens, d width of the encoder.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from transformers import AutoConfig, AutoTokenizer, RobertaConfig, RobertaModel
 from util.run import dist
 from util.samples.text import in_form, shortened
 
-LONG_TEXT = ("shorten", "refuse")  # what may become of a text that is longer than the encoder takes
-_NAMED, _REFUSED = 20, 5  # of these texts in warnings, and in the line of an error
+LONG_TEXT = ("shorten", "refuse")  # ways to treat a text of more tokens than the encoder takes
+_NAMED, _REFUSED = 20, 5  # how many such texts warnings name, and how many an error names
 
 
 class TextEncoder(nn.Module):
@@ -30,9 +30,9 @@ class TextEncoder(nn.Module):
 
     Args:
         config: shape of the encoder; weights are random until loaded.
-        tokenizer: the byte-level BPE that goes with it, post-processing included.
-        frozen: never train it, and run it without dropout or gradient.
-        form: in which expressions are read, see :func:`util.samples.text.in_form`.
+        tokenizer: the encoder's byte-level BPE, which also adds the start and end tokens.
+        frozen: do not train the encoder, and run it without dropout and gradient.
+        form: of the expressions, see :func:`util.samples.text.in_form`.
     """
 
     def __init__(self, *, config: RobertaConfig, tokenizer: Tokenizer, frozen: bool, form: str = "clean") -> None:
@@ -42,7 +42,7 @@ class TextEncoder(nn.Module):
         self.tokenizer.no_truncation()
         self.tokenizer.enable_padding(pad_id=config.pad_token_id)
         self.form = form
-        self._told: set[str] = set()  # texts of which it has been said that they are too long
+        self._told: set[str] = set()  # texts that a warning has named as too long
         self.frozen = frozen
         if frozen:
             self.model.requires_grad_(False)
@@ -53,7 +53,7 @@ class TextEncoder(nn.Module):
         """Loads a hub name (``roberta-base``) or a local directory.
 
         Raises:
-            ValueError: it is neither on this machine nor to be had from the hub; the message has the mend.
+            ValueError: the encoder is missing here and on the hub, or does not fit; the message has the mend.
         """
         local = Path(name).is_dir()
         if not local and (name.startswith((".", "/", "~")) or name.count("/") > 1):
@@ -82,7 +82,7 @@ class TextEncoder(nn.Module):
         elif not hasattr(tokenizer, "backend_tokenizer"):
             misfit = "it needs a fast tokenizer (tokenizer.json)"
         elif len(tokenizer) <= len(tokenizer.all_special_tokens):
-            # what transformers makes of a directory without the tokenizer's files
+            # transformers makes such a tokenizer from a directory without the tokenizer's files
             misfit = "its tokenizer knows no word; tokenizer.json is missing"
         elif len(tokenizer) > config.vocab_size:
             misfit = f"its tokenizer has {len(tokenizer)} tokens, the encoder {config.vocab_size}; they do not match"
@@ -93,9 +93,9 @@ class TextEncoder(nn.Module):
         return encoder
 
     def description(self) -> dict:
-        """All that is needed to build this encoder again, but for its weights; plain data for a checkpoint."""
+        """Config and tokenizer, from which :meth:`from_description` builds the encoder; plain data for a checkpoint."""
         config = self.model.config.to_dict()
-        config.pop("_name_or_path", None)  # where it lay is of no use elsewhere
+        config.pop("_name_or_path", None)  # a path on this machine
         return {"config": config, "tokenizer": self.tokenizer.to_str()}
 
     @classmethod
@@ -110,15 +110,15 @@ class TextEncoder(nn.Module):
 
     @property
     def limit(self) -> int:
-        """Most tokens of a text, those of its start and end among them."""
+        """The largest number of tokens of a text, including the start and end tokens."""
         # RoBERTa counts positions from pad_token_id + 1
         return self.model.config.max_position_embeddings - self.model.config.pad_token_id - 1
 
     def read(self, text: str) -> str:
-        """What is read of an expression: its form, and of one that is too long the longest beginning that fits.
+        """The text that the encoder reads of an expression: in its form, and cut to the longest beginning that fits.
 
         Raises:
-            ValueError: the expression is empty, or the encoder has not even the positions for a character of it.
+            ValueError: the expression is empty, or none of its characters fits into the encoder's positions.
         """
         formed = self._formed(text)
         if self._fits(formed):
@@ -135,22 +135,22 @@ class TextEncoder(nn.Module):
         return formed
 
     def _fits(self, formed: str) -> bool:
-        # Byte-level BPE makes at most one token of each byte, of the text and of a space before it, and two around
-        # them. So what ordinary texts cost here is their length.
+        # Byte-level BPE makes at most one token of each byte of the text and of the space before it; start and end add
+        # two. So the length alone shows that an ordinary text fits, without tokenizing it.
         return len(formed.encode()) + 3 <= self.limit or self._tokens(formed) <= self.limit
 
     def _tokens(self, formed: str) -> int:
         return len(self.tokenizer.encode(formed).ids)
 
     def announce(self, texts: Iterable[tuple[str, str]], long_text: str) -> None:
-        """Tells which texts are too long for the encoder, of each once; to be called before any work is done.
+        """Warns of texts that are too long for the encoder, once for each text. To be called before the work begins.
 
         Args:
-            texts: places, for the message, and texts.
-            long_text: "shorten": only the beginning of such a text will be read. "refuse": it is an error.
+            texts: pairs of a place, which the message names, and a text.
+            long_text: "shorten": only the beginning of such a text will be read. "refuse": such a text is an error.
 
         Raises:
-            ValueError: an expression is empty, or too long and that is refused; or there is no such ``long_text``.
+            ValueError: an expression is empty, or too long with "refuse"; or there is no such ``long_text``.
         """
         if long_text not in LONG_TEXT:
             raise ValueError(f"--long_text {long_text} does not exist; choose one of {', '.join(LONG_TEXT)}")
@@ -176,7 +176,7 @@ class TextEncoder(nn.Module):
             print(*(f"warning: {line}" for line in lines), sep="\n", file=sys.stderr, flush=True)
 
     def tokenize(self, expressions: list[str]) -> tuple[Tensor, Tensor]:
-        """Token ids ``[b, l]`` and bool validity ``[b, l]``, on the CPU, of what is read of each (:meth:`read`).
+        """Token ids ``[b, l]`` and bool validity ``[b, l]``, on the CPU, of the texts that :meth:`read` returns.
 
         Raises:
             ValueError: an expression is empty.
@@ -198,7 +198,7 @@ class TextEncoder(nn.Module):
         return super().train(mode and not self.frozen)
 
 
-# a bar for reading one file says nothing; training has its own
+# transformers would show a progress bar for reading a single file
 transformers.utils.logging.disable_progress_bar()
-# the tokenizers' own threads and the data loader's forks do not mix; tokenizing a few expressions needs none
+# the tokenizers' threads can hang processes that the data loader forks; a few expressions need no threads
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

@@ -1,4 +1,4 @@
-"""Video Swin backbone on torchvision's SwinTransformer3d, keeping every frame (patch 1×4×4).
+"""Video Swin backbone: torchvision's SwinTransformer3d with patches of 1×4×4, so that every frame has maps.
 
 Shapes: v clips, t frames, h w size.
 """
@@ -52,7 +52,7 @@ class VideoSwin(nn.Module):
         )
         self.patch_embed, self.features = swin.patch_embed, swin.features
         self.channels = [embed_dim * 2**i for i in range(len(depths))]
-        # tokens of the first stage, their queries, keys and values, what they read, and a little
+        # an estimate per token of the first stage: the token, its query, key and value, the output, and a margin
         self.working = 6 * embed_dim / self.strides[0] ** 2
 
     def blocks(self) -> list[nn.Module]:
@@ -70,11 +70,11 @@ class VideoSwin(nn.Module):
 
 
 def _own_name(published: str) -> str | None:
-    """The name here, which is torchvision's, of an official or a torchvision Video-Swin parameter; None of the rest."""
-    if published.startswith("norm."):  # before the classifier
+    """The name in :class:`VideoSwin` of a parameter of official or torchvision Video Swin; None for the final norm."""
+    if published.startswith("norm."):
         return None
     name = re.sub(r"^layers\.(\d+)\.blocks\.", lambda m: f"features.{2 * int(m[1])}.", published)
-    # ReferFormer's models/video_swin_transformer.py has them in a list of their own
+    # ReferFormer's models/video_swin_transformer.py names these modules downsamples.0 …
     name = re.sub(r"^(?:layers\.(\d+)\.downsample|downsamples\.(\d+))\.", _merging, name)
     return name.replace(".mlp.fc1.", ".mlp.0.").replace(".mlp.fc2.", ".mlp.3.")
 
@@ -86,10 +86,10 @@ def _merging(stage: re.Match) -> str:
 def convert_weights(state: dict[str, Tensor], wanted: dict[str, Tensor], source: str) -> dict[str, Tensor]:
     """Official or torchvision Video-Swin weights, under the names and shapes of :class:`VideoSwin`.
 
-    The names are those of mmaction/models/backbones/swin_transformer.py in SwinTransformer/Video-Swin-Transformer. The
-    classifier and the final norm, which a backbone does not have, are left out; a patch kernel over two frames is
-    summed over time, so that a still video gives what it gave (method: "Inputs"). Which place of a window is how far
-    from which other follows from its size, and need not be there.
+    The official names are those of mmaction/models/backbones/swin_transformer.py in SwinTransformer/
+    Video-Swin-Transformer. The final norm is left out, because it belongs to the classifier. A patch kernel over two
+    frames is summed over time, so that a still video keeps its features (method: "Inputs"). The table of relative
+    positions may be missing: it follows from the size of the windows.
 
     Args:
         wanted: the state of the backbone.
