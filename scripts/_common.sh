@@ -1,4 +1,4 @@
-# Sourced by the other scripts. Sets ROOT (the repository) and PYTHON (the interpreter, which setup.sh makes usable).
+# Sourced by the other scripts. Sets ROOT (the repository) and PYTHON (the interpreter, for which setup.sh installs).
 set -euo pipefail
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)"
 PROGRAM="$(basename "$0")"
@@ -15,7 +15,7 @@ if [[ -n "${PYTHON:-}" ]]; then
     [[ "$found" == /* ]] || found="$PWD/$found"
     PYTHON="$found"
 else
-    unset PYTHON # or a variable exported empty would hand .venv's interpreter to setup.sh as the user's own
+    unset PYTHON # if it is exported and empty, setup.sh would get .venv's interpreter as one that the user has chosen
     if [[ -n "${VIRTUAL_ENV:-}" && ! "$VIRTUAL_ENV" -ef "$ROOT/.venv" ]]; then
         PYTHON="$VIRTUAL_ENV/bin/python"
     elif [[ -z "${VIRTUAL_ENV:-}" && -n "${CONDA_PREFIX:-}" && "${CONDA_DEFAULT_ENV:-}" != base ]]; then
@@ -25,7 +25,7 @@ else
     fi
 fi
 
-# Decides PROCESSES (of this node) and NNODES from GPUS (of all nodes), GPUS_PER_NODE, NNODES and the GPUs there are.
+# Sets PROCESSES (of this node) and NNODES from GPUS (of all nodes), GPUS_PER_NODE, NNODES and the GPUs of this node.
 count_processes() {
     local name
     for name in GPUS GPUS_PER_NODE NNODES NODE_RANK PORT MAX_RESTARTS; do
@@ -60,16 +60,16 @@ launch() {
         elif [[ -n "${PORT:-}" ]]; then
             meet=(--master_port "$PORT")
         fi
-        # a run that is asked to stop ends its step and saves; what asks may send other signals than torchrun passes on
+        # a run that is asked to stop ends its step and saves; torchrun has to pass on all signals that ask for it
         local signals="${TORCHELASTIC_SIGNALS_TO_HANDLE:-SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1}"
-        export TORCHELASTIC_SIGNALS_TO_HANDLE="$signals" PET_SIGNALS_TO_HANDLE="$signals" # the latter since it is an option
-        export TORCH_ELASTIC_SHUTDOWN_TIMEOUT="${TORCH_ELASTIC_SHUTDOWN_TIMEOUT:-150}" # seconds, until it is killed
+        export TORCHELASTIC_SIGNALS_TO_HANDLE="$signals" PET_SIGNALS_TO_HANDLE="$signals" # the name in newer torch
+        export TORCH_ELASTIC_SHUTDOWN_TIMEOUT="${TORCH_ELASTIC_SHUTDOWN_TIMEOUT:-150}" # seconds to save before the run is killed
         local code=0
         PROXYFORMER_STOPPED="$(mktemp)"
         export PROXYFORMER_STOPPED
         "$PYTHON" -m torch.distributed.run --nproc_per_node "$PROCESSES" --max_restarts "${MAX_RESTARTS:-0}" \
             "${meet[@]}" "$script" "$@" || code=$?
-        if ((code)); then # torchrun makes 1 of every code
+        if ((code)); then # torchrun turns every exit code into 1
             case "$(<"$PROXYFORMER_STOPPED")" in stopped) code=75 ;; incomplete) code=3 ;; esac
         fi
         rm -f "$PROXYFORMER_STOPPED"
@@ -81,7 +81,7 @@ launch() {
     fi
 }
 
-# arguments "NAME ..." "WHAT COMES AFTER" "$@": fails with the usage unless each NAME has its argument.
+# arguments "NAME ..." "FURTHER ARGUMENTS" "$@": prints the usage and fails unless each NAME has its argument.
 arguments() {
     local names="$1" rest="$2" name
     shift 2
@@ -94,24 +94,24 @@ arguments() {
     done
 }
 
-# needs_file NAME FILE: fails where an argument names no file.
+# needs_file NAME FILE: fails if FILE, the argument called NAME, does not exist.
 needs_file() {
     [[ -f "$2" ]] || fail "$1 $2: there is no such file; see pretrained_weights/README.md"
 }
 
-# prepare: set-up, and how many processes to start.
+# prepare: runs setup.sh and sets how many processes to start.
 prepare() {
     "$ROOT/scripts/setup.sh"
     count_processes
 }
 
-# train OUTPUT_DIR [options of main.py]: the same command again goes on where an earlier one stopped.
+# train OUTPUT_DIR [options of main.py]: trains; continues from the newest checkpoint in OUTPUT_DIR, if there is one.
 train() {
     launch main.py --resume auto "${@:2}" --output_dir "$1"
 }
 
-# tolerate COMMAND …: runs it. Code 3 says that it is done but for some items: what comes after is done, too, and the
-# script ends with that code. Any other one ends the script at once.
+# tolerate COMMAND …: runs it. Exit code 3 means that the command has left out some items: the script goes on and ends
+# with code 3. Any other code except 0 ends the script at once.
 left_out=0
 tolerate() {
     local code=0
@@ -121,7 +121,7 @@ tolerate() {
 }
 trap 'code=$?; ((code)) || exit "$left_out"' EXIT
 
-# score OUTPUT_DIR SPLIT ...: the scores of what train made, on each split of its data set.
+# score OUTPUT_DIR SPLIT ...: scores the checkpoint that train has written, on each split of its data set.
 score() {
     local output_dir="$1" split
     shift
@@ -130,8 +130,8 @@ score() {
     done
 }
 
-# submit OUTPUT_DIR SCRIPT: OUTPUT_DIR/valid/submission.zip by an inference script; masks of an older checkpoint are
-# made anew.
+# submit OUTPUT_DIR SCRIPT: makes OUTPUT_DIR/valid/submission.zip with an inference script; masks of an older checkpoint
+# are replaced.
 submit() {
     launch "$2" --resume "$1/checkpoint.pth" --split valid --output_dir "$1/valid" --overwrite
     echo "$PROGRAM: $1/valid/submission.zip"

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# app.sh --resume CKPT [options of app.py]: set-up, and the app in the browser.
-# gradio refuses the Pillow of requirements.txt. So it gets .venv-app, an environment that takes all else from the one of
-# the other scripts; where that is your own and has gradio, it serves as it is.
+# app.sh --resume CKPT [options of app.py]: runs setup.sh, then the app in the browser.
+# gradio needs another Pillow than requirements.txt has. So this script makes .venv-app with gradio; all other packages
+# come from the environment of the other scripts. If that environment is your own and has gradio, it is used itself.
 source "$(dirname "${BASH_SOURCE[0]}")/_common.sh"
 
 "$ROOT/scripts/setup.sh"
@@ -15,7 +15,7 @@ if ! "$PYTHON" -P -c 'import importlib.util, sys; sys.exit(importlib.util.find_s
         echo "making .venv-app: gradio and what it needs, some 200 MB"
         rm -rf "$over"
         "$PYTHON" -m venv "$over"
-        # what a .pth file names comes after the environment's own packages
+        # Python searches the folders of a .pth file after the environment's own packages
         "$over/bin/python" -P -c 'import pathlib, site, sys
 pathlib.Path(site.getsitepackages()[0], "below.pth").write_text("\n".join(sys.argv[1:]))' "${below[@]}"
         "$over/bin/python" -m pip install --disable-pip-version-check --requirement "$ROOT/requirements-app.txt" ||

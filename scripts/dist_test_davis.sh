@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Segments the validation videos of Ref-DAVIS17 with a checkpoint of Ref-YouTube-VOS, for each of the four annotators,
 # and scores them; the scores are also in OUTPUT_DIR/valid/scores.json.
-# GPUS, GPUS_PER_NODE and PORT as in ReferFormer; all GPUs when unset. Over several nodes, also NNODES, NODE_RANK and
-# MASTER_ADDR.
+# Environment: GPUS, GPUS_PER_NODE and PORT as in ReferFormer (default: all GPUs); for several nodes also NNODES,
+# NODE_RANK and MASTER_ADDR.
 source "$(dirname "${BASH_SOURCE[0]}")/_common.sh"
 
 arguments "OUTPUT_DIR CHECKPOINT" "[options of inference_davis.py]" "$@"

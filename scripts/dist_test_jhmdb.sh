@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Scores a checkpoint of A2D-Sentences on JHMDB-Sentences, without fine-tuning.
-# GPUS, GPUS_PER_NODE and PORT as in ReferFormer; all GPUs when unset. Over several nodes, also NNODES, NODE_RANK and
-# MASTER_ADDR.
+# Environment: GPUS, GPUS_PER_NODE and PORT as in ReferFormer (default: all GPUs); for several nodes also NNODES,
+# NODE_RANK and MASTER_ADDR.
 source "$(dirname "${BASH_SOURCE[0]}")/_common.sh"
 
 arguments "OUTPUT_DIR CHECKPOINT" "[options of main.py]" "$@"

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Fine-tunes on Ref-YouTube-VOS from pretrained weights (6 epochs, lr drops after 3 and 5, text encoder frozen), then
 # writes the submission of the validation videos.
-# GPUS, GPUS_PER_NODE and PORT as in ReferFormer; all GPUs when unset. Over several nodes, also NNODES, NODE_RANK and
-# MASTER_ADDR. The same command again goes on where an earlier one stopped.
+# Environment: GPUS, GPUS_PER_NODE and PORT as in ReferFormer (default: all GPUs); for several nodes also NNODES,
+# NODE_RANK and MASTER_ADDR. Given again, the same command continues a run that was stopped.
 source "$(dirname "${BASH_SOURCE[0]}")/_common.sh"
 
 arguments "OUTPUT_DIR PRETRAINED_WEIGHTS" "[options of main.py]" "$@"

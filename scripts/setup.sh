@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# setup.sh [--dev]: makes .venv with the packages of requirements.txt (--dev: requirements-dev.txt) and says which
+# setup.sh [--dev]: makes .venv with the packages of requirements.txt (--dev: requirements-dev.txt) and prints which
 # Python the scripts use; does nothing when .venv is current. In an environment of your own (an active virtual or conda
-# environment, PYTHON=/path/to/python, or a .venv that you made) nothing is installed: what is missing is named.
+# environment, PYTHON=/path/to/python, or a .venv that you made) it installs nothing, and names the missing packages.
 source "$(dirname "${BASH_SOURCE[0]}")/_common.sh"
 
 case "$#,${1:-}" in
@@ -13,12 +13,12 @@ case "$#,${1:-}" in
         ;;
 esac
 
-# version_of PYTHON: "3.11.7"; fails where it does not run.
+# version_of PYTHON: prints its version, as 3.11.7; fails if it does not run.
 version_of() { "$1" -I -S -c 'import sys; print("%d.%d.%d" % sys.version_info[:3])' 2>/dev/null; }
 recent() { [[ "$1" =~ ^3\.([0-9]+)\. ]] && ((BASH_REMATCH[1] >= 11)); }
 
 venv="$ROOT/.venv"
-lock="$venv/setup.lock" # also the mark of a .venv made here: no other is ever changed
+lock="$venv/setup.lock" # also marks a .venv that this script made; any other .venv is never changed
 if [[ "$PYTHON" != "$venv/bin/python" || (-e "$venv/pyvenv.cfg" && ! -e "$lock") ]]; then
     version="$(version_of "$PYTHON")" || fail "$PYTHON does not run; leave or delete that environment, or mend it"
     recent "$version" || fail "$PYTHON is Python $version; 3.11 or newer is needed"
@@ -37,8 +37,8 @@ PY
     exit
 fi
 
-# The stamp holds what was asked for when the packages were last installed; development packages come last, so it
-# begins with what a plain set-up wants.
+# The stamp holds the Python version and the requirements of the last installation. Development packages come last, so
+# the stamp of --dev begins with that of a set-up without --dev.
 stamp="$venv/installed"
 wanted() {
     echo "$version"

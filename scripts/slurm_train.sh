@@ -8,14 +8,15 @@
 #SBATCH --signal=B:USR1@180
 #SBATCH --requeue
 #SBATCH --open-mode=append
-# sbatch [options of sbatch] scripts/slurm_train.sh SCRIPT OUTPUT_DIR [arguments of SCRIPT]: one of the other scripts on
-# the nodes of a job. Three minutes before its time is up the run saves and the job is queued again, to go on there.
+# sbatch [options of sbatch] scripts/slurm_train.sh SCRIPT OUTPUT_DIR [arguments of SCRIPT]: runs one of the other
+# scripts on the nodes of a job. Three minutes before the job's time limit the run saves, and the job is queued again to
+# continue.
 set -euo pipefail
 if (($# < 2)); then
     echo "usage: sbatch [--nodes N --gpus-per-node N ...] scripts/slurm_train.sh SCRIPT OUTPUT_DIR [arguments]" >&2
     exit 2
 fi
-# a job runs a copy of this file; the repository is where sbatch was called, unless ROOT says otherwise
+# SLURM runs a copy of this file; the repository is the folder in which sbatch was called, or ROOT
 ROOT="${ROOT:-${SLURM_SUBMIT_DIR:-$PWD}}"
 [[ -x "$ROOT/scripts/$1" ]] || {
     echo "slurm_train.sh: error: $ROOT/scripts/$1 is no script; call sbatch in the repository, or set ROOT" >&2
@@ -28,11 +29,11 @@ export GPUS_PER_NODE="${GPUS_PER_NODE:-${SLURM_GPUS_ON_NODE:-}}"
 [[ -n "$GPUS_PER_NODE" ]] || unset GPUS_PER_NODE
 
 asked=0 code=0
-# SLURM sends SIGTERM to every process of a node: the scripts around them leave it to torchrun and main.py
+# SLURM sends SIGTERM to every process of a node: the shell scripts ignore it, torchrun and main.py react
 srun --kill-on-bad-exit=1 bash -c 'trap "" TERM; NODE_RANK=$SLURM_NODEID exec "$@"' _ "$ROOT/scripts/$1" "${@:2}" &
 step=$!
 trap 'asked=1; kill -TERM "$step"' USR1
-# a trapped signal ends "wait" as well; the job step may still be saving then, for which it has some of the three minutes
+# A trapped signal ends "wait", too, while the job step may still be saving; it has SAVING_TIME of the three minutes.
 deadline=""
 while kill -0 "$step" 2>/dev/null && ((!asked || SECONDS < ${deadline:=$((SECONDS + ${SAVING_TIME:-155}))})); do
     if ((asked)); then sleep 1; else wait "$step" || true; fi

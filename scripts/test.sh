@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# test.sh [pytest arguments]: set-up, lint, format and all tests, on all cores (at most 8; -n 0 for one after the other).
+# test.sh [pytest arguments]: set-up, lint, format and all tests, on all cores (at most 8; -n 0: one test at a time).
 # Paths are relative to the repository.
 source "$(dirname "${BASH_SOURCE[0]}")/_common.sh"
 

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# trial.sh [OUTPUT_DIR]: runs the script of every benchmark once, on small sets in their layouts: are they all in working
-# order on this machine? One epoch of a small network each, so the scores say nothing. A2D, JHMDB and RefCOCO are the
-# miniatures of tests/published, as their publishers' generators write them; the others are generated.
-# GPUS, GPUS_PER_NODE and PORT as in the scripts that it runs.
+# trial.sh [OUTPUT_DIR]: tries the script of every benchmark on this machine, on small sets in the data sets' layouts.
+# Each script trains a small network for one epoch, so the scores mean nothing. A2D, JHMDB and RefCOCO are the
+# miniatures of tests/published, written by the publishers' own generators; the other sets are generated.
+# Environment: GPUS, GPUS_PER_NODE and PORT as in the scripts that it runs.
 source "$(dirname "${BASH_SOURCE[0]}")/_common.sh"
 
 (($# <= 1)) && [[ "${1:-}" != -* ]] || fail "usage: $PROGRAM [OUTPUT_DIR]"
 out="${1:-output/trial}" scripts="$ROOT/scripts"
-[[ ! -e "$out" ]] || fail "$out is there already; give another folder, or delete it"
+[[ ! -e "$out" ]] || fail "$out exists already; give another folder, or delete it"
 "$scripts/setup.sh"
 
 step() {
