@@ -31,12 +31,12 @@ def query_scores(logits: Tensor, frames: Tensor | None = None) -> Tensor:
 
 @torch.inference_mode()
 def fuse_objects(answers: Iterable[tuple[int, Tensor]], background: float = 0.1, threshold: float = 0.5) -> Tensor:
-    """One label map from the masks of several objects: a pixel gets the highest-scored object (Ref-DAVIS17).
+    """One label map from the masks of several objects: the best score wins each pixel (Ref-DAVIS17).
 
     The objects are processed one by one, so that memory does not grow with their number.
 
     Args:
-        answers: number (1 to 255) and mask logits ``[T, H, W]`` of each object; of equal scores the earlier object wins.
+        answers: number (1 to 255) and mask logits ``[T, H, W]`` of each object; of equal scores the earlier wins.
         background: score of the background.
         threshold: probabilities below it count as 0.
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Trains on MeViS (10 epochs, lr drops after 6 and 8, text encoder frozen), scores valid_u, then writes the submission of
-# the validation videos.
+# Trains on MeViS (10 epochs, lr drops after 6 and 8, text encoder frozen), scores valid_u, then writes the submission
+# of the validation videos.
 # Environment: GPUS, GPUS_PER_NODE and PORT as in ReferFormer (default: all GPUs); for several nodes also NNODES,
 # NODE_RANK and MASTER_ADDR. Given again, the same command continues a run that was stopped.
 source "$(dirname "${BASH_SOURCE[0]}")/_common.sh"
