@@ -3,11 +3,11 @@
     python tools/benchmark_inference.py [--backbones video_swin_t resnet50] [--size 360 640] [--frames 5 19 40]
         [--expressions 1 4 8] [--modes fp32 bf16] [main.py's options]
 
-Weights and frames are random. The time is that from uint8 frames to masks of their size, without decoding and writing.
-"One by one" is the same code with one expression at a time in float32 (on a GPU without TF32). Every row runs in a
-process of its own, so that its peak memory can be measured. FLOPs are counted by torch, for videos of one window; the
-ceiling is the speed of the fastest product of two large matrices in float32. ``--agreement`` instead compares the masks
-of each mode with those of float32, with the shipped weights.
+Weights and frames are random. Measured is the time from uint8 frames to masks of their size, without decoding and
+writing. "One by one" is the same code with one expression at a time in float32 (on a GPU without TF32). Every row runs
+in a process of its own, so that its peak memory can be measured. torch counts the FLOPs, for videos of one window. The
+ceiling is the speed of the fastest product of two large matrices in float32. ``--agreement`` compares masks instead of
+times: those of each mode with those of float32, with the shipped weights.
 """
 
 from __future__ import annotations
@@ -51,13 +51,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         allow_abbrev=False,
     )
     parser.add_argument("--frames", type=int, nargs="+", default=[5, 19, 40])
-    parser.add_argument("--expressions", type=int, nargs="+", default=[1, 4, 8], help="asked of the video")
+    parser.add_argument("--expressions", type=int, nargs="+", default=[1, 4, 8], help="how many are asked of the video")
     parser.add_argument("--modes", nargs="+", choices=MODES, default=["fp32", "bf16"])
     parser.add_argument("--backbones", nargs="+", metavar="NAME", help="one after the other")
     parser.add_argument(
         "--size", type=int, nargs=2, action="append", metavar=("HEIGHT", "WIDTH"), help="may be given several times"
     )
-    parser.add_argument("--repeat", type=int, default=2, help="runs after the first, of which the fastest counts")
+    parser.add_argument("--repeat", type=int, default=2, help="runs after the first; the fastest counts")
     parser.add_argument("--agreement", action="store_true", help="compare masks instead of times")
     parser.add_argument("--one", nargs=6, help=argparse.SUPPRESS)  # backbone, height, width, frames, expressions, mode
     own, others = parser.parse_known_args(argv)
@@ -151,7 +151,7 @@ def agreement(modes: Sequence[str], device: str | None, count: int = 12) -> Iter
 
 
 def iou(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Of masks ``[..., h, w]``, one row of all; 1 where both are empty."""
+    """IoU of masks ``[..., h, w]``, flattened to one axis; 1 where both masks are empty."""
     both, either = (a & b).sum((-2, -1)).flatten(), (a | b).sum((-2, -1)).flatten()
     return torch.where(either > 0, both / either.clamp(min=1), 1.0)
 

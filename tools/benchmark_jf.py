@@ -3,9 +3,9 @@
     python tools/benchmark_jf.py
     python tools/benchmark_jf.py --truth data/ref-davis/valid/Annotations/pigs --results output/davis/valid/anno_0/pigs
 
-Both sides start from label maps in memory, compute on one thread and are measured in CPU seconds, the fastest of some
-repetitions; their numbers are compared too. The reference below works as the DAVIS toolkit does: masks of all objects
-as whole images, dilation of whole images, every proposal compared with every object from the start.
+Both sides start from label maps in memory and compute on one thread. The time is in CPU seconds, of the fastest of some
+repetitions. Their scores are compared, too. The reference below works like the DAVIS toolkit: masks of all objects as
+whole images, dilation of whole images, and a full comparison of every proposal with every object.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def prepared_jf(truth: np.ndarray, predicted: np.ndarray, void: np.ndarray) -> n
 
 
 def draw_scene(frames: int, objects: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Label maps of moving blobs of half a percent to a tenth of the image, and of imperfect predictions of them."""
+    """Label maps of moving blobs, which cover 0.5 to 10 % of the image, and label maps of imperfect predictions."""
     rng = np.random.default_rng(seed)
     truth, predicted = np.zeros((2, frames, *SIZE), np.uint8)
     angles = np.linspace(0, 2 * np.pi, 90, endpoint=False)
@@ -122,7 +122,7 @@ def read_maps(folder: str, frames: int) -> np.ndarray:
 
 
 def fastest(work: Callable[[], object], repeat: int) -> float:
-    """CPU seconds of the fastest of some runs."""
+    """CPU seconds of the fastest of ``repeat`` runs."""
     seconds = []
     for _ in range(repeat):
         start = time.process_time()
@@ -132,7 +132,7 @@ def fastest(work: Callable[[], object], repeat: int) -> float:
 
 
 def compare(name: str, reference: Callable, ours: Callable, arguments: tuple, units: int, repeat: int) -> float:
-    """Prints the times of both for one of ``units`` and their ratio; returns the largest difference of a number."""
+    """Prints the times of both per unit and their ratio; returns the largest difference between their results."""
     slow, quick = (fastest(lambda work=work: work(*arguments), repeat) for work in (reference, ours))
     print(
         f"{name}: reference {1000 * slow / units:.2f} ms, here {1000 * quick / units:.2f} ms, "
@@ -145,7 +145,7 @@ def main() -> int:
     parser = argparse.ArgumentParser("benchmark_jf.py", description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--frames", type=int, default=5, help="frames of the video")
     parser.add_argument("--objects", type=int, default=6, help="objects of the drawn video")
-    parser.add_argument("--repeat", type=int, default=3, help="runs of which the fastest counts")
+    parser.add_argument("--repeat", type=int, default=3, help="runs; the fastest counts")
     parser.add_argument("--seed", type=int, default=0, help="of the drawn video")
     parser.add_argument("--truth", metavar="DIR", help="label maps of a real video instead of a drawn one")
     parser.add_argument("--results", metavar="DIR", help="label maps of its results")
@@ -164,7 +164,7 @@ def main() -> int:
     count = count_objects(truth[0])
     print(f"{frames} frames of {height}x{width} pixels, {count} objects, {int(predicted.max())} proposals, one thread")
 
-    # Object by object: all frames of all objects as one list of frames.
+    # all frames of the first object, then of the second …, as one list of frames
     masks = [one_hot(maps, count).reshape(-1, height, width) for maps in (truth, predicted)]
     void = np.tile(truth == VOID, (count, 1, 1))
     differences = [

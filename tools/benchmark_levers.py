@@ -85,7 +85,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "benchmark_levers.py", description=__doc__.splitlines()[0], epilog="Other options are those of main.py."
     )
     parser.add_argument("--size", type=int, nargs=2, default=(360, 640), metavar=("HEIGHT", "WIDTH"))
-    parser.add_argument("--repeat", type=int, default=3, help="runs after the first, of which the fastest counts")
+    parser.add_argument("--repeat", type=int, default=3, help="runs after the first; the fastest counts")
     parser.add_argument("--one", nargs=2, metavar=("LEVER", "FILE"), help=argparse.SUPPRESS)
     own, others = parser.parse_known_args(argv)
     if min(own.size) < 32 or own.repeat < 1:

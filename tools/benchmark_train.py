@@ -2,8 +2,8 @@
 
     python tools/benchmark_train.py [--variants fp32 bf16 checkpointing ...] [any option of main.py]
 
-Every variant runs in a process of its own, so that its peak memory can be measured. A step takes clips of noise with
-random weights. Loading is measured separately, on a small generated set of frames of the same size. FLOPs are counted
+Every variant runs in a process of its own, so that its peak memory can be measured. A step trains random weights on
+clips of noise. Loading is measured separately, on a small generated set of frames of the same size. FLOPs are counted
 by torch in one step of the plain variant. The ceiling is the speed of the fastest product of two large matrices in
 float32, also for variants in half precision. "against fp32" compares frames per second. ``ddp`` and ``fsdp`` run on all
 GPUs, or on a CPU as two processes that share its cores; their memory is that of the process that takes most.
@@ -69,9 +69,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=USUAL)
     parser.add_argument("--size", type=int, nargs=2, default=(360, 640), metavar=("HEIGHT", "WIDTH"))
-    parser.add_argument("--steps", type=int, default=3, help="measured, of which the fastest counts")
+    parser.add_argument("--steps", type=int, default=3, help="measured steps; the fastest counts")
     parser.add_argument("--no_loading", action="store_true", help="leave out the measurement of data loading")
-    parser.add_argument("--one", choices=VARIANTS, help=argparse.SUPPRESS)  # measure it in this process
+    parser.add_argument("--one", choices=VARIANTS, help=argparse.SUPPRESS)  # measure this variant in this process
     own, others = parser.parse_known_args(argv)
     if min(own.size) < 32 or own.steps < 1:
         parser.error("--size must be at least 32 both ways, --steps at least 1")
@@ -82,7 +82,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def step_cost(args: argparse.Namespace, device: torch.device) -> dict[str, float]:
-    """Seconds, frames, peak memory in GiB and GFLOP of one training step in this process and those beside it."""
+    """Seconds, frames, peak memory in GiB and GFLOP of one training step of this process and the other ranks."""
     expressions = [EXPRESSION] * args.expressions_per_clip
     torch.manual_seed(args.seed)
     model = build(args, expressions)
@@ -117,7 +117,7 @@ def step_cost(args: argparse.Namespace, device: torch.device) -> dict[str, float
 
 
 def command(name: str, device: torch.device) -> tuple[list[str], dict[str, str]]:
-    """The command line that measures a variant in processes of its own, and their environment."""
+    """The command line that measures a variant in other processes, and their environment."""
     words = [__file__, *sys.argv[1:], "--one", name]
     if name not in IN_PARALLEL:
         return [sys.executable, *words], dict(os.environ)
@@ -128,7 +128,7 @@ def command(name: str, device: torch.device) -> tuple[list[str], dict[str, str]]
 
 
 def last_error(stderr: str) -> str:
-    """Why a process, or one of those that torchrun started, has failed."""
+    """The reason why a process, or a process that torchrun started, has failed."""
     lines = [line.strip() for line in stderr.splitlines() if line.strip()]
     named = [line for line in lines if re.match(r"(\[rank\d+\]: )?\S*[Ee]rror: |\S+\.py: error: ", line)]
     return ([line for line in named if "ChildFailedError" not in line] or lines or ["no message"])[-1]
@@ -136,16 +136,16 @@ def last_error(stderr: str) -> str:
 
 def ceiling(device: torch.device, dtype: torch.dtype) -> float:
     """GFLOP/s of the product of two large matrices."""
-    # small, because half precision may be emulated
+    # smaller for half precision on a CPU, which may emulate it
     n = 8192 if device.type == "cuda" else 2048 if dtype == torch.float32 else 1024
     a = torch.ones(n, n, device=device, dtype=dtype)
-    # other work may share the machine
+    # the fastest, because other work may share the machine
     fastest = min(measure(lambda: (a @ a).sum().item(), device).seconds for _ in range(20))
     return 2 * n**3 / fastest / 1e9
 
 
 def loading(args: argparse.Namespace) -> float:
-    """Frames a second that the training loader delivers, with transforms, from a generated set of this size."""
+    """Frames per second that the training loader reads and transforms, from a generated data set."""
     with tempfile.TemporaryDirectory() as folder:
         generate(Path(folder) / "data", train_videos=24, valid_videos=1, frames=8, size=args.size)
         words = [*args.others, "--dataset_file", "ytvos", "--ytvos_path", f"{folder}/data", "--binary"]
@@ -154,7 +154,7 @@ def loading(args: argparse.Namespace) -> float:
         frames, start = 0, 0.0
         ahead = 2 * args.num_workers  # batches that were loaded while the workers started
         if len(loader) <= 2 * ahead:
-            raise ValueError(f"--num_workers {args.num_workers} are too many for this measurement; give fewer")
+            raise ValueError(f"--num_workers {args.num_workers}: too many for this measurement; give fewer")
         for i, batch in enumerate(loader):
             if i == ahead:
                 start = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Draws the network: its modules by their names in the code, with the shapes of the tensors that they give.
+"""Draws the network: its modules by their names in the code, with the shapes of their outputs.
 
     python tools/draw_network.py --output docs/network.png [--num_frames 5] [--size 360 640] [any option of main.py]
 
@@ -140,7 +140,7 @@ def _shapes(given: object) -> list[str]:
 
 @torch.no_grad()
 def shapes(model: ProxyFormer, frames: int, size: tuple[int, int]) -> dict[str, list[str]]:
-    """The shapes of what each input and module of the picture gives, by its name in the model.
+    """The output shapes of each input and module of the picture, by its name in the model.
 
     Raises:
         AttributeError: the model has no module of a name in the picture.

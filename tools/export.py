@@ -25,7 +25,7 @@ from util.weights import checkpoint
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 # paths on the machine of the training, which are removed; the folders of data (``…_path``) are added below
 PLACES = ("output_dir", "text_encoder", "resume")
-# it matters whether these were given, because a ResNet's batch norm is then frozen
+# Of these only the file's name is kept. Whether they were given matters: a ResNet's batch norm is then frozen.
 ORIGINS = ("backbone_pretrained", "pretrained_weights")
 
 
@@ -33,7 +33,7 @@ def main() -> None:
     parser = argparse.ArgumentParser("export.py", description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("output_file", type=Path, help="ends in .safetensors")
-    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of the stored weights")
+    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="type of the stored weights")
     args = parser.parse_args()
     content = models.upgraded(checkpoint.load(args.checkpoint), args.checkpoint)
     usual = vars(parse_train_args([]))

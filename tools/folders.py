@@ -22,7 +22,7 @@ def new_folder(path: str | os.PathLike) -> Iterator[Path]:
     A folder with this name is replaced; the caller checks whether that is allowed.
 
     Raises:
-        ValueError: it cannot be written; names ``path`` and the mend.
+        ValueError: the folder cannot be written; names ``path`` and the mend.
     """
     path = Path(path)
     parent = path.absolute().parent
@@ -45,12 +45,12 @@ def new_folder(path: str | os.PathLike) -> Iterator[Path]:
 def new_parts(parent: str | os.PathLike, names: Sequence[str]) -> Iterator[Path]:
     """Yields an empty folder in which to make the parts ``names``, which move into ``parent`` at the end.
 
-    Parts of the same name are replaced; the caller checks whether that is allowed. Of the old parts the last name is
-    moved out first, of the new parts it is moved in last. So where it exists, all parts belong together. Nothing
-    changes if the block or a move fails.
+    Parts of the same name are replaced; the caller checks whether that is allowed. The old part of the last name is
+    moved out first, and its new part is moved in last. So wherever this part exists, all parts belong together. If the
+    block or a move fails, nothing changes.
 
     Raises:
-        ValueError: it cannot be written; names ``parent`` and the mend.
+        ValueError: the parts cannot be written; names ``parent`` and the mend.
     """
     parent = Path(parent)
     try:

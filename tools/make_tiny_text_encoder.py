@@ -30,7 +30,7 @@ MAX_TOKENS = 512
 
 
 def read_expressions(path: str | Path) -> list[str]:
-    """All expressions of a ``meta_expressions.json``, in the form in which they are read.
+    """All expressions of a ``meta_expressions.json``, in the form in which the text encoder reads them.
 
     Raises:
         FileNotFoundError, ValueError: the file is missing, of another format, or holds no expression.
@@ -54,7 +54,7 @@ def read_expressions(path: str | Path) -> list[str]:
 
 
 def train_tokenizer(expressions: list[str], vocab_size: int) -> RobertaTokenizer:
-    """A byte-level BPE tokenizer with RoBERTa's special tokens; at most ``vocab_size`` tokens, less on little text."""
+    """A byte-level BPE tokenizer with RoBERTa's special tokens; at most ``vocab_size`` tokens, fewer on little text."""
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     least = len(SPECIAL_TOKENS) + len(alphabet)
     if vocab_size < least:
@@ -71,7 +71,7 @@ def train_tokenizer(expressions: list[str], vocab_size: int) -> RobertaTokenizer
 
 
 def make_encoder(tokenizer: RobertaTokenizer, *, hidden_size: int, layers: int, heads: int, seed: int) -> RobertaModel:
-    """A RoBERTa for ``tokenizer`` with random weights; leaves the caller's random state alone."""
+    """A RoBERTa for ``tokenizer`` with random weights; does not change the caller's random state."""
     for flag, value in (("hidden_size", hidden_size), ("layers", layers), ("heads", heads)):
         if value < 1:
             raise ValueError(f"--{flag} {value}: must be at least 1")
@@ -106,7 +106,7 @@ def main() -> None:
     parser.add_argument("--hidden_size", type=int, default=128)
     parser.add_argument("--layers", type=int, default=2)
     parser.add_argument("--heads", type=int, default=4)
-    parser.add_argument("--vocab_size", type=int, default=400, help="most tokens that the tokenizer may have")
+    parser.add_argument("--vocab_size", type=int, default=400, help="largest number of tokens")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
 

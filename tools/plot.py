@@ -30,7 +30,7 @@ _EARLIER_STAGE = re.compile(r"loss_.*_\d+")
 
 
 def curves(folder: Path, *, all_stages: bool) -> dict[str, list[tuple[int, float]]]:
-    """(epoch, value) of every loss term and score of a run; of the earlier CMIE stages only with ``all_stages``.
+    """(epoch, value) of every loss term and score of a run; terms of earlier CMIE stages only with ``all_stages``.
 
     Raises:
         ValueError: the folder has no log, or no epoch in it.
@@ -47,7 +47,7 @@ def curves(folder: Path, *, all_stages: bool) -> dict[str, list[tuple[int, float
 
 
 def draw(runs: dict[str, dict[str, list[tuple[int, float]]]]) -> Figure:
-    """One panel a term, one line a run."""
+    """A panel for each term, with a line for each run."""
     names = sorted({name for terms in runs.values() for name in terms}, key=lambda n: (not n.startswith("score"), n))
     columns = min(3, len(names))
     rows = math.ceil(len(names) / columns)

@@ -1,10 +1,10 @@
-"""Parameters, FLOPs, time and memory of a model with random weights: the paper's, unless flags say otherwise.
+"""Parameters, FLOPs, time and memory of a model with random weights; by default the paper's model.
 
     python tools/profile_model.py [--num_frames 5] [--size 360 640] [--train] [any option of main.py]
 
 The words go through an encoder of RoBERTa-base's size with a tokenizer made on the spot; nothing is read or downloaded.
-FLOPs count a multiplication and an addition as two, of convolutions and matrix products only. Inference and its FLOPs
-are those of the form for inference (models/fast/).
+FLOPs are those of convolutions and matrix products; a multiplication and an addition count as two. Inference runs in,
+and its FLOPs are those of, the form for inference (models/fast/).
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def make_batch(frames: int, size: tuple[int, int], expressions: list[str], clips
 
 
 def exact_float32() -> None:
-    """Has GPUs convolve in real float32; by default they round to TF32, which has 11 bits."""
+    """Makes convolutions on GPUs use float32 and not TF32, which has 11 bits and is the default."""
     torch.backends.cudnn.allow_tf32 = False
 
 
@@ -163,7 +163,7 @@ def measure(run: Callable[[], object], device: torch.device) -> Cost:
 
 
 def table(sizes: dict[str, int], work: dict[str, int]) -> str:
-    """Both counts of each section and of the whole, with shares."""
+    """Parameters and FLOPs of each section and in total, with shares."""
     lines = [f"{'module':<14}{'parameters':>14}{'share':>8}{'GFLOP':>12}{'share':>8}"]
     for name in (*SECTIONS, "total"):
         p, f = (sum(x.values()) if name == "total" else x[name] for x in (sizes, work))
@@ -173,7 +173,7 @@ def table(sizes: dict[str, int], work: dict[str, int]) -> str:
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    """The options of ``main.py`` with three more; ``--num_frames`` is among the former."""
+    """The options of ``main.py``, such as ``--num_frames``, and three more."""
     parser = argparse.ArgumentParser(
         "profile_model.py",
         description=__doc__.splitlines()[0],

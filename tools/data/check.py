@@ -3,7 +3,8 @@
     python tools/data/check.py ytvos data/ref-youtube-vos
     python tools/data/check.py mevis data/mevis --json report.json --fix-list again.txt
 
-Prints the counts of the files beside the published counts, and each kind of fault with its mend.
+Prints how many videos, objects and expressions there are beside the published numbers, and each kind of fault with its
+mend.
 Exit code 0: everything is in order; 1: there are faults; 2: there is nothing to check.
 """
 
@@ -23,8 +24,8 @@ from tools.data.checks.report import Report
 from util.files.writing import atomic_path, write_json
 from util.run.cli import run
 
-# Each takes the folder of the data set and a number of processes. Raises FileNotFoundError or ValueError only where
-# nothing of the data set is there.
+# Each function takes the folder of a data set and a number of processes. It raises FileNotFoundError or ValueError only
+# if the folder holds nothing of the data set.
 CHECKS: dict[str, Callable[[Path, int], Report]] = {
     "ytvos": video_sets.check_ytvos,
     "davis": video_sets.check_davis,
@@ -38,10 +39,10 @@ CHECKS: dict[str, Callable[[Path, int], Report]] = {
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser("check.py", description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("dataset", choices=CHECKS)
-    parser.add_argument("path", type=Path, help="its folder")
-    parser.add_argument("--json", metavar="FILE", help="write everything that was found here")
-    parser.add_argument("--fix-list", metavar="FILE", help="write here what to download again, as paths in the folder")
-    parser.add_argument("--examples", type=int, default=5, metavar="N", help="of each kind of fault, to print")
+    parser.add_argument("path", type=Path, help="folder of the data set")
+    parser.add_argument("--json", metavar="FILE", help="write all findings to this file")
+    parser.add_argument("--fix-list", metavar="FILE", help="write the paths to download again to this file")
+    parser.add_argument("--examples", type=int, default=5, metavar="N", help="print N of each kind of fault")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes")
     args = parser.parse_args(argv)
     if args.workers < 1 or args.examples < 0:

@@ -2,11 +2,11 @@
 
     python tools/data/convert_davis_to_ytvos.py data/ref-davis
 
-reads DAVIS/ and davis_text_annotations/ in that folder and writes train/, valid/ and meta_expressions/ beside them; the
+reads DAVIS/ and davis_text_annotations/ in that folder and writes train/, valid/ and meta_expressions/ beside them. The
 videos are links to the originals, or copies with ``--copy``. The originals are never moved or changed.
 
-Each object has four expressions: of the first frame and of the full video by the first annotator, then by the second.
-Expression id = 4 * (place of the object among those of the video that have text) + annotator.
+Each object has four expressions: the first annotator's for the first frame and for the full video, then the second's.
+The id of an expression is 4 * (index of the object among the video's objects with text) + (number of the file, 0 to 3).
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ ANNOTATORS = (
     ("Davis17_annot2.txt", "latin-1"),
     ("Davis17_annot2_full_video.txt", "latin-1"),
 )
-# Names of videos as the text files misspell them.
+# Misspelt names of videos in the text files, and the right ones.
 RENAMED = {"clasic-car": "classic-car", "dog-scale": "dogs-scale", "motor-bike": "motorbike"}
 # Where the originals lie.
 FRAMES = Path("DAVIS", "JPEGImages", "480p")
@@ -51,7 +51,7 @@ MASKS = Path("DAVIS", "Annotations_unsupervised", "480p")
 LISTS = {"train": Path("DAVIS/ImageSets/2017/train.txt"), "valid": Path("DAVIS/ImageSets/2017/val.txt")}
 SEMANTICS = Path("DAVIS", "davis_semantics.json")
 TEXTS = Path("davis_text_annotations")
-# What is written.
+# The output.
 PARTS = ("train", "valid", "meta_expressions")
 RECORD = Path("meta_expressions", "converted_from.json")
 VOID = 255
@@ -100,7 +100,7 @@ def read_texts(path: Path, encoding: str) -> Texts:
         FileNotFoundError, ValueError: naming file and line.
     """
     out: Texts = {}
-    # splitlines would also break lines at some characters of latin-1.
+    # split and not splitlines, which would also break lines at some characters of latin-1
     for number, line in enumerate(_read(path, encoding).split("\n"), 1):
         if not line.strip():
             continue
@@ -122,7 +122,7 @@ def _objects(of_videos: Iterable[tuple[str, Iterable[int]]]) -> list[str]:
 
 
 def read_annotators(source: Path) -> list[Texts]:
-    """The expressions of the four files.
+    """The expressions of the four files, one after the other.
 
     Raises:
         FileNotFoundError, ValueError: a file is missing or malformed, or they do not name the same objects.
@@ -168,7 +168,7 @@ def scan_video(source: Path, video: str) -> tuple[list[str], set[int]]:
     """Names of the frames of a video, and the objects that its masks show.
 
     Raises:
-        FileNotFoundError, ValueError: there are no frames, they have not one mask each, or a mask is damaged.
+        FileNotFoundError, ValueError: there is no frame, a frame or a mask lacks its partner, or a mask is damaged.
     """
     frames = list(_files(source / FRAMES / video, PICTURE_SUFFIXES))
     masks = _files(source / MASKS / video, MASK_SUFFIXES)
@@ -198,7 +198,7 @@ def check_objects(
     categories: dict[str, dict[str, str]],
     semantics: Path,
 ) -> list[str]:
-    """Compares what the texts name with the masks and the categories.
+    """Compares the objects of the texts with those of the masks and of the categories.
 
     Returns:
         Warnings: objects without text, and text of videos that are in neither list.
@@ -246,13 +246,13 @@ def expressions_of(video: str, annotators: list[Texts]) -> dict[str, dict]:
 
 
 def _place(source: Path, target: Path, final: Path, copy: bool) -> None:
-    """Copies a video's folder to ``target``, or links to it as is right when ``target`` has become ``final``."""
+    """Copies a video's folder to ``target``, or makes a link there that is valid once it is moved to ``final``."""
     target.parent.mkdir(parents=True, exist_ok=True)
     if copy:
         shutil.copytree(source, target)
         return
     source, beside = source.resolve(), final.parent.resolve()
-    # Relative where both lie in one data folder, so that it can be moved as a whole.
+    # relative where source and link lie in one data folder, so that the folder can be moved as a whole
     inside = source.is_relative_to(beside.parents[1])
     target.symlink_to(os.path.relpath(source, beside) if inside else source, target_is_directory=True)
 
@@ -268,11 +268,11 @@ def _refuse_foreign(output: Path) -> None:
 
 
 def convert(source: Path | str, output: Path | str | None = None, *, copy: bool = False, workers: int = 4) -> dict:
-    """Converts; an earlier conversion is replaced once the new one is whole, and stays where this one fails.
+    """Converts. An earlier conversion is replaced when the new one is complete, and stays if the new one fails.
 
     Args:
         source: folder that holds ``DAVIS`` and ``davis_text_annotations``.
-        output: takes ``train``, ``valid`` and ``meta_expressions``; the source where None.
+        output: folder for ``train``, ``valid`` and ``meta_expressions``; None: the source.
         copy: copy the videos instead of linking to them.
         workers: threads that read masks.
 

@@ -3,8 +3,8 @@
     python tools/data/convert_refcoco.py data/coco
 
 reads data/coco/refcoco/{instances.json,refs(unc).p}, refcoco+/{instances.json,refs(unc).p} and
-refcocog/{instances.json,refs(umd).p}, and writes instances_<set>_<split>.json beside them. The originals stay as they
-are; running it again makes the same files.
+refcocog/{instances.json,refs(umd).p}, and writes instances_<set>_<split>.json beside them. The originals are not
+changed. Running the script again makes the same files.
 """
 
 from __future__ import annotations
@@ -41,22 +41,22 @@ def _bad(path: Path, problem: str) -> ValueError:
 
 
 class PlainUnpickler(pickle.Unpickler):
-    """Reads numbers, texts, lists and dicts. A pickle that names any class or function is refused before it is run."""
+    """Reads numbers, texts, lists and dicts. A pickle that names a class or function is refused before it runs."""
 
     def find_class(self, module: str, name: str) -> None:
         raise pickle.UnpicklingError(f"it names {module}.{name}, and the references need no code")
 
 
 def read_references(path: Path) -> list:
-    """The content of a ``refs(….p)``, as Python 2 wrote it; text that is not UTF-8 is taken for Latin-1.
+    """The content of a ``refs(….p)``, which Python 2 wrote. Text that is not UTF-8 is read as Latin-1.
 
-    Raises FileNotFoundError, and ValueError where it is damaged or holds anything but plain data.
+    Raises FileNotFoundError, and ValueError for a file that is damaged or holds more than plain data.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: this file does not exist; {_MEND}")
     try:
         with path.open("rb") as file:
-            # Python 2's texts are bytes. The odd ones survive as surrogates, which :func:`_text` mends.
+            # Python 2's texts are bytes. Bytes that are not UTF-8 become surrogates, which :func:`_text` decodes.
             references = PlainUnpickler(file, encoding="utf-8", errors="surrogateescape").load()
     # a damaged or hostile pickle may raise any error
     except Exception as error:
@@ -67,7 +67,7 @@ def read_references(path: Path) -> list:
 
 
 def _text(text: str) -> str:
-    """Bytes that were no UTF-8 (:func:`read_references`), taken for Latin-1."""
+    """A text of :func:`read_references`; bytes that are not UTF-8 are read as Latin-1."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -130,7 +130,7 @@ class Converted:
 
 
 def _without_unusable(annotation: dict, image: dict) -> dict | str:
-    """An annotation without the pieces of polygons that are no area; or why training could not use what is left."""
+    """An annotation without unusable polygons; or, as a text, why training cannot use the annotation."""
     try:
         pieces = usable(annotation["segmentation"])
         if not pieces:
@@ -143,11 +143,11 @@ def _without_unusable(annotation: dict, image: dict) -> dict | str:
 
 
 def convert(root: Path, name: str) -> tuple[dict[str, Converted], dict, list[str]]:
-    """Puts references and instances of a set together.
+    """Joins the references and the instances of a set.
 
     Returns:
-        Each split; what every file holds besides (``info``, ``licenses``, ``categories``); and what was left out, a
-        line each.
+        The splits; the entries that all files share (``info``, ``licenses``, ``categories``); and a line for each thing
+        that is left out.
 
     Raises:
         FileNotFoundError, ValueError: naming the file and the entry.
@@ -157,7 +157,7 @@ def convert(root: Path, name: str) -> tuple[dict[str, Converted], dict, list[str
     splits = {split: Converted() for split in SPLITS[DIVISIONS[name]]}
     references = read_references(refs_path)
     content, images, annotations = read_instances(instances_path)
-    left_out, dropped = [], {}  # pieces of polygons, by annotation
+    left_out, dropped = [], {}  # dropped: number of unusable polygons, by annotation
     for number, reference in enumerate(tqdm(references, name, unit="object", disable=None)):
         _require(refs_path, f"reference {number} of the list", reference, REFERENCE_KEYS)
         what = f"reference {reference['ref_id']}"

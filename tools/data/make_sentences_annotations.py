@@ -3,10 +3,9 @@
     python tools/data/make_sentences_annotations.py a2d data/a2d_sentences
     python tools/data/make_sentences_annotations.py jhmdb data/jhmdb_sentences
 
-a2d: a2d_sentences_single_frame_{train,test}_annotations.json and
-a2d_sentences_test_annotations_in_coco_format.json; jhmdb: jhmdb_sentences_gt_annotations_in_coco_format.json.
-Files that exist, downloaded or made, are kept unless --overwrite is given. The ground truth is made for the samples of
-the list.
+For a2d it makes a2d_sentences_single_frame_{train,test}_annotations.json and
+a2d_sentences_test_annotations_in_coco_format.json, for jhmdb jhmdb_sentences_gt_annotations_in_coco_format.json.
+Existing files, downloaded or made, are kept unless --overwrite is given. The ground truth has the samples of the list.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ from util.video.pictures import image_size, turned  # noqa: E402
 
 
 def is_wanted(path: Path, overwrite: bool) -> bool:
-    """Whether a file is to be made; says so where it is kept."""
+    """Whether a file is to be made; prints a line if it is kept."""
     if path.is_file() and not overwrite:
         print(f"{path.name}: kept as it is (--overwrite makes it anew)")
         return False
@@ -72,7 +71,7 @@ def a2d_masks(root: Path) -> Iterator[tuple[str, np.ndarray]]:
     with tqdm(total=len(samples), desc="masks", unit="sample", disable=None) as progress:
         for video, grouped in groupby(samples, lambda sample: sample.video):
             of_video = list(grouped)
-            # A list goes through the frames once for each instance, but a file is read once.
+            # The list names a frame once for each instance. Here each frame's file is read once.
             masks: dict[a2d.Sample, np.ndarray] = {}
             for frame in sorted({sample.frame for sample in of_video}):
                 of_frame = [sample for sample in of_video if sample.frame == frame]
@@ -98,7 +97,7 @@ def make_a2d(root: Path, overwrite: bool) -> None:
 
 
 def make_jhmdb(root: Path, overwrite: bool) -> None:
-    """The ground truth of the downloaded list, without the samples whose frame lies past the last mask."""
+    """The ground truth of the downloaded list, without samples whose frame comes after the last mask of the video."""
     path = jhmdb.truth_path(root)
     if not is_wanted(path, overwrite):
         return
@@ -140,7 +139,7 @@ def main() -> None:
     )
     parser.add_argument("dataset", choices=("a2d", "jhmdb"))
     parser.add_argument("path", type=Path, metavar="PATH", help="folder of the data set")
-    parser.add_argument("--overwrite", action="store_true", help="make also what is there already")
+    parser.add_argument("--overwrite", action="store_true", help="replace existing files")
     args = parser.parse_args()
     if not args.path.is_dir():
         raise FileNotFoundError(f"{args.path}: there is no such folder; give that of the data set (docs/data.md)")

@@ -3,9 +3,9 @@
     python tools/data/make_synthetic.py data/synthetic --train_videos 600 --valid_videos 40
     python tools/data/make_synthetic.py data/a2d_sentences --format a2d
 
-Every video is drawn from its own random stream, seeded by (seed, split, number of the video) with 0 for train and 1 for
-valid. So no stream is shared by the splits, the files do not depend on the number of workers, and a larger set begins
-with the videos of a smaller one.
+Every video has its own random generator, seeded by (seed, split, number of the video), where train is 0 and valid is 1.
+So the splits share no random numbers, the files do not depend on the number of workers, and a larger set begins with
+the videos of a smaller one.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ SPLITS = ("train", "valid")
 YTVOS = "ytvos"
 FORMATS = (YTVOS, "davis", "a2d", "jhmdb", "refcoco", "mevis")
 ARGUMENTS_FILE = "synthetic.json"
-GENERATOR = 1  # raised whenever the same arguments come to mean other files
+GENERATOR = 1  # to be raised when a change makes other files from the same arguments
 MIN_FRAMES = 6
 MIN_SCALE = 0.5
 JPEG_QUALITY = 92
@@ -49,7 +49,7 @@ JPEG_QUALITY = 92
 def make_scene(
     seed: int, split: str, number: int, frames: int, size: tuple[int, int]
 ) -> tuple[Scene, list[Expression], np.random.Generator]:
-    """The scene and the expressions of one video, and the generator with which it is to be painted."""
+    """The scene and the expressions of one video, and the random generator for painting it."""
     rng = np.random.default_rng([seed, SPLITS.index(split), number])
     while True:
         scene = draw_scene(rng, frames, size)
@@ -123,7 +123,7 @@ def paint(scene: Scene, rng: np.random.Generator) -> list[np.ndarray]:
 def _write_video(
     job: tuple[str, int], *, root: Path, seed: int, frames: int, size: tuple[int, int]
 ) -> tuple[str, str, dict, dict]:
-    """Writes the frames and masks of a video; returns split, name, its part of meta.json and of the expressions."""
+    """Writes the frames and masks of a video; returns split, name, and its entries in meta.json and in the list."""
     split, number = job
     name = f"{split}_{number:05d}"
     scene, expressions, rng = make_scene(seed, split, number, frames, size)
@@ -171,7 +171,7 @@ def _check(arguments: dict, workers: int) -> None:
 
 
 def _already_there(output: Path, arguments: dict, overwrite: bool) -> bool:
-    """Whether ``output`` holds the very set asked for. Raises if something is there that must not be replaced."""
+    """Whether ``output`` already holds this set. Raises if it holds something that must not be replaced."""
     if output.is_dir() and not any(output.iterdir()):
         return False
     if not output.exists():
@@ -195,7 +195,7 @@ def _already_there(output: Path, arguments: dict, overwrite: bool) -> bool:
 
 
 def _write_set(root: Path, arguments: dict, workers: int) -> dict[str, dict]:
-    """Writes the whole set under ``root`` in the layout of Ref-YouTube-VOS; returns what is in each split."""
+    """Writes the whole set under ``root`` in the layout of Ref-YouTube-VOS; returns the counts of each split."""
     jobs = [(split, number) for split in SPLITS for number in range(arguments[f"{split}_videos"])]
     write = partial(
         _write_video,
@@ -209,7 +209,7 @@ def _write_set(root: Path, arguments: dict, workers: int) -> dict[str, dict]:
     with ExitStack() as stack:
         apply = map
         if min(workers, len(jobs)) > 1:
-            # Spawned, not forked: the caller may hold threads, and a fork of those can hang.
+            # spawn, because a process that is forked from one with threads can hang
             pool = ProcessPoolExecutor(min(workers, len(jobs)), multiprocessing.get_context("spawn"))
             apply = partial(stack.enter_context(pool).map, chunksize=4)
         for split, name, objects, expressions in tqdm(apply(write, jobs), "videos", total=len(jobs), disable=None):
@@ -236,10 +236,10 @@ def generate(
     workers: int | None = None,
     overwrite: bool = False,
 ) -> bool:
-    """Writes a data set to ``output``; nothing is left there when it fails.
+    """Writes a data set to ``output``, all of it or, after an error, nothing.
 
     Args:
-        frames: frames of each video, named 00000, 00005, ...; 1 makes still images, and no expression of motion.
+        frames: frames of each video, named 00000, 00005, ...; 1 makes still images without expressions of motion.
         size: height and width in pixels.
         format: the data set whose layout is written.
         workers: processes; all cores when None. The files do not depend on it.
@@ -249,7 +249,7 @@ def generate(
         False when the same set was already there, True when it was written.
 
     Raises:
-        ValueError: a bad argument, or the disk refused to take the files.
+        ValueError: an argument is bad, or the files cannot be written.
         FileExistsError: ``output`` holds something else.
     """
     output = Path(output)
@@ -272,7 +272,7 @@ def generate(
         else:
             first = folder / YTVOS
             counts = _write_set(first, arguments, workers)
-            # Only here, because every one of the processes would import its many libraries.
+            # imported here, because otherwise every process would import its many libraries
             from tools.data.synthetic_formats import WRITERS
 
             WRITERS[format](first, folder)

@@ -1,7 +1,7 @@
 """Turns a generated data set from the layout of Ref-YouTube-VOS into the layouts of the other data sets.
 
-The files are what a user downloads, before any converter of this project, so that each script can be tried without the
-data. Every function takes the folder of the generated set and the folder to write, which exists and is empty.
+The files have the form of the downloads, before any converter of this project, so that every script can be tried
+without the data. Every function takes the folder of the generated set and an empty folder to write to.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Video:
         return np.asarray(Image.open(self.label_path(t)))
 
     def one_each(self) -> list[tuple[int, str]]:
-        """Each object that is spoken of, with its first expression."""
+        """Each object with an expression, and its first expression."""
         first: dict[int, str] = {}
         for expression in self.expressions.values():
             first.setdefault(int(expression["obj_id"]), expression["exp"])
@@ -126,7 +126,7 @@ def _write_mp4(path: Path, video: Video) -> None:
 
 
 def write_a2d(source: Path, out: Path) -> None:
-    """A2D's videos with masks in a few frames, and the sentences of A2D-Sentences: one for each instance."""
+    """A2D's videos with masks of a few frames, and the sentences of A2D-Sentences, one for each instance."""
     rows, sentences = [], []
     for video in read_videos(source):
         _write_mp4(out / "Release" / "clips320H" / f"{video.name}.mp4", video)
@@ -150,7 +150,7 @@ def write_a2d(source: Path, out: Path) -> None:
 
 
 def _write_h5(path: Path, shown: list[tuple[int, np.ndarray]]) -> None:
-    """MATLAB's order of axes, and without the leading axis for a single instance, as the original has it."""
+    """Writes masks in MATLAB's order of axes, and a single mask without the first axis, as in the original files."""
     masks = np.stack([mask.T for _, mask in shown]).astype(np.uint8)
     corners = [np.argwhere(mask) for _, mask in shown]
     boxes = np.array([(*p.min(0)[::-1], *p.max(0)[::-1]) for p in corners], float).T
@@ -162,7 +162,7 @@ def _write_h5(path: Path, shown: list[tuple[int, np.ndarray]]) -> None:
 
 
 def write_jhmdb(source: Path, out: Path) -> None:
-    """JHMDB's frames and puppet masks with the sentences; a video has one object there: the first spoken of."""
+    """JHMDB's frames and puppet masks with the sentences. Its videos have one object: the first with an expression."""
     rows, samples = [], []
     for video in read_videos(source):
         if video.split != "valid":
@@ -195,9 +195,9 @@ def write_jhmdb(source: Path, out: Path) -> None:
 
 
 def write_refcoco(source: Path, out: Path) -> None:
-    """COCO images and the originals of RefCOCO, RefCOCO+ and RefCOCOg: middle frames and what is said of them.
+    """COCO images and the originals of RefCOCO, RefCOCO+ and RefCOCOg: middle frames and their expressions.
 
-    Expressions of motion are left out. Of the validation images a part goes to each split but train.
+    Expressions of motion are left out. The validation images are divided among all splits except train.
     """
     images, annotations, said = [], [], []
     ids = count(1)
@@ -288,7 +288,7 @@ def write_mevis(source: Path, out: Path) -> None:
 
 
 def _sentences(video: Video) -> Iterator[tuple[str, list[int]]]:
-    """What is said of single objects, and of all that have one shape where there are several."""
+    """Expressions of single objects, and an expression for each shape that several objects have."""
     for expression in video.expressions.values():
         yield expression["exp"], [int(expression["obj_id"])]
     by_shape = defaultdict(list)

@@ -1,4 +1,4 @@
-"""Scenes of the synthetic data set: what is in a video, where it is in each frame and which of it can be seen.
+"""Scenes of the synthetic data set: the objects of a video, their positions in each frame, and their visible parts.
 
 Shapes of arrays: ``n`` objects, ``F`` frames, ``H`` x ``W`` pixels. Positions are (x, y) in pixels with the y axis
 pointing down; a pixel covers ``[i, i + 1)``.
@@ -13,7 +13,7 @@ from functools import cached_property
 import cv2
 import numpy as np
 
-# Hues at least 45 degrees apart, so that the usual colour augmentation does not turn one name into another.
+# Hues are at least 45 degrees apart, so that the usual colour augmentation does not turn one colour into another.
 COLOURS: dict[str, tuple[int, int, int]] = {
     "red": (215, 40, 40),
     "yellow": (235, 215, 45),
@@ -26,7 +26,7 @@ COLOURS: dict[str, tuple[int, int, int]] = {
 RADII: dict[str, tuple[float, float]] = {"small": (8.0, 9.0), "big": (15.0, 17.0)}  # pixels of a 96 x 160 frame
 REFERENCE_SIZE = (96, 160)
 
-# Each motion: unit direction of its first half, whether it turns back at the middle, and how often it is drawn.
+# Of each motion: unit direction of its first half, whether it turns back at the middle, and its probability.
 MOTIONS: dict[str, tuple[tuple[int, int], bool, float]] = {
     "moving to the left": ((-1, 0), False, 0.13),
     "moving to the right": ((1, 0), False, 0.13),
@@ -47,7 +47,7 @@ def _ring(count: int, radii: tuple[float, ...], start: float) -> np.ndarray:
 
 
 _ARM, _HALF = 1.2, 0.42
-# Outlines around their own centre of mass, scaled so that all cover a similar area at the same radius.
+# Outlines around their centre of mass, scaled so that all shapes of the same radius have a similar area.
 SHAPES: dict[str, np.ndarray] = {
     "circle": _ring(48, (1.0,), 0.0),
     "square": _ring(4, (1.27,), math.pi / 4),
@@ -60,17 +60,18 @@ SHAPES: dict[str, np.ndarray] = {
 }
 _REACH = 1.5  # the farthest vertex of any shape
 
-VISIBLE_SHARE = 0.3  # an object counts as seen in a frame with this share of its area inside and in front
-# and its size and shape can be told from a frame with this share; every object of a video has two such frames
+# share of an object's area that must be inside the frame and not covered for the object to count as seen
+VISIBLE_SHARE = 0.3
+# share that must be visible to recognise size and shape; every object of a video has two such frames
 KNOWN_SHARE = 0.8
-MARGIN = 0.12  # of the frame's width or height: how clearly a relation has to hold, or to fail
+MARGIN = 0.12  # share of the frame's width or height by which a relation has to hold, or to be false
 _SUPERSAMPLE = 4
 _SHIFT = 4  # fractional bits of cv2.fillPoly
 
 
 @dataclass(frozen=True)
 class Thing:
-    """One object: the attributes that expressions speak of, and how it is drawn.
+    """One object: the attributes that expressions name, and how it is drawn.
 
     ``radius`` in pixels; ``rgb`` in 0..255; ``angle`` in radians; ``shading`` is the change of brightness over one
     radius along x and y.
@@ -93,13 +94,13 @@ class Thing:
 
 @dataclass(frozen=True)
 class Patch:
-    """Cover of an object in a frame: ``alpha`` in [0, 1], at (x, y) ``corner``."""
+    """The pixels that an object covers in a frame: ``alpha`` in [0, 1], whose upper left is at ``corner`` (x, y)."""
 
     corner: tuple[int, int]
     alpha: np.ndarray
 
     def crop(self, height: int, width: int) -> tuple[tuple[slice, slice], tuple[slice, slice]] | None:
-        """Slices of the frame and of the patch that coincide, None when the patch is outside."""
+        """Slices of the frame and of the patch for their common pixels; None if the patch is outside the frame."""
         (x, y), side = self.corner, self.alpha.shape[0]
         left, top, right, bottom = max(x, 0), max(y, 0), min(x + side, width), min(y + side, height)
         if left >= right or top >= bottom:
@@ -118,7 +119,7 @@ class Scene:
         labels: uint8 ``[F, H, W]``, id of the object seen at each pixel, 0 for the background.
         shares: ``[n, F]`` share of each object's area that is seen.
         centroids: ``[n, F, 2]`` centre of mass of the seen part, NaN where nothing is seen.
-        covers: of each object in each frame, ``[n][F]``.
+        covers: the patch of each object in each frame, ``[n][F]``.
     """
 
     things: tuple[Thing, ...]
@@ -131,7 +132,7 @@ class Scene:
 
     @cached_property
     def _ahead(self) -> list[list[list[bool | None]]]:
-        """Whether each object ``[first][second]`` is on the greater side of each other along x and y ``[axis]``."""
+        """``[axis][first][second]``: whether object first has a greater coordinate than object second."""
         size = np.array(self.labels.shape[:0:-1])
         leads = (self.centroids[:, None] - self.centroids[None]) / size
         hidden = np.isnan(leads)
@@ -149,12 +150,12 @@ class Scene:
 
 
 def frame_scale(size: tuple[int, int]) -> float:
-    """How much larger than the reference a frame of (height, width) ``size`` is."""
+    """The scale of a frame of (height, width) ``size``, relative to :data:`REFERENCE_SIZE`."""
     return min(size[0] / REFERENCE_SIZE[0], size[1] / REFERENCE_SIZE[1])
 
 
 def cover(thing: Thing, centre: np.ndarray, *, rim: bool = True) -> Patch:
-    """Anti-aliased cover of ``thing`` at ``centre``, with its rim or without, on a patch that holds all of it."""
+    """The anti-aliased pixels of ``thing`` at ``centre``, with or without its rim, on a patch that holds them all."""
     half = math.ceil(thing.radius * _REACH) + 2
     corner = np.floor(centre).astype(int) - half
     side = (2 * half + 1) * _SUPERSAMPLE
@@ -216,13 +217,13 @@ def _draw_looks(thing: Thing, scale: float, rng: np.random.Generator) -> Thing:
 def _offsets(motion: str, frames: int, scale: float, rng: np.random.Generator) -> np.ndarray:
     """``[F, 2]`` positions relative to the middle of the path.
 
-    A path that turns back turns between the two middle frames, so any window of more than half the video shows it.
+    A path that turns back does so between the two middle frames, so every clip of more than half the video shows it.
     """
     direction, turns, _ = MOTIONS[motion]
     if motion == "standing still":
         return np.zeros((frames, 2))
     time = np.arange(frames) - (frames - 1) / 2
-    # Longer videos move slower per frame: the way travelled has to fit into the frame.
+    # slower per frame in longer videos, so that the whole path fits into the frame
     pace = scale * min(1.0, 8 / frames)
     speed = rng.uniform(4.0, 5.0) if turns else rng.uniform(3.0, 5.0)
     along = np.abs(time[0]) / 2 - np.abs(time) if turns else time
@@ -244,7 +245,7 @@ def _draw_middle(thing: Thing, size: tuple[int, int], rng: np.random.Generator) 
 
 
 def draw_scene(rng: np.random.Generator, frames: int, size: tuple[int, int]) -> Scene | None:
-    """One random scene of (height, width) ``size``; None when some object would be hidden for too long."""
+    """A random scene of (height, width) ``size``; None if objects do not fit or one would be hidden for too long."""
     scale = frame_scale(size)
     things = [_draw_looks(thing, scale, rng) for thing in _draw_attributes(rng)]
     offsets = [_offsets(thing.motion, frames, scale, rng) for thing in things]

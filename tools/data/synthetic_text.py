@@ -1,11 +1,11 @@
 """Expressions about a synthetic scene, each true of exactly one of its objects.
 
-An expression is kept as a :class:`Query` beside its text, and :func:`truth` evaluates the query on every object, so
-that uniqueness is checked and not assumed. Three kinds:
+Each expression has a :class:`Query` beside its text. :func:`truth` evaluates the query on every object, so that
+uniqueness is checked and not assumed. There are three kinds:
 
-    appearance  size, colour and shape suffice
-    motion      another object fits the same words of appearance but moves otherwise: one frame does not tell
-    relation    another object fits the same words but is elsewhere
+    appearance  size, colour and shape identify the object
+    motion      another object has the same appearance but moves differently, so one frame is not enough
+    relation    another object has the same appearance but is at another place
 
 Every expression stays true when the frames are flipped and the words "left" and "right" are swapped.
 """
@@ -36,14 +36,14 @@ EXTREME: dict[str, str] = {
 }
 APPEARANCE = ("the {0}", "the {0}", "{1} {0}")
 MOTION = ("the {0} {1}", "the {0} {1}", "the {0} that is {1}", "{2} {0} {1}")
-EXTREME_SHARE = 0.2  # of the relations: they name no second object
-MOTION_SEEN = 0.75  # share of the frames in which an object must be well seen for its motion to be spoken of
+EXTREME_SHARE = 0.2  # of the expressions of relation; these name no second object
+MOTION_SEEN = 0.75  # share of the frames in which an object must be well seen for an expression of its motion
 WELL_SEEN_SHARE = 0.5
 
 
 @dataclass(frozen=True)
 class Words:
-    """Words of appearance; None: not said."""
+    """The words of appearance in an expression; None: the expression does not name the attribute."""
 
     size: str | None = None
     colour: str | None = None
@@ -62,7 +62,7 @@ class Words:
 
 @dataclass(frozen=True)
 class Query:
-    """What an expression asks for. ``relation`` without ``anchor`` is the extreme of all that fit ``words``."""
+    """The meaning of an expression. ``relation`` without ``anchor``: the outermost of those that fit ``words``."""
 
     words: Words
     motion: str | None = None
@@ -88,7 +88,7 @@ def _all_words(thing: Thing) -> list[Words]:
 def truth(scene: Scene, query: Query) -> list[bool | None]:
     """Whether ``query`` holds for each object of the scene; None where a person could not be sure.
 
-    Without exactly one object that fits ``query.anchor`` nothing is sure.
+    All answers are None unless exactly one object fits ``query.anchor``.
     """
     fits = [query.words.fit(thing) for thing in scene.things]
     if query.motion is not None:
@@ -112,13 +112,13 @@ def truth(scene: Scene, query: Query) -> list[bool | None]:
 
 
 def only(scene: Scene, query: Query) -> int | None:
-    """Index of the one object that ``query`` is true of and surely false of all others, else None."""
+    """Index of the object for which alone ``query`` is true, if it is surely false for all others; else None."""
     answers = truth(scene, query)
     return answers.index(True) if answers.count(True) == 1 and answers.count(False) == len(answers) - 1 else None
 
 
 def _names(scene: Scene) -> list[list[Words]]:
-    """For each object, the words that fit no other."""
+    """For each object, the words that fit no other object."""
     return [[words for words in _all_words(thing) if sum(map(words.fit, scene.things)) == 1] for thing in scene.things]
 
 
@@ -131,7 +131,7 @@ def _queries(scene: Scene, target: int, names: list[list[Words]]) -> dict[str, l
     similar = any(scene.things[i].colour == thing.colour or scene.things[i].shape == thing.shape for i in others)
 
     def add(kind: str, *alike: Query) -> None:
-        """Keeps queries that differ only in how they name the anchor, so that one check serves all."""
+        """Adds queries that differ only in the words for the anchor, so checking one of them is enough."""
         if only(scene, alike[0]) == target:
             found[kind] += alike
 
@@ -147,7 +147,7 @@ def _queries(scene: Scene, target: int, names: list[list[Words]]) -> dict[str, l
         for relation in RELATIONS:
             add("relation", Query(words, relation=relation))
             for anchor in (i for i in others if names[i] and seen[i] == 1):
-                # Only a rival that is not the anchor itself makes the relation necessary.
+                # the relation is needed only if an object other than the anchor fits the same words
                 if set(rivals) - {anchor} and scene.ahead(*RELATIONS[relation], target, anchor):
                     add("relation", *(Query(words, relation=relation, anchor=name) for name in names[anchor]))
     return found
@@ -167,8 +167,8 @@ def _phrase(query: Query, rng: np.random.Generator) -> str:
 def draw_expressions(scene: Scene, rng: np.random.Generator) -> list[Expression] | None:
     """One or two expressions of appearance, two of motion and two of relation; None when the scene has too few.
 
-    A still image, which shows no motion, has three of appearance and three of relation. Objects take turns, so that an
-    answer cannot be guessed from the kind of the expression.
+    A still image, which shows no motion, has three of appearance and three of relation. The objects take turns as
+    targets, so that the target cannot be guessed from the kind of the expression.
     """
     names = _names(scene)
     queries = [_queries(scene, target, names) for target in range(len(scene.things))]

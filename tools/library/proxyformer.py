@@ -21,14 +21,14 @@ _OWN = ("models", "util")  # these two import no other package of the repository
 
 
 class _Finder(MetaPathFinder):
-    """Finds these packages here, whatever comes first in ``sys.path``."""
+    """Finds the repository's own packages, whatever comes first in ``sys.path``."""
 
     def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
         return PathFinder.find_spec(name, [_ROOT]) if name in _OWN else None
 
 
 def _taken_out() -> dict[str, ModuleType]:
-    """Removes all modules with the names of ours from ``sys.modules``, and returns them."""
+    """Removes all modules of these package names from ``sys.modules``, and returns them."""
     return {name: sys.modules.pop(name) for name in list(sys.modules) if name.partition(".")[0] in _OWN}
 
 

@@ -1,4 +1,4 @@
-"""Pretrains a backbone and a text encoder together, from random weights, on which object an expression means.
+"""Pretrains a backbone and a text encoder together, from random weights, to find the object that an expression means.
 
     python tools/small_job/pretrain_alignment.py data/synthetic --backbone tsm_resnet10_half \
         --text_encoder data/synthetic/text_encoder --output_dir output/pretrained
@@ -47,20 +47,22 @@ from util.video.pictures import image_size, read_frames, read_label_maps
 
 BACKGROUND_WEIGHT = 0.1  # most pixels are background, which teaches little
 DIRECTIONS = 5  # none, left, right, up, down
-STILL = 1.2  # pixels a frame: what moves less has no direction; fits the generator's usual size and length
-MIN_STEPS = 20  # the one-cycle schedule needs two for its rise, a tenth
-UNKNOWN = -100  # a class that no loss counts
-WHOLE_SHARE = 0.7  # of an object's largest area in the clip: with less in view its centre does not tell its motion
+STILL = 1.2  # pixels per frame; slower objects have no direction. Fits the generator's default size and length
+MIN_STEPS = 20  # the one-cycle schedule rises for a tenth of the steps, and needs two for it
+UNKNOWN = -100  # a class that the loss ignores
+WHOLE_SHARE = 0.7  # of an object's largest area in the clip; with less in view its centre does not show its motion
 
 
 @dataclass
 class Clips:
-    """Some clips with all that is known of them. Shapes: v clips, t frames, b expressions; objects are numbered.
+    """Some clips with their annotations. Shapes: v clips, t frames, b expressions. Objects are numbered from 1.
 
     Attributes:
-        frames: uint8 ``[v, t, 3, H, W]``; labels: uint8 ``[v, t, H, W]``, the object of each pixel, 0 for none;
-        classes: the same with categories from 1; texts: b expressions; clip, target: long ``[b]``, the clip that an
-        expression is asked of and the object that it means.
+        frames: uint8 ``[v, t, 3, H, W]``.
+        labels: uint8 ``[v, t, H, W]``, the object of each pixel; 0: no object.
+        classes: uint8 ``[v, t, H, W]``, the category of each pixel, from 1; 0: no object.
+        texts: b expressions.
+        clip: long ``[b]``, the clip of each expression; target: long ``[b]``, the object that it means.
     """
 
     frames: Tensor
@@ -75,7 +77,7 @@ class Videos:
     """Training videos with expressions, masks and categories, in the layout of Ref-YouTube-VOS.
 
     Args:
-        root: folder of the data set; num_frames: of a clip; holdout: training videos to leave alone, as in main.py.
+        root: folder of the data set; num_frames: of a clip; holdout: training videos to leave out, as in main.py.
 
     Attributes:
         names: of the videos; categories: of their objects, sorted; objects: the largest number of an object.
@@ -118,9 +120,9 @@ class Videos:
             )
 
     def draw(self, count: int, generator: torch.Generator) -> Clips:
-        """Random clips of consecutive frames with all expressions of their videos, half of them mirrored.
+        """Random clips of consecutive frames with all expressions of their videos; half of the clips are mirrored.
 
-        Those of which an expression cannot be mirrored surely (:func:`swap_sides`) stay as they are.
+        A clip with an expression that may become wrong by mirroring (:func:`swap_sides`) is not mirrored.
         """
         picks = torch.randint(len(self.names), (count,), generator=generator).tolist()
         frames, labels, classes = [], [], []
@@ -142,7 +144,7 @@ class Videos:
                 images, label = images.flip(-1), label.flip(-1)
             category = self._class_of[name][label.long()]
             frames.append(images)
-            labels.append(label * (category > 0))  # meta.json does not list what is void
+            labels.append(label * (category > 0))  # void pixels have no category in meta.json
             classes.append(category)
             texts += swapped if mirrored else asked
             for expression in entry["expressions"].values():
@@ -159,7 +161,7 @@ class Videos:
 
 
 def _categories(path: Path, known: dict, name: str, video: dict) -> dict[int, str]:
-    """Category of each object of a video, by number. Raises ValueError where meta.json does not tell all of them."""
+    """Category of each object of a video, by number. Raises ValueError where meta.json lacks one."""
     entry = known.get(name)
     objects = entry.get("objects") if isinstance(entry, dict) else None
     if not isinstance(objects, dict) or not objects:
@@ -178,7 +180,7 @@ def _categories(path: Path, known: dict, name: str, video: dict) -> dict[int, st
 
 
 class ClipStream(IterableDataset):
-    """``steps`` draws of ``count`` clips each, the same whenever ``seed`` is."""
+    """``steps`` draws of ``count`` clips each; equal seeds give equal draws."""
 
     def __init__(self, videos: Videos, *, count: int, steps: int, seed: int) -> None:
         self.videos, self.count, self.steps, self.seed = videos, count, steps, seed
@@ -190,10 +192,11 @@ class ClipStream(IterableDataset):
 
 
 class Aligner(nn.Module):
-    """A backbone and a text encoder with the simplest heads that compare objects with expressions.
+    """A backbone and a text encoder with simple heads that compare objects with expressions.
 
     Args:
-        classes: of pixels, the background included; objects: largest number of an object; width: of the comparison.
+        classes: number of pixel classes, with the background; objects: largest number of an object; width: of the
+            embeddings that are compared.
     """
 
     def __init__(self, backbone: nn.Module, text_encoder: TextEncoder, *, classes: int, objects: int, width: int = 128):
@@ -213,7 +216,7 @@ class Aligner(nn.Module):
         about one of the clips (``clip [b]``).
 
         Returns:
-            How well each expression fits each object of its clip, ``[b, o]``; scores of the pixels' classes
+            Similarity of each expression and each object of its clip, ``[b, o]``; logits of the pixels' classes
             ``[(v t), classes, H/4, W/4]`` and of their directions ``[(v t), DIRECTIONS, H/8, W/8]``.
         """
         maps = [rearrange(x, "v t c h w -> (v t) c h w") for x in self.backbone(frames)]
@@ -224,7 +227,7 @@ class Aligner(nn.Module):
         within = torch.einsum("nchw,nohw->noc", features.float(), share) / (share.sum((2, 3))[..., None] + 1e-3)
         within = within.unflatten(0, frames.shape[:2])
         there = regions.flatten(3).any(-1).float()[..., None]
-        # the two halves of the clip apart, so that the order of events is not lost
+        # each half of the clip by itself, so that the features keep the order of events
         t = frames.shape[1]
         halves = [
             (within[:, part] * there[:, part]).sum(1) / there[:, part].sum(1).clamp(min=1)
@@ -238,7 +241,7 @@ class Aligner(nn.Module):
 
 
 def _sum_up(maps: list[Tensor]) -> Tensor:
-    """Maps ``[n, c, h_i, w_i]``, finest first, added up at the finest size."""
+    """The sum of maps ``[n, c, h_i, w_i]``, finest first, in the finest size."""
     total = maps[-1]
     for finer in maps[-2::-1]:
         total = finer + F.interpolate(total, size=finer.shape[-2:], mode="bilinear")
@@ -246,9 +249,9 @@ def _sum_up(maps: list[Tensor]) -> Tensor:
 
 
 def directions_of(regions: Tensor) -> Tensor:
-    """Which way each object moves in each frame, from the one before to the next: long ``[v, t, o]``.
+    """The direction in which each object moves in each frame, from the frame before to the next: long ``[v, t, o]``.
 
-    :data:`UNKNOWN` where the object is not whole in one of these frames, or there is no other frame.
+    It is :data:`UNKNOWN` where the object is cut off in one of these frames, or the clip has one frame.
 
     Args:
         regions: bool ``[v, t, o, H, W]``.
@@ -269,7 +272,7 @@ def directions_of(regions: Tensor) -> Tensor:
 
 
 def per_pixel(values: Tensor, labels: Tensor, background: int) -> Tensor:
-    """The value of the object that each pixel shows: ``[v, t, o]`` and labels ``[v, t, H, W]`` to ``[v, t, H, W]``."""
+    """The value of each pixel's object: ``values [v, t, o]`` and ``labels [v, t, H, W]`` to ``[v, t, H, W]``."""
     table = F.pad(values, (1, 0), value=background)
     return table.gather(2, labels.long().flatten(2)).view(labels.shape)
 
@@ -278,14 +281,14 @@ def pretrain(aligner: Aligner, stream: Iterable[Clips], *, steps: int, lr: float
     """Trains in place on the ``steps`` draws of ``stream``; ``lr`` is the highest rate of a one-cycle schedule.
 
     Returns:
-        Share of the expressions of the last tenth of steps whose object was found; 0 where none was asked.
+        Share of the expressions in the last tenth of the steps whose object was found; 0 without such expressions.
     """
     aligner.train()
     weight = torch.ones(aligner.pixel_classes[0].out_channels)
     weight[0] = BACKGROUND_WEIGHT
     text = list(aligner.text_encoder.parameters())
     text_ids = {id(p) for p in text}
-    # the text encoder is the part that a high rate upsets
+    # half the rate, because the text encoder becomes unstable at high rates
     groups = [{"params": [p for p in aligner.parameters() if id(p) not in text_ids]}, {"params": text}]
     optimizer = torch.optim.AdamW(groups, lr=lr, weight_decay=0.01, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, [lr, lr / 2], total_steps=steps, pct_start=0.1)
@@ -330,7 +333,7 @@ def main() -> None:
     parser.add_argument("--batch_size", type=int, default=6, help="clips")
     parser.add_argument("--num_frames", type=int, default=3, help="frames of a clip")
     parser.add_argument("--lr", type=float, default=2e-3)
-    parser.add_argument("--holdout", type=int, default=0, metavar="N", help="as main.py will be given")
+    parser.add_argument("--holdout", type=int, default=0, metavar="N", help="as will be given to main.py")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     if args.steps < MIN_STEPS or args.batch_size < 1 or args.num_frames < 1 or args.seed < 0 or not args.lr > 0:
@@ -344,7 +347,7 @@ def main() -> None:
     backbone = build_backbone(args.backbone, pretrained=False)
     text_encoder = TextEncoder.from_pretrained(args.text_encoder, frozen=False)
     tokenizer = AutoTokenizer.from_pretrained(args.text_encoder)
-    for layer in text_encoder.modules():  # the expressions of a generated set are too few words to lose any
+    for layer in text_encoder.modules():  # generated expressions are too short for dropout
         if isinstance(layer, nn.Dropout):
             layer.p = 0.0
     videos = Videos(args.ytvos_path, args.num_frames, args.holdout)

@@ -54,18 +54,18 @@ NETWORK = """
     --expressions_per_clip 6 --lr_schedule cosine --warmup_steps 50 --amp auto --num_workers 1
     --lr_text_encoder 5e-4
 """
-# as the paper pretrains on the images of RefCOCO, T = 1, before it trains on videos
+# as in the paper, which pretrains on the images of RefCOCO (T = 1) before it trains on videos
 IMAGES = "--num_frames 1 --batch_size 8 --lr 1e-3 --lr_backbone 5e-5"
-# masks compared at full size: stride 4 is too coarse to learn the outline of a small object from
+# masks are compared at full size, because stride 4 is too coarse for the outlines of small objects
 VIDEOS = "--lr 5e-4 --lr_backbone 1e-4 --mask_loss_size full"
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How much of everything: generated images and videos, epochs over them, options of the alignment and of the clips.
+    """Numbers of generated images and videos, epochs on them, and options of the alignment and of the clips.
 
-    Clips of 4 of the 8 frames see twice as many videos in the same time, but may show one half only of "going up and
-    then down", which then looks like "moving up". Whole videos are what inference is given.
+    With clips of 4 of the 8 frames, training sees twice as many videos in the same time. But such a clip may show only
+    the first half of "going up and then down", which then looks like "moving up". Inference sees whole videos.
     """
 
     images: int
@@ -99,7 +99,7 @@ def main() -> None:
     require_new(out)
     if not asked.quick and amp_dtype("auto", torch.device("cpu")) is None:
         print(
-            "this CPU has no instructions for bfloat16: in float32 all of this takes up to four times as long; --quick "
+            "this CPU has no instructions for bfloat16: in float32 everything takes up to four times as long; --quick "
             "shows a trained model in a minute"
         )
     if asked.quick and not PRETRAINED.is_file():
@@ -156,7 +156,7 @@ def train(recipe: Recipe, out: Path, data: Path, seed: int) -> Path:
     """Generates the data and trains from random weights; returns the checkpoint."""
     step(1, f"generating {recipe.images} images, {recipe.videos} training and {VALID_VIDEOS} held-out videos")
     stills = out / "images"
-    generate(stills, videos=recipe.images, frames=1, seed=seed + 1)  # other scenes than those of the videos
+    generate(stills, videos=recipe.images, frames=1, seed=seed + 1)  # another seed, for other scenes than in the videos
     generate(data, videos=recipe.videos, frames=8, seed=seed)
     texts = [root / "meta_expressions" / "train" / "meta_expressions.json" for root in (stills, data)]
     command("tools/make_tiny_text_encoder.py", *texts, "--output_dir", out / "text_encoder")
@@ -181,7 +181,7 @@ def command(script: str, *options: object) -> None:
     """Runs an entry script as a user would, showing the command.
 
     Raises:
-        ValueError: it failed; its own message stands above.
+        ValueError: the script failed; its own message is printed above.
     """
     words = [str(option) for option in options]
     print(shlex.join(["python", script, *words]), flush=True)
@@ -190,12 +190,12 @@ def command(script: str, *options: object) -> None:
 
 
 def score(results: Path, data: Path) -> dict:
-    """J&F of a results folder on the held-out videos, and against the hardest other object of each video."""
+    """J&F of a results folder on the held-out videos, and against the other object of each video that fits best."""
     return score_results(results, annotations_root(data, "valid"), split_videos(data, "valid"), other_objects=True)
 
 
 def shuffled(videos: VideoSet, meta: dict[str, dict]) -> VideoSet:
-    """Every expression replaced by one of the same video that means another object, where there is one."""
+    """The videos with every expression replaced by one of the same video that means another object, if there is one."""
     swapped = []
     for video in videos:
         asked = meta[video.video_id]["expressions"]
@@ -210,14 +210,14 @@ def shuffled(videos: VideoSet, meta: dict[str, dict]) -> VideoSet:
 
 
 def control(predictor: Predictor, videos: VideoSet, folder: Path, data: Path, name: str, trained: Path) -> dict:
-    """Scores of a run that should do badly."""
+    """Scores of a control run, which should be low."""
     claim_results(folder, {"checkpoint": str(trained), "control": name}, replace=True)
     predict_split(predictor, videos, folder, desc=name)
     return score(folder, data)
 
 
 def summary(scores: dict, controls: dict[str, dict]) -> dict:
-    """What metrics.json holds: the headline, every control beside it, and both again for each kind of expression."""
+    """The content of metrics.json: the scores, those of every control, and both again for each kind of expression."""
 
     def line(pick) -> dict:
         mean = pick(scores)
@@ -229,7 +229,7 @@ def summary(scores: dict, controls: dict[str, dict]) -> dict:
 
 
 def table(metrics: dict) -> str:
-    """The numbers side by side; everything right of the first three columns should be low."""
+    """The scores as a table; all columns after the first three should be low."""
     columns = ["J", "F", "J&F", "J&F_other_object", *(f"J&F_{name}" for name in CONTROLS)]
     heads = ["J", "F", "J&F", "other object", *(name.replace("_", " ") for name in CONTROLS)]
     lines = ["", "held-out videos".ljust(22) + "".join(h.rjust(14) for h in heads)]
@@ -239,7 +239,7 @@ def table(metrics: dict) -> str:
 
 
 def draw(videos: VideoSet, meta: dict, scores: dict, results: Path, data: Path, sheet: Path, film: Path) -> None:
-    """A contact sheet of cases from best to worst of each kind, and a film of the same."""
+    """A contact sheet with cases of each kind from best to worst, and a video of the same cases."""
     chosen = choose(scores)
     by_id = {video.video_id: video for video in videos}
     rows, frames = [], []
@@ -269,7 +269,7 @@ def draw(videos: VideoSet, meta: dict, scores: dict, results: Path, data: Path, 
 
 
 def choose(scores: dict) -> list[tuple[str, str]]:
-    """Cases of each kind, evenly from the best to the worst: a fair sample rather than a flattering one."""
+    """Cases of each kind, evenly spaced from the best to the worst, so that the sample is fair."""
     cases = [
         (e["kind"], -e["J&F"], vid, exp_id) for vid, video in scores["videos"].items() for exp_id, e in video.items()
     ]

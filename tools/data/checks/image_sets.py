@@ -11,7 +11,7 @@ from tools.data.checks.report import Found, Report, frame_size, pixels, said
 from util.masks.rle import count_unusable, is_blank, parse
 from util.video.pictures import turned
 
-# docs/data.md, "Where each fact is from". Sentences of refcoco+ and refcocog were not found by split.
+# docs/data.md, "Where each fact is from". No source has the sentences of refcoco+ and refcocog by split.
 PUBLISHED = {
     "refcoco train": {"images": 16994, "objects": 42404, "sentences": 120624},
     "refcoco val": {"images": 1500, "objects": 3811, "sentences": 10834},
@@ -26,12 +26,12 @@ PUBLISHED = {
     "refcocog test": {"images": 2600, "objects": 5023},
 }
 PIECES = "pieces of polygons are no area of at least three corners and are not used"
-# Images that are checked at a time.
+# number of images in a job
 _TOGETHER = 32
 
 
 def check_refcoco(root: Path, workers: int) -> Report:
-    """Checks those of the three sets that are in a folder of COCO."""
+    """Checks the sets of RefCOCO, RefCOCO+ and RefCOCOg that a folder of COCO holds."""
     report = Report(published=PUBLISHED)
     found: dict[str, list[Sentence]] = {}
     for name in refcoco.SETS:
@@ -59,7 +59,7 @@ def check_refcoco(root: Path, workers: int) -> Report:
     if not found:
         wrong = "".join(f"; {fault}" for fault in report.faults[:1])
         raise FileNotFoundError(f"{root}: there is no list of any split to check by{wrong}; see docs/data.md")
-    # The sets share images, each of which is read once.
+    # the sets share images, and each image is read once
     images: dict[str, dict[tuple[str, int], Sentence]] = defaultdict(dict)
     for source, sentences in found.items():
         for sentence in sentences:
@@ -71,7 +71,7 @@ def check_refcoco(root: Path, workers: int) -> Report:
 
 
 def check_images(root: Path, images: list[tuple[str, dict[tuple[str, int], Sentence]]]) -> Found:
-    """Reads images, by file name, and the masks of their objects, by list and number."""
+    """Reads images and the masks of their objects. ``images``: file names, with objects by list and number."""
     found = Found()
     for name, objects in images:
         path = refcoco.image_path(root, name)

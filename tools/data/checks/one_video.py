@@ -1,6 +1,6 @@
 """Checks of a single video: every frame and mask that its list names.
 
-Files are read by the loaders' own functions, so that what is found here is what training and inference would meet.
+Files are read with the functions of training and inference, so that the check finds what these would find.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ UNSEEN = "times a mask does not show an object for which meta.json lists its fra
 
 @dataclass(frozen=True)
 class LabelMaps:
-    """Masks of a video in a folder of PNGs, relative to the data set.
+    """Masks of a video as PNGs in ``folder``, a path within the data set.
 
-    ``listed`` are the frames that meta.json lists for each object; where it is None, every frame must have a mask.
+    ``listed`` holds the frames that meta.json lists for each object. If it is None, every frame must have a mask.
     """
 
     folder: str
@@ -31,7 +31,7 @@ class LabelMaps:
 
 @dataclass(frozen=True)
 class RleMasks:
-    """Masks of a video in MeViS's file, relative to the data set, by annotation."""
+    """Masks of a video, by annotation, in MeViS's file at ``path`` within the data set."""
 
     path: str
     masks: Mapping[int, list[Rle | None]]
@@ -39,7 +39,7 @@ class RleMasks:
 
 @dataclass(frozen=True)
 class Video:
-    """What there should be of a video: ``objects`` are those that its expressions mean. Paths are in the data set."""
+    """The files and objects that a video should have: ``objects`` are those of its expressions."""
 
     split: str
     name: str
@@ -85,7 +85,7 @@ def _check_label_maps(found: Found, root: Path, video: Video, masks: LabelMaps, 
             text = f"is {pixels(size)}, its frame {pixels(frame_size)}{why and f': {why}'}"
             found.add("size", path, text, (path, f"{video.folder}/{frame.name}"))
     shown = set().union(*(ids for _, (_, ids) in maps.values()))
-    # What is missing may show what else would be without pixels.
+    # only if no mask is missing, because a missing mask may show the object
     if maps and all(name in maps for name in names if needed(name) or name in having):
         for number in sorted((video.objects | of_objects.keys()) - shown):
             found.add("no_pixels", f"{masks.folder}/", f"object {number} is in none of the masks", ())

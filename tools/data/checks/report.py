@@ -1,4 +1,4 @@
-"""What a check of a data set finds, and how it is told."""
+"""The findings of a check of a data set, and the report about them."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from util.run.parallel import run_jobs
 from util.samples.text import in_form
 from util.video.pictures import PICTURE_SUFFIXES, group_files, orientation, read_frame
 
-# A text of so many bytes fits RoBERTa-base whatever it says: a byte-level BPE makes at most one token of each byte, and
-# the encoder has 512 positions, two of which are for the start and the end: 514 of max_position_embeddings in
-# https://huggingface.co/FacebookAI/roberta-base/blob/main/config.json, less those up to pad_token_id.
+# Every text of so many bytes fits RoBERTa-base: a byte-level BPE makes at most one token of each byte, and of the
+# encoder's 512 positions two are for the start and the end. The 512 are max_position_embeddings (514) in
+# https://huggingface.co/FacebookAI/roberta-base/blob/main/config.json, without the positions up to pad_token_id.
 FITTING_BYTES = 512 - 2
 
 Size = tuple[int, int]
@@ -77,13 +77,13 @@ KINDS = {
 
 @dataclass(frozen=True)
 class Fault:
-    """Something wrong.
+    """A fault of a file or folder.
 
     Attributes:
         kind: one of ``KINDS``.
-        path: relative to the data set; ends in ``/`` for a folder.
-        what: what is wrong with it, where the kind does not say all.
-        again: what to download again, as ``path``.
+        path: within the data set; the path of a folder ends in ``/``.
+        what: description of the fault; empty if the kind is enough.
+        again: paths to download again, in the form of ``path``.
     """
 
     kind: str
@@ -97,7 +97,7 @@ class Fault:
 
 @dataclass
 class Faults:
-    """What is wrong with something."""
+    """A list of faults, and checks that add to it."""
 
     faults: list[Fault] = field(default_factory=list)
 
@@ -105,14 +105,14 @@ class Faults:
         self.faults.append(Fault(kind, path, what, (path,) if again is None else tuple(again)))
 
     def check_text(self, path: str, where: str, text: str) -> None:
-        """A text of more bytes than surely fit RoBERTa-base is a fault of its list at ``path``."""
+        """Adds a fault of the list at ``path`` if a text may be too long for RoBERTa-base."""
         count = len(in_form(text).encode())
         if count > FITTING_BYTES:
             limit = f"more than {FITTING_BYTES}, so it may be shortened when it is read"
             self.add("long_text", path, f"{where}: the text has {count} bytes, {limit}", again=())
 
     def check_folder(self, root: Path, folder: str, known: Callable[[Path], bool]) -> None:
-        """Whatever lies in a folder of ``root`` and is not ``known`` is a fault; hidden files are not."""
+        """Adds a fault for everything in a folder of ``root`` that is not ``known``, except for hidden files."""
         for path in sorted((root / folder).iterdir()) if (root / folder).is_dir() else ():
             if not known(path) and not path.name.startswith("."):
                 self.add("unknown", path.relative_to(root).as_posix() + "/" * path.is_dir(), again=())
@@ -120,11 +120,11 @@ class Faults:
 
 @dataclass
 class Found(Faults):
-    """What was found of a video, or of another part of a data set that is checked on its own.
+    """The findings about a video, or another part of a data set that is checked by itself.
 
     Attributes:
-        notes: how often something was seen that is worth knowing and not wrong.
-        examples: where that was, of some notes.
+        notes: observations that are worth knowing but no faults, and how often they were made.
+        examples: an example of some of the notes.
     """
 
     notes: Counter[str] = field(default_factory=Counter)
@@ -144,18 +144,18 @@ class Found(Faults):
         usual: str,
         needed: Callable[[str], bool] = lambda _: True,
     ) -> dict[str, tuple[str, T]]:
-        """Reads the files of frames in a folder, whatever kind of picture each is.
+        """Reads the files of frames in a folder, which may be of different picture formats.
 
         Args:
-            root: of the data set; folder: in it.
+            root: of the data set; folder: within it.
             names: of the frames.
-            read: reads one file.
-            suffixes: that a frame's file may have.
-            usual: the one that it should have.
-            needed: whether the lack of a frame's file is a fault.
+            read: function that reads one file.
+            suffixes: possible suffixes of a frame's file.
+            usual: the suffix to name for a missing file.
+            needed: whether a missing file of this frame is a fault.
 
         Returns:
-            Of each frame whose file can be read its path in the data set and what ``read`` makes of it.
+            For each frame whose file can be read, the file's path within the data set and the result of ``read``.
         """
         if not (root / folder).is_dir():
             self.add("missing", f"{folder}/", f"the folder of {len(names)} files")
@@ -179,7 +179,7 @@ class Found(Faults):
         return content
 
     def read_frames(self, root: Path, folder: str, names: Sequence[str], usual: str = ".jpg") -> Size | None:
-        """Reads the frames of a video; height and width of most of them, None if there are none."""
+        """Reads the frames of a video; returns the most common height and width, None without frames."""
         read = self.read_all(root, folder, names, frame_size, PICTURE_SUFFIXES, usual)
         size = Counter(size for _, size in read.values()).most_common(1)[0][0] if read else None
         for path, of_frame in read.values():
@@ -189,7 +189,7 @@ class Found(Faults):
         return size
 
     def note_turned(self, root: Path, path: str) -> None:
-        """Notes a picture that its EXIF orientation turns: where sizes stay, nothing else shows that masks are not."""
+        """Notes a picture that its EXIF orientation turns: its masks may not be turned, and sizes may not show it."""
         value = orientation(root / path)
         if value != 1:
             self.note(TURNED, f"{path} ({value})")
@@ -197,12 +197,12 @@ class Found(Faults):
 
 @dataclass(kw_only=True)
 class Report(Faults):
-    """All that was found.
+    """All findings of a check.
 
     Attributes:
-        counts: of each split what there is how often: ``{"train": {"videos": 3471, …}, …}``.
-        published: what the data set's authors count, in the same form.
-        notes: what is worth knowing and not wrong.
+        counts: numbers of videos, objects … in each split: ``{"train": {"videos": 3471, …}, …}``.
+        published: the numbers of the data set's authors, in the same form.
+        notes: observations that are worth knowing but no faults.
     """
 
     published: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
@@ -210,11 +210,11 @@ class Report(Faults):
     notes: list[str] = field(default_factory=list)
 
     def read(self, root: Path, loader: Callable[[], T]) -> T | None:
-        """What a loader makes of lists of the set; None, and a fault, where one is missing or not as documented."""
+        """The result of a loader of lists; None, and a fault, if a list is missing or not as documented."""
         try:
             return loader()
         except (FileNotFoundError, ValueError) as error:
-            # A loader may read several files, and begins its message with the one that is wrong.
+            # a loader may read several files; its message begins with the wrong one
             path = Path(str(error).partition(": ")[0])
             kind = "missing" if isinstance(error, FileNotFoundError) else "list"
             if path.is_relative_to(root):
@@ -224,7 +224,7 @@ class Report(Faults):
             return None
 
     def check_all(self, check: Callable[..., Found], jobs: Mapping[tuple, tuple], workers: int, unit: str) -> None:
-        """Adds what ``check(*arguments)`` finds of each job, in parallel. A job's key begins with its split."""
+        """Adds the findings of ``check(*arguments)`` for each job, in parallel. A job's key begins with its split."""
         options = dict(total=len(jobs), desc="check", unit=unit, prepare=single_threaded, prepare_with=(0,))
         found = run_jobs(check, jobs.items(), workers, **options)
         notes: Counter[tuple[str, str]] = Counter()
@@ -238,7 +238,7 @@ class Report(Faults):
             self.notes += [f"{split}: {n:,} {text}{example}"] * bool(n)
 
     def content(self) -> dict:
-        """All of it as plain data."""
+        """The report as plain data."""
         return {
             "ok": not self.faults,
             "counts": self.counts,
@@ -248,11 +248,11 @@ class Report(Faults):
         }
 
     def fix_list(self) -> list[str]:
-        """What to download again, sorted."""
+        """The paths to download again, sorted."""
         return sorted({path for fault in self.faults for path in fault.again})
 
     def summary(self, examples: int) -> str:
-        """All of it to read: what there is, then each kind of fault with its first examples and what to do."""
+        """The report as text: the counts, then each kind of fault with its first examples and the mend."""
         lines = [_counted(split, counts, self.published.get(split, {})) for split, counts in self.counts.items()]
         lines += [f"note: {note}" for note in self.notes]
         by_kind = defaultdict(list)
@@ -286,11 +286,11 @@ def said(error: Exception, path: Path) -> str:
 
 
 def pixels(size: Size) -> str:
-    """Height and width as one reads them."""
+    """A size as text: width x height."""
     return f"{size[1]}x{size[0]}"
 
 
 def frame_size(path: Path) -> Size:
-    """Height and width of a frame, all of which is read."""
+    """Height and width of a frame. The whole frame is decoded, so that damage is found."""
     height, width = read_frame(path).shape[1:]
     return height, width

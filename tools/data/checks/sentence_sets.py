@@ -1,4 +1,4 @@
-"""Checks of the data sets whose single frames have sentences: A2D-Sentences and JHMDB-Sentences."""
+"""Checks of A2D-Sentences and JHMDB-Sentences, whose sentences are about single annotated frames."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ PUBLISHED = {
     "a2d": {"train": {"videos": 3017}, "test": {"videos": 737}},
     "jhmdb": {"test": {"videos": 928, "samples": 2784}},
 }
-# Frames that are decoded at a time.
+# number of frames that are decoded together
 _TOGETHER = 32
 
 
 def _check_truth(report: Report, root: Path, data: Sentences, path: Path, image_ids: set[str]) -> set[str]:
-    """The ground truth must be of samples of the list, if it has been made or downloaded; the samples it leaves out."""
+    """Checks that the ground truth, if it is there, has only samples of the list; returns the samples that it lacks."""
     relative = path.relative_to(root).as_posix()
     command = f"python tools/data/make_sentences_annotations.py {data.name} {root}"
     if not path.is_file():
@@ -48,7 +48,7 @@ def _lacks(image_id: str) -> str:
 
 
 def check_a2d(root: Path, workers: int) -> Report:
-    """Checks A2D-Sentences: the original files, and the lists and the ground truth that are made of them."""
+    """Checks A2D-Sentences: the original files, and the lists and the ground truth made from them."""
     report = Report(published=PUBLISHED["a2d"])
     if not (root / "text_annotations").is_dir() and not any(a2d.list_path(root, s).is_file() for s in a2d.SPLITS):
         raise FileNotFoundError(f"{root}: there is no list of any split to check by; see docs/data.md")
@@ -86,7 +86,7 @@ def check_a2d(root: Path, workers: int) -> Report:
             jobs[split, video] = (root, mp4, video, videos.get(video, set()), dict(listed.get(video, {})))
     report.check_all(check_a2d_video, jobs, workers, unit="video")
     if raw:
-        # missed videos too have a clip
+        # missed videos, which have no annotation, have a clip, too
         known = a2d.read_subsets(root).keys() | {video for _, video in jobs}
         report.check_folder(root, a2d.masks_root(root).relative_to(root).as_posix(), lambda path: path.name in known)
         if clips:
@@ -102,10 +102,10 @@ def check_a2d_video(
 
     Args:
         root: folder of the data set.
-        mp4: the file, in the data set; None leaves it aside.
-        video: its name.
-        instances: those that its sentences mean.
-        listed: by frame, the instances that the list of samples names.
+        mp4: path of the video within the data set; None: do not check it.
+        video: name of the video.
+        instances: the instances that its sentences mean.
+        listed: the instances that the list of samples names, by frame.
     """
     found = Found()
     size, length = _check_mp4(found, root, mp4) if mp4 else (None, None)
@@ -151,7 +151,7 @@ def check_a2d_video(
 
 
 def _same_shape(size: tuple[int, int], other: tuple[int, int]) -> bool:
-    """Whether two sizes may be of one picture, scaled; what has other proportions would be distorted."""
+    """Whether two sizes have almost the same proportions, so that masks can be resized without distortion."""
     return abs(size[1] * other[0] / (size[0] * other[1]) - 1) < 0.05
 
 
@@ -160,7 +160,7 @@ def _is_mask(path: Path) -> bool:
 
 
 def _check_mp4(found: Found, root: Path, relative: str) -> tuple[tuple[int, int] | None, int | None]:
-    """Decodes every frame; height and width, and the number of frames, as far as they can be read."""
+    """Decodes every frame; returns height and width, and the number of frames, or None for what cannot be read."""
     path = root / relative
     size = length = None
     try:
@@ -214,7 +214,7 @@ def check_jhmdb_video(root: Path, samples: Sequence[jhmdb.Sample], lacking: Set[
     folder = first.frame_path.parent.relative_to(root).as_posix()
     length = max(s.length for s in samples)
     names = [f"{i:05d}" for i in range(1, length + 1)]
-    # the list counts the frames that have a mask; a video may go on
+    # the length in the list is the number of frames with a mask; a video may have more frames
     beyond = sorted({path.stem for path in (root / folder).glob("*") if _number(path.stem) > length})
     found.notes["frames lie past the last one with a mask and are not used"] += len(beyond)
     usual = found.read_frames(root, folder, names + beyond, first.frame_path.suffix)
@@ -238,7 +238,7 @@ def check_jhmdb_video(root: Path, samples: Sequence[jhmdb.Sample], lacking: Set[
     for sample in samples:
         if sample.frame <= len(masks) and not shown[sample.frame - 1]:
             found.add("no_pixels", relative, f"the person has no pixels in frame {sample.frame}", ())
-        # Evaluation leaves out what has no ground truth: right only where there is no mask to make it of.
+        # evaluation leaves out samples without ground truth, which is right only if they have no mask either
         if sample.frame <= len(masks) and sample.image_id in lacking:
             found.add("list", jhmdb.truth_path(root).relative_to(root).as_posix(), _lacks(sample.image_id))
     found.notes["samples lie past the last mask of their video and are not scored"] += sum(

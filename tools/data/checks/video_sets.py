@@ -31,7 +31,7 @@ PUBLISHED = {
 }
 
 
-# The folders of a data set and what lies in that of a split, here and in the originals.
+# Known folders of a data set, and known files and folders of a split, converted or original.
 _FOLDERS = {"train", "valid", "valid_u", "test", "meta_expressions", "DAVIS", "davis_text_annotations"}
 _PARTS = {"JPEGImages", "Annotations", "meta.json", "meta_expressions.json", "mask_dict.json"}
 _ARCHIVE = re.compile(r"\.(zip|tgz|tar(\.\w+)?)$")
@@ -39,7 +39,7 @@ _ARCHIVE = re.compile(r"\.(zip|tgz|tar(\.\w+)?)$")
 
 @dataclass
 class Split:
-    """A split while it is checked; what it has is added to the report.
+    """A split while it is checked; its findings are added to the report.
 
     Attributes:
         root: folder of the data set.
@@ -96,7 +96,7 @@ class Split:
         return entries
 
     def check_objects(self, entries: Mapping[str, dict]) -> None:
-        """Every expression must name what it means."""
+        """Adds a fault for every expression that does not name its objects."""
         for vid, entry in entries.items():
             for exp_id, expression in entry["expressions"].items():
                 problem = self.layout.object_problem(expression)
@@ -113,19 +113,19 @@ class Split:
         self.report.counts[self.name] = counts | ({"objects": objects} if objects else {})
 
     def check_folders(self, folder: str, listed_elsewhere: Iterable[str] = ()) -> None:
-        """Whatever lies among the folders of the videos must be one of them, if there is a list at all."""
+        """Adds a fault for everything beside the folders of listed videos, if there is a list."""
         known = self.listed.union(listed_elsewhere)
         if self.listed:
             self.report.check_folder(self.root, folder, lambda path: path.name in known)
 
 
 def _finish(root: Path, videos: list[Video], report: Report, workers: int) -> Report:
-    """Checks the videos of all splits, in parallel, and what lies about, and completes the report."""
+    """Checks the videos of all splits in parallel, then looks for unknown files, and completes the report."""
     if not report.counts:
         wrong = "".join(f"; {fault}" for fault in report.faults[:1])
         raise FileNotFoundError(f"{root}: there is no list of any split to check by{wrong}; see docs/data.md")
     report.check_all(check_video, {(video.split, video.name): (root, video) for video in videos}, workers, unit="video")
-    # A file beside the folders is nobody's mistake; a folder may be an archive in the wrong place.
+    # unknown files are allowed here; an unknown folder may be an archive that was unpacked in the wrong place
     report.check_folder(root, ".", lambda path: path.name in _FOLDERS or not path.is_dir())
     for split in ("train", "valid", "valid_u", "test"):
         report.check_folder(root, split, lambda path: path.name in _PARTS or bool(_ARCHIVE.search(path.name)))
@@ -192,7 +192,7 @@ def _label_map_videos(split: Split, entries: Mapping[str, dict]) -> list[Video]:
     if split.name == "train":
         meta = _read_meta(split)
         _check_categories(split, objects, meta)
-        # of YouTube-VOS some frames may have no masks, of DAVIS all have
+        # in YouTube-VOS some frames may have no masks, in DAVIS all frames have masks
         listed = _listed_frames(meta or {}, entries) if split.layout is ytvos.REF_YOUTUBE_VOS else None
     videos = [
         Video(
@@ -201,7 +201,7 @@ def _label_map_videos(split: Split, entries: Mapping[str, dict]) -> list[Video]:
             f"{split.frames}/{vid}",
             tuple(entry["frames"]),
             frozenset(objects[vid]),
-            # The masks of valid are with the server, unless the list says whose they are.
+            # the masks of valid are on the server only, unless the list names the objects
             LabelMaps(f"{split.name}/Annotations/{vid}", listed and listed[vid])
             if objects[vid] or split.name in split.layout.with_objects
             else None,
@@ -226,7 +226,7 @@ def _read_meta(split: Split) -> dict[str, dict] | None:
 
 
 def _listed_frames(meta: Mapping[str, object], videos: Iterable[str]) -> dict[str, dict[int, frozenset[str]]]:
-    """Of each video the frames that meta.json lists for each object, by its number."""
+    """For each video, the frames that meta.json lists for each object number."""
     listed: dict[str, dict[int, frozenset[str]]] = {}
     for vid in videos:
         listed[vid] = {}
@@ -238,7 +238,7 @@ def _listed_frames(meta: Mapping[str, object], videos: Iterable[str]) -> dict[st
 
 
 def _check_categories(split: Split, objects: Mapping[str, set[int]], known: Mapping[str, dict] | None) -> None:
-    """meta.json must have a known category of each object, if it is there at all."""
+    """Adds a fault for each object without a known category in meta.json, if there is a meta.json."""
     path = split.root / "train" / "meta.json"
     if known is None:
         return
@@ -255,7 +255,7 @@ def _check_categories(split: Split, objects: Mapping[str, set[int]], known: Mapp
 
 
 def _objects_of(entry: object) -> Iterator[tuple[str, dict]]:
-    """The objects of an entry of meta.json, as far as it is as documented."""
+    """The objects of an entry of meta.json, as far as the entry has the documented form."""
     objects = entry.get("objects") if isinstance(entry, dict) else None
     for number, of_object in objects.items() if isinstance(objects, dict) else ():
         if isinstance(of_object, dict):
@@ -263,7 +263,7 @@ def _objects_of(entry: object) -> Iterator[tuple[str, dict]]:
 
 
 def _categories_in(videos: Mapping[str, object]) -> Iterator[str]:
-    """Every category of meta.json, wherever its entries are as documented."""
+    """The categories in meta.json, of all entries that have the documented form."""
     for entry in videos.values():
         for _, of_object in _objects_of(entry):
             if isinstance(of_object.get("category"), str):
@@ -305,7 +305,7 @@ def _read_store(split: Split) -> mevis.MaskStore | None:
 
 
 def _rle_video(split: Split, vid: str, entry: dict, store: mevis.MaskStore | None) -> Video:
-    """A video of MeViS, after a check that the file of the masks has its annotations."""
+    """A video of MeViS, after a check that the file of masks has the video's annotations."""
     folder, frames = f"{split.frames}/{vid}", tuple(entry["frames"])
     if store is None:
         return Video(split.name, vid, folder, frames)
