@@ -25,7 +25,7 @@ from models.predictor import ASKED_TOGETHER, FrameAnswer, Predictor, Segmentatio
 from util.masks.coco import CATEGORY, encode_masks
 from util.masks.results import ANNOTATOR_ROOTS, holds_frames, is_complete, mask_name, write_label_png, write_mask_png
 from util.run import dist
-from util.run.aside import Aside, Stalled, take
+from util.run.daemon_threads import Aside, Stalled, take
 from util.run.gaps import Gaps
 from util.run.log import progress_bar
 from util.run.precision import autocast

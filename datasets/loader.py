@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 
 from datasets.base import TrainVideo
 from datasets.undelivered import SHARED_MEMORY, lacks_means, reasons
-from util.run.aside import Aside, Stalled
+from util.run.daemon_threads import Aside, Stalled
 from util.run.interrupt import Interrupted, ignore_in_worker
 from util.samples.structures import Batch
 
@@ -60,7 +60,7 @@ class TrainLoader(DataLoader):
         clips: number of clips of each data set in an epoch, over all ranks. The last batches are filled up beyond that.
             Where a weight is no whole number, the numbers of the sets vary around these, and their sum stays the same.
         sets: the training videos of each data set.
-        patience: seconds without any batch from any worker, after which :class:`util.run.aside.Stalled` is raised; 0:
+        patience: seconds without any batch from any worker, after which :class:`util.run.daemon_threads.Stalled` is raised; 0:
             none.
     """
 

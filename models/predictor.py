@@ -20,7 +20,7 @@ from models.postprocess import query_scores, resize_logits
 from models.proxyformer import ProxyFormer, VideoFeatures
 from models.windows import Waiting, Window, follow, window_bytes, window_sizes, windows
 from util.masks.box_ops import cxcywh_to_xyxy
-from util.run.aside import Aside, Stalled, take
+from util.run.daemon_threads import Aside, Stalled, take
 from util.run.interrupt import Interrupted
 from util.run.memory import free_bytes
 from util.run.precision import autocast

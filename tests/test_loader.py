@@ -31,7 +31,7 @@ from tests.commands import FORKS_TRAIN, Program
 from tests.helpers import ROOT
 from tests.runs import FLAGS, trainer
 from tests.tiny_model import EXPRESSIONS, tiny_model
-from util.run.aside import Stalled
+from util.run.daemon_threads import Stalled
 from util.weights import checkpoint
 from util.weights.saver import NEWEST
 
@@ -360,5 +360,7 @@ def test_frames_that_never_come_are_named_and_the_next_video_has_a_chance():
 
 
 def test_a_process_ends_although_a_read_hangs():
-    program = "import sys, time; from util.run.aside import Aside; Aside('x').submit(time.sleep, 60); sys.exit(7)"
+    program = (
+        "import sys, time; from util.run.daemon_threads import Aside; Aside('x').submit(time.sleep, 60); sys.exit(7)"
+    )
     assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, timeout=30).returncode == 7
