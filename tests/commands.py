@@ -24,18 +24,18 @@ from util.run import dist
 
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 FORKS_TRAIN = not torch.cuda.is_available()  # CUDA and autograd's threads for it do not survive a fork
-SECONDS = 300  # after which a program of a test is ended
+SECONDS = 300  # a program that takes longer is killed
 
 
 class Program:
-    """A program that runs beside the test. As a context it is ended, with all that it started, when the test leaves.
+    """A program that runs beside the test. At the end of a ``with`` block it is killed with all that it started.
 
-    Its process is a fork of this one, if it can be, which torch and transformers are imported in: a new process takes
-    eight seconds of CPU for that. The ranks of torch's launchers are forks as well.
+    Its process is a fork of the test's process where that is possible. A fork has torch and transformers imported
+    already; a new process takes eight seconds of CPU to import them. The ranks of torch's launchers are forks as well.
 
     Args:
-        words: a file of the repository, or ``-m`` and a module, and the arguments.
-        anew: starts a new process, as a user does, and lets a launcher start new ones.
+        words: a file of the repository and its arguments; or ``-m``, one of torch's launchers and its arguments.
+        anew: starts a new process, as a user does. A launcher then starts new processes, too.
     """
 
     def __init__(self, *words: object, anew: bool = False) -> None:
@@ -121,7 +121,7 @@ def _after_fork() -> None:
 
 
 def _become(command: list[str], out: int, err: int, anew: bool) -> None:
-    """Of a fork: runs the program, which prints into the files of these numbers, and ends."""
+    """In a fork: runs the program, whose output goes into the files of these numbers, and ends the process."""
     code = 1
     try:
         _after_fork()

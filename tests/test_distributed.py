@@ -31,7 +31,7 @@ from util.weights.saver import NEWEST
 
 CPU = torch.device("cpu")
 STEPS = 3
-# per quantity, of float32 and of float64
+# of each loss, gradient and weight
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-9}
 PLAIN = ("", "--fsdp")
 # of one stage of the CMIE, since each block of it takes seconds to compile
@@ -40,13 +40,13 @@ WAYS = [(dtype, how) for dtype in TOLERANCE for how in PLAIN] + [(torch.float32,
 
 
 def batch_of(step: int, *samples: int) -> Batch:
-    """Samples that weigh differently: of the second an object is absent from most frames."""
+    """Samples of different weight: in the second one an object is absent from most frames."""
     clips = [random_clip(i, [random_target(10 * step + i, absent=range(2 * i))]) for i in samples]
     return collate(clips)
 
 
 def train(dtype: torch.dtype, batches: list[list[Batch]], *flags: str) -> dict[str, list]:
-    """Losses, gradients and weights after each of the steps, whose micro-batches are given."""
+    """Trains one step on each list of micro-batches; returns losses, gradients and weights after each step."""
     args = tiny_args(*flags)
     # of other ranks, the weights are not used
     model = tiny_model(seed=dist.rank(), enc_layers=args.enc_layers).to(dtype).train()
@@ -104,7 +104,7 @@ def two_ranks(tmp_path_factory) -> list[dict]:
 
 @pytest.mark.parametrize(("dtype", "how"), WAYS)
 def test_two_ranks_train_as_one_with_both_samples(two_ranks, dtype, how):
-    layers = how.split()[2:]  # without what is compared
+    layers = how.split()[2:]  # the flags that both runs have
     together = train(dtype, [[batch_of(step, 0, 1)] for step in range(STEPS)], *layers)
     assert all(terms["loss_jsc"] > 0 for terms in together["terms"])
     for rank in two_ranks:
@@ -115,7 +115,7 @@ def test_two_ranks_train_as_one_with_both_samples(two_ranks, dtype, how):
 
 @pytest.mark.parametrize("dtype", list(TOLERANCE))
 def test_two_micro_batches_train_as_one_batch(dtype):
-    """But for the JSC loss, whose negatives come from one micro-batch."""
+    """Without the JSC loss, whose negatives come from one micro-batch."""
     flags = ("--jsc_loss_coef", "0")
     together = train(dtype, [[batch_of(step, 0, 1)] for step in range(STEPS)], *flags)
     apart = train(dtype, [[batch_of(step, 0), batch_of(step, 1)] for step in range(STEPS)], *flags)
@@ -187,7 +187,7 @@ def score_rank(_: int, root: str, folder: str) -> None:
 
 
 def rank_without_space(rank: int, root: str, folder: str) -> None:
-    """Of two runs, in which rank 0 and then rank 1 cannot write masks of the first epoch."""
+    """Two runs: in the one rank 0 cannot write the masks of the first epoch, in the other rank 1."""
     real = engine.write_mask_png
     for lacking in (0, 1):
         flags = [*DIVIDED.split(), "--holdout", 3, "--epochs", 2, "--warmup_steps", 0]

@@ -1,6 +1,6 @@
-"""Runs of two processes: under several launchers, ended before their time, and what they go on from.
+"""Runs of two processes are ended early under several launchers, go on, and end as a run that was never ended.
 
-Those of one process are in tests/test_training.py.
+Runs of one process are in tests/test_training.py.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tests.helpers import ROOT
 from tests.runs import log
 from tools.data.make_synthetic import generate
 
-# dropout on, and a batch norm that is trained: both would show a state that was not kept
+# with dropout and a trained batch norm, whose results differ where a part of the state is lost
 NETWORK = """
     --binary --backbone tsm_resnet10_half --hidden_dim 16 --nheads 2 --mask_dim 8 --enc_layers 1 --num_queries 2
     --dropout 0.2 --train_sizes 32 48 --eval_size 48 --max_size 80 --batch_size 1 --num_frames 2 --seed 3
@@ -60,7 +60,7 @@ def options(tmp_path_factory) -> list:
 def whole(options, tmp_path_factory) -> Path:
     """The folder of a run without interruption, of new processes as a user starts them.
 
-    The older launcher hands the rank over as torchrun does, if asked.
+    With ``--use_env`` the older launcher hands over the rank as torchrun does.
     """
     folder = tmp_path_factory.mktemp("whole") / "run"
     launcher = ("-m", "torch.distributed.launch", "--use_env", "--nproc_per_node", 2)
@@ -149,15 +149,15 @@ cli.run(lambda: inference_ytvos.run_inference(inference_ytvos.parse_args(), infe
 
 
 def finished(results: Path) -> dict[Path, int]:
-    """When each mask was written, of the expressions that have one of all six frames."""
+    """When each mask was written, of the expressions that have masks of all six frames."""
     folders = [folder for folder in results.glob("Annotations/*/*") if len(list(folder.glob("[!.]*.png"))) == 6]
     return {path: path.stat().st_mtime_ns for folder in folders for path in folder.glob("[!.]*.png")}
 
 
 @pytest.mark.parametrize("restarts", [0, 1])
 def test_an_inference_survives_a_killed_rank(options, whole, tmp_path, restarts):
-    """Started again, by torchrun or by the user, it keeps what is done, does what is left, and packs what one process
-    packs. Masks are written slowly, so that the rank is killed while there is something of both."""
+    """Started again, by torchrun or by the user, it keeps finished masks, computes the others, and packs the same zip
+    as one process. Masks are written slowly, so that some are finished and some are not when the rank is killed."""
     program, root = "inference_ytvos.py", options[options.index("--ytvos_path") + 1]
     words = ["--resume", whole / "checkpoint.pth", "--ytvos_path", root, "--split", "train", "--allow_trained"]
     words += ["--device", "cpu", "--output_dir"]

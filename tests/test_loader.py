@@ -97,11 +97,18 @@ def test_reading_that_hangs_ends_with_what_may_be_done(workers):
     assert all((mend in said) == (workers > 0) for mend in mends)
 
 
-def test_workers_that_hang_are_ended(monkeypatch):
-    batches = loader(hang)
+def die(index: int) -> None:
+    if index == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.parametrize(("work", "error"), [(hang, Stalled), (die, WorkerDied)])
+def test_workers_that_hang_or_are_left_over_are_ended(monkeypatch, work, error):
+    batches = loader(work, length=2)
     processes = []
     monkeypatch.setattr(TrainLoader, "forget_workers", lambda self: processes.extend(self._iterator._workers))
-    said_by(batches)
+    with pytest.raises(error):
+        list(batches)
     assert len(processes) == 2 and gone(processes)
 
 
@@ -222,7 +229,7 @@ def test_full_shared_memory_is_the_reason_where_it_is_full(monkeypatch):
 
 @needs_forks
 def test_docker_with_little_shared_memory(tmp_path):
-    """Measured before: no batch ever, and no end."""
+    """Without the error no batch would ever come, and the run would never end."""
     said = tmp_path / "said"
     child = multiprocessing.get_context("fork").Process(target=with_little_shared_memory, args=(said,))
     child.start()

@@ -63,7 +63,7 @@ def whole(request, ytvos_root, tmp_path_factory) -> tuple[Path, list[str]]:
     ("step", "number"), [(1, signal.SIGTERM), (2, signal.SIGINT), (-1, signal.SIGHUP), (0, signal.SIGUSR1)]
 )
 def test_an_interrupted_run_ends_as_one_without_interruption(ytvos_root, whole, tmp_path, monkeypatch, step, number):
-    """Within the first epoch, and at the end of it (-1, 0 being the first step of the second)."""
+    """The signal comes within the first epoch, in its last step (-1), or in the first step of the second epoch (0)."""
     folder, flags = whole
     first = trainer(ytvos_root, tmp_path / "run", *flags)
     sent = {-1: first.steps, 0: first.steps + 1}.get(step, step)
@@ -80,7 +80,7 @@ def test_an_interrupted_run_ends_as_one_without_interruption(ytvos_root, whole, 
 
 
 def die_in_the_third_step(root: Path, folder: Path, flags: list[str]) -> None:
-    """Of a forked process: it has what is imported, and no threads."""
+    """What the forked process does; it has none of the threads of its parent."""
     signal.alarm(120)
     torch.set_num_threads(1)
     run = trainer(root, folder, *flags, "--save_every", 1, "--keep", 9)
