@@ -25,7 +25,7 @@ from models.predictor import ASKED_TOGETHER, FrameAnswer, Predictor, Segmentatio
 from util.masks.coco import CATEGORY, encode_masks
 from util.masks.results import ANNOTATOR_ROOTS, holds_frames, is_complete, mask_name, write_label_png, write_mask_png
 from util.run import dist
-from util.run.daemon_threads import Aside, Stalled, take
+from util.run.daemon_threads import DaemonThreads, Stalled, take
 from util.run.gaps import Gaps
 from util.run.log import progress_bar
 from util.run.precision import autocast
@@ -94,7 +94,7 @@ def train_step(
     scaler.unscale_(optimizer)
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     norm = nn.utils.clip_grad_norm_(parameters, clip_max_norm or math.inf)
-    norm = dist.whole(norm).item()
+    norm = dist.unsharded(norm).item()
     (bad_loss,) = dist.any_rank(not math.isfinite(sums["loss"]), device=device)
     if bad_loss or not math.isfinite(norm):  # both are the same on all ranks
         for value, old in zip(statistics, before, strict=True):
@@ -294,7 +294,7 @@ def read_ahead(
     Raises Stalled where no clip arrives for ``patience`` seconds, unless ``patience`` is 0.
     """
     gaps = gaps or Gaps(strict=True)
-    reader, waiting = Aside("clips", threads=ahead), deque()
+    reader, waiting = DaemonThreads("clips", threads=ahead), deque()
     try:
         for clip in clips:
             waiting.append((clip, reader.submit(clip.read)))

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 
 from datasets.base import TrainVideo
 from datasets.undelivered import SHARED_MEMORY, lacks_means, reasons
-from util.run.daemon_threads import Aside, Stalled
+from util.run.daemon_threads import DaemonThreads, Stalled
 from util.run.interrupt import Interrupted, ignore_in_worker
 from util.samples.structures import Batch
 
@@ -60,8 +60,7 @@ class TrainLoader(DataLoader):
         clips: number of clips of each data set in an epoch, over all ranks. The last batches are filled up beyond that.
             Where a weight is no whole number, the numbers of the sets vary around these, and their sum stays the same.
         sets: the training videos of each data set.
-        patience: seconds without any batch from any worker, after which :class:`util.run.daemon_threads.Stalled` is raised; 0:
-            none.
+        patience: seconds without any batch from any worker, after which :class:`Stalled` is raised; 0: no limit.
     """
 
     clips: dict[str, int]
@@ -69,7 +68,7 @@ class TrainLoader(DataLoader):
     patience: float = 120.0
 
     def __iter__(self) -> Iterator[Batch]:
-        aside = Aside("batches")
+        reader = DaemonThreads("batches")
         batches = self._iterator  # torch keeps persistent workers here
         try:
             if batches is None:
@@ -78,9 +77,9 @@ class TrainLoader(DataLoader):
                 if threading.current_thread() is threading.main_thread():
                     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             else:
-                self._await(aside.submit(super().__iter__), batches)
+                self._await(reader.submit(super().__iter__), batches)
             while True:
-                found = [self._await(aside.submit(next, batches, _END), batches)]
+                found = [self._await(reader.submit(next, batches, _END), batches)]
                 if found[0] is _END:
                     return
                 yield found.pop()  # no reference here keeps it in memory

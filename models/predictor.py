@@ -20,7 +20,7 @@ from models.postprocess import query_scores, resize_logits
 from models.proxyformer import ProxyFormer, VideoFeatures
 from models.windows import Waiting, Window, follow, window_bytes, window_sizes, windows
 from util.masks.box_ops import cxcywh_to_xyxy
-from util.run.daemon_threads import Aside, Stalled, take
+from util.run.daemon_threads import DaemonThreads, Stalled, take
 from util.run.interrupt import Interrupted
 from util.run.memory import free_bytes
 from util.run.precision import autocast
@@ -133,7 +133,7 @@ class Predictor:
         self.threshold = torch.tensor(threshold).logit().item()
         self._granted = 0  # the most bytes that a window has needed so far
         self.patience = patience
-        self._reader = Aside("frames")
+        self._reader = DaemonThreads("frames")
         self._ahead: tuple[Frames, Future] | None = None  # a video, and the reading of its first window
 
     def announce(self, texts: Iterable[tuple[str, str]]) -> None:
@@ -269,7 +269,7 @@ class Predictor:
                     self._ahead = following, self._reader.submit(self._read, following, window)
                 yield span, frames
         except (Stalled, Interrupted):
-            self._reader, coming = Aside("frames"), None  # the old reader may hang for ever
+            self._reader, coming = DaemonThreads("frames"), None  # the old reader may hang for ever
             raise
         finally:
             if coming:

@@ -122,7 +122,7 @@ class Trainer:
         self.scaler.load_state_dict(saved["scaler"])
         if self.average:
             own = self.average.values
-            self.average.values = {name: dist.divided_like(saved["average"][name], own[name]) for name in own}
+            self.average.values = {name: dist.sharded_like(saved["average"][name], own[name]) for name in own}
         # a best score counts only while its weights are in the folder
         self.best = saved["best"] if (self.settings.output_dir / BEST).is_file() else None
         mine = saved["ranks"][dist.rank()]
@@ -303,7 +303,7 @@ class Trainer:
     def model_to_score(self) -> ProxyFormer:
         """A copy of the model with its weights, or their average. Every rank has a whole copy."""
         if self.settings.fsdp:
-            state = dist.whole(self.average.values if self.average else self.model.state_dict())
+            state = dist.unsharded(self.average.values if self.average else self.model.state_dict())
             with torch.random.fork_rng(devices=[]):  # building a model draws random numbers
                 return models.restore_model({"model": state, **self.description}, "this run")[0]
         model = copy.deepcopy(self.model)
@@ -394,7 +394,7 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "average": self.average.values if self.average else None,
         }
-        weights = dist.whole(weights, everywhere=False)
+        weights = dist.unsharded(weights, everywhere=False)
         if not dist.is_main():
             return
         self.log.flush()

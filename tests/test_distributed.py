@@ -51,7 +51,7 @@ def train(dtype: torch.dtype, batches: list[list[Batch]], *flags: str) -> dict[s
     # of other ranks, the weights are not used
     model = tiny_model(seed=dist.rank(), enc_layers=args.enc_layers).to(dtype).train()
     models.prepare_model(args, model, CPU)
-    first = [dist.whole(p.detach()).clone() for p in model.parameters()]  # of which an average may be made
+    first = [dist.unsharded(p.detach()).clone() for p in model.parameters()]  # of which an average may be made
     wrapped = model if args.fsdp else prepare.replicate(model, CPU)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     seen: dict[str, list] = {"loss": [], "gradients": [], "weights": [first], "terms": []}
@@ -72,8 +72,8 @@ def train(dtype: torch.dtype, batches: list[list[Batch]], *flags: str) -> dict[s
         loss = dist.total(torch.tensor(step.terms["loss"], dtype=torch.float64)) / dist.world_size()
         seen["loss"].append(loss)
         seen["terms"].append(step.terms)
-        seen["gradients"].append([dist.whole(p.grad).clone() for p in model.parameters() if p.grad is not None])
-        seen["weights"].append([dist.whole(p.detach()).clone() for p in model.parameters()])
+        seen["gradients"].append([dist.unsharded(p.grad).clone() for p in model.parameters() if p.grad is not None])
+        seen["weights"].append([dist.unsharded(p.detach()).clone() for p in model.parameters()])
     return seen
 
 

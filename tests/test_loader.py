@@ -367,7 +367,6 @@ def test_frames_that_never_come_are_named_and_the_next_video_has_a_chance():
 
 
 def test_a_process_ends_although_a_read_hangs():
-    program = (
-        "import sys, time; from util.run.daemon_threads import Aside; Aside('x').submit(time.sleep, 60); sys.exit(7)"
-    )
+    program = "import sys, time; from util.run.daemon_threads import DaemonThreads as Threads; "
+    program += "Threads('x').submit(time.sleep, 60); sys.exit(7)"
     assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, timeout=30).returncode == 7

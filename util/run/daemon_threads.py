@@ -23,7 +23,7 @@ class Stalled(OSError):
     """A read takes too long, as from a file system that hangs."""
 
 
-class Aside:
+class DaemonThreads:
     """Runs jobs in daemon threads, in the order in which they are submitted.
 
     A process can end while one of these threads hangs; threads of ``concurrent.futures`` would keep it waiting.

@@ -123,7 +123,7 @@ def copy_from_main(state: dict[str, Tensor]) -> None:
         dist.broadcast(value, 0)
 
 
-def whole(state: Any, *, everywhere: bool = True) -> Any:
+def unsharded(state: Any, *, everywhere: bool = True) -> Any:
     """Nested plain data whose sharded tensors are put together on the CPU. All ranks must call it.
 
     Args:
@@ -133,13 +133,13 @@ def whole(state: Any, *, everywhere: bool = True) -> Any:
         value = state.full_tensor()  # one tensor at a time, because the device may lack the memory for all
         return value.cpu() if everywhere or is_main() else None
     if isinstance(state, dict):
-        return {key: whole(value, everywhere=everywhere) for key, value in state.items()}
+        return {key: unsharded(value, everywhere=everywhere) for key, value in state.items()}
     if isinstance(state, list | tuple):
-        return type(state)(whole(value, everywhere=everywhere) for value in state)
+        return type(state)(unsharded(value, everywhere=everywhere) for value in state)
     return state
 
 
-def divided_like(value: Tensor, other: Tensor) -> Tensor:
+def sharded_like(value: Tensor, other: Tensor) -> Tensor:
     """A whole tensor, which every rank has, sharded like ``other`` and on its device."""
     value = value.to(other.device)
     if isinstance(other, DTensor):

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from util.run.dist import divided_like
+from util.run.dist import sharded_like
 
 
 def parameter_groups(model: nn.Module, *, lr: float, lr_backbone: float, lr_text_encoder: float) -> list[dict]:
@@ -60,7 +60,7 @@ def load_state(optimizer: torch.optim.Optimizer, state: dict) -> None:
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
 
     def placed(value: Tensor, parameter: Tensor) -> Tensor:
-        return divided_like(value, parameter) if value.shape == parameter.shape else value
+        return sharded_like(value, parameter) if value.shape == parameter.shape else value
 
     of_parameters = {
         i: {name: placed(value, parameters[i]) for name, value in values.items()}
