@@ -69,7 +69,7 @@ def test_samples_must_agree(truth, message):
 
 
 def test_nothing_to_score():
-    with pytest.raises(ValueError, match="not one sample"):
+    with pytest.raises(ValueError, match="no sample"):
         score_boxes({}, [])
 
 

@@ -323,10 +323,10 @@ def test_an_average_of_torch_has_a_counter_beside_its_weights(tmp_path):
     ("change", "complaint"),
     [
         (lambda s: s | {"module.stranger": torch.zeros(1)}, "not of this model: stranger"),
-        (lambda s: s | {"stranger": torch.zeros(1)}, "begin with module. but .* not of this model: stranger$"),
+        (lambda s: s | {"stranger": torch.zeros(1)}, "begin with module. except .* not of this model: stranger$"),
         (lambda s: {k: v for k, v in s.items() if k != "module.bn1.bias"}, "missing: bn1.bias$"),
         (lambda s: s | {"module.bn1.bias": torch.zeros(7)}, r"of another shape: bn1.bias \(7,\), not \(64,\)"),
-        (lambda s: s | {"bn1.bias": torch.zeros(64)}, "begin with module. but .*: bn1.bias$"),
+        (lambda s: s | {"bn1.bias": torch.zeros(64)}, "begin with module. except .*: bn1.bias$"),
         (
             lambda s: s | {"module._orig_mod.bn1.bias": torch.zeros(64)},
             "module.bn1.bias is doubled: module.bn1.bias and module._orig_mod.bn1.bias",
