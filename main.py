@@ -151,7 +151,7 @@ def build_parts(args: argparse.Namespace, saved: dict | None, accumulate: int, d
     """The parts of a run; the model has the weights of ``saved`` if there is a checkpoint."""
     loader = datasets.build_train_loader(args, dist.rank(), dist.world_size(), accumulate)
     classes = datasets.num_classes(args)
-    model = models.restore_model(saved, args.resume, to_train=True)[0] if saved else models.build_model(args, classes)
+    model = models.restore_model(saved, args.resume, to_train=True) if saved else models.build_model(args, classes)
     model.text_encoder.announce(training_texts(loader.sets), args.long_text)
     steps = len(loader) // accumulate
     if args.warmup_steps >= steps * args.epochs:
@@ -200,7 +200,7 @@ def evaluate(args: argparse.Namespace, saved: dict, device: torch.device) -> int
     split = datasets.eval_set(args, datasets.eval_split(args, trained))
     if not args.allow_trained and datasets.may_be_trained_on(args.dataset_file, trained):
         datasets.refuse_trained(split.split, args.holdout, saved["options"]["holdout"])
-    model, _ = models.restore_model(saved, args.resume)
+    model = models.restore_model(saved, args.resume)
     settings = models.predictor_settings(args, amp=models.settled_amp(args.amp, device))
     predictor = models.inference_predictor(model, settings, device)
     gaps = Gaps(args.strict)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -18,6 +18,7 @@ from datasets.loader import TrainLoader, set_up_worker
 from datasets.samplers import ShapeBatchSampler
 from datasets.transforms import TrainTransform
 from util.masks.coco import Truth, read_ground_truth
+from util.options.inference import InferenceOptions
 from util.run.gaps import Gaps
 
 
@@ -246,6 +247,27 @@ def eval_set(
         getattr(args, "annotations", None),  # earlier versions did not have these options
         getattr(args, "expressions", None),
     )
+
+
+def asked_set(trained: Mapping[str, object], asked: InferenceOptions, name: str) -> EvalSet:
+    """The split that an inference script segments.
+
+    Args:
+        trained: the options in the checkpoint, by name.
+        asked: the options given on the command line, which win over those of the training.
+        name: of the data set.
+
+    Raises:
+        ValueError: the checkpoint was trained on the split.
+    """
+    args = argparse.Namespace(**trained)
+    holdout = args.holdout if asked.holdout is None else asked.holdout
+    if not may_be_trained_on(name, args.dataset_file):
+        # the hold-out of the training is one of another data set
+        holdout = asked.holdout or 0
+    elif not asked.allow_trained:
+        refuse_trained(asked.split, holdout, args.holdout)
+    return eval_set(args, asked.split, name=name, root=asked.data_path, holdout=holdout)
 
 
 def eval_split(args: argparse.Namespace, trained: str) -> str:

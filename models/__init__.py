@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -16,6 +17,8 @@ from models.matcher import LossWeights, TrajectoryMatcher
 from models.predictor import Predictor, PredictorSettings
 from models.proxyformer import ProxyFormer
 from models.text_encoder import TextEncoder
+from models.windows import window_sizes
+from util.options.inference import InferenceOptions
 from util.run import dist, optim
 from util.run.memory import keep_large_buffers
 from util.run.precision import AMP, amp_dtype, inference_amp
@@ -26,6 +29,7 @@ __all__ = [
     "Predictor",
     "PredictorSettings",
     "ProxyFormer",
+    "asked_settings",
     "assemble",
     "build_criterion",
     "build_model",
@@ -132,8 +136,8 @@ def build_criterion(args: argparse.Namespace) -> Criterion:
     )
 
 
-def restore_model(saved: dict, source: str | Path, *, to_train: bool = False) -> tuple[ProxyFormer, argparse.Namespace]:
-    """The model in the content of a checkpoint, and the options it was trained with. No other file is needed.
+def restore_model(saved: dict, source: str | Path, *, to_train: bool = False) -> ProxyFormer:
+    """The model in the content of a checkpoint. No other file is needed.
 
     It gets the averaged weights if the checkpoint has some, or with ``to_train`` those of the last step.
 
@@ -145,7 +149,7 @@ def restore_model(saved: dict, source: str | Path, *, to_train: bool = False) ->
     text_encoder = TextEncoder.from_description(saved["text_encoder"], frozen=args.freeze_text_encoder)
     model = assemble(args, saved["num_classes"], text_encoder)
     checkpoint.load_weights(model, saved["model"] if to_train else checkpoint.best_weights(saved), source)
-    return model, args
+    return model
 
 
 def predictor_settings(args: argparse.Namespace, **given: int | str | None) -> PredictorSettings:
@@ -162,6 +166,30 @@ def predictor_settings(args: argparse.Namespace, **given: int | str | None) -> P
         patience=args.loader_timeout,
     )
     return PredictorSettings(**of_options | _given(given))
+
+
+def asked_settings(trained: Mapping[str, object], asked: InferenceOptions, device: torch.device) -> PredictorSettings:
+    """The settings of an inference script's predictor, the same on all ranks; all ranks must call it.
+
+    Args:
+        trained: the options in the checkpoint, by name.
+        asked: the options given on the command line, which win over those of the training.
+
+    Raises:
+        ValueError: the windows are impossible.
+    """
+    args = argparse.Namespace(**trained)
+    window, overlap = window_sizes(asked.window, asked.overlap)
+    return predictor_settings(
+        args,
+        eval_size=asked.eval_size,
+        max_size=asked.max_size,
+        amp=settled_amp(asked.amp or inference_amp(args.amp), device),
+        window=window,
+        overlap=overlap,
+        long_text=asked.long_text,
+        patience=asked.loader_timeout,
+    )
 
 
 def settled_amp(amp: str, device: torch.device) -> str:
@@ -267,7 +295,8 @@ def load_with_options(
     device = dist.device_of(device)
     if device.type == "cpu":
         keep_large_buffers()
-    model, args = restore_model(checkpoint.load(path), path)
+    saved = upgraded(checkpoint.load(path), path)
+    model, args = restore_model(saved, path), argparse.Namespace(**saved["options"])
     trained_in = inference_amp(args.amp)
     # no time limit: reading a long film may take long
     settings = predictor_settings(args, **{"amp": trained_in, "patience": 0} | _given(asked))

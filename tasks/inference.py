@@ -16,7 +16,6 @@ from datasets.base import VideoEntry
 from datasets.texts import asked_texts, digests
 from engine import predict_split
 from models import PredictorSettings, ProxyFormer
-from models.windows import window_sizes
 from opts import OF_TRAINING, differing
 from tasks.scoring import record
 from util.masks.results import RESULTS_ROOT, Results, claim_results, mask_name
@@ -27,7 +26,6 @@ from util.run.cli import INCOMPLETE
 from util.run.gaps import Gaps, named
 from util.run.log import progress_bar
 from util.run.memory import keep_large_buffers
-from util.run.precision import inference_amp
 from util.video.visualize import PALETTE, overlay, write_video
 from util.weights import checkpoint
 
@@ -70,30 +68,14 @@ def restore(
     Raises:
         ValueError: the checkpoint was trained on the split, is of another model than the options say, or is damaged.
     """
-    model, trained = models.restore_model(checkpoint.load(asked.resume), asked.resume)
-    if contradiction := differing(asked.model, vars(trained), asked.model.keys() - OF_TRAINING):
+    saved = models.upgraded(checkpoint.load(asked.resume), asked.resume)
+    model, trained = models.restore_model(saved, asked.resume), saved["options"]
+    if contradiction := differing(asked.model, trained, asked.model.keys() - OF_TRAINING):
         raise ValueError(
             f"--resume {asked.resume} is another model: {contradiction}. Leave these flags out; the checkpoint knows"
         )
-    holdout = trained.holdout if asked.holdout is None else asked.holdout
-    if not datasets.may_be_trained_on(dataset_file, trained.dataset_file):
-        # the hold-out of the training is one of another data set
-        holdout = asked.holdout or 0
-    elif not asked.allow_trained:
-        datasets.refuse_trained(asked.split, holdout, trained.holdout)
-    split = datasets.eval_set(trained, asked.split, name=dataset_file, root=asked.data_path, holdout=holdout)
-    window, overlap = window_sizes(asked.window, asked.overlap)
-    settings = models.predictor_settings(
-        trained,
-        eval_size=asked.eval_size,
-        max_size=asked.max_size,
-        amp=models.settled_amp(asked.amp or inference_amp(trained.amp), device),
-        window=window,
-        overlap=overlap,
-        long_text=asked.long_text,
-        patience=asked.loader_timeout,
-    )
-    return model, split, settings
+    split = datasets.asked_set(trained, asked, dataset_file)
+    return model, split, models.asked_settings(trained, asked, device)
 
 
 def claim(

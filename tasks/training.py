@@ -269,8 +269,7 @@ class Trainer:
 
         Returns:
             On rank 0 the score. None on other ranks, and where scoring fails, for example on a full disk: a warning
-                says
-            so, and training goes on.
+            says so, and training goes on.
         """
         score = None
         try:
@@ -305,7 +304,7 @@ class Trainer:
         if self.settings.fsdp:
             state = dist.unsharded(self.average.values if self.average else self.model.state_dict())
             with torch.random.fork_rng(devices=[]):  # building a model draws random numbers
-                return models.restore_model({"model": state, **self.description}, "this run")[0]
+                return models.restore_model({"model": state, **self.description}, "this run")
         model = copy.deepcopy(self.model)
         if self.average:
             model.load_state_dict(self.average.values)

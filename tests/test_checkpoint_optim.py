@@ -151,8 +151,9 @@ def restored(path, *flags: str):
 @pytest.mark.parametrize("flags", ["", "--token_stride 16 --mask_decoder cross_modal --freeze_text_encoder --amp bf16"])
 def test_a_checkpoint_alone_rebuilds_the_model_and_its_predictor(tmp_path, flags):
     model, args = saved_model(tmp_path / "c.pth", *flags.split(), "--eval_size", "40", num_classes=3)
-    rebuilt, options = models.restore_model(checkpoint.load(tmp_path / "c.pth"), "c.pth")
-    assert vars(options) == vars(args) and rebuilt.text_encoder.frozen == args.freeze_text_encoder
+    saved = checkpoint.load(tmp_path / "c.pth")
+    rebuilt = models.restore_model(saved, "c.pth")
+    assert saved["options"] == vars(args) and rebuilt.text_encoder.frozen == args.freeze_text_encoder
     video = torch.randn(1, 2, 3, 50, 70)
     outputs = [m.eval()(video, [EXPRESSIONS[0]]).final for m in (model, rebuilt)]
     assert torch.equal(outputs[0].masks, outputs[1].masks) and torch.equal(outputs[0].logits, outputs[1].logits)
@@ -164,8 +165,8 @@ def test_a_checkpoint_alone_rebuilds_the_model_and_its_predictor(tmp_path, flags
 def test_a_checkpoint_knows_the_form_of_its_texts(form, tmp_path):
     model, _ = saved_model(tmp_path / "c.pth", "--text_form", form)
     saved = checkpoint.load(tmp_path / "c.pth")
-    rebuilt, options = models.restore_model(saved, "c.pth")
-    assert model.text_encoder.form == rebuilt.text_encoder.form == options.text_form == form
+    rebuilt = models.restore_model(saved, "c.pth")
+    assert model.text_encoder.form == rebuilt.text_encoder.form == saved["options"]["text_form"] == form
     assert models.load_predictor(tmp_path / "c.pth", "cpu").model.text_encoder.form == form
     assert restored(tmp_path / "c.pth", "--text_form", form)[0].text_encoder.form == form
     with pytest.raises(ValueError, match=f"--text_form is {form} there"):
@@ -178,7 +179,7 @@ def test_a_checkpoint_of_before_has_the_clean_form(tmp_path, monkeypatch):
     for name in ("text_form", "long_text"):
         del saved["options"][name]
     checkpoint.save(tmp_path / "old.pth", {k: v for k, v in saved.items() if k != "format"})
-    assert models.restore_model(saved, "old.pth")[0].text_encoder.form == "clean"
+    assert models.restore_model(saved, "old.pth").text_encoder.form == "clean"
     predictor = models.load_predictor(tmp_path / "old.pth", "cpu", long_text="refuse")
     assert (predictor.model.text_encoder.form, predictor.long_text) == ("clean", "refuse")
     assert restored(tmp_path / "old.pth", "--text_form", "clean")[0].text_encoder.form == "clean"
@@ -232,8 +233,9 @@ def test_exported_weights_predict_as_the_checkpoint_does(tmp_path):
     model, args = saved_model(tmp_path / "c.pth")
     checkpoint.export(tmp_path / "w.safetensors", checkpoint.load(tmp_path / "c.pth"), torch.float32)
     (tmp_path / "c.pth").unlink()
-    rebuilt, options = models.restore_model(checkpoint.load(tmp_path / "w.safetensors"), "w")
-    assert vars(options) == vars(args)
+    saved = checkpoint.load(tmp_path / "w.safetensors")
+    rebuilt = models.restore_model(saved, "w")
+    assert saved["options"] == vars(args)
     assert all(torch.equal(v, rebuilt.state_dict()[k]) for k, v in model.state_dict().items())
 
 

@@ -126,9 +126,33 @@ def _own_files(path: str, source: str) -> set[str]:
 
 
 def _reads_options(source: str) -> bool:
-    """Whether a file parses command lines or takes values from an ``args``."""
-    uses = (node.value for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Attribute))
-    return "argparse" in _imports(source) or any(isinstance(v, ast.Name) and v.id in ("args", "options") for v in uses)
+    """Whether a file parses command lines, takes values from an ``args`` or hands it on, or calls a function of the
+    builders that has to do with one, under whatever name."""
+    nodes = list(ast.walk(ast.parse(source)))
+    used = [node.value for node in nodes if isinstance(node, ast.Attribute)]
+    for call in (node for node in nodes if isinstance(node, ast.Call)):
+        used += [*call.args, *(keyword.value for keyword in call.keywords if keyword.arg)]
+    named = {ast.unparse(node) for node in nodes if isinstance(node, ast.Attribute)} | _modules(source)
+    return (
+        "argparse" in _imports(source)
+        or any(isinstance(value, ast.Name) and value.id in ("args", "options") for value in used)
+        or bool(named & OF_BUILDERS)
+    )
+
+
+def _with_options() -> set[str]:
+    """The functions of the two builders that take or return a Namespace, as ``models.build_model``."""
+    found = set()
+    for package in ("models", "datasets"):
+        for node in ast.walk(ast.parse(SOURCES[f"{package}/__init__.py"])):
+            if isinstance(node, ast.FunctionDef) and any(
+                "Namespace" in ast.unparse(part) for part in (node.args, node.returns) if part
+            ):
+                found.add(f"{package}.{node.name}")
+    return found
+
+
+OF_BUILDERS = _with_options()
 
 
 def _offenders(found: dict[str, object]) -> dict[str, object]:
@@ -236,6 +260,13 @@ def test_the_room_rule_catches(path, source, caught):
         ("import argparse", True),
         ("def f(args):\n    return args.lr", True),
         ("def f(*args):\n    return args[0]", False),
+        ("def f(*args, **options):\n    return g(*args, **options)", False),
+        ("def f(args):\n    return vars(args)", True),
+        ("def f(args):\n    return g(settings=args)", True),
+        ("import models\ndef f(trained):\n    return models.predictor_settings(trained)", True),
+        ("import models\nmodel, trained = models.load_with_options('c.pth')", True),
+        ("from datasets import eval_set", True),
+        ("import datasets\ndef f(trained, asked):\n    return datasets.asked_set(trained, asked, 'davis')", False),
     ],
 )
 def test_the_options_rule_catches(source, reads):

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import ast
 from argparse import Namespace
+from dataclasses import fields
 
 import pytest
 
+import inference_davis
+import inference_mevis
+import inference_ytvos
+import opts
 from datasets import DATA_SETS
 from opts import PRESETS, parse_train_args, train_parser
+from tasks.training import RunSettings
 from tests.helpers import ROOT
 from util.options import referformer_flags
+from util.options.inference import InferenceOptions
 
 # The files that read main.py's options; entry scripts with parsers of their own do not count as readers.
 READERS = ("main.py", "models/__init__.py", "datasets/__init__.py")
@@ -21,12 +28,19 @@ READ_BY_NOBODY = {
 DESTINATIONS = {action.dest: action for action in train_parser()._actions if action.dest != "help"}
 
 
-def _reads(path: str) -> set[str]:
-    """Names that a file takes from an ``args``."""
+# Frozen values that are made of options, and the files that read them under a name.
+VALUES = {
+    RunSettings: ("settings", ("tasks/training.py", "tasks/plan.py")),
+    InferenceOptions: ("asked", ("tasks/inference.py", "models/__init__.py", "datasets/__init__.py")),
+}
+
+
+def _reads(path: str, name: str = "args") -> set[str]:
+    """Names that a file takes from ``args``, or from another ``name`` or ``self.name``."""
     return {
         node.attr
         for node in ast.walk(ast.parse((ROOT / path).read_text()))
-        if isinstance(node, ast.Attribute) and getattr(node.value, "id", "") == "args"
+        if isinstance(node, ast.Attribute) and name in (getattr(node.value, "id", ""), getattr(node.value, "attr", ""))
     }
 
 
@@ -50,6 +64,25 @@ def test_every_option_is_read():
 
 def test_every_option_that_is_read_exists():
     assert set.union(*map(_reads, READERS)) <= set(DESTINATIONS)
+
+
+@pytest.mark.parametrize("made", VALUES)
+def test_every_option_that_becomes_a_value_is_read_there(made):
+    """To copy an option into a value is not to read it."""
+    name, files = VALUES[made]
+    assert {field.name for field in fields(made)} <= set.union(*(_reads(path, name) for path in files))
+
+
+@pytest.mark.parametrize("script", [inference_ytvos, inference_davis, inference_mevis])
+def test_every_flag_of_an_inference_script_becomes_a_value(script, monkeypatch):
+    """A flag that no field has a place for would be dropped in silence."""
+    seen = []
+    monkeypatch.setattr(opts, "inference_options", lambda parsed, of_model: seen.append(parsed) or None)
+    script.parse_args(["--resume", "c.pth"])
+    flags = set(vars(seen[0])) - opts.model_options() - set(READ_BY_NOBODY)
+    assert {name for name in flags if not name.endswith("_path")} == {
+        field.name for field in fields(InferenceOptions)
+    } - {"data_path", "model"}
 
 
 def test_defaults_of_the_paper():
@@ -280,9 +313,6 @@ def test_flags_of_referformer_that_would_change_the_result_are_refused(argv, unt
 
 
 def test_inference_scripts_take_the_flags_too(untold, capsys):
-    import inference_davis
-    import inference_ytvos
-
     for script in (inference_ytvos, inference_davis):
         args = script.parse_args(["--with_box_refine", "--binary", "--ngpu", "8", "--resume", "c.pth"])
         assert args.resume == "c.pth" and args.model == {"binary": True}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
 import os
@@ -111,12 +112,12 @@ def test_evaluation_does_not_change_the_training(ytvos_root, tmp_path):
     first, second = (checkpoint.load(tmp_path / name / NEWEST) for name in ("plain", "scored"))
     assert same(first["model"], second["model"]) and same(first["average"], second["average"])
     assert not same(first["model"], first["average"])
-    model, args = models.restore_model(second, "")
+    model, args = models.restore_model(second, ""), argparse.Namespace(**second["options"])
     assert same(model.state_dict(), second["average"])
     settings, split = models.predictor_settings(args), datasets.eval_set(args, "holdout")
     again = score_split(split, models.build_predictor(model, settings), settings, "weights", tmp_path / "again")
     assert log(tmp_path / "scored")[-1]["score_holdout"] == again
-    assert same(models.restore_model(second, "", to_train=True)[0].state_dict(), second["model"])
+    assert same(models.restore_model(second, "", to_train=True).state_dict(), second["model"])
 
 
 def test_the_average_is_exponential(ytvos_root):
