@@ -33,7 +33,7 @@ EXAMPLES = (11, 10, 9)  # of the generator
 EXAMPLE_SIZE = (288, 480)
 EXAMPLE_FRAMES = 8  # as the shipped weights were trained
 EXAMPLE_FPS = 4
-KEPT_SECONDS = 3600  # a file that the page has handed out
+KEPT_SECONDS = 3600  # for which files stay that the page has handed out
 STYLE = """
 #legend table { border-collapse: collapse; text-align: left; }
 #legend :is(table, tr, th, td) { border: none; }
@@ -81,7 +81,7 @@ def import_gradio(folder: Path) -> None:
 
 
 def told(error: Exception) -> gr.Error:
-    """A message as HTML, which the page takes it for."""
+    """The message of an error for the page, which shows it as HTML."""
     if isinstance(error, cli.USER_ERRORS):
         return gr.Error(html.escape(str(error)), duration=None, print_exception=False)
     if cli.lacks_memory(error):

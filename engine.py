@@ -116,8 +116,7 @@ def _backward(
     scaler: torch.amp.GradScaler,
     amp: torch.dtype | None,
 ) -> dict[str, float]:
-    """Adds the gradients of a micro-batch to those of the model, and returns its loss terms. Its activations are
-    freed."""
+    """Adds the gradients of a micro-batch to those of the model, frees its activations, and returns its loss terms."""
     with autocast(batch.video.device, amp):
         output = model(batch.video, batch.expressions, batch.video_valid, batch.clip_index)
     loss, terms = criterion(output, batch, normaliser)

@@ -82,7 +82,10 @@ def main() -> int | None:
 
 
 def restore_options(args: argparse.Namespace) -> tuple[argparse.Namespace, dict | None]:
-    """The options and the content of the checkpoint that is resumed, if there is one, with the options of its run."""
+    """The options, and the content of the checkpoint that is resumed; None for a new run.
+
+    Where a run is resumed, its options count as far as no flag replaces them.
+    """
     path, saved = find_checkpoint(args)
     if saved:
         ours = OF_THIS_CALL if args.eval else OF_THIS_CALL - {"eval_split"}

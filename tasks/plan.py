@@ -51,8 +51,7 @@ def describe(trainer: Trainer) -> None:
 
 
 def rehearse(trainer: Trainer) -> None:
-    """Takes steps on the largest batch of each shape of clips, and prints their time and memory and the time of the
-    run.
+    """Takes steps on the largest batch of each shape of clips; prints their time and memory, and the time of the run.
 
     Nothing is written. Afterwards the weights are useless.
     """

@@ -140,8 +140,7 @@ def texts_to_score(split: EvalSet) -> Iterator[tuple[str, str]]:
 
 
 def video_truth(split: EvalSet, gaps: Gaps) -> tuple:
-    """The masks of a split whose whole videos are scored, and its videos; damaged items are left out and become
-    gaps."""
+    """The masks and the videos of a split whose whole videos are scored; damaged items are left out and become gaps."""
     read = {"ytvos": ytvos_truth, "joint": ytvos_truth, "davis": davis_truth, "mevis": mevis_truth}
     return read[split.name](split, gaps)
 
@@ -172,8 +171,10 @@ def score_frames(
     gaps: Gaps | None = None,
     patience: float = 0,
 ) -> float | None:
-    """Precision, IoU and mAP of the masks of single frames, which it returns on rank 0; of RefCOCO's images also scores
-    of the boxes. ``run`` is all that the results depend on."""
+    """Prints precision, IoU and mAP of the masks of single frames, and of RefCOCO's images also scores of the boxes.
+
+    ``run`` is all that the results depend on. Returns the mAP on rank 0, elsewhere None.
+    """
     gaps = gaps or Gaps(strict=True)
     with dist.together():
         clips = split.clips(gaps)
@@ -220,8 +221,8 @@ def score_clips(
 
     Returns:
         On rank 0 the scores of :func:`util.masks.metrics.score_masks`, with those of
-        :func:`util.masks.box_metrics.score_boxes` as ``boxes`` and, where something
-        is missing, how much of it as ``incomplete``; elsewhere None.
+        :func:`util.masks.box_metrics.score_boxes` as ``boxes`` and, where something is missing, how much of it as
+        ``incomplete``; elsewhere None.
     """
     gaps = gaps or Gaps(strict=True)
     without_truth = sum(item.startswith("sample ") for item, _ in gaps.items)

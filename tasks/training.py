@@ -174,7 +174,7 @@ class Trainer:
                     dist.barrier()
 
     def wrap(self) -> nn.Module:
-        """The model, so that its gradients are averaged over the ranks."""
+        """The model, wrapped so that its gradients are averaged over the ranks; with FSDP the model itself."""
         return self.model if self.settings.fsdp else prepare.replicate(self.model, self.device)
 
     def start_training(self, model: nn.Module) -> None:
