@@ -105,7 +105,7 @@ def test_it_can_be_scored(made):
     name, root = made
     args = options(name, root)
     split = datasets.eval_split(args, trained="ytvos")
-    if datasets.scores_frames(args):
+    if datasets.eval_set(args, split).scores_frames:
         clips = datasets.eval_set(args, split).clips()
         truth = datasets.eval_set(args, split).truth(clips)
         assert {image_id for clip in clips for image_id in clip.expressions} == truth.keys()
