@@ -103,7 +103,9 @@ def replicate(model: ProxyFormer, device: torch.device) -> nn.Module:
 
 
 def shard(model: ProxyFormer, device: torch.device) -> None:
-    """Divides parameters, gradients and the optimiser's state among the ranks (FSDP2); rank 0 has the valid weights.
+    """Divides parameters, gradients and the optimiser's state among the ranks (FSDP2).
+
+    All ranks must hold the same weights.
 
     Raises:
         ValueError: there is one rank only, or the statistics of a batch norm would differ between the ranks.
@@ -111,7 +113,6 @@ def shard(model: ProxyFormer, device: torch.device) -> None:
     if dist.world_size() == 1:
         raise ValueError("--fsdp divides the model among processes, and this is one; start it with torchrun")
     _refuse_trained_norms(model, "--fsdp", "would differ between the processes")
-    dist.copy_from_main(model.state_dict())
     mesh = init_device_mesh(device.type, (dist.world_size(),))
     for block in blocks(model):
         # torch 2.11 refuses containers, and timm's networks are containers: divide the backbone that holds it

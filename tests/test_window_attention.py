@@ -145,7 +145,7 @@ SIZE, WINDOW, SHIFT, CPU = (4, 8, 8), (4, 3, 3), (0, 1, 1), torch.device("cpu")
 def test_arrangements_are_kept_as_long_as_memory_allows(monkeypatch, forgotten):
     """The one that was not used for longest goes first; a single one always stays."""
     sizes = [(4, 8, 8 + n) for n in range(4)]
-    taken = sum(x.nbytes for x in arrangement.permute(sizes[-1], WINDOW, SHIFT, CPU).tensors())
+    taken = arrangement.permute(sizes[-1], WINDOW, SHIFT, CPU).nbytes
     arrangement.permute.forget()
     monkeypatch.setattr(arrangement, "total_bytes", lambda device: arrangement.SHARE * int(3.2 * taken))
     for size in (*sizes[:3], sizes[0], sizes[3]):  # the second is the one that goes

@@ -57,8 +57,11 @@ class Arrangement:
 
     groups: tuple[Group, ...]
 
-    def tensors(self) -> list[Tensor]:
-        return [x for group in self.groups for x in (group.tokens, group.real, group.hidden) if x is not None]
+    @property
+    def nbytes(self) -> int:
+        """The memory that the tensors take, in bytes."""
+        tensors = (x for group in self.groups for x in (group.tokens, group.real, group.hidden) if x is not None)
+        return sum(x.nbytes for x in tensors)
 
 
 @dataclass(frozen=True)
@@ -80,10 +83,11 @@ class Permutation(Arrangement):
     real: Tensor
     real_back: Tensor
 
-    def tensors(self) -> list[Tensor]:
-        # the tokens of the groups are views of ``tokens``
-        of_groups = [x for group in self.groups for x in (group.real, group.hidden) if x is not None]
-        return [self.tokens, self.tokens_back, self.real, self.real_back, *of_groups]
+    @property
+    def nbytes(self) -> int:
+        """The memory that the tensors take, in bytes."""
+        # ``tokens`` are counted with the groups, whose tokens are views of them
+        return super().nbytes + sum(x.nbytes for x in (self.tokens_back, self.real, self.real_back))
 
 
 Kind = TypeVar("Kind", bound=Arrangement)
@@ -113,8 +117,8 @@ class Kept(Generic[Kind]):
             with torch.inference_mode(False):  # what inference arranges may serve training later
                 kept[key] = self._make(size, window, shift, device)
             self.made += 1
-            taken = {key: sum(x.nbytes for x in arrangement.tensors()) for key, arrangement in kept.items()}
-            while len(kept) > 1 and sum(taken[key] for key in kept) > total_bytes(device) // SHARE:
+            limit = total_bytes(device) // SHARE
+            while len(kept) > 1 and sum(arrangement.nbytes for arrangement in kept.values()) > limit:
                 kept.popitem(last=False)
         kept.move_to_end(key)
         return kept[key]
