@@ -22,6 +22,7 @@ from datasets.davis import AnnotatedVideo
 from models.criterion import Criterion, Normaliser
 from models.postprocess import fuse_objects
 from models.predictor import ASKED_TOGETHER, FrameAnswer, Predictor, Segmentation
+from util.files.names import inside
 from util.masks.coco import CATEGORY, encode_masks
 from util.masks.results import ANNOTATOR_ROOTS, holds_frames, is_complete, mask_name, write_label_png, write_mask_png
 from util.run import dist
@@ -254,7 +255,7 @@ def predict_annotators(
             todo = {
                 root
                 for root in ANNOTATOR_ROOTS
-                if not holds_frames(results_dir / root / video.video_id, video.frame_names)
+                if not holds_frames(inside(results_dir / root, video.video_id), video.frame_names)
             }
             progress.update(len(ANNOTATOR_ROOTS) - len(todo))
             jobs += [(video, todo)] * bool(todo)
@@ -277,9 +278,9 @@ def predict_annotators(
                     maps[root] = fuse_objects(logits).cpu().numpy()
                 writer.wait()
                 for root, labels in maps.items():
-                    folder = results_dir / root / video.video_id
+                    folder = inside(results_dir / root, video.video_id)
                     for name, frame in zip(video.frame_names[frames.start : frames.stop], labels, strict=True):
-                        writer.submit(write_label_png, folder / f"{name}.png", frame)
+                        writer.submit(write_label_png, inside(folder, f"{name}.png"), frame)
             progress.update(len(todo))
         writer.wait()
 

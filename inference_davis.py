@@ -23,6 +23,7 @@ from datasets.texts import asked_texts
 from engine import predict_annotators
 from opts import inference_parser, parse_inference_args
 from tasks.inference import claim, restore, run_inference, say_what_is_missing, write_overlay
+from util.files.names import inside
 from util.masks.results import ANNOTATOR_ROOTS
 from util.options.inference import InferenceOptions
 from util.run import cli, dist
@@ -66,13 +67,13 @@ def write_overlays(videos: Sequence[AnnotatedVideo], results_dir: Path) -> None:
     """An mp4 for each annotator, ``overlays/<video>/anno_<k>.mp4``, from the label maps in ``results_dir``."""
     for video in progress_bar(videos, desc="overlays", unit="video"):
         for root, texts in zip(ANNOTATOR_ROOTS, video.annotators, strict=True):
-            folder, numbers = results_dir / root / video.video_id, np.array(list(texts))
+            folder, numbers = inside(results_dir / root, video.video_id), np.array(list(texts))
 
             def masks(frame: str, folder: Path = folder, numbers: np.ndarray = numbers) -> np.ndarray:
                 with Image.open(folder / f"{frame}.png") as image:
                     return np.asarray(image) == numbers[:, None, None]
 
-            write_overlay(results_dir / "overlays" / video.video_id / f"{root}.mp4", video, masks)
+            write_overlay(inside(results_dir / "overlays", video.video_id, f"{root}.mp4"), video, masks)
 
 
 if __name__ == "__main__":

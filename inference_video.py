@@ -15,7 +15,7 @@ import torch
 import models
 from models import Predictor
 from opts import PREDICTOR_OPTIONS, add_predictor_options
-from util.files.writing import atomic_pieces
+from util.files.folders import new_result
 from util.run import cli, dist
 from util.run.log import progress_bar
 from util.run.memory import keep_large_buffers
@@ -75,7 +75,7 @@ def infer(asked: argparse.Namespace, device: torch.device) -> None:
         raise ValueError(f"--output_dir {output_dir} is the folder of the frames; choose another")
     with (
         open_video(path, asked.every, asked.start, asked.end, asked.fps) as video,
-        atomic_pieces(output_dir, PIECES, asked.overwrite) as folder,
+        new_result(output_dir, PIECES, asked.overwrite) as folder,
     ):
         print(f"{path}: {len(video)} frames, {video.size[1]}x{video.size[0]}, {video.times[-1]:.2f} s")
         predictor = load(asked, device)

@@ -20,6 +20,7 @@ from torch import Tensor
 from datasets.base import EvalClip, Expression, TrainVideo
 from datasets.sampling import centred_window
 from datasets.sentences import Sentences
+from util.files.names import inside, name_fault
 from util.files.reading import FileWarnings, encoding_of
 from util.masks.coco import Truth, nearest
 from util.run.gaps import Gaps
@@ -78,7 +79,7 @@ def masks_root(root: Path) -> Path:
 
 def mask_path(root: Path, video: str, frame: int) -> Path:
     """The masks of a frame, numbered from 1."""
-    return masks_root(root) / video / f"{frame:05d}.h5"
+    return inside(masks_root(root), video, f"{frame:05d}.h5")
 
 
 # ------------------------------------------------------------------------------------------------------------- masks
@@ -170,6 +171,7 @@ def read_samples(root: Path, split: str, gaps: Gaps | None = None) -> list[Sampl
             raise wrong
         if instance is None:
             raise SET.bad(path, f"row {number}: instance {numbers[1]!r} is not a number")
+        _check_video(path, number, video)
         sample = Sample(query, video, frame, instance)
         if is_empty(query):
             gaps.add(f"sample {sample.image_id}", wrong, on_all_ranks=True)
@@ -177,6 +179,12 @@ def read_samples(root: Path, split: str, gaps: Gaps | None = None) -> list[Sampl
         samples.append(sample)
     SET.require_new(path, (sample.image_id for sample in samples))
     return samples
+
+
+def _check_video(path: Path, row: int, video: str) -> None:
+    """Raises ValueError for the name of a video from which no path may be made."""
+    if fault := name_fault(video):
+        raise SET.bad(path, f"row {row}: the video {fault}")
 
 
 def _read_csv(path: Path, what: str) -> dict[int, list[str]]:
@@ -203,6 +211,7 @@ def read_subsets(root: Path) -> dict[str, str | None]:
         if len(row) < 2 or row[-1].strip() not in ("0", "1"):
             raise SET.bad(path, f"row {number} must begin with a video and end in 0 (train) or 1 (test)")
         video = row[0].strip()
+        _check_video(path, number, video)
         splits[video] = None if video in missed else SPLITS[int(row[-1])]
     return splits
 
@@ -223,6 +232,7 @@ def _read_sentences(path: Path) -> dict[str, list[tuple[int, str]]]:
         instance = _number(instance_id.strip())
         if not video or instance is None or is_empty(query):
             raise SET.bad(path, f"row {number} must hold a video, the number of an instance and a sentence")
+        _check_video(path, number, video)
         # Video, frame and instance name a sample, so two sentences about one instance could not be scored separately.
         if first.setdefault((video, instance), number) != number:
             raise SET.bad(
@@ -248,7 +258,7 @@ class RawVideo:
         A video without a folder of masks has no samples, as in MTTR's datasets/a2d_sentences/a2d_sentences_dataset.py.
         """
         SET.require(masks_root(root), "the folder of masks")
-        folder = masks_root(root) / self.video
+        folder = inside(masks_root(root), self.video)
         found = []
         for path in sorted(folder.glob("*.h5")):
             if not _number(path.stem):
@@ -358,7 +368,7 @@ def _by_frame(root: Path, split: str, gaps: Gaps | None = None) -> Iterator[tupl
     frames: dict[tuple[str, int], list[Sample]] = {}
     for sample in read_samples(root, split, gaps):
         frames.setdefault((sample.video, sample.frame), []).append(sample)
-    paths = [clips / f"{video}.mp4" for video, _ in frames]
+    paths = [inside(clips, f"{video}.mp4") for video, _ in frames]
     what = f"the video, which {list_path(root, split).name} names,"
     for path in paths if gaps.strict else ():
         SET.require(path, what)

@@ -16,6 +16,7 @@ from torch import Tensor
 from datasets.base import EvalClip
 from datasets.sampling import centred_window
 from datasets.sentences import Sentences
+from util.files.names import inside, name_fault
 from util.masks.coco import Truth
 from util.run import dist
 from util.run.gaps import Gaps
@@ -66,9 +67,13 @@ def truth_path(root: Path) -> Path:
 
 
 def _rerooted(root: Path, listed: object, folder: str) -> Path | None:
-    """A listed path under ``root`` instead of the folder of the list's author; None if it has another form."""
+    """A listed path under ``root`` instead of the folder of the list's author; None if it has another form.
+
+    The path never leaves ``root``: one with ``..`` behind the folder has another form, too.
+    """
     parts = PureWindowsPath(listed).parts if isinstance(listed, str) else ()
-    return root.joinpath(*parts[parts.index(folder) :]) if folder in parts[:-1] else None
+    within = parts[parts.index(folder) :] if folder in parts[:-1] else ()
+    return inside(root, *within) if within and not any(map(name_fault, within)) else None
 
 
 def read_samples(root: Path, gaps: Gaps | None = None) -> list[Sample]:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from datasets import ytvos
 from datasets.base import Expression, FolderVideo, VideoSet
+from util.files.names import inside
 from util.files.reading import read_json
 from util.masks.rle import Rle, decode
 from util.run.gaps import Gaps
@@ -229,7 +230,7 @@ def train_videos(root: Path, holdout: int) -> list[RleVideo]:
         RleVideo(
             video_id=name,
             frame_ids=tuple(entry["frames"]),
-            frame_dir=ytvos.frames_root(root, "train", MEVIS) / name,
+            frame_dir=inside(ytvos.frames_root(root, "train", MEVIS), name),
             frame_files=frames[name],
             expressions=tuple(
                 Expression(exp_id, expression["exp"], annotations_of(expression), label=0)

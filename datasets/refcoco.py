@@ -14,6 +14,7 @@ from torch import Tensor
 
 from datasets.base import EvalClip, Expression, TrainVideo
 from datasets.pseudo_video import pseudo_video
+from util.files.names import inside, name_fault
 from util.files.reading import read_json
 from util.masks.rle import count_unusable, decode, parse
 from util.run import dist
@@ -70,7 +71,7 @@ def annotations_path(root: Path, name: str, split: str) -> Path:
 
 
 def image_path(root: Path, file_name: str) -> Path:
-    return root / "train2014" / file_name
+    return inside(root / "train2014", file_name)
 
 
 def _entries(path: Path) -> tuple[list, dict]:
@@ -108,6 +109,8 @@ def _sentence(path: Path, name: str, image: dict, annotation: dict) -> Sentence:
     for key in ("caption", "file_name"):
         if not isinstance(image.get(key), str):
             raise _bad(path, f'{here}: the image must have a text as "{key}"')
+    if fault := name_fault(image["file_name"]):
+        raise _bad(path, f"{here}: the image {fault}")
     if is_empty(image["caption"]):
         raise _bad(path, f"{here} is empty", "write its text as its caption, or delete the image and its annotation")
     if image.get("dataset_name", name) != name:

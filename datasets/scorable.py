@@ -7,6 +7,7 @@ from pathlib import Path
 
 from datasets import mevis, ytvos
 from datasets.ytvos import REF_YOUTUBE_VOS, Layout
+from util.files.names import inside
 from util.run.gaps import Gaps
 from util.samples.text import in_form
 from util.video.pictures import MASK_SUFFIXES, group_files
@@ -28,8 +29,9 @@ def _why_not(annotations: Path, videos: dict[str, dict], layout: Layout, strict:
         for eid, expression in video["expressions"].items():
             problem = layout.object_problem(expression)
             objects.append(problem and f"video {vid}, expression {eid} does not name {problem}")
-        found = group_files(annotations / vid, video["frames"], MASK_SUFFIXES)
-        paths = {frame: annotations / vid / f"{frame}.png" for frame in video["frames"]}
+        folder = inside(annotations, vid)
+        found = group_files(folder, video["frames"], MASK_SUFFIXES)
+        paths = {frame: inside(folder, f"{frame}.png") for frame in video["frames"]}
         masks += [None if frame in found else f"there is no mask {path}" for frame, path in paths.items()]
     for problems in (objects, masks):
         found = [problem for problem in problems if problem]

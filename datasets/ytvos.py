@@ -14,6 +14,7 @@ from functools import cache
 from pathlib import Path
 
 from datasets.base import Expression, LabelMapVideo, VideoEntry, VideoSet
+from util.files.names import inside, name_fault
 from util.files.reading import read_json
 from util.run import dist
 from util.run.gaps import Gaps
@@ -119,11 +120,12 @@ def check_video(path: Path, video_id: str, entry: object, with_objects: bool, la
     """Raises ValueError unless the entry has frames and expressions of the documented form."""
     _check_entry(path, video_id, entry, layout)
     for exp_id, expression in entry["expressions"].items():
-        _check_expression(path, f"video {video_id}, expression {exp_id}", expression, with_objects, layout)
+        _check_expression(path, video_id, exp_id, expression, with_objects, layout)
 
 
 def _check_entry(path: Path, video_id: str, entry: object, layout: Layout) -> None:
     where = f"video {video_id}"
+    _check_name(path, "the video", video_id, layout)
     if isinstance(entry, dict) and "objects" in entry and "expressions" not in entry:
         raise layout.bad(
             path,
@@ -135,6 +137,8 @@ def _check_entry(path: Path, video_id: str, entry: object, layout: Layout) -> No
     frames, expressions = entry["frames"], entry["expressions"]
     if not isinstance(frames, list) or not frames or not all(isinstance(name, str) and name for name in frames):
         raise layout.bad(path, f"{where} must list at least one frame, by name")
+    for name in frames:
+        _check_name(path, f"{where}: the frame", name, layout)
     if any(name.lower().endswith(PICTURE_SUFFIXES) for name in frames):
         raise layout.bad(path, f"{where} lists frames with a suffix, as {frames[0]}; frames are listed by name alone")
     if len(set(frames)) < len(frames):
@@ -144,7 +148,17 @@ def _check_entry(path: Path, video_id: str, entry: object, layout: Layout) -> No
         raise layout.bad(path, f"{where} must have at least one expression")
 
 
-def _check_expression(path: Path, here: str, expression: object, with_objects: bool, layout: Layout) -> None:
+def _check_name(path: Path, what: str, name: str, layout: Layout) -> None:
+    """Raises ValueError for a name from which no path may be made."""
+    if fault := name_fault(name):
+        raise layout.bad(path, f"{what} {fault}")
+
+
+def _check_expression(
+    path: Path, video_id: str, exp_id: str, expression: object, with_objects: bool, layout: Layout
+) -> None:
+    here = f"video {video_id}, expression {exp_id}"
+    _check_name(path, f"video {video_id}: the expression", exp_id, layout)
     if not isinstance(expression, dict) or not isinstance(expression.get("exp"), str):
         raise layout.bad(path, f'{here} must hold its text as "exp"')
     if is_empty(expression["exp"]):
@@ -168,7 +182,7 @@ def _sound_part(
     for exp_id, expression in entry["expressions"].items():
         here = f"{item}, expression {exp_id}"
         try:
-            _check_expression(path, here, expression, with_objects, layout)
+            _check_expression(path, video_id, exp_id, expression, with_objects, layout)
         except ValueError as error:
             gaps.add(here, error, on_all_ranks=True)
         else:
@@ -197,7 +211,8 @@ def _valid_part(root: Path, videos: dict[str, dict], layout: Layout) -> set[str]
     if test_path.is_file():
         return videos.keys() - read_videos(test_path).keys()
     places = (frames_root(root, "valid"), annotations_root(root, "valid"))
-    found = {name for name in videos if any((place / name).is_dir() for place in places)}
+    # names that no folder can have stay, so that they are reported
+    found = {name for name in videos if name_fault(name) or any((place / name).is_dir() for place in places)}
     if found and len(found) < len(videos) and dist.is_main():
         _say_once(
             f"{layout.meta_path(root, 'valid')}: {len(videos) - len(found)} of {len(videos)} listed videos have no "
@@ -280,9 +295,9 @@ def train_videos(root: Path, holdout: int, binary: bool, layout: Layout = REF_YO
         LabelMapVideo(
             video_id=name,
             frame_ids=tuple(entry["frames"]),
-            frame_dir=frames_root(root, "train", layout) / name,
+            frame_dir=inside(frames_root(root, "train", layout), name),
             frame_files=frames[name],
-            mask_dir=annotations_root(root, "train", layout) / name,
+            mask_dir=inside(annotations_root(root, "train", layout), name),
             mask_files=masks[name],
             expressions=tuple(
                 Expression(
@@ -308,7 +323,7 @@ def _found(
 
     def files(name: str) -> dict[str, str] | ValueError:
         try:
-            return find_files(root / name, videos[name]["frames"], suffixes)
+            return find_files(inside(root, name), videos[name]["frames"], suffixes)
         except ValueError as error:
             return error
 
@@ -372,7 +387,9 @@ def eval_videos(
         VideoEntry(
             video_id=name,
             frame_names=tuple(entries[name]["frames"]),
-            frame_paths=tuple(frames / name / files.get(frame, f"{frame}.jpg") for frame in entries[name]["frames"]),
+            frame_paths=tuple(
+                inside(frames, name, files.get(frame, f"{frame}.jpg")) for frame in entries[name]["frames"]
+            ),
             expressions={exp_id: expression["exp"] for exp_id, expression in entries[name]["expressions"].items()},
         )
         for name, files in found.items()

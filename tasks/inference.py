@@ -18,6 +18,7 @@ from engine import predict_split
 from models import PredictorSettings, ProxyFormer
 from opts import OF_TRAINING, differing
 from tasks.scoring import record
+from util.files.names import inside
 from util.masks.results import RESULTS_ROOT, Results, claim_results, mask_name
 from util.masks.submission import build_submission
 from util.options.inference import InferenceOptions
@@ -142,7 +143,7 @@ def write_overlays(videos: VideoSet, output_dir: Path) -> None:
                 def mask(frame: str, vid: str = video.video_id, eid: str = exp_id) -> np.ndarray:
                     return np.asarray(results.image(mask_name(vid, eid, frame)))[None] > 0
 
-                write_overlay(output_dir / "overlays" / video.video_id / f"{exp_id}.mp4", video, mask)
+                write_overlay(inside(output_dir / "overlays", video.video_id, f"{exp_id}.mp4"), video, mask)
 
 
 def write_overlay(path: Path, video: VideoEntry, masks: Callable[[str], np.ndarray]) -> None:

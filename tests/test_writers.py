@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from util.files.writing import atomic_path, atomic_pieces, open_json, write_json
+from util.files.writing import atomic_path, open_json, write_json
 from util.masks.results import Results, claim_results, is_complete, mask_name, write_label_png, write_mask_png
 from util.masks.submission import build_submission, validate_submission, write_submission_zip
 
@@ -291,51 +291,6 @@ def test_a_folder_that_cannot_be_made(tmp_path):
         write_mask_png(tmp_path / "file" / "a" / "m.png", np.ones((3, 3), bool))
 
 
-PIECES = ("film", "masks", "record")
-
-
-def _write_pieces(folder, *names, replace=False):
-    with atomic_pieces(folder, PIECES, replace) as work:
-        for name in names:
-            (work / name).write_text(name)
-            assert not (folder / name).exists() or replace
-
-
-def test_pieces_appear_together_and_replace_a_former_result_alone(tmp_path):
-    out = tmp_path / "a" / "out"
-    _write_pieces(out, "film", "record")
-    assert _files(out) == ["film", "record"]
-    (out / ".unfinished" / "of a process that was killed").mkdir(parents=True)
-    (out / "notes").write_text("mine")
-    _write_pieces(out, "masks", "record", replace=True)
-    assert sorted(os.listdir(out)) == ["masks", "notes", "record"]
-
-
-def test_pieces_of_an_interrupted_run_are_gone_with_the_folders_made_for_them(tmp_path):
-    _write_pieces(tmp_path / "out", "film", "record")
-    for folder in (tmp_path / "out", tmp_path / "a" / "b"):
-        with pytest.raises(KeyboardInterrupt), atomic_pieces(folder, PIECES, replace=True) as work:
-            (work / "masks").mkdir()
-            raise KeyboardInterrupt
-    assert sorted(os.listdir(tmp_path)) == ["out"] and sorted(os.listdir(tmp_path / "out")) == ["film", "record"]
-
-
-def test_pieces_that_may_not_be_replaced(tmp_path):
-    _write_pieces(tmp_path / "out", "film", "record")
-    with pytest.raises(
-        ValueError, match=r"already holds a result \(film, record\): choose another, or add --overwrite"
-    ):
-        _write_pieces(tmp_path / "out", "record")
-    (tmp_path / "out" / "record").unlink()
-    with pytest.raises(ValueError, match="holds film, of unknown origin; choose another folder"):
-        _write_pieces(tmp_path / "out", "record", replace=True)
-    (tmp_path / "file").touch()
-    with pytest.raises(ValueError, match="file is a file"):
-        _write_pieces(tmp_path / "file", "record")
-    with pytest.raises(OSError, match="cannot be written"):
-        _write_pieces(tmp_path / "file" / "out", "record")
-
-
 @pytest.mark.parametrize("items", [[], [{"a": [1]}], [1, "ü", None]])
 def test_json_that_is_written_item_by_item(tmp_path, items):
     with open_json(tmp_path / "a.json", {"head": {"x": []}}, "list") as add:
@@ -361,11 +316,9 @@ def test_an_entry_of_a_zip_that_cannot_be_taken_out_is_named(damage, tmp_path):
 def test_masks_of_a_video_that_was_asked_something_else_are_made_anew(tmp_path):
     folder, run = tmp_path / "out", {"checkpoint": "a"}
     claim_results(folder, run, replace=False, asked={"v": "1", "w": "1"})
-    (tmp_path / "kept.png").touch()
     for vid in ("v", "w"):
         write_mask_png(folder / mask_name(vid, "0", "00000"), np.zeros((2, 2), bool))
     claim_results(folder, run, replace=False, asked={"w": "1"})  # one is left out this time
-    claim_results(folder, run, replace=False, asked={"v": "2", "w": "1", "../..": "2"})
-    claim_results(folder, run, replace=False, asked={"../..": "3"})
-    assert _files(folder) == ["Annotations/w/0/00000.png", "inference.json"] and (tmp_path / "kept.png").exists()
+    claim_results(folder, run, replace=False, asked={"v": "2", "w": "1"})
+    assert _files(folder) == ["Annotations/w/0/00000.png", "inference.json"]
     assert json.loads((folder / "inference.json").read_text())["asked"]["v"] == "2"

@@ -20,7 +20,7 @@ from transformers import RobertaConfig, RobertaModel, RobertaTokenizer
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from tools.folders import new_folder, require_new  # noqa: E402
+from util.files.folders import new_folder, require_new  # noqa: E402
 from util.files.reading import read_json  # noqa: E402
 from util.run.cli import run  # noqa: E402
 from util.samples.text import in_form, is_empty  # noqa: E402

@@ -27,8 +27,10 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from davis2017.label_maps import ids_in, read_labels  # noqa: E402
-from tools.folders import new_parts  # noqa: E402
+from util.files.folders import finish, new_pieces  # noqa: E402
+from util.files.names import inside, name_fault  # noqa: E402
 from util.files.reading import read_json, read_text  # noqa: E402
+from util.files.writing import named_errors  # noqa: E402
 from util.run.cli import (
     run,  # noqa: E402
     summarise,  # noqa: E402
@@ -85,6 +87,8 @@ def read_split_lists(source: Path) -> dict[str, list[str]]:
         videos = _read(path, "utf-8").split()
         if not videos:
             raise ValueError(f"{path}: lists no video; {SEE}")
+        if fault := next(filter(None, map(name_fault, videos)), None):
+            raise ValueError(f"{path}: the video {fault}; {SEE}")
         listed = [*videos, *(video for others in out.values() for video in others)]
         twice = sorted({video for video in videos if listed.count(video) > 1})
         if twice:
@@ -170,8 +174,8 @@ def scan_video(source: Path, video: str) -> tuple[list[str], set[int]]:
     Raises:
         FileNotFoundError, ValueError: there is no frame, a frame or a mask lacks its partner, or a mask is damaged.
     """
-    frames = list(_files(source / FRAMES / video, PICTURE_SUFFIXES))
-    masks = _files(source / MASKS / video, MASK_SUFFIXES)
+    frames = list(_files(inside(source / FRAMES, video), PICTURE_SUFFIXES))
+    masks = _files(inside(source / MASKS, video), MASK_SUFFIXES)
     if not frames:
         raise FileNotFoundError(f"{source / FRAMES / video}: holds no .jpg or other picture; {SEE}")
     odd = sorted(set(frames) ^ masks.keys())
@@ -259,6 +263,7 @@ def _place(source: Path, target: Path, final: Path, copy: bool) -> None:
 
 def _refuse_foreign(output: Path) -> None:
     """Raises ValueError where the output holds parts that this program has not written."""
+    finish(output, PARTS)
     present = [name for name in PARTS if (output / name).exists()]
     if present and not (output / RECORD).is_file():
         raise ValueError(
@@ -292,11 +297,11 @@ def convert(source: Path | str, output: Path | str | None = None, *, copy: bool 
     warnings = check_objects(annotators, shown, categories, source / SEMANTICS)
 
     counts = {}
-    with new_parts(output, PARTS) as made:
+    with named_errors(output), new_pieces(output, PARTS) as made:
         for split, videos in lists.items():
             for video in tqdm(videos, split, unit="video", disable=None):
                 for kind, folder in (("JPEGImages", source / FRAMES), ("Annotations", source / MASKS)):
-                    place = Path(split, kind, video)
+                    place = inside(Path(split, kind), video)
                     _place(folder / video, made / place, output / place, copy)
             asked = {
                 video: {"expressions": expressions_of(video, annotators), "frames": scanned[video][0]}

@@ -13,7 +13,6 @@ import argparse
 import json
 import pickle
 import sys
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,8 +22,10 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from datasets.refcoco import DIVISIONS, SETS, SPLITS, annotations_path  # noqa: E402
+from util.files.folders import new_pieces  # noqa: E402
+from util.files.names import name_fault  # noqa: E402
 from util.files.reading import read_json  # noqa: E402
-from util.files.writing import atomic_path  # noqa: E402
+from util.files.writing import named_errors  # noqa: E402
 from util.masks.rle import count_unusable, is_blank, parse, usable  # noqa: E402
 from util.run.cli import (
     run,  # noqa: E402
@@ -171,6 +172,8 @@ def convert(root: Path, name: str) -> tuple[dict[str, Converted], dict, list[str
             if entry is None:
                 raise _bad(instances_path, f"has no {kind} {reference[key]}, which {what} of {refs_path.name} means")
             _require(instances_path, f"{kind} {reference[key]}", entry, keys)
+        if fault := name_fault(image["file_name"]):
+            raise _bad(instances_path, f"image {image['id']}: {fault}")
         if annotation["image_id"] != image["id"]:
             raise _bad(
                 instances_path,
@@ -199,11 +202,11 @@ def convert(root: Path, name: str) -> tuple[dict[str, Converted], dict, list[str
 
 def write(root: Path, name: str, splits: dict[str, Converted], shared: dict) -> None:
     """Writes the files of a set; either all of them take their names or none."""
-    with ExitStack() as stack:
-        paths = {split: stack.enter_context(atomic_path(annotations_path(root, name, split))) for split in splits}
+    names = {split: annotations_path(root, name, split).name for split in splits}
+    with named_errors(root / name), new_pieces(root / name, list(names.values())) as made:
         for split, converted in splits.items():
             content = {**shared, "images": converted.images, "annotations": converted.annotations}
-            with paths[split].open("w", encoding="utf-8") as file:
+            with (made / names[split]).open("w", encoding="utf-8") as file:
                 json.dump(content, file)
 
 

@@ -32,7 +32,7 @@ if __name__ == "__main__":
 
 from tools.data.synthetic_scene import Scene, cover, draw_scene, frame_scale  # noqa: E402
 from tools.data.synthetic_text import KINDS, Expression, draw_expressions  # noqa: E402
-from tools.folders import new_folder  # noqa: E402
+from util.files.folders import finish_folder, new_folder  # noqa: E402
 from util.masks.results import LABEL_PALETTE  # noqa: E402
 from util.run.cli import run  # noqa: E402
 
@@ -172,6 +172,7 @@ def _check(arguments: dict, workers: int) -> None:
 
 def _already_there(output: Path, arguments: dict, overwrite: bool) -> bool:
     """Whether ``output`` already holds this set. Raises if it holds something that must not be replaced."""
+    finish_folder(output)
     if output.is_dir() and not any(output.iterdir()):
         return False
     if not output.exists():

@@ -36,7 +36,7 @@ from datasets.ytvos import annotations_root, frame_files, frames_root, is_object
 from models.backbone import build_backbone
 from models.criterion import subsample
 from models.text_encoder import TextEncoder
-from tools.folders import new_folder, require_new
+from util.files.folders import new_folder, require_new
 from util.run.cli import run
 from util.run.log import progress_bar
 from util.run.memory import keep_large_buffers

@@ -30,7 +30,7 @@ from davis2017.ytvos_protocol import score_results
 from engine import predict_split
 from models.predictor import Predictor
 from models.text_encoder import TextEncoder
-from tools.folders import require_new
+from util.files.folders import require_new
 from util.files.writing import write_json
 from util.masks.results import Results, claim_results, mask_name
 from util.run import cli

@@ -5,8 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
-import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -25,7 +24,7 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     path = Path(path)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
     try:
-        with _named_errors(path):
+        with named_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             yield temporary
             os.replace(temporary, path)
@@ -35,8 +34,8 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
 
 
 @contextmanager
-def _named_errors(path: Path) -> Iterator[None]:
-    """Makes an OSError of the block name ``path`` and the mend."""
+def named_errors(path: str | os.PathLike) -> Iterator[None]:
+    """Makes an OSError of the block name ``path`` and the mend, unless it names a mend already."""
     try:
         yield
     except OSError as error:
@@ -46,52 +45,6 @@ def _named_errors(path: Path) -> Iterator[None]:
         if error.errno in (errno.EISDIR, errno.ENOTDIR, errno.EEXIST):
             mend = "a file and a folder of its path have the same name; choose another"
         raise OSError(error.errno, f"cannot be written ({os.strerror(error.errno)}); {mend}", str(path)) from error
-
-
-@contextmanager
-def atomic_pieces(folder: str | os.PathLike, pieces: Sequence[str], replace: bool) -> Iterator[Path]:
-    """Yields a hidden folder in which to write a result. When the block ends well, its pieces move into ``folder``;
-    otherwise they are deleted.
-
-    Args:
-        folder: ``--output_dir``; is made where it does not exist.
-        pieces: names of all files and folders that a result may have; every result has the last one.
-        replace: replace a former result, instead of refusing.
-
-    Raises:
-        ValueError: the folder holds a former result, or a piece without the last one, whose origin is unknown.
-        OSError: naming the folder and the mend.
-    """
-    folder = Path(folder)
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"--output_dir {folder} is a file; choose another name")
-    former = [piece for piece in pieces if (folder / piece).exists()]
-    if former and former[-1] != pieces[-1]:
-        raise ValueError(f"--output_dir {folder} holds {former[0]}, of unknown origin; choose another folder")
-    if former and not replace:
-        raise ValueError(
-            f"--output_dir {folder} already holds a result ({', '.join(former)}): choose another, or add --overwrite"
-        )
-    made = [place for place in (folder, *folder.parents) if not place.exists()]
-    work = folder / ".unfinished"
-    try:
-        # left by a process that was killed
-        shutil.rmtree(work, ignore_errors=True)
-        with _named_errors(folder):
-            work.mkdir(parents=True)
-        yield work
-        with _named_errors(folder):
-            for piece in former:
-                place = folder / piece
-                shutil.rmtree(place) if place.is_dir() else place.unlink()
-            for piece in pieces:
-                if (work / piece).exists():
-                    os.replace(work / piece, folder / piece)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
-        for place in made:
-            with suppress(OSError):  # the folder is not empty, because the result is in it
-                place.rmdir()
 
 
 def write_json(path: str | os.PathLike, content, indent: int | None = 2) -> None:

@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from util.files.names import checked, inside
 from util.files.writing import UNFINISHED, atomic_path, write_json
 
 RESULTS_ROOT = "Annotations"
@@ -55,8 +56,8 @@ def write_label_png(path: str | os.PathLike, labels: np.ndarray) -> None:
 
 
 def mask_name(vid: str, eid: str, frame: str, root: str = RESULTS_ROOT) -> str:
-    """Name of a mask, relative to the results folder or inside the zip."""
-    return under(root, f"{vid}/{eid}/{frame}.png")
+    """Name of a mask, relative to the results folder or inside the zip. Raises as :func:`util.files.names.checked`."""
+    return under(root, f"{checked(vid)}/{checked(eid)}/{checked(frame)}.png")
 
 
 def under(root: str, name: str) -> str:
@@ -169,8 +170,8 @@ def claim_results(
             shutil.rmtree(folder)
     asked = dict(asked or {})
     for vid in (vid for vid, digest in asked.items() if before.get(vid, digest) != digest):
-        for folder in (root / vid for root in masks if (root / vid).resolve().parent == root.resolve()):
-            shutil.rmtree(folder, ignore_errors=True)
+        for root in masks:
+            shutil.rmtree(inside(root, vid), ignore_errors=True)
     for unfinished in chain(Path(results_dir).glob(UNFINISHED), *(root.rglob(UNFINISHED) for root in masks)):
         unfinished.unlink(missing_ok=True)
     write_json(record, {**run, "asked": before | asked} if asked else dict(run))
