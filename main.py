@@ -19,7 +19,7 @@ import datasets
 import models
 from datasets.texts import training_texts
 from models import PredictorSettings
-from opts import OF_TRAINING, differing, model_options, parse_train_args
+from opts import OF_TRAINING, check_train_options, differing, model_options, parse_train_args
 from tasks import plan
 from tasks.scoring import score_split, texts_to_score
 from tasks.training import Parts, RunSettings, Trainer, micro_batches
@@ -59,7 +59,17 @@ FREE_TO_CHANGE = {
     "local_rank",
 }
 # options that are never taken from a checkpoint
-OF_THIS_CALL = {"dry_run", "device", "resume", "eval", "eval_split", "allow_trained", "strict", "local_rank"}
+OF_THIS_CALL = {
+    "output_dir",  # a file must not say where to write
+    "dry_run",
+    "device",
+    "resume",
+    "eval",
+    "eval_split",
+    "allow_trained",
+    "strict",
+    "local_rank",
+}
 
 
 def main() -> int | None:
@@ -84,12 +94,16 @@ def main() -> int | None:
 def restore_options(args: argparse.Namespace) -> tuple[argparse.Namespace, dict | None]:
     """The options, and the content of the checkpoint that is resumed; None for a new run.
 
-    Where a run is resumed, its options count as far as no flag replaces them.
+    Where a run is resumed, its options count as far as no flag replaces them, and it goes on in the folder of the
+    checkpoint.
     """
     path, saved = find_checkpoint(args)
     if saved:
+        check_train_options(saved["options"], path)
         ours = OF_THIS_CALL if args.eval else OF_THIS_CALL - {"eval_split"}
         defaults = {k: v for k, v in saved["options"].items() if k not in ours}
+        if Path(path).suffix != checkpoint.EXPORTED:
+            defaults["output_dir"] = str(Path(path).parent)
         if args.eval:
             defaults["amp"] = inference_amp(defaults["amp"])
         args = parse_train_args(defaults=defaults)

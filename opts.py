@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from util.options.inference import InferenceOptions, inference_options
 from util.options.referformer_flags import without_referformer_flags
+from util.options.saved import KINDS, check_values, misfits
 from util.options.types import (
     below_one,
     mixing_weight,
@@ -16,8 +17,6 @@ from util.options.types import (
     positive_int,
 )
 
-_AMP = ("off", "bf16", "fp16", "auto")
-_LONG_TEXT = ("shorten", "refuse")
 _LONG_TEXT_HELP = "texts of too many tokens: read their beginning, or refuse them"
 _A2D = dict(dataset_file="a2d", batch_size=2, eval_size=320, max_size=576, freeze_text_encoder=True)
 
@@ -59,13 +58,16 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--seed", type=non_negative_int, default=42)
     group.add_argument(
         "--amp",
-        choices=_AMP,
+        **KINDS["amp"].argument(),
         default="off",
         help="autocast in bfloat16 or float16; auto: bfloat16 where the device is faster with it",
     )
     group.add_argument("--num_workers", type=non_negative_int, default=4, help="data loading processes per rank")
     group.add_argument(
-        "--loader_timeout", type=non_negative_int, default=120, help="seconds to wait for data; 0: no limit"
+        "--loader_timeout",
+        **KINDS["loader_timeout"].argument(),
+        default=120,
+        help="seconds to wait for data; 0: no limit",
     )
 
 
@@ -73,6 +75,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("model")
     group.add_argument(
         "--backbone",
+        **KINDS["backbone"].argument(),
         default="video_swin_t",
         help="resnet18/34/50/101, video_swin_t/s/b, swin_t/s/b/l_p4w7, tsm_resnet10, tsm_resnet10_half, or timm:NAME "
         "for any timm feature pyramid",
@@ -80,23 +83,26 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--backbone_pretrained", metavar="FILE", help="torchvision, timm or Video-Swin weights")
     group.add_argument("--text_encoder", default="roberta-base", help="hub name or local directory of a RoBERTa")
     group.add_argument("--freeze_text_encoder", action=argparse.BooleanOptionalAction, default=False)
-    group.add_argument("--token_stride", type=int, choices=(32, 16), default=32, help="stride of the CMIE tokens")
-    group.add_argument("--hidden_dim", type=positive_int, default=256, help="width of tokens and proxies (C)")
-    group.add_argument("--nheads", type=positive_int, default=8, help="heads of each attention")
-    group.add_argument("--enc_layers", type=positive_int, default=4, help="stacked CMIE modules (K)")
-    group.add_argument("--dec_layers", type=int, choices=(1, 2, 3), default=3, help="top-down steps of the FPN")
-    group.add_argument("--num_queries", type=positive_int, default=5, help="proxy queries per frame (N)")
-    group.add_argument("--dim_feedforward", type=non_negative_int, default=0, help="of the CMIE; 0: none (Figure 2)")
-    group.add_argument("--dropout", type=below_one, default=0.1)
-    group.add_argument("--mask_dim", type=positive_int, default=256, help="channels of the mask features (C_m)")
-    group.add_argument("--mask_decoder", choices=("fpn", "cross_modal"), default="fpn")
+    for name, default, words in (
+        ("token_stride", 32, "stride of the CMIE tokens"),
+        ("hidden_dim", 256, "width of tokens and proxies (C)"),
+        ("nheads", 8, "heads of each attention"),
+        ("enc_layers", 4, "stacked CMIE modules (K)"),
+        ("dec_layers", 3, "top-down steps of the FPN"),
+        ("num_queries", 5, "proxy queries per frame (N)"),
+        ("dim_feedforward", 0, "of the CMIE; 0: none (Figure 2)"),
+        ("dropout", 0.1, None),
+        ("mask_dim", 256, "channels of the mask features (C_m)"),
+        ("mask_decoder", "fpn", None),
+        ("text_form", "clean", "see docs/data.md, Text"),
+        ("jsc_target", "joint", None),
+    ):
+        group.add_argument(f"--{name}", **KINDS[name].argument(), default=default, help=words)
     group.add_argument("--time_encoding", action=argparse.BooleanOptionalAction, default=True)
-    group.add_argument("--text_form", choices=("clean", "lower", "raw"), default="clean", help="see docs/data.md, Text")
     group.add_argument(
         "--binary", action=argparse.BooleanOptionalAction, default=False, help="one class instead of categories"
     )
     group.add_argument("--no_aux_loss", action="store_true", help="supervise the last CMIE stage only")
-    group.add_argument("--jsc_target", choices=("joint", "video", "text", "none"), default="joint")
 
 
 # options of the model that change no answer; ReferFormer's command lines give this one at inference, too
@@ -235,7 +241,7 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("data")
     group.add_argument(
         "--dataset_file",
-        choices=("ytvos", "davis", "a2d", "jhmdb", "refcoco", "refcoco+", "refcocog", "all", "joint", "mevis"),
+        **KINDS["dataset_file"].argument(),
         default="ytvos",
         help="all: refcoco, refcoco+ and refcocog; joint: these three and ytvos",
     )
@@ -256,12 +262,16 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=WEIGHT",
         help="how often an epoch of all or joint takes a data set's clips; 0.5: half of them, 2: all twice; default: 1",
     )
-    group.add_argument("--holdout", type=non_negative_int, default=0, help="training videos kept out for local scoring")
-    group.add_argument("--num_frames", type=positive_int, default=5, help="frames of a training clip (T)")
+    group.add_argument(
+        "--holdout", **KINDS["holdout"].argument(), default=0, help="training videos kept out for local scoring"
+    )
+    group.add_argument(
+        "--num_frames", **KINDS["num_frames"].argument(), default=5, help="frames of a training clip (T)"
+    )
     group.add_argument(
         "--expressions_per_clip", type=positive_int, default=1, help="expressions that share one encoded clip"
     )
-    group.add_argument("--long_text", choices=_LONG_TEXT, default="shorten", help=_LONG_TEXT_HELP)
+    group.add_argument("--long_text", **KINDS["long_text"].argument(), default="shorten", help=_LONG_TEXT_HELP)
     group.add_argument(
         "--bad_sample",
         choices=("fail", "skip"),
@@ -285,8 +295,8 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
         default="keep",
         help="clips that do not show their object: keep trains it as absent; replace takes another clip (all presets)",
     )
-    group.add_argument("--eval_size", type=positive_int, default=360, help="short side at inference")
-    group.add_argument("--max_size", type=positive_int, default=640, help="limit of the long side")
+    group.add_argument("--eval_size", **KINDS["eval_size"].argument(), default=360, help="short side at inference")
+    group.add_argument("--max_size", **KINDS["max_size"].argument(), default=640, help="limit of the long side")
     group.add_argument("--flip", action=argparse.BooleanOptionalAction, default=True)
     group.add_argument("--random_crop", action=argparse.BooleanOptionalAction, default=True)
     group.add_argument("--photometric", action=argparse.BooleanOptionalAction, default=True)
@@ -298,9 +308,13 @@ PREDICTOR_OPTIONS = ("eval_size", "max_size", "amp", "window", "overlap", "long_
 def add_predictor_options(parser: argparse.ArgumentParser) -> None:
     """Adds the options of a predictor: its weights, and how it predicts."""
     parser.add_argument("--resume", required=True, metavar="CKPT", help="checkpoint of main.py, or exported weights")
-    parser.add_argument("--eval_size", type=positive_int, help="short side of the input; default: as in training")
-    parser.add_argument("--max_size", type=positive_int, help="limit of its long side; default: as in training")
-    parser.add_argument("--amp", choices=_AMP, help="default: off if training was off, else auto")
+    parser.add_argument(
+        "--eval_size", **KINDS["eval_size"].argument(), help="short side of the input; default: as in training"
+    )
+    parser.add_argument(
+        "--max_size", **KINDS["max_size"].argument(), help="limit of its long side; default: as in training"
+    )
+    parser.add_argument("--amp", **KINDS["amp"].argument(), help="default: off if training was off, else auto")
     parser.add_argument("--window", type=positive_int, metavar="FRAMES", help="frames seen together; default: 40")
     parser.add_argument(
         "--overlap",
@@ -309,7 +323,7 @@ def add_predictor_options(parser: argparse.ArgumentParser) -> None:
         help="shared by two windows; default: 8, or half of one",
     )
     parser.add_argument("--device", help="cuda, cuda:1, cpu; default: a GPU when there is one")
-    parser.add_argument("--long_text", choices=_LONG_TEXT, default="shorten", help=_LONG_TEXT_HELP)
+    parser.add_argument("--long_text", **KINDS["long_text"].argument(), default="shorten", help=_LONG_TEXT_HELP)
 
 
 def inference_parser(program: str, description: str, output: str) -> argparse.ArgumentParser:
@@ -322,9 +336,11 @@ def inference_parser(program: str, description: str, output: str) -> argparse.Ar
     add_predictor_options(parser)
     parser.add_argument("--output_dir", default=output, help="folder for the masks")
     parser.add_argument(
-        "--holdout", type=non_negative_int, metavar="N", help="hold-out videos; default: as in training"
+        "--holdout", **KINDS["holdout"].argument(), metavar="N", help="hold-out videos; default: as in training"
     )
-    parser.add_argument("--loader_timeout", type=non_negative_int, help="seconds to wait for a frame; 0: no limit")
+    parser.add_argument(
+        "--loader_timeout", **KINDS["loader_timeout"].argument(), help="seconds to wait for a frame; 0: no limit"
+    )
     parser.add_argument("--visualize", action="store_true", help="also write videos with the masks painted over")
     parser.add_argument("--allow_trained", action="store_true", help="also take videos of the training")
     parser.add_argument("--overwrite", action="store_true", help="delete masks that another run left in --output_dir")
@@ -356,6 +372,11 @@ def train_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def check_train_options(options: Mapping[str, object], source: object) -> None:
+    """Raises ValueError, naming ``source``, unless the options of a checkpoint are such as ``main.py`` takes."""
+    check_values(train_parser()._actions, options, source)
+
+
 def parse_train_args(argv: list[str] | None = None, defaults: dict | None = None) -> argparse.Namespace:
     """Parses ``main.py``'s options. Explicit flags win over ``defaults`` (a checkpoint's options), those over a preset.
 
@@ -382,13 +403,7 @@ def _contradictions(args: argparse.Namespace, given: set[str]) -> Iterator[tuple
     Args:
         given: names of the options that were given as flags. Such a flag must have an effect.
     """
-    heads = f"is not a multiple of --nheads {args.nheads}"
-    yield args.hidden_dim % args.nheads, f"--hidden_dim {args.hidden_dim} {heads}"
-    yield (
-        args.mask_decoder == "cross_modal" and args.mask_dim % args.nheads,
-        f"--mask_decoder cross_modal: --mask_dim {args.mask_dim} {heads}",
-    )
-    yield args.hidden_dim % 8, f"--hidden_dim {args.hidden_dim} is not a multiple of 8, as the sine encodings need"
+    yield from ((True, misfit) for misfit in misfits(vars(args)))
     yield (
         not args.eval and (args.train_max_size or args.max_size) < min(args.train_sizes),
         f"--{'train_' if args.train_max_size else ''}max_size {args.train_max_size or args.max_size} is below all of "

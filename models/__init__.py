@@ -16,6 +16,7 @@ from models.fast import for_inference, for_training
 from models.matcher import LossWeights, TrajectoryMatcher
 from models.predictor import Predictor, PredictorSettings
 from models.proxyformer import ProxyFormer
+from models.text_description import read_description
 from models.text_encoder import TextEncoder
 from models.windows import window_sizes
 from util.options.inference import InferenceOptions
@@ -142,13 +143,26 @@ def restore_model(saved: dict, source: str | Path, *, to_train: bool = False) ->
     It gets the averaged weights if the checkpoint has some, or with ``to_train`` those of the last step.
 
     Raises:
-        ValueError: naming ``source``, whose weights do not fit its own options.
+        ValueError: naming ``source``, which describes no model, or whose weights do not fit its own options.
     """
     saved = upgraded(saved, source)
     args = argparse.Namespace(**saved["options"])
-    text_encoder = TextEncoder.from_description(saved["text_encoder"], frozen=args.freeze_text_encoder)
-    model = assemble(args, saved["num_classes"], text_encoder)
-    checkpoint.load_weights(model, saved["model"] if to_train else checkpoint.best_weights(saved), source)
+    weights = saved["model"] if to_train else checkpoint.best_weights(saved)
+    try:
+        config, tokenizer = read_description(saved["text_encoder"])
+    except ValueError as error:
+        raise ValueError(f"{source} is damaged: {error}") from error
+
+    def build() -> ProxyFormer:
+        text_encoder = TextEncoder(config=config, tokenizer=tokenizer, frozen=args.freeze_text_encoder)
+        return assemble(args, saved["num_classes"], text_encoder)
+
+    # without memory for its weights, so that a description of a huge model costs nothing
+    with torch.device("meta"):
+        sketch = build()
+    checkpoint.check_weights(sketch.state_dict(), weights, source)
+    model = build()
+    checkpoint.load_weights(model, weights, source)
     return model
 
 

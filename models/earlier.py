@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
+from util.options.saved import check_saved
 from util.weights.names import renamed
 
 # options that such checkpoints lack, with the values they were trained with
@@ -42,9 +43,13 @@ def upgraded(content: dict[str, Any], source: object) -> dict[str, Any]:
     """The content of a checkpoint, of whichever version, as this version writes it.
 
     Raises:
-        ValueError: as :func:`current_names`.
+        ValueError: as :func:`current_names`; or an option has no value that it may have.
     """
     trained_with = OPTIONS | content["options"]
-    patterns = {"freeze": [current_name(pattern) for pattern in trained_with.get("freeze", [])]}
+    check_saved(trained_with, source)
+    patterns = trained_with.get("freeze", [])
+    if not isinstance(patterns, list) or not all(isinstance(pattern, str) for pattern in patterns):
+        raise ValueError(f"{source} is damaged: its option --freeze is no list of patterns")
+    patterns = {"freeze": [current_name(pattern) for pattern in patterns]}
     weights = {key: current_names(content[key], source) for key in ("model", "average") if content.get(key)}
     return content | weights | {"options": trained_with | patterns}

@@ -18,6 +18,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoTokenizer, RobertaConfig, RobertaModel
 
+from models.text_description import read_config, read_description, read_tokenizer
 from util.run import dist
 from util.samples.text import in_form, shortened
 
@@ -59,10 +60,11 @@ class TextEncoder(nn.Module):
         if not local and (name.startswith((".", "/", "~")) or name.count("/") > 1):
             raise ValueError(f"--text_encoder {name}: there is no such directory")
         try:
-            config = AutoConfig.from_pretrained(name, local_files_only=local)
-            tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=local)
+            found = AutoConfig.from_pretrained(name, local_files_only=local, trust_remote_code=False)
+            tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=local, trust_remote_code=False)
+            config = read_config(found.to_dict()) if found.model_type == "roberta" else found
             model, loading = RobertaModel.from_pretrained(
-                name, local_files_only=local, add_pooling_layer=False, output_loading_info=True
+                name, config=config, local_files_only=local, add_pooling_layer=False, output_loading_info=True
             )
         except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
             cause = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
@@ -88,7 +90,11 @@ class TextEncoder(nn.Module):
             misfit = f"its tokenizer has {len(tokenizer)} tokens, the encoder {config.vocab_size}; they do not match"
         if misfit:
             raise ValueError(f"--text_encoder {name}: {misfit}")
-        encoder = cls(config=model.config, tokenizer=tokenizer.backend_tokenizer, frozen=frozen)
+        try:
+            own_tokenizer = read_tokenizer(tokenizer.backend_tokenizer.to_str(), config.vocab_size)
+        except ValueError as error:
+            raise ValueError(f"--text_encoder {name}: {error}") from error
+        encoder = cls(config=config, tokenizer=own_tokenizer, frozen=frozen)
         encoder.model.load_state_dict(model.state_dict())
         return encoder
 
@@ -100,9 +106,9 @@ class TextEncoder(nn.Module):
 
     @classmethod
     def from_description(cls, description: dict, *, frozen: bool) -> TextEncoder:
-        """The encoder that :meth:`description` describes, with random weights."""
-        config = RobertaConfig.from_dict(description["config"])
-        return cls(config=config, tokenizer=Tokenizer.from_str(description["tokenizer"]), frozen=frozen)
+        """The encoder that :meth:`description` describes, with random weights. Raises ValueError for a damaged one."""
+        config, tokenizer = read_description(description)
+        return cls(config=config, tokenizer=tokenizer, frozen=frozen)
 
     @property
     def width(self) -> int:

@@ -43,8 +43,15 @@ class Unsavable:
 # Files -------------------------------------------------------------------------------------------------------------
 
 
+def sound(**parts: object) -> dict:
+    """The parts that every checkpoint has, and further ones."""
+    text_encoder = {"config": {}, "tokenizer": ""}
+    return {"model": {"a": torch.ones(100)}, "options": {}, "num_classes": 1, "text_encoder": text_encoder, **parts}
+
+
 def test_what_is_saved_comes_back(tmp_path):
-    content = {"model": {"a": torch.arange(3.0)}, "options": {"lr": 0.1, "sizes": [1, 2], "file": None}, "epoch": 4}
+    options = {"lr": 0.1, "sizes": [1, 2], "file": None}
+    content = sound(model={"a": torch.arange(3.0)}, options=options, epoch=4)
     checkpoint.save(tmp_path / "new folder" / "c.pth", content)
     loaded = checkpoint.load(tmp_path / "new folder" / "c.pth")
     assert torch.equal(loaded["model"]["a"], content["model"]["a"])
@@ -62,17 +69,17 @@ def test_a_failed_save_leaves_the_old_file_and_nothing_else(tmp_path):
 
 def test_who_reads_during_a_save_reads_the_old_file_to_its_end(tmp_path):
     path = tmp_path / "c.pth"
-    checkpoint.save(path, {"epoch": 1})
+    checkpoint.save(path, sound(epoch=1))
     before = path.read_bytes()
     with path.open("rb") as reader:
-        checkpoint.save(path, {"epoch": 2})
+        checkpoint.save(path, sound(epoch=2))
         assert reader.read() == before
     assert checkpoint.load(path)["epoch"] == 2
 
 
 def damaged(path) -> dict[str, bytes]:
     """Files that are no checkpoint, by what is wrong with them."""
-    checkpoint.save(path, {"model": {"a": torch.ones(100)}})
+    checkpoint.save(path, sound())
     good = path.read_bytes()
     numbers = random.Random(0)
     cases = {"empty": b"", "text": b"not a checkpoint", "code": pickle.dumps(Code(), 2), "zeros": bytes(1000)}
@@ -406,4 +413,4 @@ def test_options_in_a_namespace_are_plain_data_and_nothing_else_is(tmp_path):
     torch.save({"args": argparse.Namespace(lr=Other())}, tmp_path / "other.pth")
     with pytest.raises(ValueError) as error:
         checkpoint.read_plain(tmp_path / "other.pth", "the file")
-    assert str(error.value).endswith("it holds more than tensors and plain data")
+    assert str(error.value).endswith("it holds more than tensors and plain data: tests.test_checkpoint_optim.Other")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import re
+from collections.abc import Callable
 
 
 def positive_int(text: str) -> int:
@@ -11,6 +13,25 @@ def positive_int(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text} is not a positive number")
     return value
+
+
+def between(lowest: int, highest: int) -> Callable[[str], int]:
+    """The type of a whole number between two limits."""
+
+    def whole_number(text: str) -> int:
+        value = int(text)
+        if not lowest <= value <= highest:
+            raise argparse.ArgumentTypeError(f"{text} is not between {lowest} and {highest}")
+        return value
+
+    return whole_number
+
+
+def backbone_name(text: str) -> str:
+    """The name of a backbone. timm would take a name with ``:`` or ``/`` for one on a hub."""
+    if not re.fullmatch(r"(timm:)?\w[\w.]*", text):
+        raise argparse.ArgumentTypeError(f"{text[:60]!r} is no backbone; its name has letters, digits, _ and .")
+    return text
 
 
 def non_negative_int(text: str) -> int:

@@ -16,11 +16,14 @@ from safetensors.torch import save as to_bytes
 from torch import nn
 
 from util.files.writing import atomic_path
+from util.weights.before_reading import check_before_reading
 from util.weights.names import unwrapped
 
 FORMAT = 1
 EXPORTED = ".safetensors"
 DESCRIPTION = ("options", "num_classes", "text_encoder")  # the entries from which the model is built
+MOST_CLASSES = 10_000
+_DTYPES = {torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.bool}
 _HEADER = "proxyformer"
 
 
@@ -67,9 +70,48 @@ def load(path: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"the checkpoint {path} does not exist")
     content = _read_exported(path) if path.suffix == EXPORTED else read_plain(path, f"the checkpoint {path}")
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
+    number = content.get("format") if isinstance(content, dict) else None
+    if type(number) is not int or number != FORMAT:
         raise ValueError(f"{path} is not a checkpoint of this program (no format number {FORMAT} in it)")
+    if fault := _fault(content):
+        raise ValueError(f"the checkpoint {path} is damaged: {fault}")
     return content
+
+
+def _fault(content: dict) -> str | None:
+    """The part of a checkpoint that is missing or has another form; None where all are as :func:`save` gets them.
+
+    The values of the options, and the form of the text encoder, are checked where they are used.
+    """
+    options, classes, text = (content.get(part) for part in DESCRIPTION)
+    if not isinstance(options, dict) or not all(isinstance(name, str) for name in options):
+        return "it holds no options"
+    if type(classes) is not int or not 0 < classes <= MOST_CLASSES:
+        return "it holds no number of classes"
+    forms = {"config": dict, "tokenizer": str}
+    if not isinstance(text, dict) or not all(isinstance(text.get(part), form) for part, form in forms.items()):
+        return "it holds no text encoder"
+    for part in ("model", "average"):
+        weights = content.get(part)
+        if part == "average" and weights is None:
+            continue
+        if not isinstance(weights, dict) or not weights:
+            return f"it holds no weights ({part})"
+        for name, value in weights.items():
+            if not isinstance(name, str) or not _is_plain(value):
+                return f"{str(name)[:80]!r} of its weights is no plain tensor of numbers"
+    return None
+
+
+def _is_plain(value: object) -> bool:
+    """Whether this is a dense tensor in memory, of a type that models have."""
+    return (
+        type(value) in (torch.Tensor, nn.Parameter)
+        and value.layout is torch.strided
+        and not value.is_nested
+        and value.device.type == "cpu"
+        and value.dtype in _DTYPES
+    )
 
 
 def export(path: str | Path, content: dict[str, Any], dtype: torch.dtype) -> None:
@@ -101,7 +143,7 @@ def _read_exported(path: Path) -> Any:
         with safe_open(path, "pt") as file:
             described = json.loads((file.metadata() or {}).get(_HEADER, "null"))
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dictionary)
-    except (ValueError, OSError, SafetensorError) as error:
+    except (ValueError, OSError, RecursionError, SafetensorError) as error:
         raise ValueError(f"the weights {path} cannot be read; the file is cut short or damaged: {error}") from error
     if not isinstance(described, dict) or not described.keys() >= set(DESCRIPTION):
         return None
@@ -118,6 +160,7 @@ def read_plain(path: Path, what: str) -> Any:
         ValueError: naming ``what``: the file is damaged, of another kind, or holds code.
     """
     try:
+        check_before_reading(path)
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged bytes raise almost any exception, IndexError and struct.error among them
@@ -151,9 +194,20 @@ def load_weights(model: nn.Module, state: dict[str, torch.Tensor], source: str |
     """Loads all parameters or none; their names may have the prefixes of wrappers (:mod:`util.weights.names`).
 
     Raises:
-        ValueError: naming ``source`` and the parameters that are missing, unknown, doubled or of another shape.
+        ValueError: as :func:`check_weights`.
     """
-    expected = model.state_dict()
+    model.load_state_dict(check_weights(model.state_dict(), state, source))
+
+
+def check_weights(
+    expected: dict[str, torch.Tensor], state: dict[str, torch.Tensor], source: str | Path
+) -> dict[str, torch.Tensor]:
+    """The weights under the names that a model has for them; ``expected`` may be without memory (device "meta").
+
+    Raises:
+        ValueError: naming ``source`` and the parameters that are missing, unknown, doubled, of another shape, or have
+            values that are not finite.
+    """
     state = unwrapped(state, expected, source)
     problems = {
         "missing": sorted(expected.keys() - state.keys()),
@@ -171,4 +225,10 @@ def load_weights(model: nn.Module, state: dict[str, torch.Tensor], source: str |
     ]
     if listed:
         raise ValueError(f"the weights of {source} do not fit; {'; '.join(listed)}")
-    model.load_state_dict(state)
+    broken = [name for name, value in state.items() if value.is_floating_point() and not value.isfinite().all()]
+    if broken:
+        raise ValueError(
+            f"the weights of {source} are broken: {len(broken)} tensors hold values that are not finite, the first "
+            f"{broken[0]}; take an earlier checkpoint"
+        )
+    return state
