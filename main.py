@@ -21,6 +21,7 @@ from datasets.texts import training_texts
 from models import PredictorSettings
 from opts import OF_TRAINING, check_train_options, differing, model_options, parse_train_args
 from tasks import plan
+from tasks.resuming import check_state
 from tasks.scoring import score_split, texts_to_score
 from tasks.training import Parts, RunSettings, Trainer, micro_batches
 from util.run import cli, dist
@@ -139,11 +140,7 @@ def build_trainer(args: argparse.Namespace, saved: dict | None, device: torch.de
             f"--output_dir {folder} already holds a run; go on with it by --resume auto, or choose another folder"
         )
     if saved:
-        if "optimizer" not in saved:
-            raise ValueError(
-                f"--resume {args.resume} holds exported weights, from which training cannot go on; start a new run "
-                "from them with --pretrained_weights"
-            )
+        check_state(saved, f"--resume {args.resume}")
         refuse_other_run(args, saved)
     args.amp = models.settled_amp(args.amp, device)
     accumulate = micro_batches(args.batch_size, args.global_batch_size, dist.world_size())
@@ -242,11 +239,6 @@ def refuse_lists_of_others(args: argparse.Namespace) -> None:
 
 def refuse_other_run(args: argparse.Namespace, saved: dict) -> None:
     """Raises ValueError where the flags or the number of processes contradict the run of the checkpoint."""
-    if "ranks" not in saved:
-        raise ValueError(
-            f"--resume {args.resume} was written by an earlier version of this program, without what it takes to go on "
-            "exactly; start a new run from it with --pretrained_weights"
-        )
     if len(saved["ranks"]) != dist.world_size():
         raise ValueError(
             f"--resume {args.resume} is of a run of {len(saved['ranks'])} processes, these are {dist.world_size()}: "

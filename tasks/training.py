@@ -116,19 +116,30 @@ class Trainer:
             self.restore(saved)
 
     def restore(self, saved: dict) -> None:
-        """Restores the state beside the weights, as it was when ``saved`` was written."""
-        optim.load_state(self.optimizer, saved["optimizer"])
-        self.scheduler.load_state_dict(saved["scheduler"])
-        self.scaler.load_state_dict(saved["scaler"])
+        """Restores the state beside the weights, as it was when ``saved`` was written.
+
+        ``tasks.resuming.check_state`` has checked the form of ``saved``.
+
+        Raises:
+            ValueError: a part of the state does not fit this run.
+        """
+        source = f"--resume {self.settings.resume}"
+        optim.load_state(self.optimizer, saved["optimizer"], source)
+        optim.load_counters(self.scheduler, saved["scheduler"], f"{source}: its learning rates")
+        optim.load_counters(self.scaler, saved["scaler"], f"{source}: its scale of the loss")
         if self.average:
             own = self.average.values
-            self.average.values = {name: dist.sharded_like(saved["average"][name], own[name]) for name in own}
+            average = checkpoint.check_weights(own, saved["average"] or {}, source)
+            self.average.values = {name: dist.sharded_like(average[name], own[name]) for name in own}
         # a best score counts only while its weights are in the folder
         self.best = saved["best"] if (self.settings.output_dir / BEST).is_file() else None
         mine = saved["ranks"][dist.rank()]
-        torch.set_rng_state(mine["rng"])
-        if mine["device_rng"] is not None:
-            torch.cuda.set_rng_state(mine["device_rng"], self.device)
+        try:
+            torch.set_rng_state(mine["rng"])
+            if mine["device_rng"] is not None:
+                torch.cuda.set_rng_state(mine["device_rng"], self.device)
+        except RuntimeError as error:
+            raise ValueError(f"{source} is damaged: its random stream cannot be continued ({error})") from error
         self.epoch, self.step = saved["epoch"], saved["step"]
         self.taken, self.skipped = saved["taken"], saved["skipped"]
         self.sums, self.replaced = Counter(mine["sums"]), mine["replaced"]

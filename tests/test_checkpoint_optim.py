@@ -21,7 +21,7 @@ import models
 from opts import parse_train_args
 from tasks import inference
 from tests.commands import run
-from tests.tiny_model import EXPRESSIONS, tiny_args, tiny_model, tiny_text_encoder
+from tests.tiny_model import EXPRESSIONS, checkpoint_of, tiny_args, tiny_model, tiny_text_encoder
 from util.run import optim, precision
 from util.weights import checkpoint
 
@@ -43,15 +43,9 @@ class Unsavable:
 # Files -------------------------------------------------------------------------------------------------------------
 
 
-def sound(**parts: object) -> dict:
-    """The parts that every checkpoint has, and further ones."""
-    text_encoder = {"config": {}, "tokenizer": ""}
-    return {"model": {"a": torch.ones(100)}, "options": {}, "num_classes": 1, "text_encoder": text_encoder, **parts}
-
-
 def test_what_is_saved_comes_back(tmp_path):
     options = {"lr": 0.1, "sizes": [1, 2], "file": None}
-    content = sound(model={"a": torch.arange(3.0)}, options=options, epoch=4)
+    content = checkpoint_of(model={"a": torch.arange(3.0)}, options=options, epoch=4)
     checkpoint.save(tmp_path / "new folder" / "c.pth", content)
     loaded = checkpoint.load(tmp_path / "new folder" / "c.pth")
     assert torch.equal(loaded["model"]["a"], content["model"]["a"])
@@ -69,17 +63,17 @@ def test_a_failed_save_leaves_the_old_file_and_nothing_else(tmp_path):
 
 def test_who_reads_during_a_save_reads_the_old_file_to_its_end(tmp_path):
     path = tmp_path / "c.pth"
-    checkpoint.save(path, sound(epoch=1))
+    checkpoint.save(path, checkpoint_of(epoch=1))
     before = path.read_bytes()
     with path.open("rb") as reader:
-        checkpoint.save(path, sound(epoch=2))
+        checkpoint.save(path, checkpoint_of(epoch=2))
         assert reader.read() == before
     assert checkpoint.load(path)["epoch"] == 2
 
 
 def damaged(path) -> dict[str, bytes]:
     """Files that are no checkpoint, by what is wrong with them."""
-    checkpoint.save(path, sound())
+    checkpoint.save(path, checkpoint_of())
     good = path.read_bytes()
     numbers = random.Random(0)
     cases = {"empty": b"", "text": b"not a checkpoint", "code": pickle.dumps(Code(), 2), "zeros": bytes(1000)}

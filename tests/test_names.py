@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from datasets import a2d, davis, jhmdb, mevis, refcoco, ytvos
+from tests.helpers import edit
 from tests.mini_a2d import write_mini_a2d
 from tests.mini_davis import write_mini_davis
 from tests.mini_jhmdb import write_mini_jhmdb
@@ -44,12 +45,6 @@ def test_other_names_are_taken_as_they_are(name, tmp_path):
 
 def test_other_types_are_no_names():
     assert all(name_fault(value) for value in (None, 3, ["a"], b"a"))
-
-
-def edit(path: Path, change) -> None:
-    content = json.loads(path.read_text())
-    change(content)
-    path.write_text(json.dumps(content))
 
 
 def rename(entries: dict, new: str) -> None:

@@ -9,17 +9,18 @@ import pytest
 import torch
 
 from tests.helpers import full_disk
+from tests.tiny_model import checkpoint_of
 from util.weights import checkpoint
 from util.weights.saver import BEST, NEWEST, Saver, newest
 
 
 def test_a_full_disk_costs_a_checkpoint_and_nothing_else(tmp_path, capsys):
     saver = Saver(tmp_path, keep=2)
-    saver.save({"a": torch.zeros(10)}, 1)
+    saver.save(checkpoint_of(a=torch.zeros(10)), 1)
     saver._settle()
     with full_disk(30_000):
-        saver.save({"a": torch.zeros(20_000)}, 2)
-        saver.save({"a": torch.ones(10)}, 3)
+        saver.save(checkpoint_of(a=torch.zeros(20_000)), 2)
+        saver.save(checkpoint_of(a=torch.ones(10)), 3)
         saver._settle()
     assert "no checkpoint was written, training goes on: " in (said := capsys.readouterr().err)
     assert "checkpoint_00000002.pth" in said and os.strerror(errno.EFBIG) in said
@@ -34,10 +35,10 @@ def test_the_best_is_written_once_there_is_space_and_no_later_one_for_it(tmp_pat
         folder.mkdir()
         saver = Saver(folder, keep=1)
         with full_disk(30_000):
-            saver.save({"a": torch.zeros(20_000)}, 2, best=True)
+            saver.save(checkpoint_of(a=torch.zeros(20_000)), 2, best=True)
             saver._settle()
         if later:
-            saver.save({"a": torch.ones(10)}, 3)
+            saver.save(checkpoint_of(a=torch.ones(10)), 3)
         saver.close()
         assert not checkpoint.load(folder / BEST)["a"].any()
         assert not later or checkpoint.load(folder / NEWEST)["a"].all()
@@ -47,14 +48,14 @@ def test_the_best_is_written_once_there_is_space_and_no_later_one_for_it(tmp_pat
 def test_a_run_whose_last_checkpoint_cannot_be_written_says_so(tmp_path):
     saver = Saver(tmp_path, keep=2)
     with full_disk(30_000), pytest.raises(OSError, match="checkpoint_00000002.pth"):
-        saver.save({"a": torch.zeros(20_000)}, 2)
+        saver.save(checkpoint_of(a=torch.zeros(20_000)), 2)
         saver.close()
     assert not list(tmp_path.iterdir())
 
 
 def test_what_is_saved_is_of_the_moment(tmp_path):
     saver, weight = Saver(tmp_path, keep=1), torch.zeros(1000)
-    saver.save({"nested": [{"weight": weight}]}, 1)
+    saver.save(checkpoint_of(nested=[{"weight": weight}]), 1)
     weight += 1
     saver.close()
     assert not checkpoint.load(tmp_path / NEWEST)["nested"][0]["weight"].any()
@@ -63,7 +64,7 @@ def test_what_is_saved_is_of_the_moment(tmp_path):
 def test_the_last_and_the_best_are_kept(tmp_path):
     saver = Saver(tmp_path, keep=2)
     for step in range(1, 6):
-        saver.save({"step": step}, step, best=step == 2)
+        saver.save(checkpoint_of(step=step), step, best=step == 2)
     saver.close()
     numbered = ["checkpoint_00000004.pth", "checkpoint_00000005.pth"]
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([NEWEST, BEST, *numbered])
@@ -74,7 +75,7 @@ def test_the_last_and_the_best_are_kept(tmp_path):
 def test_a_checkpoint_cut_short_is_passed_over(tmp_path, share, capsys):
     saver = Saver(tmp_path, keep=3)
     for step in (1, 2):
-        saver.save({"step": step, "a": torch.zeros(1000)}, step)
+        saver.save(checkpoint_of(step=step, a=torch.zeros(1000)), step)
     saver.close()
     path = tmp_path / NEWEST
     os.truncate(path, int(share * path.stat().st_size))  # one file of two names

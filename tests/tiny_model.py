@@ -137,3 +137,9 @@ def random_batch(samples: int = 2, *, expressions: int = 1, first_seed: int = 0,
         targets = [random_target(10 * seed + i, frames=frames, **target) for i in range(expressions)]
         clips.append(random_clip(seed, targets, frames, size))
     return collate(clips)
+
+
+def checkpoint_of(**parts: object) -> dict[str, object]:
+    """The parts that every checkpoint has, of no model in particular, and these."""
+    text_encoder = {"config": {}, "tokenizer": ""}
+    return {"model": {"w": torch.ones(100)}, "options": {}, "num_classes": 1, "text_encoder": text_encoder, **parts}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -55,9 +56,15 @@ def build_optimizer(groups: list[dict], weight_decay: float, factor: Callable[[i
     return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
 
 
-def load_state(optimizer: torch.optim.Optimizer, state: dict) -> None:
-    """Takes over the state of another run, whose tensors are whole; shards them like the parameters."""
+def load_state(optimizer: torch.optim.Optimizer, state: object, source: object) -> None:
+    """Takes over the state of another run, whose tensors are whole; shards them like the parameters.
+
+    Raises:
+        ValueError: naming ``source``; the state is of another optimiser, or damaged.
+    """
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    if not _fits(state, optimizer.state_dict()["param_groups"], parameters):
+        raise ValueError(f"{source}: the state of its optimiser is damaged or of another model")
 
     def placed(value: Tensor, parameter: Tensor) -> Tensor:
         return sharded_like(value, parameter) if value.shape == parameter.shape else value
@@ -67,6 +74,52 @@ def load_state(optimizer: torch.optim.Optimizer, state: dict) -> None:
         for i, values in state["state"].items()
     }
     optimizer.load_state_dict({**state, "state": of_parameters})
+
+
+def _fits(state: object, groups: list[dict], parameters: list[nn.Parameter]) -> bool:
+    """Whether a state has the groups of an optimiser, and for its parameters tensors of their shape or numbers."""
+    if not (isinstance(state, dict) and _similar(groups, state.get("param_groups"))):
+        return False
+    of_parameters = state.get("state")
+    return isinstance(of_parameters, dict) and all(
+        type(i) is int
+        and 0 <= i < len(parameters)
+        and isinstance(values, dict)
+        and all(
+            isinstance(value, Tensor)
+            and value.layout is torch.strided
+            and value.shape in ((), parameters[i].shape)
+            and bool(value.isfinite().all())
+            for value in values.values()
+        )
+        for i, values in of_parameters.items()
+    )
+
+
+def load_counters(part: Any, state: object, source: object) -> None:
+    """Takes over the state of a learning-rate schedule or of a scaler of the loss.
+
+    Entries that this release of torch does not know are left out: loading would make attributes of them.
+
+    Raises:
+        ValueError: naming ``source``; the state is damaged.
+    """
+    own = part.state_dict()
+    public = {name for name in own if not name.startswith("_")}  # releases of torch differ in the others
+    if not (isinstance(state, dict) and public <= state.keys() and _similar(own, state)):
+        raise ValueError(f"{source} are damaged")
+    part.load_state_dict(own | {name: state[name] for name in own.keys() & state.keys()})
+
+
+def _similar(own: object, saved: object) -> bool:
+    """Whether two pieces of plain data have the same form, as far as they have the same entries."""
+    if isinstance(own, dict):
+        return isinstance(saved, dict) and all(_similar(own[key], saved[key]) for key in own.keys() & saved.keys())
+    if isinstance(own, list | tuple):
+        same = isinstance(saved, list | tuple) and len(own) == len(saved)
+        return same and all(map(_similar, own, saved))
+    numbers = (int, float)
+    return (isinstance(own, numbers) and isinstance(saved, numbers)) or type(own) is type(saved)
 
 
 class Average:
