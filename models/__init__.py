@@ -158,8 +158,11 @@ def restore_model(saved: dict, source: str | Path, *, to_train: bool = False) ->
         return assemble(args, saved["num_classes"], text_encoder)
 
     # without memory for its weights, so that a description of a huge model costs nothing
-    with torch.device("meta"):
-        sketch = build()
+    try:
+        with torch.device("meta"):
+            sketch = build()
+    except ValueError as error:
+        raise ValueError(f"the model of {source} cannot be built: {error}") from error
     checkpoint.check_weights(sketch.state_dict(), weights, source)
     model = build()
     checkpoint.load_weights(model, weights, source)
