@@ -327,7 +327,7 @@ class Predictor:
         height, width = encoded.original_size
         pixels = torch.tensor([width, height, width, height])
         for prediction in self._predictions(encoded, expressions, batch):
-            scores = query_scores(prediction.logits, chosen.expand(len(prediction.logits), -1)).cpu()
+            scores = _finite(query_scores(prediction.logits, chosen.expand(len(prediction.logits), -1)).cpu())
             boxes = cxcywh_to_xyxy(prediction.boxes[:, frame]).cpu() * pixels
             for i, logits in enumerate(prediction.masks[:, frame]):
                 yield FrameAnswer((self._full_size(logits, encoded) > self.threshold).cpu(), scores[i], boxes[i])
@@ -380,6 +380,13 @@ class InMemory:
         return self.frames[list(positions)]
 
 
+def _finite(scores: Tensor) -> Tensor:
+    """The scores as they are. Raises FloatingPointError for some that are not finite: no order can be made of them."""
+    if not scores.isfinite().all():
+        raise FloatingPointError("the network's scores are not finite; compute with --amp bf16 or off")
+    return scores
+
+
 class Segmentation:
     """The objects that expressions refer to in a video; their masks are computed by :meth:`masks` on demand.
 
@@ -391,7 +398,7 @@ class Segmentation:
     def __init__(self, predictor: Predictor, encoded: EncodedVideo, waiting: Waiting, scores: Tensor | None) -> None:
         self._predictor, self._waiting = predictor, waiting
         self._input_size, self.size = encoded.input_size, encoded.original_size
-        best = [] if scores is None else [row.max(0) for row in scores.cpu()]
+        best = [] if scores is None else [row.max(0) for row in _finite(scores.cpu())]
         self.scores = [score.item() for score, _ in best]
         self._proxies = [int(proxy) for _, proxy in best]
 

@@ -165,7 +165,7 @@ CHANGES = {
     # weights
     "a weight of a list": first_weight(lambda w: [1.0]),
     "a sparse weight": first_weight(lambda w: w.to_sparse()),
-    "a quantised weight": first_weight(lambda w: torch.quantize_per_tensor(w, 0.1, 0, torch.qint8)),
+    "a weight of eight bits": first_weight(lambda w: w.to(torch.float8_e4m3fn)),
     "a weight without memory": first_weight(lambda w: w.to("meta")),
     "a complex weight": first_weight(lambda w: w.to(torch.complex64)),
     "a weight of another shape": first_weight(lambda w: w[None]),

@@ -184,3 +184,15 @@ def test_a_square_comes_back_at_its_place(stride, seen, disk):
 def test_one_text_instead_of_a_list_is_refused(predictor):
     with pytest.raises(ValueError, match=r"a list of texts: give \['red'\]"):
         predictor(frames(), "red")
+
+
+def test_scores_that_are_not_finite_are_an_error(predictor):
+    """They come from weights that overflow in float16, and would be no number in a JSON file."""
+    broken = Predictor(tiny_model(), eval_size=40, max_size=96)
+    with torch.no_grad():
+        broken.model.reference_head.classes.bias.fill_(float("nan"))
+    with pytest.raises(FloatingPointError, match="not finite; compute with --amp bf16 or off"):
+        broken(frames(), [EXPRESSIONS[0]])
+    encoded = broken.encode(prepared(), (61, 83))
+    with pytest.raises(FloatingPointError, match="not finite"):
+        list(broken.answer_frame(encoded, [EXPRESSIONS[0]], 1))

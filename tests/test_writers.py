@@ -291,6 +291,17 @@ def test_a_folder_that_cannot_be_made(tmp_path):
         write_mask_png(tmp_path / "file" / "a" / "m.png", np.ones((3, 3), bool))
 
 
+def test_a_number_that_json_lacks_is_not_written(tmp_path):
+    path = tmp_path / "scores.json"
+    write_json(path, {"J": 1})
+    for number in (float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="JSON"):
+            write_json(path, {"J": number})
+        with pytest.raises(ValueError, match="JSON"), open_json(path, {}, "list") as add:
+            add(number)
+    assert json.loads(path.read_text()) == {"J": 1} and _files(tmp_path) == ["scores.json"]
+
+
 @pytest.mark.parametrize("items", [[], [{"a": [1]}], [1, "ü", None]])
 def test_json_that_is_written_item_by_item(tmp_path, items):
     with open_json(tmp_path / "a.json", {"head": {"x": []}}, "list") as add:

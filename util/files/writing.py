@@ -48,9 +48,12 @@ def named_errors(path: str | os.PathLike) -> Iterator[None]:
 
 
 def write_json(path: str | os.PathLike, content, indent: int | None = 2) -> None:
-    """Writes ``content`` as JSON, indented unless ``indent`` is None, atomically."""
+    """Writes ``content`` as JSON, indented unless ``indent`` is None, atomically.
+
+    Raises ValueError for a number that JSON does not have (NaN, infinity).
+    """
     with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=indent) + "\n", encoding="utf-8")
+        temporary.write_text(json.dumps(content, indent=indent, allow_nan=False) + "\n", encoding="utf-8")
 
 
 @contextmanager
@@ -63,13 +66,13 @@ def open_json(path: str | os.PathLike, head: Mapping[str, object], name: str) ->
         head: the values before the list.
     """
     with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
-        opening = json.dumps({**head, name: []}, indent=2, ensure_ascii=False)
+        opening = json.dumps({**head, name: []}, indent=2, ensure_ascii=False, allow_nan=False)
         file.write(opening.removesuffix("]\n}"))
         separator = "\n"
 
         def add(item: object) -> None:
             nonlocal separator
-            file.write(f"{separator}    {json.dumps(item, ensure_ascii=False)}")
+            file.write(f"{separator}    {json.dumps(item, ensure_ascii=False, allow_nan=False)}")
             separator = ",\n"
 
         yield add
