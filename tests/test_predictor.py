@@ -193,6 +193,6 @@ def test_scores_that_are_not_finite_are_an_error(predictor):
         broken.model.reference_head.classes.bias.fill_(float("nan"))
     with pytest.raises(FloatingPointError, match="not finite; compute with --amp bf16 or off"):
         broken(frames(), [EXPRESSIONS[0]])
-    encoded = broken.encode(prepared(), (61, 83))
+    encoded = broken.encode(broken.fit(frames()), (61, 83))
     with pytest.raises(FloatingPointError, match="not finite"):
         list(broken.answer_frame(encoded, [EXPRESSIONS[0]], 1))
