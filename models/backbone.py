@@ -214,7 +214,7 @@ def _read_state(path: Path) -> dict[str, Tensor]:
     for wrapping in ("state_dict", "model", "model_state_dict"):
         if isinstance(state, dict) and isinstance(state.get(wrapping), dict):
             state = state[wrapping]
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+    if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
         raise ValueError(f"--backbone_pretrained: {path} holds no dictionary of tensors")
     return state
 

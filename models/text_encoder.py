@@ -13,7 +13,6 @@ from pathlib import Path
 
 import torch
 import transformers
-from safetensors import SafetensorError
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoTokenizer, RobertaConfig, RobertaModel
@@ -21,6 +20,7 @@ from transformers import AutoConfig, AutoTokenizer, RobertaConfig, RobertaModel
 from models.text_description import read_config, read_description, read_tokenizer
 from util.run import dist
 from util.samples.text import in_form, shortened
+from util.weights.checkpoint import load_weights
 
 LONG_TEXT = ("shorten", "refuse")  # ways to treat a text of more tokens than the encoder takes
 _NAMED, _REFUSED = 20, 5  # how many such texts warnings name, and how many an error names
@@ -66,8 +66,11 @@ class TextEncoder(nn.Module):
             model, loading = RobertaModel.from_pretrained(
                 name, config=config, local_files_only=local, add_pooling_layer=False, output_loading_info=True
             )
-        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-            cause = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        except MemoryError:
+            raise
+        except Exception as error:  # damaged files raise almost any
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            cause = " ".join(line.strip() for line in lines[: 1 + lines[0].endswith(":")])
             mend = (
                 "the directory needs config.json, model.safetensors and the tokenizer's files"
                 if local
@@ -95,7 +98,7 @@ class TextEncoder(nn.Module):
         except ValueError as error:
             raise ValueError(f"--text_encoder {name}: {error}") from error
         encoder = cls(config=config, tokenizer=own_tokenizer, frozen=frozen)
-        encoder.model.load_state_dict(model.state_dict())
+        load_weights(encoder.model, model.state_dict(), f"--text_encoder {name}")
         return encoder
 
     def description(self) -> dict:

@@ -234,6 +234,45 @@ def test_directories_that_do_not_serve_are_named(folder, spoil, complaint):
     assert str(path) in str(raised.value) and complaint in str(raised.value)
 
 
+NESTED = "[" * 100_000 + "]" * 100_000
+DAMAGED = {
+    "config.json": [{"hidden_size": "16"}, {"model_type": ["roberta"]}, {"dtype": [1]}, {"id2label": 3}, NESTED, "[]"],
+    "tokenizer.json": [{"model": {"type": "BPE"}}, {"post_processor": 3}, NESTED, "[]"],
+    "tokenizer_config.json": [{"tokenizer_class": ["x"]}, NESTED, "[]"],
+    "model.safetensors": ["", "x" * 100],
+}
+
+
+@pytest.mark.parametrize(
+    ("file", "number"), [(file, number) for file, contents in DAMAGED.items() for number in range(len(contents))]
+)
+def test_a_damaged_file_of_an_encoder_is_one_line(folder, file, number, capfd):
+    content = DAMAGED[file][number]
+    if isinstance(content, dict):
+        content = json.dumps(json.loads((folder / file).read_text()) | content)
+    (folder / file).write_text(content)
+    with pytest.raises(ValueError, match="--text_encoder") as raised:
+        TextEncoder.from_pretrained(str(folder), frozen=True)
+    assert str(folder) in str(raised.value) and "\n" not in str(raised.value)
+    assert "panicked" not in capfd.readouterr().err
+
+
+def test_weights_of_an_encoder_that_are_not_finite(folder):
+    state = load_file(folder / "model.safetensors")
+    state["roberta.embeddings.word_embeddings.weight"][3] = float("nan")
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match="--text_encoder .* hold values that are not finite, .*word_emb"):
+        TextEncoder.from_pretrained(str(folder), frozen=True)
+
+
+def test_a_directory_that_names_code_on_a_hub_is_read_without_it(folder):
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"attn_implementation": "somebody/kernel", "auto_map": {"AutoConfig": "somebody/code--x.Y"}}
+    (folder / "config.json").write_text(json.dumps(config))
+    description = TextEncoder.from_pretrained(str(folder), frozen=True).description()
+    assert "somebody" not in json.dumps(description)
+
+
 def test_a_hub_name_without_network_says_how_to_fetch_it(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(ValueError, match=r"fetch it once elsewhere .*make_tiny_text_encoder"):

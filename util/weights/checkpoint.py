@@ -98,12 +98,12 @@ def _fault(content: dict) -> str | None:
         if not isinstance(weights, dict) or not weights:
             return f"it holds no weights ({part})"
         for name, value in weights.items():
-            if not isinstance(name, str) or not _is_plain(value):
+            if not isinstance(name, str) or not is_plain(value):
                 return f"{str(name)[:80]!r} of its weights is no plain tensor of numbers"
     return None
 
 
-def _is_plain(value: object) -> bool:
+def is_plain(value: object) -> bool:
     """Whether this is a dense tensor in memory, of a type that models have."""
     return (
         type(value) in (torch.Tensor, nn.Parameter)
@@ -205,9 +205,11 @@ def check_weights(
     """The weights under the names that a model has for them; ``expected`` may be without memory (device "meta").
 
     Raises:
-        ValueError: naming ``source`` and the parameters that are missing, unknown, doubled, of another shape, or have
-            values that are not finite.
+        ValueError: naming ``source`` and the parameters that are missing, unknown, doubled, of another shape, no dense
+            tensors, or have values that are not finite.
     """
+    if odd := [name for name, value in state.items() if not is_plain(value)]:
+        raise ValueError(f"the weights of {source} do not fit; {str(odd[0])[:80]!r} is no plain tensor of numbers")
     state = unwrapped(state, expected, source)
     problems = {
         "missing": sorted(expected.keys() - state.keys()),
@@ -229,6 +231,6 @@ def check_weights(
     if broken:
         raise ValueError(
             f"the weights of {source} are broken: {len(broken)} tensors hold values that are not finite, the first "
-            f"{broken[0]}; take an earlier checkpoint"
+            f"{broken[0]}; take another file"
         )
     return state
