@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import socket
 import threading
@@ -18,8 +17,9 @@ from PIL import Image
 
 import app
 import models
-from tasks import page
-from tasks.page import Desk, Limits, LocalPage
+from tasks import limits, page
+from tasks.limits import Limits
+from tasks.page import Desk
 from tests.helpers import ROOT
 from tools.data.make_synthetic import make_scene
 from util.video.own_video import open_video
@@ -168,7 +168,7 @@ class TestRequests:
     def test_large_pictures_that_the_file_does_not_tell_of(self, desk, clip, monkeypatch):
         """Its header is taken for what it says; the frames are seen once more."""
         monkeypatch.setattr(Limits, "check_file", lambda self, path: None)
-        monkeypatch.setattr(page, "MOST_PIXELS", 700)
+        monkeypatch.setattr(limits, "MOST_PIXELS", 700)
         with pytest.raises(ValueError, match="my holiday.mp4 is 32x24 pixels; at most 4096x2304 are taken"):
             desk.segment(ME, clip, "128")
         assert desk.predictor.asked == [] and files(desk) == []
@@ -187,7 +187,7 @@ class TestRequests:
             desk.segment(ME, clip, "128")
 
     def test_large_pictures(self, desk, clip, monkeypatch):
-        monkeypatch.setattr(page, "MOST_PIXELS", 700)
+        monkeypatch.setattr(limits, "MOST_PIXELS", 700)
         with pytest.raises(ValueError, match="my holiday.mp4 is 32x24 pixels; at most 4096x2304 are taken"):
             desk.segment(ME, clip, "128")
 
@@ -291,45 +291,6 @@ class TestVisitors:
         clip.unlink()
         job.frame(5)
         assert np.array_equal(job.frame(0), before)
-
-
-def answered(headers: list, *bodies: bytes, method: str = "GET") -> tuple[dict, bytes]:
-    """Headers and body of what an application, which sends ``bodies``, answers through LocalPage."""
-    sent = []
-
-    async def inner(scope, receive, send):
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
-        for i, body in enumerate(bodies):
-            await send({"type": "http.response.body", "body": body, "more_body": i + 1 < len(bodies)})
-
-    async def send(message):
-        sent.append(message)
-
-    scope = {"type": "http", "method": method, "headers": [(b"host", b"127.0.0.1:7860")]}
-    asyncio.run(LocalPage(inner)(scope, None, send))
-    return dict(sent[0]["headers"]), b"".join(message["body"] for message in sent[1:])
-
-
-class TestLocalPage:
-    KIND = [(b"content-type", b"text/html; charset=utf-8"), (b"content-length", b"1")]
-
-    def test_no_other_site_is_named_or_asked(self):
-        page = (
-            b'<html><meta charset="utf-8"><meta content="https://exam',
-            b'ple.org/a.jpg"><link href="./a.css"><script>a = {"root": "http://127.0.0.1:7860/x", "b": "http://c.d"}'
-            b'</script><p>\xc3\xa4 "https://\\"</html>',
-        )
-        headers, body = answered(self.KIND, *page)
-        left = '<html><meta charset="utf-8"><meta content=""><link href="./a.css"><script>a = {"root": '
-        assert body.decode() == left + '"http://127.0.0.1:7860/x", "b": ""}</script><p>ä "https://\\"</html>'
-        assert headers[b"content-length"] == str(len(body)).encode()
-        policy = headers[b"content-security-policy"].decode()
-        assert policy.startswith("default-src 'self'") and "http" not in policy and "*" not in policy
-
-    def test_the_rest_is_passed_on(self):
-        kind = [(b"content-type", b"video/mp4"), (b"content-length", b"6")]
-        assert answered(kind, b"https:") == (dict(kind), b"https:")
-        assert b"content-length" not in answered(self.KIND, b"", method="HEAD")[0]
 
 
 class TestStart:
