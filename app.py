@@ -28,7 +28,7 @@ from tasks.door import Door, LocalPage
 from tasks.limits import LABELS, MASKS, Limits
 from tasks.names import Names
 from tasks.page import Desk
-from tasks.room import Room
+from tasks.room import COMING, Room
 from tools.data.make_synthetic import make_scene, paint
 from util.files.own_folder import own_folder
 from util.run import cli
@@ -95,7 +95,8 @@ def example_clips(folder: Path) -> list[tuple[Path, str]]:
 def import_gradio(folder: Path) -> None:
     """Imports gradio as ``gr``. It reads these settings when it is imported, and keeps its files in ``folder``.
 
-    Its reader of uploads is told to take one file and nothing else: it keeps other fields in memory, of any size.
+    Its reader of uploads is told to take one file and nothing else, because it keeps other fields in memory, of any
+    size; and to write where the room deletes what an upload leaves that does not come to its end.
     """
     global gr
     os.environ |= {"GRADIO_TEMP_DIR": str(folder), "GRADIO_ANALYTICS_ENABLED": "False"}
@@ -103,7 +104,11 @@ def import_gradio(folder: Path) -> None:
     from gradio import route_utils
 
     reader = route_utils.GradioMultiPartParser
-    route_utils.GradioMultiPartParser = lambda *args, **how: reader(*args, **how | {"max_files": 1, "max_fields": 0})
+
+    def one_file(*args, **how):
+        return reader(*args, **how | dict(max_files=1, max_fields=0, upload_dir=COMING.get()))
+
+    route_utils.GradioMultiPartParser = one_file
 
 
 def told(error: Exception) -> gr.Error:
@@ -224,7 +229,8 @@ def serve(args: argparse.Namespace, predictor: Predictor, folder: Path) -> None:
     desk = Desk(predictor, folder / "jobs", limits)
     page = build_page(desk, example_clips(examples))
     room = Room(folder / "page", ROOM[0] + ROOM[1] * args.max_megabytes * 2**20)
-    door = (args.names, room, [examples], args.max_megabytes)
+    inputs = {number: len(function.inputs) for number, function in page.fns.items()}
+    door = dict(names=args.names, room=room, given=[examples], megabytes=args.max_megabytes, inputs=inputs)
     try:
         _, address, _ = page.launch(
             server_name=args.host,
@@ -237,7 +243,7 @@ def serve(args: argparse.Namespace, predictor: Predictor, folder: Path) -> None:
             allowed_paths=[str(examples)],
             theme=gr.themes.Base(font=("system-ui", "sans-serif"), font_mono=("monospace",)),
             css=STYLE,
-            app_kwargs={"middleware": [(Door, door, {}), (LocalPage, (), {})]},
+            app_kwargs={"middleware": [(Door, (), door), (LocalPage, (), {})]},
             footer_links=[],
             run_history=False,
             enable_monitoring=False,
@@ -272,15 +278,20 @@ def check_can_serve(host: str, port: int) -> None:
         ) from error
 
 
+def end_by_signals() -> None:
+    """Makes every signal of :data:`ENDING` end the process as Ctrl-C does, so that its folder is deleted."""
+    for number in ENDING:
+        # under nohup SIGHUP is ignored, so that the page outlives its terminal; this stays
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler)
+
+
 def main() -> int:
     args = parse_args()
     check_can_serve(args.host, args.port)
     how = {name: getattr(args, name) for name in PREDICTOR_OPTIONS}
     predictor = models.load_predictor(args.resume, args.device, **how)
-    for number in ENDING:
-        # under nohup SIGHUP is ignored, so that the page outlives its terminal; this stays
-        if signal.getsignal(number) != signal.SIG_IGN:
-            signal.signal(number, signal.default_int_handler)
+    end_by_signals()
     with own_folder("proxyformer-") as folder:
         try:
             serve(args, predictor, folder)

@@ -12,23 +12,24 @@ import os
 import re
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from tasks.names import READS, Names, Refused
 from tasks.room import Room
 
 API = "/gradio_api"
-WORK = {f"{API}/queue/join", f"{API}/run/predict"}
-UPLOAD, PROGRESS, FILE = f"{API}/upload", f"{API}/upload_progress", f"{API}/file="
+JOIN, RUN, UPLOAD, PROGRESS = (f"{API}/{name}" for name in ("queue/join", "run/predict", "upload", "upload_progress"))
+WORK, STARTING = {JOIN, RUN}, {JOIN, UPLOAD, PROGRESS}
+FILE = f"{API}/file="
 SESSION = re.compile(r"[A-Za-z0-9_-]{1,64}")
 STREAMS = re.compile(rf"{API}/(heartbeat/{SESSION.pattern}|queue/data|upload_progress)")
 PAGES = re.compile(
     rf"/|/(assets|static)/.+|/(theme\.css|favicon\.ico|manifest\.json|robots\.txt|config)|"
     rf"{API}/(startup-events|app_id)"
 )
+BODIES = {"work": "application/json", "upload": "multipart/form-data"}  # all other kinds have none
 # how many of a kind are served at the same time; their sum bounds threads, memory and open files
 AT_ONCE = {"stream": 200, "upload": 4, "work": 16, "file": 64, "page": 32}
 # what leaves a trace in gradio's memory is bounded in time: so many at once, and so many per second after them
@@ -36,13 +37,13 @@ STARTS, STARTS_PER_SECOND = 60, 2
 ADDRESS, BODY, FRAME = 4096, 2**20, 2**16  # bytes: path and query; a body; what an upload has around its file
 PATIENCE, SLOWEST = 60, 2**14  # a body that takes longer than so many seconds and bytes per second is given up
 FIELDS = {"data", "session_hash", "fn_index", "trigger_id", "event_data", "event_id", "simple_format", "batched"}
-INPUTS = 16  # of one request; the page has 5
+DEPTH = 8  # of lists and objects in each other
 
 App = Callable[[dict, Callable, Callable], Awaitable[None]]
 
 
 class Gone(Exception):  # noqa: N818 (not an error of the server)
-    """Who asked has left, or sends nothing more."""
+    """Who asked has left."""
 
 
 class Door:
@@ -54,10 +55,20 @@ class Door:
         room: takes uploads.
         given: folders whose files are served and may be named in requests, besides the room's.
         megabytes: of an upload.
+        inputs: how many values each function of the page takes, by its number.
     """
 
-    def __init__(self, app: App, names: Names, room: Room, given: Sequence[Path], megabytes: int) -> None:
-        self.app, self._names, self._room, self._megabytes = app, names, room, megabytes
+    def __init__(
+        self,
+        app: App,
+        *,
+        names: Names,
+        room: Room,
+        given: Sequence[Path],
+        megabytes: int,
+        inputs: Mapping[int, int],
+    ) -> None:
+        self.app, self._names, self._room, self._megabytes, self._inputs = app, names, room, megabytes, inputs
         self._folders = [room.folder, *given]
         self._served: Counter[str] = Counter()
         self._left, self._counted = float(STARTS), time.monotonic()
@@ -101,22 +112,19 @@ class Door:
         self._names.check(method, headers)
         if len(path) + len(scope.get("query_string", b"")) > ADDRESS:
             raise Refused(414, f"the address is longer than {ADDRESS} characters")
-        kind = self._kind(method, path)
-        if kind in ("stream", "file", "page"):
-            if method not in READS:
-                raise Refused(405, f"{method} is not for this address")
-        elif method != "POST":
-            raise Refused(405, "only POST is for this address")
-        if path in (WORK | {UPLOAD, PROGRESS}) - {f"{API}/run/predict"}:
+        kind = self._kind(path)
+        wanted = BODIES.get(kind)
+        if method not in (READS if wanted is None else ("POST",)):
+            raise Refused(405, "this address is not asked in this way")
+        if path in STARTING:
             self._start()
-        wanted = {"work": "application/json", "upload": "multipart/form-data"}.get(kind)
         if wanted and not headers.get("content-type", [""])[0].lower().startswith(wanted):
             raise Refused(415, f"the body of this request is {wanted}")
         # a name of the server that gradio believes, unlike all other programs
         left = [(name, value) for name, value in scope["headers"] if name.lower() != b"x-gradio-server"]
         return scope | {"headers": left}, kind
 
-    def _kind(self, method: str, path: str) -> str:
+    def _kind(self, path: str) -> str:
         if path in WORK:
             return "work"
         if path == UPLOAD:
@@ -182,22 +190,25 @@ class Door:
         session, data = asked.get("session_hash"), asked.get("data")
         if not isinstance(session, str) or not SESSION.fullmatch(session):
             raise Refused(400, "session_hash is up to 64 letters and digits")
-        if not isinstance(data, list) or len(data) > INPUTS:
-            raise Refused(400, f"data is a list of at most {INPUTS} values")
-        if type(asked.get("fn_index")) is not int or asked.get("batched") or asked.get("simple_format"):
-            raise Refused(400, "fn_index is a whole number; batched and simple_format are false")
-        left: list[Any] = [*data]
-        files = 0
+        function = asked.get("fn_index")
+        if type(function) is not int or function not in self._inputs:
+            raise Refused(400, "fn_index is the number of a function of the page")
+        if not isinstance(data, list) or len(data) != self._inputs[function]:
+            raise Refused(400, f"data is a list of {self._inputs[function]} values")
+        if asked.get("batched") or asked.get("simple_format"):
+            raise Refused(400, "batched and simple_format are false")
+        files, left = 0, [(value, 1) for value in data]
         while left:
-            value = left.pop()
-            if isinstance(value, list):
-                left += value
-            elif isinstance(value, dict):
-                left += value.values()
-                if "path" in value:
-                    files += 1
-                    if files > 1 or not self._may_name(value["path"]):
-                        raise Refused(400, "a request names one file, which was uploaded here or is an example")
+            value, depth = left.pop()
+            if depth > DEPTH:
+                raise Refused(400, f"the values of a request are at most {DEPTH} deep")
+            if isinstance(value, dict) and "path" in value:
+                files += 1
+                if files > 1 or not self._may_name(value["path"]):
+                    raise Refused(400, "a request names one file, which was uploaded here or is an example")
+            if isinstance(value, dict | list):
+                inner = value.values() if isinstance(value, dict) else value
+                left += [(one, depth + 1) for one in inner]
 
     async def _take(self, scope: dict, receive: Callable, send: Callable) -> None:
         """Passes an upload on, no more of it than is allowed, and deletes what is left of one that failed."""
@@ -215,29 +226,30 @@ class Door:
         await asyncio.to_thread(self._room.tidy)
 
 
-async def _parts(scope: dict, receive: Callable, most: int, told: str) -> Any:
-    """The parts of a body; raises Refused as soon as it is known to be larger than ``most`` bytes, and Gone."""
+async def _parts(scope: dict, receive: Callable, most: int, told: str) -> AsyncIterator[bytes]:
+    """The parts of a body; raises Gone, or Refused once it is known to be too slow or larger than ``most`` bytes."""
     size = 0
     for name, value in scope["headers"]:
         if name.lower() == b"content-length" and value.isdigit():
             size = int(value[:20])
-    too_much = Refused(413, f"the body of this request is too large; at most {told} are taken")
-    if size > most:
-        raise too_much
-    size, more, begun = 0, True, time.monotonic()
+    begun, more, taken = time.monotonic(), True, 0
     while more:
+        # who still sends does not read the answer, so a body that is a little too large is read to its end
+        if taken > most + BODY or size > most + BODY:
+            break
         try:
-            async with asyncio.timeout(begun + PATIENCE + size / SLOWEST - time.monotonic()):
+            async with asyncio.timeout(begun + PATIENCE + taken / SLOWEST - time.monotonic()):
                 message = await receive()
         except TimeoutError:
-            raise Gone from None
+            raise Refused(408, "the body of this request comes too slowly") from None
         if message["type"] == "http.disconnect":
             raise Gone
         part, more = message.get("body", b""), message.get("more_body", False)
-        size += len(part)
-        if size > most:
-            raise too_much
-        yield part
+        taken += len(part)
+        if max(size, taken) <= most:
+            yield part
+    if max(size, taken) > most:
+        raise Refused(413, f"the body of this request is too large; at most {told} are taken")
 
 
 async def _answer(send: Callable, refused: Refused, as_json: bool) -> None:

@@ -1,8 +1,9 @@
-"""The app without browser and gradio: limits, messages, what a request leaves behind, and the policy of its page."""
+"""The app without browser and gradio: limits, messages, and what a request leaves behind."""
 
 from __future__ import annotations
 
 import json
+import signal
 import socket
 import threading
 import time
@@ -69,32 +70,6 @@ def files(desk: Desk) -> list[Path]:
     return list(desk._folder.iterdir())
 
 
-class TestLimits:
-    @pytest.mark.parametrize(
-        ("text", "expressions"),
-        [
-            ("the dog", ["the dog"]),
-            ("\n the  dog\t\n\n a cat \r\n the dog\n", ["the dog", "a cat"]),
-            ("狗\nأحمر", ["狗", "أحمر"]),
-        ],
-    )
-    def test_one_expression_per_line(self, text, expressions):
-        assert Limits().expressions_of(text) == expressions
-
-    @pytest.mark.parametrize("text", [None, "", " \n\t\n"])
-    def test_nothing_to_look_for(self, text):
-        with pytest.raises(ValueError, match="one expression per line, as in: the dog"):
-            Limits().expressions_of(text)
-
-    def test_too_many_expressions(self):
-        with pytest.raises(ValueError, match="these are 4 expressions; at most 3 are taken"):
-            Limits(expressions=3).expressions_of("a\nb\nc\nd")
-
-    def test_they_are_told(self):
-        told = "5 MB, 2.5 seconds and 3 expressions, and 99 masks (frames times expressions)"
-        assert str(Limits(5, 2.5, 3, masks=99)) == told
-
-
 class TestRequests:
     def test_everything_is_there(self, desk, clip):
         told = []
@@ -119,6 +94,24 @@ class TestRequests:
         assert one.shape == (*SIZE, 3) and (one[12, 14] != plain[12, 14]).any() and (both != one).any()
         assert np.array_equal(one[:6], plain[:6]) and np.array_equal(both, job.frame(3, [1, 0]))
         assert (job.frame(0) != both).any()
+
+    @pytest.mark.parametrize("number", [0, 7, -1, 10**30, 1.0, float("nan"), "1", [1], None, True])
+    def test_frames_that_are_not_there(self, desk, clip, number):
+        desk.segment(ME, clip, "128\n200")
+        with pytest.raises(ValueError, match="^there is no such frame; this video has the frames 1 to 6$"):
+            desk.frame(ME, number, [0])
+        assert desk.frame(ME, 6, [0]).shape == (*SIZE, 3)
+
+    @pytest.mark.parametrize(
+        "shown", [[0] * 10**5, [0, 0], [2], [-1], [1.0], ["0"], [True], [[0]], [None], 0, "0", {"0": 1}, (0,)]
+    )
+    def test_objects_that_are_not_there(self, desk, clip, shown, monkeypatch):
+        job = desk.segment(ME, clip, "128\n200")
+        monkeypatch.setattr(page.np, "zeros", None)  # nothing is made for them
+        with pytest.raises(ValueError, match="^what is painted "):
+            desk.frame(ME, 1, shown)
+        with pytest.raises(ValueError, match="^what is painted "):
+            job.frame(0, shown)
 
     def test_the_legend_is_text(self, desk, clip):
         job = desk.segment(ME, clip, "128\n255 <script>")
@@ -293,6 +286,67 @@ class TestVisitors:
         assert np.array_equal(job.frame(0), before)
 
 
+class TestManyFramesAtOnce:
+    @pytest.fixture
+    def painting(self, desk, clip, monkeypatch):
+        """Painting waits until the test lets it go on."""
+        for visitor in "abcdefgh":
+            desk.segment(visitor, clip, "128")
+        self.go_on, self.at_work, self.most, self.done = threading.Event(), 0, 0, []
+        paint, lock = page.Job.frame, threading.Lock()
+
+        def slowly(job, position, shown):
+            with lock:
+                self.at_work += 1
+                self.most = max(self.most, self.at_work)
+            assert self.go_on.wait(60)
+            with lock:
+                self.at_work -= 1
+            return paint(job, position, shown)
+
+        monkeypatch.setattr(page.Job, "frame", slowly)
+        workers = []
+
+        def ask(visitor: str) -> None:
+            worker = threading.Thread(target=lambda: self.done.append(desk.frame(visitor, 1, [0]).shape))
+            worker.start()
+            workers.append(worker)
+            end = time.monotonic() + 20
+            while desk._looks.total() < len(workers) and time.monotonic() < end:
+                time.sleep(0.001)
+
+        yield ask
+        self.go_on.set()
+        for worker in workers:
+            worker.join(20)
+
+    def test_one_visitor_has_one_and_the_next_one(self, desk, painting):
+        painting("a")
+        painting("a")
+        with pytest.raises(ValueError, match="^too many frames are asked for at once; try again$"):
+            desk.frame("a", 1, [0])
+        painting("b")
+
+    def test_few_are_painted_at_once_and_few_wait(self, desk, painting):
+        for visitor in "aabbccddeeff":
+            painting(visitor)
+        with pytest.raises(ValueError, match="^too many frames"):
+            desk.frame("g", 1, [0])
+        self.go_on.set()
+        end = time.monotonic() + 20
+        while len(self.done) < page.LOOKS and time.monotonic() < end:
+            time.sleep(0.01)
+        assert self.done == [(*SIZE, 3)] * 12 and self.most == 2
+        assert desk.frame("g", 1, [0]).shape == (*SIZE, 3) and not desk._looks
+
+    def test_a_mistake_leaves_no_place_taken(self, desk, clip):
+        desk.segment(ME, clip, "128")
+        for _ in range(20):
+            with pytest.raises(ValueError, match="no such frame"):
+                desk.frame(ME, 99, [0])
+        assert desk.frame(ME, 1, [0]).shape == (*SIZE, 3)
+
+
 class TestStart:
     def test_without_gradio_the_command_is_named(self, monkeypatch):
         monkeypatch.setattr(app.importlib.util, "find_spec", lambda name: None)
@@ -317,6 +371,7 @@ class TestStart:
             ["--max_seconds", "nan"],
             ["--max_megabytes", "0"],
             ["--max_masks", "0"],
+            ["--allow_origin", "name.example"],
         ],
     )
     def test_bad_options(self, words, capsys):
@@ -326,7 +381,29 @@ class TestStart:
 
     def test_local_by_default(self):
         args = app.parse_args(["--resume", "x"])
-        assert (args.host, args.port) == ("127.0.0.1", 7860)
+        assert (args.host, args.port, args.allow_origin) == ("127.0.0.1", 7860, [])
+
+    def test_other_names_may_be_allowed(self):
+        args = app.parse_args(["--resume", "x", "--allow_origin", "https://a.example", "--allow_origin", "http://b:80"])
+        for host in ("a.example", "b", "localhost:7860"):
+            args.names.check("GET", {"host": [host]})
+
+
+def test_every_ending_signal_ends_it_but_one_that_is_ignored():
+    """As SIGHUP is under nohup."""
+    before = {number: signal.getsignal(number) for number in app.ENDING}
+    try:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        app.end_by_signals()
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        app.end_by_signals()
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            with pytest.raises(KeyboardInterrupt):
+                signal.raise_signal(number)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def test_the_shipped_weights_find_what_the_examples_ask_for(tmp_path):
