@@ -30,6 +30,7 @@ PAGES = re.compile(
     rf"{API}/(startup-events|app_id)"
 )
 BODIES = {"work": "application/json", "upload": "multipart/form-data"}  # all other kinds have none
+RANGE = re.compile(rb"bytes=([0-9]{1,15}-[0-9]{0,15}|-[0-9]{1,15})")
 # how many of a kind are served at the same time; their sum bounds threads, memory and open files
 AT_ONCE = {"stream": 200, "upload": 4, "work": 16, "file": 64, "page": 32}
 # what leaves a trace in gradio's memory is bounded in time: so many at once, and so many per second after them
@@ -120,9 +121,7 @@ class Door:
             self._start()
         if wanted and not headers.get("content-type", [""])[0].lower().startswith(wanted):
             raise Refused(415, f"the body of this request is {wanted}")
-        # a name of the server that gradio believes, unlike all other programs
-        left = [(name, value) for name, value in scope["headers"] if name.lower() != b"x-gradio-server"]
-        return scope | {"headers": left}, kind
+        return scope | {"headers": [header for header in scope["headers"] if _is_plain(*header)]}, kind
 
     def _kind(self, path: str) -> str:
         if path in WORK:
@@ -224,6 +223,12 @@ class Door:
         with self._room.upload():
             await self.app(scope, counted, send)
         await asyncio.to_thread(self._room.tidy)
+
+
+def _is_plain(name: bytes, value: bytes) -> bool:
+    """Whether a header is handed on: no name of the server that only gradio knows, no range that is more than one."""
+    name = name.lower()
+    return name != b"x-gradio-server" and (name != b"range" or RANGE.fullmatch(value) is not None)
 
 
 async def _parts(scope: dict, receive: Callable, most: int, told: str) -> AsyncIterator[bytes]:

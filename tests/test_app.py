@@ -144,3 +144,19 @@ def test_stop_ends_a_long_one_and_who_leaves_leaves_nothing(page, server, tmp_pa
     while left := [path for path in server.files() if "jobs" in path.parts]:
         assert time.monotonic() < end, left
         time.sleep(0.2)
+
+
+def test_another_site_cannot_upload_by_a_form(page, server):
+    """A browser sends it, without asking first."""
+    before = server.files()
+    page.open("data:text/html,<form method=post enctype=multipart/form-data><input type=file name=files></form>")
+    page.run(
+        """const files = new DataTransfer();
+        files.items.add(new File(['film'], 'a.mp4'));
+        document.querySelector('input').files = files.files;
+        document.forms[0].action = arguments[0];
+        document.forms[0].submit();""",
+        f"{server.address}gradio_api/upload",
+    )
+    page.until("document.body.innerText.includes('this page does not answer to requests from \\'null\\'')")
+    assert server.files() == before

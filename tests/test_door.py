@@ -245,6 +245,17 @@ class TestDoor:
         served.get("/", **{"x-gradio-server": "http://evil.example"})
         assert b"x-gradio-server" not in dict(served.passed[0][0]["headers"])
 
+    def test_odd_ranges_are_ignored(self, served):
+        for value, kept in {
+            "bytes=0-": 1,
+            "bytes=5-9": 1,
+            "bytes=-5": 1,
+            "bytes=0-1,5-6": 0,
+            "bytes=0-" + "9" * 99: 0,
+        }.items():
+            served.get("/", range=value)
+            assert (b"range" in dict(served.passed.pop()[0]["headers"])) == kept
+
 
 def answered(headers: list, *bodies: bytes, method: str = "GET") -> tuple[dict, bytes]:
     """Headers and body of what an application, which sends ``bodies``, answers through LocalPage."""

@@ -23,9 +23,10 @@ def own_folder(prefix: str) -> Iterator[Path]:
     """
     delete_left(prefix)
     folder = Path(tempfile.mkdtemp(prefix=prefix))
-    lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+    lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.rename(folder / "lock", folder / LOCK)  # no other process finds it before it is held
         yield folder
     finally:
         with suppress(OSError):  # threads of the process may still be writing there
