@@ -32,7 +32,7 @@ PAGES = re.compile(
 BODIES = {"work": "application/json", "upload": "multipart/form-data"}  # all other kinds have none
 RANGE = re.compile(rb"bytes=([0-9]{1,15}-[0-9]{0,15}|-[0-9]{1,15})")
 # how many of a kind are served at the same time; their sum bounds threads, memory and open files
-AT_ONCE = {"stream": 200, "upload": 4, "work": 16, "file": 64, "page": 32}
+AT_ONCE = {"stream": 200, "upload": 4, "work": 16, "file": 64, "page": 200}
 # what leaves a trace in gradio's memory is bounded in time: so many at once, and so many per second after them
 STARTS, STARTS_PER_SECOND = 60, 2
 ADDRESS, BODY, FRAME = 4096, 2**20, 2**16  # bytes: path and query; a body; what an upload has around its file
