@@ -1,7 +1,9 @@
 """What stands before gradio in app.py: which requests are served, how large and how many, and what the page may load.
 
-gradio serves more than this page needs, such as fetching addresses for whoever asks, and bounds little. So the door
-lets through what the page uses, and nothing else; the numbers are below.
+gradio serves more than this page needs, such as fetching addresses for whoever asks (``/gradio_api/file=http…`` and a
+file's ``path`` in a request; gradio 6.31.0, routes.py and processing_utils.py), and bounds little. So the door lets
+through what the page uses, and nothing else; the numbers are below. What gradio keeps of each request in its queue and
+of each upload (queueing.py, route_utils.py) it never forgets, so these are bounded in time.
 """
 
 from __future__ import annotations
