@@ -10,22 +10,27 @@ installs in a separate environment (requirements-app.txt says why).
 from __future__ import annotations
 
 import argparse
+import contextlib
 import contextvars
 import html
 import importlib.util
 import os
 import signal
 import socket
-import tempfile
-import threading
+import time
 import traceback
 from pathlib import Path
 
 import models
 from models.predictor import Predictor
 from opts import PREDICTOR_OPTIONS, add_predictor_options
-from tasks.page import LABELS, MASKS, Desk, Limits, LocalPage
+from tasks.door import Door, LocalPage
+from tasks.limits import LABELS, MASKS, Limits
+from tasks.hosts import Names
+from tasks.page import Desk
+from tasks.room import COMING, Room
 from tools.data.make_synthetic import make_scene, paint
+from util.files.own_folder import own_folder
 from util.run import cli
 from util.video.visualize import write_video
 
@@ -33,7 +38,10 @@ EXAMPLES = (11, 10, 9)  # of the generator
 EXAMPLE_SIZE = (288, 480)
 EXAMPLE_FRAMES = 8  # as the shipped weights were trained
 EXAMPLE_FPS = 4
-KEPT_SECONDS = 3600  # for which files stay that the page has handed out
+ROOM = 2**31, 12  # bytes that the page's files may take, and so many of the largest uploads on top
+TIDY_SECONDS = 5  # between two looks at them
+SESSIONS = 64  # whose inputs gradio remembers
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 STYLE = """
 #legend table { border-collapse: collapse; text-align: left; }
 #legend :is(table, tr, th, td) { border: none; }
@@ -48,6 +56,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add_predictor_options(parser)
     parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets other machines in, whoever uses them")
     parser.add_argument("--port", type=int, default=7860)
+    parser.add_argument(
+        "--allow_origin",
+        action="append",
+        default=[],
+        metavar="ORIGIN",
+        help="another name of the page, as in https://name.example:8443; may be given several times",
+    )
     parser.add_argument("--max_megabytes", type=int, default=200, metavar="N", help="of an uploaded video")
     parser.add_argument("--max_seconds", type=float, default=60, metavar="N", help="of the part that is segmented")
     parser.add_argument("--max_masks", type=int, default=MASKS, metavar="N", help="frames times expressions")
@@ -56,6 +71,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error(f"--port {args.port}: is between 1 and 65535")
     if min(args.max_megabytes, args.max_masks) < 1 or not 0 < args.max_seconds < float("inf"):
         parser.error("--max_megabytes, --max_seconds and --max_masks must be above 0")
+    try:
+        args.names = Names(args.host, args.port, args.allow_origin)
+    except ValueError as error:
+        parser.error(str(error))
     return args
 
 
@@ -74,10 +93,22 @@ def example_clips(folder: Path) -> list[tuple[Path, str]]:
 
 
 def import_gradio(folder: Path) -> None:
-    """Imports gradio as ``gr``. It reads these settings when it is imported, and keeps its files in ``folder``."""
+    """Imports gradio as ``gr``. It reads these settings when it is imported, and keeps its files in ``folder``.
+
+    Its reader of uploads is told to take one file and nothing else, because it keeps other fields in memory, of any
+    size; and to write where the room deletes what an upload leaves that does not come to its end.
+    """
     global gr
     os.environ |= {"GRADIO_TEMP_DIR": str(folder), "GRADIO_ANALYTICS_ENABLED": "False"}
     import gradio as gr
+    from gradio import route_utils
+
+    reader = route_utils.GradioMultiPartParser
+
+    def one_file(*args, **how):
+        return reader(*args, **how | dict(max_files=1, max_fields=0, upload_dir=COMING.get()))
+
+    route_utils.GradioMultiPartParser = one_file
 
 
 def told(error: Exception) -> gr.Error:
@@ -104,9 +135,8 @@ def build_page(desk: Desk, clips: list[tuple[Path, str]]) -> gr.Blocks:
             # gradio looks up here whose progress it shows; frames are read in another thread
             here = contextvars.copy_context()
             part = dict(start=start, end=end, every=every)
-            job = desk.segment(
-                request.session_hash, video, text, **part, report=lambda *done: here.run(progress, *done)
-            )
+            path = video and video["path"]
+            job = desk.segment(request.session_hash, path, text, **part, report=lambda *done: here.run(progress, *done))
             return {
                 results: gr.Column(visible=True),
                 legend: job.legend(),
@@ -124,7 +154,7 @@ def build_page(desk: Desk, clips: list[tuple[Path, str]]) -> gr.Blocks:
 
     def step(position, shown, request: gr.Request):
         try:
-            return desk.job(request.session_hash).frame(int(position) - 1, shown)
+            return desk.frame(request.session_hash, position, shown)
         except Exception as error:
             raise told(error) from None
 
@@ -134,9 +164,7 @@ def build_page(desk: Desk, clips: list[tuple[Path, str]]) -> gr.Blocks:
     def leave(request: gr.Request):
         desk.leave(request.session_hash)
 
-    with gr.Blocks(
-        title="ProxyFormer", analytics_enabled=False, fill_width=True, delete_cache=(KEPT_SECONDS // 4, KEPT_SECONDS)
-    ) as page:
+    with gr.Blocks(title="ProxyFormer", analytics_enabled=False, fill_width=True) as page:
         gr.Markdown("# ProxyFormer\nFinds what you describe in every frame of a video.")
         with gr.Row():
             with gr.Column(scale=2):
@@ -174,15 +202,17 @@ def build_page(desk: Desk, clips: list[tuple[Path, str]]) -> gr.Blocks:
                     with gr.Row():
                         save_film = gr.DownloadButton("Overlay (mp4)", elem_id="save_film")
                         save_masks = gr.DownloadButton("Masks (zip of PNG)", elem_id="save_masks")
+        # what comes is checked by the desk, as it is, not by gradio
+        as_it_is = dict(preprocess=False, api_visibility="private")
         run.click(
             segment,
             [video, text, start, end, every],
             [results, legend, film, position, shown, frame, save_film, save_masks],
             show_progress_on=legend,
-            api_visibility="private",
+            **as_it_is,
         )
         # outside of the queue: looking at frames, and stopping, need not wait for a segmentation
-        beside = dict(queue=False, show_progress="hidden", api_visibility="private")
+        beside = dict(queue=False, show_progress="hidden", **as_it_is)
         for moved in (position.input, shown.input):
             moved(step, [position, shown], frame, trigger_mode="always_last", **beside)
         halt.click(stop, **beside)
@@ -191,13 +221,16 @@ def build_page(desk: Desk, clips: list[tuple[Path, str]]) -> gr.Blocks:
 
 
 def serve(args: argparse.Namespace, predictor: Predictor, folder: Path) -> None:
-    """Serves the page until Ctrl-C or SIGTERM; all its files are in ``folder``."""
+    """Serves the page until Ctrl-C, SIGTERM or SIGHUP; all its files are in ``folder``."""
     import_gradio(folder / "page")
     examples = folder / "examples"
     examples.mkdir()
     limits = Limits(args.max_megabytes, args.max_seconds, masks=args.max_masks)
     desk = Desk(predictor, folder / "jobs", limits)
     page = build_page(desk, example_clips(examples))
+    room = Room(folder / "page", ROOM[0] + ROOM[1] * args.max_megabytes * 2**20)
+    inputs = {number: len(function.inputs) for number, function in page.fns.items()}
+    door = dict(names=args.names, room=room, given=[examples], megabytes=args.max_megabytes, inputs=inputs)
     try:
         _, address, _ = page.launch(
             server_name=args.host,
@@ -206,10 +239,11 @@ def serve(args: argparse.Namespace, predictor: Predictor, folder: Path) -> None:
             quiet=True,
             prevent_thread_lock=True,
             max_file_size=args.max_megabytes * 2**20,
+            state_session_capacity=SESSIONS,
             allowed_paths=[str(examples)],
             theme=gr.themes.Base(font=("system-ui", "sans-serif"), font_mono=("monospace",)),
             css=STYLE,
-            app_kwargs={"middleware": [(LocalPage, (), {})]},
+            app_kwargs={"middleware": [(Door, (), door), (LocalPage, (), {})]},
             footer_links=[],
             run_history=False,
             enable_monitoring=False,
@@ -218,7 +252,12 @@ def serve(args: argparse.Namespace, predictor: Predictor, folder: Path) -> None:
             mcp_server=False,
         )
         print(f"{address}  (Ctrl-C ends it)", flush=True)
-        threading.Event().wait()
+        while True:
+            time.sleep(TIDY_SECONDS)
+            room.tidy()
+            # gradio would list the files of all times
+            for known in page.temp_file_sets:
+                known.clear()
     finally:
         desk.close()
         page.close()
@@ -239,19 +278,30 @@ def check_can_serve(host: str, port: int) -> None:
         ) from error
 
 
+def end_by_signals() -> None:
+    """Makes every signal of :data:`ENDING` end the process as Ctrl-C does, so that its folder is deleted."""
+    for number in ENDING:
+        # under nohup SIGHUP is ignored, so that the page outlives its terminal; this stays
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler)
+
+
 def main() -> int:
     args = parse_args()
     check_can_serve(args.host, args.port)
     how = {name: getattr(args, name) for name in PREDICTOR_OPTIONS}
     predictor = models.load_predictor(args.resume, args.device, **how)
-    # so that the temporary folder is deleted when the process ends
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    # gradio's own threads may still be writing there
-    with tempfile.TemporaryDirectory(prefix="proxyformer-", ignore_cleanup_errors=True) as folder:
+    end_by_signals()
+    with own_folder("proxyformer-") as folder:
         try:
-            serve(args, predictor, Path(folder))
+            serve(args, predictor, folder)
         except KeyboardInterrupt:
-            print("stopped")
+            with contextlib.suppress(OSError):  # the terminal may be gone
+                print("stopped", flush=True)
+        finally:
+            # nothing interrupts the deletion of the folder
+            for number in ENDING:
+                signal.signal(number, signal.SIG_IGN)
     return 0
 
 

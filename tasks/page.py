@@ -1,4 +1,4 @@
-"""The work of app.py without gradio: limits of requests, answers with their files, and their texts for the page."""
+"""The work of app.py without gradio: answers to requests with their files, and their texts for the page."""
 
 from __future__ import annotations
 
@@ -10,109 +10,32 @@ import secrets
 import shutil
 import threading
 import zipfile
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
 from PIL import Image
 from torch import Tensor
 
 from models import Predictor
+from tasks.limits import LABELS, Limits, part_of
 from util.video.own_video import OwnVideo, open_video
 from util.video.video_result import RECORD, write_result
 from util.video.visualize import distinct_colours, overlay
 
 KEPT_JOBS = 8
+LOOKS_OF_ONE = 2  # steps through frames that one visitor may have in hand: one is painted, one waits
+LOOKS, LOOKS_AT_WORK = 12, 2  # of all visitors: in hand, and painted at the same time
 FILM, ARCHIVE = "overlay.mp4", "masks.zip"
-# FFmpeg also reads play lists, which may name any file of this machine and any address.
-CONTAINERS = "mov,matroska,avi,mpegts,mpeg,ogg,flv,asf"
-MOST_PIXELS = 4096 * 2304
-MASKS = 60 * 30 * 12  # a minute at 30 frames per second with all expressions; at 360x640 they take 3 GB of TMPDIR
 STOPPING = 60  # seconds that closing waits for the current work; a window of a long video may take as long
 LOOKING = 0.7  # share of the network in the whole work
 GONE = "this result is no longer there; segment the video again"
-LABELS = {"--start": "From second", "--end": "To second", "--every": "Every Nth frame"}
 
 # takes the share of the work that is done, and the name of the current step
 Report = Callable[[float, str], object]
-
-
-class Limits:
-    """The limits of one request.
-
-    Args:
-        megabytes: of the file.
-        seconds: of the part of the video that is segmented.
-        expressions: how many.
-        waiting: requests in the queue.
-        masks: frames times expressions; they fill the disk.
-    """
-
-    def __init__(
-        self,
-        megabytes: int = 200,
-        seconds: float = 60,
-        expressions: int = 12,
-        waiting: int = 8,
-        masks: int = MASKS,
-    ) -> None:
-        self.megabytes, self.seconds, self.expressions, self.waiting = megabytes, seconds, expressions, waiting
-        self.masks = masks
-
-    def __str__(self) -> str:
-        return (
-            f"{self.megabytes} MB, {self.seconds:g} seconds and {self.expressions} expressions, and {self.masks} masks "
-            "(frames times expressions)"
-        )
-
-    def check_file(self, path: Path) -> None:
-        """Raises ValueError for a file that is too large or of an unknown kind; decodes nothing."""
-        if (size := path.stat().st_size) > self.megabytes * 2**20:
-            raise ValueError(f"{path.name} has {size / 2**20:.0f} MB; at most {self.megabytes} are taken")
-        try:
-            with av.open(str(path), options={"format_whitelist": CONTAINERS}) as container:
-                # a film without a codec here is refused with a better message when it is opened
-                contexts = filter(None, (stream.codec_context for stream in container.streams.video))
-                sizes = [(context.width, context.height) for context in contexts]
-        except av.FFmpegError as error:
-            raise ValueError(
-                f"{path.name} is no video that can be read ({error.strerror}); give an mp4, mov or webm that plays"
-            ) from error
-        for width, height in sizes:
-            _check_pixels(path.name, height, width)
-
-    def check_part(self, name: str, video: OwnVideo, expressions: int) -> None:
-        """Raises ValueError where the part of the video is too large, too long, or has too many frames."""
-        _check_pixels(name, *video.size)  # the header of a file may contradict its frames
-        seconds, frames = video.times[-1], len(video)
-        if seconds > self.seconds:
-            raise ValueError(
-                f"this is {seconds:.1f} seconds of video; at most {self.seconds:g} are taken. Choose a part of it with "
-                f"'{LABELS['--start']}' and '{LABELS['--end']}'"
-            )
-        if frames * expressions > self.masks:
-            raise ValueError(
-                f"{expressions} expressions in each of {frames} frames are {frames * expressions} masks; at most "
-                f"{self.masks} are made. Take fewer frames with '{LABELS['--every']}', or ask fewer expressions"
-            )
-
-    def expressions_of(self, text: str | None) -> list[str]:
-        """The lines of a text that are not empty, each once, in their order; ValueError for none or too many."""
-        lines = dict.fromkeys(" ".join(line.split()) for line in (text or "").splitlines())
-        expressions = [line for line in lines if line]
-        if not expressions:
-            raise ValueError("write what to find in the video, one expression per line, as in: the dog on the left")
-        if len(expressions) > self.expressions:
-            raise ValueError(f"these are {len(expressions)} expressions; at most {self.expressions} are taken")
-        return expressions
-
-
-def _check_pixels(name: str, height: int, width: int) -> None:
-    if width * height > MOST_PIXELS:
-        raise ValueError(f"{name} is {width}x{height} pixels; at most 4096x2304 are taken, so make it smaller")
 
 
 class Job:
@@ -135,17 +58,26 @@ class Job:
         """Frames."""
         return len(self._video)
 
-    def frame(self, position: int, shown: Sequence[int] | None = None) -> np.ndarray:
+    def frame(self, position: int, shown: list[int] | None = None) -> np.ndarray:
         """A frame with masks painted over, uint8 ``[H, W, 3]``.
 
         Args:
             position: from 0.
-            shown: numbers of expressions; all where it is None.
+            shown: numbers of expressions, each once; all where it is None.
 
         Raises:
-            ValueError: the job has been closed.
+            ValueError: the job has been closed, or there is no such frame or expression.
         """
-        chosen = range(len(self.expressions)) if shown is None else sorted(shown)
+        count = len(self.expressions)
+        if type(position) is not int or not 0 <= position < len(self):
+            raise ValueError(f"there is no such frame; this video has the frames 1 to {len(self)}")
+        if shown is None:
+            shown = range(count)
+        elif not isinstance(shown, list) or len(shown) > count or any(type(e) is not int for e in shown):
+            raise ValueError(f"what is painted is a list of at most {count} whole numbers")
+        elif len(set(shown)) < len(shown) or any(not 0 <= e < count for e in shown):
+            raise ValueError(f"what is painted are numbers from 0 to {count - 1}, each once")
+        chosen = sorted(shown)
         colours = distinct_colours(len(self.expressions))
         name = f"{self._video.names[position]}.png"
         with self._lock:
@@ -210,6 +142,8 @@ class Desk:
         folder.mkdir()
         self._jobs: dict[str, Job] = {}
         self._stops: dict[str, threading.Event] = {}  # of the visitors with a request at work or in the queue
+        self._looks: Counter[str] = Counter()  # steps through frames in hand, of each visitor
+        self._at_work = threading.Semaphore(LOOKS_AT_WORK)
         self._closed = False
         self._lock = threading.Condition()  # guards all of these; notified when a request is done
 
@@ -228,15 +162,16 @@ class Desk:
 
         Args:
             visitor: name of the visitor, whose last answer is replaced.
-            path: of the video; None: there is none.
+            path: of the video; None: there is none. Nothing else of a request names a file.
             text: expressions, one per line.
             start, end, every: the part of the video; None or 0: from its first frame, to its last, all of them.
+                They are checked here, as all that a request holds.
             report: called with the progress.
 
         Raises:
             ValueError: the request has a fault, which the message names in the words of the page; or it was stopped.
         """
-        expressions = self.limits.expressions_of(text)
+        expressions, part = self.limits.expressions_of(text), part_of(start, end, every)
         if path is None:
             raise ValueError("choose a video first: upload one, or pick one of the examples")
         path = Path(path)
@@ -256,7 +191,7 @@ class Desk:
 
         job, old = None, []
         try:
-            job = self._answer(folder, path, expressions, (int(every or 1), start or None, end or None), go_on)
+            job = self._answer(folder, path, expressions, part, go_on)
         except ValueError as error:
             raise ValueError(_in_words_of_the_page(str(error), folder, path.name)) from error
         finally:
@@ -278,6 +213,32 @@ class Desk:
         if job is None:
             raise ValueError(GONE)
         return job
+
+    def frame(self, visitor: str, number: int, shown: list[int]) -> np.ndarray:
+        """A frame of the last answer to a visitor, as :meth:`Job.frame` gives it.
+
+        A visitor's page asks for one and, while it waits, remembers only the last one that it wants next. So few are
+        in hand, and more than these are refused at once: each takes memory, and a thread that the page needs.
+
+        Args:
+            number: of the frame, from 1.
+            shown: numbers of expressions, from 0.
+
+        Raises:
+            ValueError: as there; the answer was deleted; or too many are in hand.
+        """
+        job = self.job(visitor)
+        with self._lock:
+            if self._looks[visitor] >= LOOKS_OF_ONE or self._looks.total() >= LOOKS:
+                raise ValueError("too many frames are asked for at once; try again")
+            self._looks[visitor] += 1
+        try:
+            with self._at_work:
+                return job.frame(number - 1 if type(number) is int else -1, shown)
+        finally:
+            with self._lock:
+                self._looks[visitor] -= 1
+                self._looks += Counter()  # forgets who has none
 
     def stop(self, visitor: str) -> None:
         """Stops the current work for a visitor, if there is any, at the next answer or the next painted frames."""
@@ -345,49 +306,3 @@ def _pack(folder: Path) -> None:
     with zipfile.ZipFile(folder / ARCHIVE, "w") as packed:
         for path in [folder / RECORD, *sorted((folder / "masks").rglob("*.png"))]:
             packed.write(path, path.relative_to(folder))
-
-
-class LocalPage:
-    """Wraps an ASGI application, so that its pages name no other site and the browser loads nothing from one.
-
-    gradio's page has a few addresses of gradio's own site, for previews and as examples; these become empty. The policy
-    forbids the scripts of the page to load anything else.
-    """
-
-    POLICY = b"default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:"
-    ADDRESS = re.compile(rb'"https?://([^/"\\]*)[^"\\]*"')
-
-    def __init__(self, app: Callable) -> None:
-        self.app = app
-
-    async def __call__(self, scope: dict, receive: Callable, send: Callable) -> None:
-        """Answers one request."""
-        headers_in = dict(scope.get("headers", ()))
-        own = {headers_in.get(name) for name in (b"host", b"x-forwarded-host")}
-        page: list[bytes] = []
-        start: dict = {}
-
-        async def pass_on(message: dict) -> None:
-            nonlocal start
-            if message["type"] == "http.response.start":
-                kinds = [value for name, value in message["headers"] if name.lower() == b"content-type"]
-                if not any(kind.startswith(b"text/html") for kind in kinds):
-                    await send(message)
-                else:
-                    start = message
-            elif message["type"] == "http.response.body" and start:
-                page.append(message.get("body", b""))
-                if message.get("more_body"):
-                    return
-                body = self.ADDRESS.sub(lambda found: found[0] if found[1] in own else b'""', b"".join(page))
-                anew = (b"content-length", b"content-security-policy")
-                headers = [(name, value) for name, value in start["headers"] if name.lower() not in anew]
-                # an answer to HEAD has no body, but keeps its length
-                if scope["method"] != "HEAD":
-                    headers.append((b"content-length", str(len(body)).encode()))
-                await send(start | {"headers": [*headers, (b"content-security-policy", self.POLICY)]})
-                await send(message | {"body": body})
-            else:
-                await send(message)
-
-        await self.app(scope, receive, pass_on)

@@ -2,92 +2,31 @@
 
 from __future__ import annotations
 
-import importlib.util
-import os
-import queue
 import re
 import signal
-import socket
-import subprocess
-import sys
-import threading
 import time
-import urllib.error
-import urllib.request
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from tests import browser
+from tests import browser, served
 from tests.browser import Browser
-from tests.helpers import ROOT
+from tests.served import SECONDS, Server, film
 from util.video.own_video import open_video
-from util.video.visualize import write_video
 
-OVER = ROOT / ".venv-app" / "bin" / "python"
-PYTHON = sys.executable if importlib.util.find_spec("gradio") else str(OVER) if OVER.is_file() else None
-LACKING = [*([] if PYTHON else ["gradio (./scripts/app.sh --help installs it in .venv-app)"]), *browser.missing()]
+LACKING = [*served.missing(), *browser.missing()]
 pytestmark = pytest.mark.skipif(bool(LACKING), reason=f"not on this machine: {', '.join(LACKING)}")
 TOAST = "[data-testid=toast-body]"
-SECONDS = 3
-
-
-class Server:
-    """app.py as a process of its own; its temporary files go to ``temporary``."""
-
-    def __init__(self, temporary: Path) -> None:
-        self.temporary = temporary
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = free.getsockname()[1]
-        command = [PYTHON, ROOT / "app.py", "--resume", ROOT / "pretrained_weights" / "demo.safetensors"]
-        command += ["--port", str(port), "--device", "cpu", "--max_megabytes", "1", "--max_seconds", str(SECONDS)]
-        self.process = subprocess.Popen(
-            command,
-            env=os.environ | {"TMPDIR": str(temporary)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        self.said: list[str] = []
-        address: queue.Queue[str] = queue.Queue()
-
-        def listen() -> None:
-            for line in self.process.stdout:
-                self.said.append(line)
-                if "(Ctrl-C ends it)" in line:
-                    address.put(line.split()[0])
-            address.put("")
-
-        threading.Thread(target=listen, daemon=True).start()
-        self.address = address.get(timeout=180)
-        assert self.address == f"http://127.0.0.1:{port}/", self.said
-
-    def files(self) -> list[Path]:
-        """What lies in its folders of answers and of uploads, the examples aside."""
-        (folder,) = self.temporary.glob("proxyformer-*")
-        paths = [p for place in ("jobs", "page") for p in (folder / place).rglob("*") if p.is_file()]
-        return [path for path in paths if not path.name.startswith("shapes_")]
-
-    def stop(self) -> int:
-        """Its exit status after SIGTERM."""
-        self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(30)
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory) -> Iterator[Server]:
     """The app; after all tests it ends as it should and leaves nothing."""
-    server = Server(tmp_path_factory.mktemp("temporary"))
-    try:
+    with Server(tmp_path_factory.mktemp("temporary")) as server:
         yield server
-        assert server.stop() == 0 and "Traceback" not in "".join(server.said)
-        assert list(server.temporary.glob("proxyformer-*")) == []
-    finally:
-        server.process.kill()
-        server.process.wait()
+        server.ends(signal.SIGTERM)
 
 
 @pytest.fixture
@@ -98,15 +37,6 @@ def page(server, tmp_path) -> Iterator[Browser]:
         window.until("document.querySelector('#segment')")
         yield window
         assert [address for address in window.requested() if not address.startswith(server.address)] == []
-
-
-def film(path: Path, seconds: float, fps: float = 10, size: tuple[int, int] = (96, 161)) -> Path:
-    """A video of a red square that moves over black."""
-    frames = np.zeros((round(seconds * fps), *size, 3), np.uint8)
-    for t, frame in enumerate(frames):
-        frame[30:60, 20 + t % 60 : 50 + t % 60] = 215, 40, 40
-    write_video(path, frames, fps)
-    return path
 
 
 def upload(page: Browser, path: Path) -> None:
@@ -216,20 +146,17 @@ def test_stop_ends_a_long_one_and_who_leaves_leaves_nothing(page, server, tmp_pa
         time.sleep(0.2)
 
 
-def fetch(address: str, data: bytes | None = None) -> tuple[int, str]:
-    request = urllib.request.Request(address, data, {"Content-Type": "application/json"})
-    try:
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            return answer.status, answer.read().decode()
-    except urllib.error.HTTPError as error:
-        return error.code, error.read().decode()
-
-
-def test_the_server_names_no_other_site_and_gives_no_other_file(server):
-    status, text = fetch(server.address)
-    assert status == 200 and set(re.findall(r"https?://[^/\"]+", text)) == {server.address.rstrip("/")}
-    for path in ("/etc/passwd", ROOT / "README.md", ROOT / "pretrained_weights" / "demo.safetensors"):
-        assert fetch(f"{server.address}gradio_api/file={path}")[0] == 403
-    # what is asked past the page waits in the same queue
-    status, text = fetch(f"{server.address}gradio_api/run/segment", b'{"data": [null, "a", 0, 0, 1]}')
-    assert status == 404 and "Traceback" not in text
+def test_another_site_cannot_upload_by_a_form(page, server):
+    """A browser sends it, without asking first."""
+    before = server.files()
+    page.open("data:text/html,<form method=post enctype=multipart/form-data><input type=file name=files></form>")
+    page.run(
+        """const files = new DataTransfer();
+        files.items.add(new File(['film'], 'a.mp4'));
+        document.querySelector('input').files = files.files;
+        document.forms[0].action = arguments[0];
+        document.forms[0].submit();""",
+        f"{server.address}gradio_api/upload",
+    )
+    page.until("document.body.innerText.includes('this page does not answer to requests from \\'null\\'')")
+    assert server.files() == before

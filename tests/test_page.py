@@ -1,9 +1,9 @@
-"""The app without browser and gradio: limits, messages, what a request leaves behind, and the policy of its page."""
+"""The app without browser and gradio: limits, messages, and what a request leaves behind."""
 
 from __future__ import annotations
 
-import asyncio
 import json
+import signal
 import socket
 import threading
 import time
@@ -18,8 +18,9 @@ from PIL import Image
 
 import app
 import models
-from tasks import page
-from tasks.page import Desk, Limits, LocalPage
+from tasks import limits, page
+from tasks.limits import Limits
+from tasks.page import Desk
 from tests.helpers import ROOT
 from tools.data.make_synthetic import make_scene
 from util.video.own_video import open_video
@@ -69,32 +70,6 @@ def files(desk: Desk) -> list[Path]:
     return list(desk._folder.iterdir())
 
 
-class TestLimits:
-    @pytest.mark.parametrize(
-        ("text", "expressions"),
-        [
-            ("the dog", ["the dog"]),
-            ("\n the  dog\t\n\n a cat \r\n the dog\n", ["the dog", "a cat"]),
-            ("狗\nأحمر", ["狗", "أحمر"]),
-        ],
-    )
-    def test_one_expression_per_line(self, text, expressions):
-        assert Limits().expressions_of(text) == expressions
-
-    @pytest.mark.parametrize("text", [None, "", " \n\t\n"])
-    def test_nothing_to_look_for(self, text):
-        with pytest.raises(ValueError, match="one expression per line, as in: the dog"):
-            Limits().expressions_of(text)
-
-    def test_too_many_expressions(self):
-        with pytest.raises(ValueError, match="these are 4 expressions; at most 3 are taken"):
-            Limits(expressions=3).expressions_of("a\nb\nc\nd")
-
-    def test_they_are_told(self):
-        told = "5 MB, 2.5 seconds and 3 expressions, and 99 masks (frames times expressions)"
-        assert str(Limits(5, 2.5, 3, masks=99)) == told
-
-
 class TestRequests:
     def test_everything_is_there(self, desk, clip):
         told = []
@@ -119,6 +94,24 @@ class TestRequests:
         assert one.shape == (*SIZE, 3) and (one[12, 14] != plain[12, 14]).any() and (both != one).any()
         assert np.array_equal(one[:6], plain[:6]) and np.array_equal(both, job.frame(3, [1, 0]))
         assert (job.frame(0) != both).any()
+
+    @pytest.mark.parametrize("number", [0, 7, -1, 10**30, 1.0, float("nan"), "1", [1], None, True])
+    def test_frames_that_are_not_there(self, desk, clip, number):
+        desk.segment(ME, clip, "128\n200")
+        with pytest.raises(ValueError, match="^there is no such frame; this video has the frames 1 to 6$"):
+            desk.frame(ME, number, [0])
+        assert desk.frame(ME, 6, [0]).shape == (*SIZE, 3)
+
+    @pytest.mark.parametrize(
+        "shown", [[0] * 10**5, [0, 0], [2], [-1], [1.0], ["0"], [True], [[0]], [None], 0, "0", {"0": 1}, (0,)]
+    )
+    def test_objects_that_are_not_there(self, desk, clip, shown, monkeypatch):
+        job = desk.segment(ME, clip, "128\n200")
+        monkeypatch.setattr(page.np, "zeros", None)  # nothing is made for them
+        with pytest.raises(ValueError, match="^what is painted "):
+            desk.frame(ME, 1, shown)
+        with pytest.raises(ValueError, match="^what is painted "):
+            job.frame(0, shown)
 
     def test_the_legend_is_text(self, desk, clip):
         job = desk.segment(ME, clip, "128\n255 <script>")
@@ -168,7 +161,7 @@ class TestRequests:
     def test_large_pictures_that_the_file_does_not_tell_of(self, desk, clip, monkeypatch):
         """Its header is taken for what it says; the frames are seen once more."""
         monkeypatch.setattr(Limits, "check_file", lambda self, path: None)
-        monkeypatch.setattr(page, "MOST_PIXELS", 700)
+        monkeypatch.setattr(limits, "MOST_PIXELS", 700)
         with pytest.raises(ValueError, match="my holiday.mp4 is 32x24 pixels; at most 4096x2304 are taken"):
             desk.segment(ME, clip, "128")
         assert desk.predictor.asked == [] and files(desk) == []
@@ -187,7 +180,7 @@ class TestRequests:
             desk.segment(ME, clip, "128")
 
     def test_large_pictures(self, desk, clip, monkeypatch):
-        monkeypatch.setattr(page, "MOST_PIXELS", 700)
+        monkeypatch.setattr(limits, "MOST_PIXELS", 700)
         with pytest.raises(ValueError, match="my holiday.mp4 is 32x24 pixels; at most 4096x2304 are taken"):
             desk.segment(ME, clip, "128")
 
@@ -293,43 +286,65 @@ class TestVisitors:
         assert np.array_equal(job.frame(0), before)
 
 
-def answered(headers: list, *bodies: bytes, method: str = "GET") -> tuple[dict, bytes]:
-    """Headers and body of what an application, which sends ``bodies``, answers through LocalPage."""
-    sent = []
+class TestManyFramesAtOnce:
+    @pytest.fixture
+    def painting(self, desk, clip, monkeypatch):
+        """Painting waits until the test lets it go on."""
+        for visitor in "abcdefgh":
+            desk.segment(visitor, clip, "128")
+        self.go_on, self.at_work, self.most, self.done = threading.Event(), 0, 0, []
+        paint, lock = page.Job.frame, threading.Lock()
 
-    async def inner(scope, receive, send):
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
-        for i, body in enumerate(bodies):
-            await send({"type": "http.response.body", "body": body, "more_body": i + 1 < len(bodies)})
+        def slowly(job, position, shown):
+            with lock:
+                self.at_work += 1
+                self.most = max(self.most, self.at_work)
+            assert self.go_on.wait(60)
+            with lock:
+                self.at_work -= 1
+            return paint(job, position, shown)
 
-    async def send(message):
-        sent.append(message)
+        monkeypatch.setattr(page.Job, "frame", slowly)
+        workers = []
 
-    scope = {"type": "http", "method": method, "headers": [(b"host", b"127.0.0.1:7860")]}
-    asyncio.run(LocalPage(inner)(scope, None, send))
-    return dict(sent[0]["headers"]), b"".join(message["body"] for message in sent[1:])
+        def ask(visitor: str) -> None:
+            worker = threading.Thread(target=lambda: self.done.append(desk.frame(visitor, 1, [0]).shape))
+            worker.start()
+            workers.append(worker)
+            end = time.monotonic() + 20
+            while desk._looks.total() < len(workers) and time.monotonic() < end:
+                time.sleep(0.001)
 
+        yield ask
+        self.go_on.set()
+        for worker in workers:
+            worker.join(20)
 
-class TestLocalPage:
-    KIND = [(b"content-type", b"text/html; charset=utf-8"), (b"content-length", b"1")]
+    def test_one_visitor_has_one_and_the_next_one(self, desk, painting):
+        painting("a")
+        painting("a")
+        with pytest.raises(ValueError, match="^too many frames are asked for at once; try again$"):
+            desk.frame("a", 1, [0])
+        painting("b")
 
-    def test_no_other_site_is_named_or_asked(self):
-        page = (
-            b'<html><meta charset="utf-8"><meta content="https://exam',
-            b'ple.org/a.jpg"><link href="./a.css"><script>a = {"root": "http://127.0.0.1:7860/x", "b": "http://c.d"}'
-            b'</script><p>\xc3\xa4 "https://\\"</html>',
-        )
-        headers, body = answered(self.KIND, *page)
-        left = '<html><meta charset="utf-8"><meta content=""><link href="./a.css"><script>a = {"root": '
-        assert body.decode() == left + '"http://127.0.0.1:7860/x", "b": ""}</script><p>ä "https://\\"</html>'
-        assert headers[b"content-length"] == str(len(body)).encode()
-        policy = headers[b"content-security-policy"].decode()
-        assert policy.startswith("default-src 'self'") and "http" not in policy and "*" not in policy
+    def test_few_are_painted_at_once_and_few_wait(self, desk, painting):
+        for visitor in "aabbccddeeff":
+            painting(visitor)
+        with pytest.raises(ValueError, match="^too many frames"):
+            desk.frame("g", 1, [0])
+        self.go_on.set()
+        end = time.monotonic() + 20
+        while len(self.done) < page.LOOKS and time.monotonic() < end:
+            time.sleep(0.01)
+        assert self.done == [(*SIZE, 3)] * 12 and self.most == 2
+        assert desk.frame("g", 1, [0]).shape == (*SIZE, 3) and not desk._looks
 
-    def test_the_rest_is_passed_on(self):
-        kind = [(b"content-type", b"video/mp4"), (b"content-length", b"6")]
-        assert answered(kind, b"https:") == (dict(kind), b"https:")
-        assert b"content-length" not in answered(self.KIND, b"", method="HEAD")[0]
+    def test_a_mistake_leaves_no_place_taken(self, desk, clip):
+        desk.segment(ME, clip, "128")
+        for _ in range(20):
+            with pytest.raises(ValueError, match="no such frame"):
+                desk.frame(ME, 99, [0])
+        assert desk.frame(ME, 1, [0]).shape == (*SIZE, 3)
 
 
 class TestStart:
@@ -356,6 +371,7 @@ class TestStart:
             ["--max_seconds", "nan"],
             ["--max_megabytes", "0"],
             ["--max_masks", "0"],
+            ["--allow_origin", "name.example"],
         ],
     )
     def test_bad_options(self, words, capsys):
@@ -365,7 +381,29 @@ class TestStart:
 
     def test_local_by_default(self):
         args = app.parse_args(["--resume", "x"])
-        assert (args.host, args.port) == ("127.0.0.1", 7860)
+        assert (args.host, args.port, args.allow_origin) == ("127.0.0.1", 7860, [])
+
+    def test_other_names_may_be_allowed(self):
+        args = app.parse_args(["--resume", "x", "--allow_origin", "https://a.example", "--allow_origin", "http://b:80"])
+        for host in ("a.example", "b", "localhost:7860"):
+            args.names.check("GET", {"host": [host]})
+
+
+def test_every_ending_signal_ends_it_but_one_that_is_ignored():
+    """As SIGHUP is under nohup."""
+    before = {number: signal.getsignal(number) for number in app.ENDING}
+    try:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        app.end_by_signals()
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        app.end_by_signals()
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            with pytest.raises(KeyboardInterrupt):
+                signal.raise_signal(number)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def test_the_shipped_weights_find_what_the_examples_ask_for(tmp_path):
