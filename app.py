@@ -25,8 +25,8 @@ import models
 from models.predictor import Predictor
 from opts import PREDICTOR_OPTIONS, add_predictor_options
 from tasks.door import Door, LocalPage
-from tasks.limits import LABELS, MASKS, Limits
 from tasks.hosts import Names
+from tasks.limits import LABELS, MASKS, Limits
 from tasks.page import Desk
 from tasks.room import COMING, Room
 from tools.data.make_synthetic import make_scene, paint

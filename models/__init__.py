@@ -163,9 +163,9 @@ def restore_model(saved: dict, source: str | Path, *, to_train: bool = False) ->
             sketch = build()
     except ValueError as error:
         raise ValueError(f"the model of {source} cannot be built: {error}") from error
-    checkpoint.check_weights(sketch.state_dict(), weights, source)
+    weights = checkpoint.check_weights(sketch.state_dict(), weights, source)
     model = build()
-    checkpoint.load_weights(model, weights, source)
+    model.load_state_dict(weights)
     return model
 
 

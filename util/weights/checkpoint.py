@@ -103,6 +103,12 @@ def _fault(content: dict) -> str | None:
     return None
 
 
+def _is_finite(value: torch.Tensor) -> bool:
+    if not value.is_floating_point() or not value.numel():
+        return True
+    return all(bool(extreme.isfinite()) for extreme in torch.aminmax(value))  # NaN is among its extremes
+
+
 def is_plain(value: object) -> bool:
     """Whether this is a dense tensor in memory, of a type that models have."""
     return (
@@ -227,7 +233,7 @@ def check_weights(
     ]
     if listed:
         raise ValueError(f"the weights of {source} do not fit; {'; '.join(listed)}")
-    broken = [name for name, value in state.items() if value.is_floating_point() and not value.isfinite().all()]
+    broken = [name for name, value in state.items() if not _is_finite(value)]
     if broken:
         raise ValueError(
             f"the weights of {source} are broken: {len(broken)} tensors hold values that are not finite, the first "
