@@ -14,9 +14,33 @@ import torch
 from av.stream import Disposition
 from torch import Tensor
 
+from util.files.images import MOST_PIXELS
+from util.files.reading import unfit
+
 _MEND = "restore this file from the data set's archive (docs/data.md)"
 # failures of a decoder in a row, after which reading gives up
 _TOLERATED = 100
+# a day of 24 in a second; the times of so many take 0.7 GB
+MOST_FRAMES = 2**21
+
+
+def open_film(path: Path, **options: str) -> av.container.InputContainer:
+    """A film, opened for reading by FFmpeg; every film is opened here.
+
+    Titles that are not UTF-8 are read with replacement characters; the film is what is asked for. Decoders refuse more
+    than ``MOST_PIXELS``. What a film names outside of itself (a playlist, another address) is not opened.
+
+    Args:
+        options: of FFmpeg's demuxers and decoders.
+
+    Raises av.FFmpegError.
+    """
+    bounds = {"protocol_whitelist": "file", "max_pixels": str(MOST_PIXELS)}
+    film = av.open(str(path), options=bounds | options, metadata_errors="replace")
+    for stream in film.streams.video:
+        if stream.codec_context is not None:
+            stream.codec_context.options = {"max_pixels": str(MOST_PIXELS)}
+    return film
 
 
 class VideoFile:
@@ -43,11 +67,15 @@ class VideoFile:
     lenient = False
 
     def __init__(self, path: Path) -> None:
-        if not path.is_file():
-            raise FileNotFoundError(f"{path}: the video does not exist; {_MEND}")
+        try:
+            why = unfit(path)
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+            raise FileNotFoundError(f"{path}: the video does not exist; {self.mend}") from None
+        if why:
+            raise ValueError(f"{path}: {why}; {self.mend}")
         self.path = path
         with self._named_errors():
-            self._container = av.open(str(path))
+            self._container = open_film(path)
         # an attached cover picture is a video stream, too
         films = [s for s in self._container.streams.video if not s.disposition & Disposition.attached_pic]
         if not films or films[0].codec_context is None:
