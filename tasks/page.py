@@ -22,6 +22,7 @@ from torch import Tensor
 
 from models import Predictor
 from util.video.own_video import OwnVideo, open_video
+from util.video.video_io import open_film
 from util.video.video_result import RECORD, write_result
 from util.video.visualize import distinct_colours, overlay
 
@@ -73,7 +74,7 @@ class Limits:
         if (size := path.stat().st_size) > self.megabytes * 2**20:
             raise ValueError(f"{path.name} has {size / 2**20:.0f} MB; at most {self.megabytes} are taken")
         try:
-            with av.open(str(path), options={"format_whitelist": CONTAINERS}) as container:
+            with open_film(path, format_whitelist=CONTAINERS) as container:
                 # a film without a codec here is refused with a better message when it is opened
                 contexts = filter(None, (stream.codec_context for stream in container.streams.video))
                 sizes = [(context.width, context.height) for context in contexts]

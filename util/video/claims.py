@@ -7,8 +7,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-# Boxes that say how many samples there are (ISO/IEC 14496-12, 8.6 to 8.8). FFmpeg (libavformat/mov.c) reads them wherever
-# they stand, and cmov holds such boxes compressed.
+# Boxes that say how many samples there are (ISO/IEC 14496-12, 8.6 to 8.8), wherever they stand; QuickTime's cmov holds
+# such boxes compressed.
 _COUNTING = re.compile(rb"stsz|stz2|stts|ctts|trun|cmov")
 # of which FFmpeg reads nothing; by chance it holds any four bytes
 _PIXELS = b"mdat"
