@@ -31,7 +31,7 @@ def open_film(path: Path, **options: str) -> av.container.InputContainer:
     """A film, opened for reading by FFmpeg; every film is opened here.
 
     Titles that are not UTF-8 are read with replacement characters; the film is what is asked for. Decoders refuse more
-    than ``MOST_PIXELS``. What a film names outside of itself (a playlist, another address) is not opened.
+    than ``MOST_PIXELS``.
 
     Args:
         options: of FFmpeg's demuxers and decoders.
@@ -42,11 +42,11 @@ def open_film(path: Path, **options: str) -> av.container.InputContainer:
     """
     if why := overclaim(path):
         raise ValueError(f"{path}: the video is damaged ({why}); convert it (ffmpeg -i VIDEO NEW.mp4)")
-    bounds = {"protocol_whitelist": "file", "max_pixels": str(MOST_PIXELS)}
+    bounds = {"max_pixels": str(MOST_PIXELS)}
     film = av.open(str(path), options=bounds | options, metadata_errors="replace")
     for stream in film.streams.video:
         if stream.codec_context is not None:
-            stream.codec_context.options = {"max_pixels": str(MOST_PIXELS)}
+            stream.codec_context.options = bounds
     return film
 
 
