@@ -15,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 
 import models
 from datasets.davis import SPLITS, AnnotatedVideo
@@ -29,6 +28,7 @@ from util.options.inference import InferenceOptions
 from util.run import cli, dist
 from util.run.gaps import Gaps
 from util.run.log import progress_bar
+from util.video.pictures import read_labels
 
 
 def parse_args(argv: list[str] | None = None) -> InferenceOptions:
@@ -70,8 +70,7 @@ def write_overlays(videos: Sequence[AnnotatedVideo], results_dir: Path) -> None:
             folder, numbers = inside(results_dir / root, video.video_id), np.array(list(texts))
 
             def masks(frame: str, folder: Path = folder, numbers: np.ndarray = numbers) -> np.ndarray:
-                with Image.open(folder / f"{frame}.png") as image:
-                    return np.asarray(image) == numbers[:, None, None]
+                return read_labels(folder / f"{frame}.png") == numbers[:, None, None]
 
             write_overlay(inside(results_dir / "overlays", video.video_id, f"{root}.mp4"), video, masks)
 

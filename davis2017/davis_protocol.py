@@ -25,10 +25,11 @@ from pathlib import Path
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from davis2017.label_maps import ids_in, mask_path, read_labels
+from davis2017.label_maps import ids_in, label_size, mask_path, read_labels
 from davis2017.metrics import PreparedMask, db_statistics
 from davis2017.truth import Size, mask_size, read_mask_of
-from util.masks.results import ANNOTATOR_ROOTS
+from util.files.reading import unfit
+from util.masks.results import ANNOTATOR_ROOTS, most_bytes
 from util.run.cli import summarise
 from util.run.gaps import Gaps, Shortfall, in_words
 from util.run.parallel import run_jobs
@@ -37,6 +38,7 @@ PROTOCOLS = ("unsupervised", "semi-supervised")
 MAX_PROPOSALS = 20
 VOID = 255
 STATISTICS = ("mean", "recall", "decay")
+_LINK = "is in a folder that is a link, which is not followed; put the folder itself there"
 
 # The label map of a frame, uint8 [H, W], and the label map of each of the results; None where it scores 0.
 LabelledFrame = tuple[np.ndarray, Sequence[np.ndarray | None]]
@@ -155,19 +157,28 @@ def _read(
                 predictions.append(None)
                 lost.predictions += 1
                 # missing masks are named together
-                if (folder / f"{frame}.png").is_file():
+                if _there(folder / f"{frame}.png"):
                     lost.note(f"video {truth.name}, {name}, frame {frame}", f"scored as 0: {error}")
         yield labels, predictions
 
 
-def _predicted(path: Path, shape: tuple[int, ...], truth: Path, most: int, why: str) -> np.ndarray:
+def _there(path: Path) -> bool:
+    """Whether a mask of the results is there, be it a link or a pipe, which reading it refuses."""
+    return os.path.lexists(path) and (path.is_symlink() or not path.is_dir())
+
+
+def _predicted(path: Path, shape: Size, truth: Path, most: int, why: str) -> np.ndarray:
     """A label map of the results; raises ValueError where its size disagrees or an id is above ``most``."""
-    predicted = read_labels(path)
-    if predicted.shape != shape:
+    most_read = most_bytes(shape)
+    if odd := _LINK if path.parent.is_symlink() else _there(path) and unfit(path, most_read, links=False):
+        raise ValueError(f"{path} {odd}")
+    # the size first: nothing is decoded that would then be refused
+    if (size := label_size(path)) != shape:
         raise ValueError(
-            f"{path} is {list(predicted.shape)}, but the ground truth {truth / path.name} is "
+            f"{path} is {list(size)}, but the ground truth {truth / path.name} is "
             f"{list(shape)} (height, width); results are written in the frames' original size"
         )
+    predicted = read_labels(path, most_read)
     highest = int(predicted.max())
     if highest > most:
         raise ValueError(f"{path} holds object {highest}, but {why}")
@@ -256,6 +267,9 @@ def annotator_folders(results: str | os.PathLike, videos: Iterable[str]) -> dict
                 f"{results}: {', '.join(missing)} is not there; run inference_davis.py again to fill it, or score a "
                 f"single annotator with {results / present[0]}"
             )
+        linked = [root for root in ANNOTATOR_ROOTS if (results / root).is_symlink()]
+        if linked:
+            raise ValueError(f"{results / linked[0]} is a link, which is not followed; put the folder itself there")
         return {root: results / root for root in ANNOTATOR_ROOTS}
     if any((results / video).is_dir() for video in videos):
         return {results.resolve().name: results}
@@ -269,7 +283,7 @@ def missing_frames(folders: Mapping[str, Path], videos: Mapping[str, Sequence[st
     lines = {}
     for name, folder in folders.items():
         for video, frames in videos.items():
-            absent = [frame for frame in frames if not (folder / video / f"{frame}.png").is_file()]
+            absent = [frame for frame in frames if not _there(folder / video / f"{frame}.png")]
             if absent:
                 lines[name, video] = f"{len(absent)} of {len(frames)} frames, the first is {absent[0]}"
     return lines
@@ -329,7 +343,7 @@ def score_results(
         told = summarise([f"{name}, video {video}: {which}" for (name, video), which in missing.items()])
         raise ValueError(f"{results}: masks are missing: {told}. Run inference again to fill them")
     for name, folder in folders.items():
-        if not any((folder / v / f"{frame}.png").is_file() for v, frames in videos.items() for frame in frames):
+        if not any(_there(folder / v / f"{frame}.png") for v, frames in videos.items() for frame in frames):
             raise ValueError(
                 f"{results}: {name} has not one mask of the split's videos; run inference again to fill it"
             )

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from util.files.images import MOST_BYTES
 from util.video import pictures
 
 # Label maps hold ids in 8 bits; 0 is the background.
@@ -16,9 +17,14 @@ _SCORED = pictures.Wording(
 )
 
 
-def read_labels(path: str | os.PathLike) -> np.ndarray:
+def read_labels(path: str | os.PathLike, most: int = MOST_BYTES) -> np.ndarray:
     """A mask as uint8 object ids ``[H, W]``: :func:`util.video.pictures.read_labels` with scoring's messages."""
-    return pictures.read_labels(Path(path), _SCORED)
+    return pictures.read_labels(Path(path), _SCORED, most)
+
+
+def label_size(path: str | os.PathLike) -> tuple[int, int]:
+    """Height and width that :func:`read_labels` would give, from the header of the file alone."""
+    return pictures.image_size(Path(path), _SCORED)
 
 
 def mask_path(folder: Path, frame: str) -> Path:

@@ -33,14 +33,14 @@ OTHER = "J&F_other_object"
 _results: Results | None = None
 
 
-def _predicted(results: Results, name: str, shape: tuple[int, ...]) -> PreparedMask:
-    mask = np.asarray(results.image(name))
-    if mask.shape != shape:
-        raise ValueError(
-            f"{results.path}: {name} is {list(mask.shape)}, but the ground truth is {list(shape)} (height, width); "
-            "masks are written in the frame's original size, with one channel"
-        )
-    return PreparedMask(mask)
+def _predicted(results: Results, name: str, shape: tuple[int, int]) -> PreparedMask:
+    try:
+        image = results.image(name, shape)
+        if len(image.getbands()) > 1:
+            raise ValueError(f"{name} has mode {image.mode}, but a mask has one channel")
+    except ValueError as error:
+        raise ValueError(f"{results.path}: {error}") from error
+    return PreparedMask(np.asarray(image))
 
 
 def score_video(

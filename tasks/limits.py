@@ -8,6 +8,7 @@ from pathlib import Path
 import av
 
 from util.video.own_video import OwnVideo
+from util.video.video_io import open_film
 
 TEXT, EXPRESSION = 20_000, 1000  # characters of all expressions together, and of one
 MOST_SECONDS = MOST_EVERY = 10**6  # of what the fields of the page take
@@ -51,7 +52,7 @@ class Limits:
         if (size := path.stat().st_size) > self.megabytes * 2**20:
             raise ValueError(f"{path.name} has {size / 2**20:.0f} MB; at most {self.megabytes} are taken")
         try:
-            with av.open(str(path), options={"format_whitelist": CONTAINERS}) as container:
+            with open_film(path, format_whitelist=CONTAINERS) as container:
                 # a film without a codec here is refused with a better message when it is opened
                 contexts = filter(None, (stream.codec_context for stream in container.streams.video))
                 sizes = [(context.width, context.height) for context in contexts]
@@ -59,6 +60,8 @@ class Limits:
             raise ValueError(
                 f"{path.name} is no video that can be read ({error.strerror}); give an mp4, mov or webm that plays"
             ) from error
+        except ValueError as error:  # the user knows the file by its name, not by where the upload lies
+            raise ValueError(str(error).replace(str(path), path.name)) from error
         for width, height in sizes:
             _check_pixels(path.name, height, width)
 

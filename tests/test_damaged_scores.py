@@ -180,7 +180,10 @@ def test_results_without_one_mask_of_the_split_are_refused(results, data, tmp_pa
 def test_results_of_another_size_throughout_are_refused(results, data, tmp_path, monkeypatch):
     for path in results.rglob("*.png"):
         turn(path)
-    with pytest.raises(ValueError, match=r"not one mask can be scored; 16 problems, the first: .*is \[60, 40\]"):
+    with pytest.raises(
+        ValueError,
+        match=r"not one mask can be scored; 16 problems, the first: .*is 40x60, but the video's frames are 60x40",
+    ):
         ytvos(results, data, tmp_path, monkeypatch)
 
 

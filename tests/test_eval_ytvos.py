@@ -206,7 +206,7 @@ def test_what_is_missing_is_named(results, annotations):
 @pytest.mark.parametrize("workers", [1, 2])
 def test_mask_of_another_size(results, annotations, workers):
     write_mask_png(results / mask_name("dog", "0", "00000"), _mask(3).T)
-    with pytest.raises(ValueError, match=r"dog/0/00000.png is \[60, 40\], but the ground truth is \[40, 60\]"):
+    with pytest.raises(ValueError, match=r"dog/0/00000.png is 40x60, but the video's frames are 60x40"):
         score_results(results, annotations, VIDEOS, workers=workers)
 
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import struct
+import tracemalloc
 import warnings
+import zlib
 from io import BytesIO
 from pathlib import Path
 
@@ -107,9 +111,6 @@ def test_shades_of_few_bits_are_spread(tmp_path, depth):
 
 def _png(values: np.ndarray, depth: int, colour: int) -> bytes:
     """A PNG of these samples of 1, 2 or 4 bits, which no library here writes."""
-    import struct
-    import zlib
-
     bits = np.unpackbits(values[..., None], axis=-1)[..., -depth:].reshape(len(values), -1)
     rows = b"".join(b"\0" + np.packbits(row).tobytes() for row in bits)
 
@@ -204,6 +205,74 @@ def test_files_that_are_absent_or_closed_to_the_reader(tmp_path):
         read_labels(tmp_path)
     with pytest.raises(OSError, match=r"aaa: cannot be read \(File name too long\)"):
         read_frame(tmp_path / ("a" * 300))
+
+
+def huge(path: Path) -> None:
+    """A picture of which only the header is large."""
+    buffer = BytesIO()
+    Image.new("RGB", (8, 8)).save(buffer, {".jpg": "JPEG", ".tif": "TIFF"}.get(path.suffix, path.suffix[1:]))
+    content = bytearray(buffer.getvalue())
+    if path.suffix == ".jpg":
+        at = content.index(b"\xff\xc0")
+        content[at + 5 : at + 9] = b"\xff" * 4
+    elif path.suffix == ".png":
+        content[16:24] = struct.pack(">II", 10**5, 10**5)
+        content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
+    elif path.suffix == ".bmp":
+        content[18:26] = struct.pack("<ii", 10**5, 10**5)
+    else:
+        for tag in (256, 257):
+            at = content.index(struct.pack("<H", tag), 4)
+            content[at + 2 : at + 12] = struct.pack("<HII", 4, 1, 10**5)
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "bmp", "tif"])
+def test_pictures_that_claim_to_be_huge_cost_nothing(tmp_path, suffix):
+    path = tmp_path / f"x.{suffix}"
+    huge(path)
+    tracemalloc.start()
+    for reader in (read_frame, read_labels, image_size):
+        with pytest.raises(ValueError, match=rf"x\.{suffix}: .*claims more than 134,217,728 pixels"):
+            reader(path)
+    assert tracemalloc.get_traced_memory()[1] < 2**20
+    tracemalloc.stop()
+
+
+def test_a_jpeg_that_hides_a_larger_header_is_not_decoded_by_the_smaller_one(tmp_path):
+    """Decoders do not skip what follows a marker without a length; a reader that does would see the second header."""
+    (tmp_path / "x.jpg").write_bytes(b"")
+    huge(tmp_path / "x.jpg")
+    content = (tmp_path / "x.jpg").read_bytes()
+    at = content.index(b"\xff\xc0")
+    small = content[at : at + 5] + b"\0\x08\0\x08" + content[at + 9 :]
+    hidden = content[:at] + b"\xff\xd0" + content[at:]
+    (tmp_path / "x.jpg").write_bytes(hidden + bytes(at + 4 + 0xFFC0 - len(hidden)) + small)
+    with pytest.raises(ValueError, match=r"x\.jpg: the frame is damaged"):
+        read_frame(tmp_path / "x.jpg")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (os.mkfifo, "is a pipe, a socket or a device"),
+        (lambda path: path.symlink_to("/dev/zero"), "is a pipe, a socket or a device"),
+        (lambda path: (path.touch(), os.truncate(path, 2**40)), "has 1,099,511,627,776 bytes"),
+        (lambda path: path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"), "not readable as JPEG"),
+        (lambda path: Image.new("P", (8, 8)).save(path, "GIF"), "not readable as JPEG, PNG, BMP, WEBP or TIFF"),
+    ],
+)
+def test_what_is_no_picture_is_neither_waited_for_nor_opened(tmp_path, damage, message):
+    damage(tmp_path / "x.png")
+    for reader in (read_frame, read_labels, image_size, orientation, label_maps.read_labels):
+        with pytest.raises(ValueError, match=rf"x\.png: .*{message}"):
+            reader(tmp_path / "x.png")
+
+
+def test_pictures_of_a_data_set_may_be_links(tmp_path):
+    Image.fromarray(COLOURS).save(tmp_path / "kept.png")
+    (tmp_path / "x.png").symlink_to(tmp_path / "kept.png")
+    assert (read(tmp_path / "x.png") == COLOURS).all()
 
 
 # ----------------------------------------------------------------------------------------------------------- masks

@@ -23,6 +23,7 @@ from PIL import Image
 from pycocotools import mask as rle
 from scipy.io import savemat
 
+from util.files.images import open_image
 from util.masks.coco import encode_masks
 
 SPLITS = ("train", "valid")
@@ -50,11 +51,13 @@ class Video:
 
     def image(self, t: int) -> np.ndarray:
         """uint8 RGB ``[H, W, 3]``."""
-        return np.asarray(Image.open(self.image_path(t)))
+        with self.image_path(t).open("rb") as file:
+            return np.asarray(open_image(file))
 
     def labels(self, t: int) -> np.ndarray:
         """uint8 object ids ``[H, W]``."""
-        return np.asarray(Image.open(self.label_path(t)))
+        with self.label_path(t).open("rb") as file:
+            return np.asarray(open_image(file))
 
     def one_each(self) -> list[tuple[int, str]]:
         """Each object with an expression, and its first expression."""

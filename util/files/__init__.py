@@ -1,1 +1,1 @@
-"""Files, whatever their content: read in any encoding, written whole or not at all."""
+"""Files, whatever their content: read in any encoding and up to a size, written whole or not at all."""

@@ -1,9 +1,12 @@
-"""Reading lists that other programs or people wrote: JSON and text in any encoding that editors write."""
+"""Reading files that other programs or people wrote: whether to open one; JSON and text in any encoding of editors."""
 
 from __future__ import annotations
 
 import codecs
+import errno
 import json
+import os
+import stat
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -58,3 +61,24 @@ class FileWarnings:
             print(f"warning: {path}: {problem}; {self.what}", file=sys.stderr, flush=True)
         elif count == 10 ** (len(str(count)) - 1):  # 10, 100, 1,000 …
             print(f"warning: {count:,} such files so far, the last {path}; {self.what}", file=sys.stderr, flush=True)
+
+
+def unfit(path: Path, most: int | None = None, *, links: bool = True) -> str | None:
+    """Why a path should not be opened for reading, None where nothing is against it; never waits, as for a pipe.
+
+    Args:
+        most: bytes that the file may have.
+        links: whether the path may be a link; what it points to is then looked at.
+
+    Raises OSError where there is nothing, or a folder.
+    """
+    status = os.stat(path, follow_symlinks=links)
+    if stat.S_ISLNK(status.st_mode):
+        return "is a link, which is not followed; put the file itself there"
+    if stat.S_ISDIR(status.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not stat.S_ISREG(status.st_mode):
+        return "is a pipe, a socket or a device; put a file there"
+    if most is not None and status.st_size > most:
+        return f"has {status.st_size:,} bytes, but at most {most:,} are read"
+    return None

@@ -11,16 +11,16 @@ import json
 import os
 import shutil
 import zipfile
-import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from io import BytesIO
-from itertools import chain
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 from PIL import Image
 
+from util.files.images import open_image
 from util.files.names import checked, inside
+from util.files.reading import unfit
 from util.files.writing import UNFINISHED, atomic_path, write_json
 
 RESULTS_ROOT = "Annotations"
@@ -64,25 +64,58 @@ def under(root: str, name: str) -> str:
     return f"{root}/{name}" if root else name
 
 
-def decoded(content: bytes, name: str) -> Image.Image:
+def shown(name: str) -> str:
+    """The name of a file for a message, in one line whatever characters it has."""
+    return name if name.isprintable() else ascii(name)
+
+
+def most_bytes(size: Size | None = None) -> int:
+    """The most bytes that the PNG of a mask can need: four channels of 16 bits, two filter bytes for a row (interlaced
+    PNGs have up to two rows for one), and 1 MiB for headers, palette, profiles and texts; 64 MiB where the size is
+    unknown."""
+    return 2**26 if size is None else size[0] * (8 * size[1] + 2) + 2**20
+
+
+def decoded(content: bytes, name: str, size: Size | None = None) -> Image.Image:
+    """The image in a file. ValueError where it is damaged, or not of this size: then no pixel has been decoded."""
     try:
         # Decoding alone accepts a file whose end is missing.
-        Image.open(BytesIO(content)).verify()
-        image = Image.open(BytesIO(content))
-        image.load()
+        open_image(BytesIO(content)).verify()
+        image = open_image(BytesIO(content))
+        if size is None or (image.height, image.width) == tuple(size):
+            image.load()
+            return image
+    except MemoryError:
+        raise
     # On damaged bytes decoders raise many kinds of errors.
     except Exception as error:
-        raise ValueError(f"{name} cannot be decoded ({error})") from error
-    return image
+        raise ValueError(f"{shown(name)} cannot be decoded ({error})") from error
+    raise ValueError(f"{shown(name)} is {image.width}x{image.height}, but the video's frames are {size[1]}x{size[0]}")
+
+
+def _walk(folder: Path) -> Iterator[tuple[str, bool]]:
+    """Names of all in a folder that is no folder, relative to it, and whether each is a file; no link is followed."""
+    inner = [""]
+    while inner:
+        prefix = inner.pop()
+        with os.scandir(folder / prefix) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    inner.append(f"{prefix}{entry.name}/")
+                else:
+                    yield prefix + entry.name, entry.is_file(follow_symlinks=False)
 
 
 class Results:
     """Read access to results in a folder or a zip; close it, or use it in a ``with`` block.
 
+    The path may be a link, but no link within the folder is followed.
+
     Attributes:
         path: of the folder or zip.
-        names: every file, sorted, as a path relative to the root. Hidden files of a folder are left out: an
-            interrupted run may have left some. A zip may hold a name more than once.
+        names: every file, sorted, as a path relative to the root, and whatever else is no folder (links, pipes), which
+            :meth:`read` refuses. Hidden files of a folder are left out: an interrupted run may have left some. A zip
+            may hold a name more than once.
 
     Raises:
         FileNotFoundError: there is nothing at this path.
@@ -92,29 +125,78 @@ class Results:
     def __init__(self, path: str | os.PathLike):
         self.path = Path(path)
         self._zip = None
+        self._entries: dict[str, list[zipfile.ZipInfo]] = {}
         if self.path.is_dir():
-            files = (Path(folder, name) for folder, _, names in os.walk(self.path) for name in names)
-            self.names = sorted(f.relative_to(self.path).as_posix() for f in files if not f.name.startswith("."))
+            self.names = sorted(name for name, _ in _walk(self.path) if not PurePosixPath(name).name.startswith("."))
+            self._entries = {name: [] for name in self.names}
             return
         if not self.path.exists():
             raise FileNotFoundError(f"{self.path}: no such results; give the folder or the zip that inference wrote")
         try:
+            if why := unfit(self.path):
+                raise ValueError(why)
             self._zip = zipfile.ZipFile(self.path)
-        except zipfile.BadZipFile as error:
+        # On a damaged directory zipfile raises many kinds of errors.
+        except Exception as error:
             raise ValueError(f"{self.path}: not a folder and not a readable zip ({error})") from error
-        self.names = sorted(name for name in self._zip.namelist() if not name.endswith("/"))
+        # The original name: zipfile cuts the other one at a NUL, and so may make it that of a mask.
+        for entry in self._zip.infolist():
+            if not entry.orig_filename.endswith("/"):
+                self._entries.setdefault(entry.orig_filename, []).append(entry)
+        self.names = sorted(name for name, entries in self._entries.items() for _ in entries)
 
-    def read(self, name: str) -> bytes:
-        """The bytes of one file."""
-        return (self.path / name).read_bytes() if self._zip is None else self._zip.read(name)
+    def read(self, name: str, most: int | None = None) -> bytes:
+        """The bytes of one file.
 
-    def image(self, name: str) -> Image.Image:
-        """A decoded image; ValueError when the file is damaged or is no image."""
+        Args:
+            name: one of ``names``.
+            most: bytes that it may have; :func:`most_bytes` where it is None. Not one byte of a larger file is read.
+
+        Raises:
+            ValueError: it is no regular file, too large, or damaged, in whatever way; of a zip, it is there twice.
+        """
+        most = most_bytes() if most is None else most
+        if name not in self._entries:
+            raise ValueError(f"{shown(name)} is not there")
+        if self._zip is None:
+            path = self.path / name
+            try:
+                if why := unfit(path, most, links=False):
+                    raise ValueError(f"{shown(name)} {why}")
+                return path.read_bytes()
+            except OSError as error:
+                raise ValueError(f"{shown(name)} cannot be read ({error.strerror})") from error
+        if len(self._entries[name]) > 1:
+            raise ValueError(f"{shown(name)} occurs {len(self._entries[name])} times")
+        return self._unpacked(self._entries[name][0], most)
+
+    def _unpacked(self, entry: zipfile.ZipInfo, most: int) -> bytes:
+        name = shown(entry.orig_filename)
+        if entry.file_size > most:
+            raise ValueError(f"{name} has {entry.file_size:,} bytes, but at most {most:,} are read")
+        # zipfile bounds what it inflates in a step for this method alone (ZipExtFile._read1 in zipfile.py)
+        if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            method = zipfile.compressor_names.get(entry.compress_type, "an unknown method")
+            raise ValueError(f"{name} cannot be read (it is packed by {method}; pack it by deflate, as zip does)")
         try:
-            content = self.read(name)
-        except (OSError, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error) as error:  # encrypted, unknown method
-            raise ValueError(f"{name} cannot be read ({error})") from error
-        return decoded(content, name)
+            with self._zip.open(entry) as file:
+                content = file.read(entry.file_size)
+                # the end, where zipfile compares the checksum
+                if len(content) < entry.file_size or file.read(1):
+                    raise ValueError("it has another size than the zip says")
+        except MemoryError:
+            raise
+        # On damaged bytes zipfile raises many kinds of errors: encrypted, cut off, wrong checksum …
+        except Exception as error:
+            raise ValueError(f"{name} cannot be read ({error or type(error).__name__})") from error
+        return content
+
+    def image(self, name: str, size: Size | None = None) -> Image.Image:
+        """A decoded image; ValueError where the file is damaged or no image, or has not this height and width.
+
+        Files that are larger than such an image can be are not read.
+        """
+        return decoded(self.read(name, most_bytes(size)), name, size)
 
     def close(self) -> None:
         if self._zip is not None:
@@ -146,17 +228,21 @@ def claim_results(
         asked: a digest of the frames and texts of each video. Masks of a video with another digest are deleted.
 
     Raises:
-        ValueError: the folder holds masks of another run, or masks of unknown origin.
+        ValueError: the folder holds masks of another run, masks of unknown origin, or links among its masks: they are
+            not followed, neither to write nor to delete.
     """
     record = Path(results_dir, "inference.json")
     masks = [folder for root in roots if (folder := Path(results_dir, root)).is_dir()]
+    found = _claimable(results_dir, masks)
     made_by = None
     if record.is_file():
         try:
             made_by = json.loads(record.read_text(encoding="utf-8"))
-        except ValueError:
+        except (ValueError, RecursionError):
             made_by = None
-    before = made_by.pop("asked", {}) if isinstance(made_by, dict) else {}
+        made_by = made_by if isinstance(made_by, dict) else None
+    before = (made_by or {}).pop("asked", None)
+    before = before if isinstance(before, dict) else {}
     if masks and made_by is None:
         raise ValueError(f"--output_dir {results_dir} holds masks of unknown origin; choose another folder")
     if masks and made_by != dict(run):
@@ -172,9 +258,24 @@ def claim_results(
     for vid in (vid for vid, digest in asked.items() if before.get(vid, digest) != digest):
         for root in masks:
             shutil.rmtree(inside(root, vid), ignore_errors=True)
-    for unfinished in chain(Path(results_dir).glob(UNFINISHED), *(root.rglob(UNFINISHED) for root in masks)):
-        unfinished.unlink(missing_ok=True)
+    for path in (*Path(results_dir).glob(UNFINISHED), *found):
+        if path.match(UNFINISHED):
+            path.unlink(missing_ok=True)
     write_json(record, {**run, "asked": before | asked} if asked else dict(run))
+
+
+def _claimable(results_dir: str | os.PathLike, roots: Sequence[Path]) -> list[Path]:
+    """The files in these folders. ValueError where there is a link or another thing that is no file."""
+    files = []
+    for root in roots:
+        if root.is_symlink():
+            raise ValueError(f"--output_dir {results_dir}: {root.name} is a link, which is not followed; remove it")
+        for name, is_file in _walk(root):
+            if not is_file:
+                what = "is no file, and links are not followed; remove it"
+                raise ValueError(f"--output_dir {results_dir}: {root.name}/{shown(name)} {what}")
+            files.append(root / name)
+    return files
 
 
 def is_complete(results_dir: str | os.PathLike, vid: str, eid: str, frames: Iterable[str]) -> bool:
@@ -186,8 +287,10 @@ def holds_frames(folder: Path, frames: Iterable[str]) -> bool:
     """Whether the folder has a mask of every frame and all can be decoded."""
     try:
         for frame in frames:
-            name = f"{frame}.png"
-            decoded((folder / name).read_bytes(), name)
+            path = folder / f"{frame}.png"
+            if unfit(path, most_bytes(), links=False):
+                return False
+            decoded(path.read_bytes(), path.name)
     except (OSError, ValueError):
         return False
     return True

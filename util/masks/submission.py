@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import zipfile
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from tqdm import tqdm
 
 from util.files.writing import atomic_path
-from util.masks.results import RESULTS_ROOT, Results, Size, mask_name, under
+from util.masks.results import RESULTS_ROOT, Results, Size, mask_name, shown, under
 from util.run.cli import summarise
 
 
@@ -45,7 +45,7 @@ def root_problem(results: Results, root: str = RESULTS_ROOT) -> str | None:
         return f"{results.path} has no folder {root}/ at its root: it is empty" if root else f"{results.path} is empty"
     within = any(name.startswith(f"{root or RESULTS_ROOT}/") for name in results.names)
     if root and not within:
-        return f"{results.path} has no folder {root}/ at its root: the first file is {results.names[0]}"
+        return f"{results.path} has no folder {root}/ at its root: the first file is {shown(results.names[0])}"
     if not root and within:
         return f"{results.path} has a folder {RESULTS_ROOT}/ at its root, where the videos' folders should be"
     return None
@@ -53,7 +53,7 @@ def root_problem(results: Results, root: str = RESULTS_ROOT) -> str | None:
 
 def _image_problem(results: Results, name: str, size: Size | None) -> str | None:
     try:
-        image = results.image(name)
+        image = results.image(name, size)
     except ValueError as error:
         return str(error)
     if image.format != "PNG":
@@ -62,8 +62,6 @@ def _image_problem(results: Results, name: str, size: Size | None) -> str | None
         return f"{name} has mode {image.mode}, not L"
     if sum(image.histogram()[1:255]):
         return f"{name} has values other than 0 and 255"
-    if size is not None and (image.height, image.width) != tuple(size):
-        return f"{name} is {image.width}x{image.height}, but the video's frames are {size[1]}x{size[0]}"
     return None
 
 
@@ -93,9 +91,8 @@ def validate_submission(
             return [wrong_root]
         expected = expected_names(meta_videos, root)
         problems = missing_masks(results.names, meta_videos, root)
-        problems += [f"{name} occurs {n} times" for name, n in Counter(results.names).items() if n > 1]
         present = sorted(set(results.names))
-        problems += [f"{name} is not asked for" for name in present if name not in expected]
+        problems += [f"{shown(name)} is not asked for" for name in present if name not in expected]
 
         known: dict[str, Size | None] = {}
         for name in tqdm([name for name in present if name in expected], "check", unit="mask", disable=None):
@@ -116,6 +113,7 @@ def write_submission_zip(results_dir: str | os.PathLike, zip_path: str | os.Path
 
     Raises:
         FileNotFoundError: there is no such folder.
+        ValueError: it holds a link, or what else is no file, or a file that is larger than a mask can be.
     """
     masks = Path(results_dir, RESULTS_ROOT)
     if not masks.is_dir():
@@ -124,7 +122,11 @@ def write_submission_zip(results_dir: str | os.PathLike, zip_path: str | os.Path
         for name in results.names:
             entry = zipfile.ZipInfo(under(root, name))
             entry.external_attr = 0o644 << 16
-            archive.writestr(entry, results.read(name))
+            try:
+                content = results.read(name)
+            except ValueError as error:
+                raise ValueError(f"{masks}: {error}") from error
+            archive.writestr(entry, content)
 
 
 def build_submission(

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from util.files.reading import unfit
 from util.video.pictures import PICTURE_SUFFIXES, Wording, image_size, read_frame
 from util.video.video_io import VideoFile
 
@@ -109,6 +110,8 @@ def _open(path: Path, fps: float | None) -> _File | _Images:
         raise FileNotFoundError(f"{path}: no such file or folder; give a video, a folder of frames or an image")
     if path.is_dir():
         return _Images(_frame_paths(path), fps)
+    if why := unfit(path):
+        raise ValueError(f"{path}: {why}")
     if path.stat().st_size == 0:
         raise ValueError(f"{path}: the file is empty; copy or download it again")
     if path.suffix.lower() in PICTURE_SUFFIXES:

@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image
 
+from util.files.images import MOST_BYTES, check_pixels, open_image
+from util.files.reading import unfit
 from util.masks.results import LABEL_PALETTE
 
 if TYPE_CHECKING:
@@ -30,12 +32,14 @@ _TURNS = {1: (0, False), 2: (0, True), 3: (2, False), 4: (2, True), 5: (3, True)
 _TURNS[8] = (1, False)
 # Markers of a JPEG's frame header, one for each coding; C4, C8 and CC mean other things. Source: ITU-T T.81, table B.1.
 _FRAME_HEADERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+# Markers without a length. None belongs before the frame header; skipping by what follows could miss another header.
+_BARE = frozenset({0x00, 0x01, *range(0xD0, 0xDA)})
 _APP1 = 0xE1  # EXIF or XMP
 # Parts of a PNG that can hold an orientation; they may come after the pixels.
 _PNG_TAGS = (b"eXIf", b"Raw profile type", b"com.adobe.xmp")
 _NO_WHITE = ", and nothing says which of them is white; convert it to 8 or 16 bits"
 # formats whose compression changes pixels
-_LOSSY = ("JPEG", "MPO", "WEBP", "AVIF", "JPEG2000")
+_LOSSY = ("JPEG", "MPO", "WEBP")
 # Colours of the objects 1 to 8 in the masks of YouTube-VOS: the palette of its train/Annotations/003234408d.
 _YOUTUBE_VOS = bytes.fromhex("000000 ec5f67 f99157 fac863 99c794 62b3b2 6699cc c594c5 ab7967")
 # Greys that are also colours of DAVIS's palette. A picture of these alone is ambiguous.
@@ -59,14 +63,24 @@ class _Unclear(ValueError):
     """The file is sound, but its content is ambiguous; the message has the mend."""
 
 
-def _content(path: Path, wording: Wording) -> np.ndarray:
-    """The bytes of a file; FileNotFoundError where it is missing, OSError where it cannot be opened."""
+@contextmanager
+def _readable(path: Path, wording: Wording, most: int = MOST_BYTES) -> Iterator[None]:
+    """Around the opening of a file: FileNotFoundError where it is missing, OSError where it cannot be opened,
+    ValueError where it is no file, or has more than ``most`` bytes."""
     try:
-        return np.fromfile(path, np.uint8)
+        if why := unfit(path, most):
+            raise ValueError(f"{path}: {why}; {wording.mend}")
+        yield
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         raise FileNotFoundError(f"{path}: {wording.absent}; {wording.mend}") from None
     except OSError as error:
         raise OSError(f"{path}: cannot be read ({error.strerror}); see that this file may be read") from error
+
+
+def _content(path: Path, wording: Wording, most: int = MOST_BYTES) -> np.ndarray:
+    """The bytes of a file."""
+    with _readable(path, wording, most):
+        return np.fromfile(path, np.uint8)
 
 
 @contextmanager
@@ -79,23 +93,37 @@ def _named_errors(path: Path, wording: Wording) -> Iterator[None]:
     except MemoryError:
         raise
     except Exception as error:
-        reason = "" if isinstance(error, UnidentifiedImageError) else f" ({' '.join(str(error).split())})"
+        reason = f" ({' '.join(str(error).split())})"
         raise ValueError(f"{path}: {wording.damaged}{reason}; {wording.mend}") from error
 
 
-def _jpeg_header(content: np.ndarray) -> tuple[bool, bool]:
-    """Whether this is a JPEG that all decoders show alike (8 bits, grey or three colours), and whether EXIF or XMP
-    comes before its frame header."""
+class _JpegHeader(NamedTuple):
+    """What a JPEG says before its pixels.
+
+    Attributes:
+        size: height and width as stored.
+        plain: all decoders show it alike (8 bits, grey or three colours).
+        tagged: EXIF or XMP comes before the frame header.
+    """
+
+    size: tuple[int, int]
+    plain: bool
+    tagged: bool
+
+
+def _jpeg_header(content: np.ndarray) -> _JpegHeader | None:
+    """None for what is no JPEG, or one that decoders may take apart in different ways."""
     data, at, tagged = memoryview(content), 2, False
     if bytes(data[:3]) != b"\xff\xd8\xff":
-        return False, False
-    while at + 9 < len(data) and data[at] == 0xFF:
+        return None
+    while at + 9 < len(data) and data[at] == 0xFF and data[at + 1] not in _BARE:
         marker = data[at + 1]
         if marker in _FRAME_HEADERS:
-            return data[at + 4] == 8 and data[at + 9] in (1, 3), tagged
+            size = (data[at + 5] << 8 | data[at + 6], data[at + 7] << 8 | data[at + 8])
+            return _JpegHeader(size, data[at + 4] == 8 and data[at + 9] in (1, 3), tagged)
         tagged |= marker == _APP1
         at += 1 if marker == 0xFF else 2 + (data[at + 2] << 8 | data[at + 3])
-    return False, tagged
+    return None
 
 
 def _orientation(image: Image.Image, content: bytes | None = None) -> int:
@@ -112,7 +140,7 @@ def _orientation(image: Image.Image, content: bytes | None = None) -> int:
 def orientation(path: Path, wording: Wording = FRAME) -> int:
     """EXIF orientation of a picture, 1 to 8; 1 where it has none. Errors as in :func:`read_frame`."""
     content = _content(path, wording)
-    with _named_errors(path, wording), Image.open(BytesIO(content)) as image:
+    with _named_errors(path, wording), open_image(BytesIO(content)) as image:
         return _orientation(image, content.tobytes())
 
 
@@ -155,31 +183,34 @@ def read_frame(path: Path, wording: Wording = FRAME) -> Tensor:
     Raises:
         FileNotFoundError: there is none.
         OSError: the machine does not let it be read.
-        ValueError: it is damaged, or its values are of a type whose white is unknown (floating-point, above 16 bits).
+        ValueError: it is damaged, or of a format that is not read, or of more than
+            :data:`util.files.images.MOST_PIXELS`, or no file but a pipe, or its values are of a type whose white is
+            unknown (floating-point, above 16 bits).
     """
     import torch
     from torchvision.io import ImageReadMode, decode_image
 
     content = _content(path, wording)
-    plain, tagged = _jpeg_header(content)
+    jpeg = _jpeg_header(content)
     with _named_errors(path, wording):
-        if plain:
+        if jpeg and jpeg.plain:
+            check_pixels(*jpeg.size)
             turn = 1
-            if tagged:
-                with Image.open(BytesIO(content)) as image:
+            if jpeg.tagged:
+                with open_image(BytesIO(content)) as image:
                     turn = _orientation(image)
             frame = decode_image(torch.from_numpy(content), ImageReadMode.RGB)
             return frame if turn == 1 else _upright(frame.permute(1, 2, 0), turn).permute(2, 0, 1)
-        with Image.open(BytesIO(content)) as image:
+        with open_image(BytesIO(content)) as image:
             image, turn = _load(image, content)
             return torch.from_numpy(_upright(_rgb(image), turn)).permute(2, 0, 1)
 
 
 def image_size(path: Path, wording: Wording = FRAME) -> tuple[int, int]:
     """Height and width in pixels, upright, from the file's header alone. Errors as in :func:`read_frame`."""
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: {wording.absent}; {wording.mend}")
-    with _named_errors(path, wording), Image.open(path) as image:
+    with _readable(path, wording):
+        file = path.open("rb")
+    with file, _named_errors(path, wording), open_image(file) as image:
         if image.format == "TIFF":  # some releases of Pillow give the upright size, others the stored one
             width, height = image.tag_v2[ExifTags.Base.ImageWidth], image.tag_v2[ExifTags.Base.ImageLength]
         else:
@@ -229,15 +260,19 @@ def _ids(image: Image.Image, content: np.ndarray) -> np.ndarray:
     return ids
 
 
-def read_labels(path: Path, wording: Wording = MASK) -> np.ndarray:
+def read_labels(path: Path, wording: Wording = MASK, most: int = MOST_BYTES) -> np.ndarray:
     """A mask as uint8 object ids ``[H, W]``, upright: palette indices, grey values, or the ids of palette colours.
+
+    Args:
+        most: bytes that the file may have.
 
     Raises:
         FileNotFoundError, OSError: as :func:`read_frame`.
-        ValueError: it is damaged, its ids are above 255, or its mode or colours have no ids.
+        ValueError: it cannot be decoded as :func:`read_frame` has it, its ids are above 255, or its mode or colours
+            have no ids.
     """
-    content = _content(path, wording)
-    with _named_errors(path, wording), Image.open(BytesIO(content)) as opened:
+    content = _content(path, wording, most)
+    with _named_errors(path, wording), open_image(BytesIO(content)) as opened:
         image, turn = _load(opened, content)
         return np.ascontiguousarray(_upright(_ids(image, content).astype(np.uint8), turn))
 

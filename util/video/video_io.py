@@ -14,9 +14,40 @@ import torch
 from av.stream import Disposition
 from torch import Tensor
 
+from util.files.images import MOST_PIXELS
+from util.files.reading import unfit
+from util.video.claims import overclaim
+
 _MEND = "restore this file from the data set's archive (docs/data.md)"
 # failures of a decoder in a row, after which reading gives up
 _TOLERATED = 100
+# a day of 24 in a second; the times of so many take 0.7 GB
+MOST_FRAMES = 2**21
+# of a frame in an mp4, with its entry in the table of sizes; an H.264 frame in which nothing changes takes 12 and more
+_LEAST_BYTES = 8
+
+
+def open_film(path: Path, **options: str) -> av.container.InputContainer:
+    """A film, opened for reading by FFmpeg; every film is opened here.
+
+    Titles that are not UTF-8 are read with replacement characters; the film is what is asked for. Decoders refuse more
+    than ``MOST_PIXELS``.
+
+    Args:
+        options: of FFmpeg's demuxers and decoders.
+
+    Raises:
+        av.FFmpegError: FFmpeg cannot read it.
+        ValueError: its header claims more than the file can hold.
+    """
+    if why := overclaim(path):
+        raise ValueError(f"{path}: the video is damaged ({why}); convert it (ffmpeg -i VIDEO NEW.mp4)")
+    bounds = {"max_pixels": str(MOST_PIXELS)}
+    film = av.open(str(path), options=bounds | options, metadata_errors="replace")
+    for stream in film.streams.video:
+        if stream.codec_context is not None:
+            stream.codec_context.options = bounds
+    return film
 
 
 class VideoFile:
@@ -43,11 +74,15 @@ class VideoFile:
     lenient = False
 
     def __init__(self, path: Path) -> None:
-        if not path.is_file():
-            raise FileNotFoundError(f"{path}: the video does not exist; {_MEND}")
+        try:
+            why = unfit(path)
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+            raise FileNotFoundError(f"{path}: the video does not exist; {self.mend}") from None
+        if why:
+            raise ValueError(f"{path}: {why}; {self.mend}")
         self.path = path
         with self._named_errors():
-            self._container = av.open(str(path))
+            self._container = open_film(path)
         # an attached cover picture is a video stream, too
         films = [s for s in self._container.streams.video if not s.disposition & Disposition.attached_pic]
         if not films or films[0].codec_context is None:
@@ -55,6 +90,7 @@ class VideoFile:
             problem = "has a codec that is unknown here" if films else "holds no video"
             raise ValueError(f"{path}: {problem}; {self.mend}")
         self._stream = films[0]
+        self._check_claims()
         self._stream.codec_context.thread_type, self._stream.codec_context.thread_count = "AUTO", self.threads
         self._stored_size = self.size = (self._stream.codec_context.height, self._stream.codec_context.width)
         self._shown: list[int] | None = None
@@ -65,6 +101,20 @@ class VideoFile:
         self._at: int | None = None  # time of the frame that the decoder gave last
         self._last: dict[int, Tensor] = {}  # what was read last, by time
         self.damaged: set[int] = set()
+
+    def _check_claims(self) -> None:
+        """ValueError for a header that is absurd, before anything is allocated for it."""
+        context, claimed = self._stream.codec_context, self._stream.frames
+        why = None
+        if self._stream.time_base is None:
+            why = "its frames have no times of their own"
+        elif context.height * context.width > MOST_PIXELS:
+            why = f"it claims to be {context.width}x{context.height} pixels"
+        elif "mp4" in self._container.format.name and claimed * _LEAST_BYTES > self.path.stat().st_size:
+            why = f"it claims {claimed:,} frames in {self.path.stat().st_size:,} bytes"
+        if why:
+            self._container.close()
+            raise self._damage(why)
 
     def __enter__(self) -> Self:
         return self
@@ -96,6 +146,8 @@ class VideoFile:
             for packet in self._container.demux(self._stream):
                 if packet.size and not packet.is_discard:
                     count += 1
+                    if count > MOST_FRAMES:
+                        raise ValueError(f"{self.path}: has more than {MOST_FRAMES:,} frames; cut it into parts")
                     shown[packet.pts] = decoded[packet.dts] = packet.duration
                 if packet.size and packet.is_keyframe and packet.pts is not None:
                     keys.append((packet.pts, packet.pts if packet.dts is None else packet.dts))
