@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import mmap
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
-# Boxes that say how many samples there are (ISO/IEC 14496-12, 8.6 to 8.8), wherever they stand; QuickTime's cmov holds
-# such boxes compressed.
-_COUNTING = re.compile(rb"stsz|stz2|stts|ctts|trun|cmov")
-# of which FFmpeg reads nothing; by chance it holds any four bytes
-_PIXELS = b"mdat"
+# Boxes that say how many samples there are (ISO/IEC 14496-12, 8.6 to 8.8), and QuickTime's, which holds such boxes
+# compressed.
+_COUNTING = {b"stsz", b"stz2", b"stts", b"ctts", b"trun"}
+_COMPRESSED = b"cmov"
+_STARTS = {b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"}
+# Where other boxes begin in a box, in bytes behind its name: at once; behind a version and flags (meta); or behind the
+# fields of a description of pictures or sounds, whose entries are boxes, too (stsd; 8.5.2, 12.1.3, 12.2.3, QuickTime)
+_PLACES = {b"meta": (0, 4), b"stsd": (8,)}
+_OF_ENTRIES = (28, 44, 64, 78)
+_DEEPEST, _MOST = 12, 2**20  # boxes in each other, and all that are looked at
 
 
 def overclaim(path: Path) -> str | None:
@@ -20,28 +24,39 @@ def overclaim(path: Path) -> str | None:
     A sample is a frame of a film or a moment of sound. Raises OSError where the file cannot be read.
     """
     with path.open("rb") as file:
-        if path.stat().st_size < 16 or file.read(8)[4:] not in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"):
+        if path.stat().st_size < 16 or file.read(8)[4:] not in _STARTS:
             return None
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            for start, end in _boxes(data):
-                for box in _COUNTING.finditer(data, start, end):
-                    if box[0] == b"cmov":
-                        return "its header is compressed, which is not read"
-                    if (count := _count(data, box[0], box.end(), end)) > len(data):
-                        return f"its header claims {count:,} frames or sounds in {len(data):,} bytes"
+            for number, (kind, at, end) in enumerate(_boxes(data)):
+                if number == _MOST:
+                    return f"it has more than {_MOST:,} boxes"
+                if kind == _COMPRESSED:
+                    return "its header is compressed, which is not read"
+                if kind in _COUNTING and (count := _count(data, kind, at, end)) > len(data):
+                    return f"its header claims {count:,} frames or sounds in {len(data):,} bytes"
     return None
 
 
-def _boxes(data: mmap.mmap) -> Iterator[tuple[int, int]]:
-    """Beginnings and ends of the outer boxes, but for those of pixels."""
-    at = 0
-    while at + 16 <= len(data):
-        size, kind = _number(data, at, 4), data[at + 4 : at + 8]
-        size = _number(data, at + 8, 8) if size == 1 else size or len(data)
-        end = min(at + max(size, 8), len(data))
-        if kind != _PIXELS:
-            yield at, end
-        at = end
+def _boxes(data: mmap.mmap) -> Iterator[tuple[bytes, int, int]]:
+    """Names of all boxes, with the places behind the name and behind the box.
+
+    FFmpeg looks for boxes within most of them. So all are looked through, but for ``mdat``, which holds the pixels.
+    """
+    parts = [(0, len(data), 0, False)]
+    while parts:
+        at, end, depth, entries = parts.pop()
+        while at + 8 <= end:
+            size, kind, inner = _number(data, at, 4), data[at + 4 : at + 8], at + 8
+            if size == 1:
+                size, inner = _number(data, at + 8, 8), at + 16
+            stop = end if size == 0 else min(at + size, end)
+            if stop < inner:
+                break
+            yield kind, inner, stop
+            if kind != b"mdat" and kind not in _COUNTING and depth < _DEEPEST:
+                places = _OF_ENTRIES if entries else _PLACES.get(kind, (0,))
+                parts += [(inner + place, stop, depth + 1, kind == b"stsd") for place in places]
+            at = stop
 
 
 def _count(data: mmap.mmap, kind: bytes, at: int, end: int) -> int:
