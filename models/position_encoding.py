@@ -25,6 +25,15 @@ def sine_1d(length: int, dim: int, device: torch.device | None = None) -> Tensor
     return _sine(torch.arange(length, dtype=torch.float32, device=device), dim)
 
 
+def sine_of_shares(valid: Tensor, dim: int) -> Tensor:
+    """Encoding of places in a sequence as shares of its real part: ``[b, l, dim]``, for bool ``valid [b, l]``.
+
+    ReferFormer's encoding of words (PositionEmbeddingSine1D in its models/position_encoding.py).
+    """
+    place = valid.float().cumsum(1)
+    return _sine(place / place[:, -1:].clamp(min=1) * 2 * math.pi, dim)
+
+
 def sine_2d(valid: Tensor, dim: int) -> Tensor:
     """Encoding of rows and columns as shares of the valid area, so that padding does not change the encoding.
 

@@ -34,11 +34,20 @@ class TextEncoder(nn.Module):
         tokenizer: the encoder's byte-level BPE, which also adds the start and end tokens.
         frozen: do not train the encoder, and run it without dropout and gradient.
         form: of the expressions, see :func:`util.samples.text.in_form`.
+        pooler: also give a feature of the whole expression, which RoBERTa's pooler makes.
     """
 
-    def __init__(self, *, config: RobertaConfig, tokenizer: Tokenizer, frozen: bool, form: str = "clean") -> None:
+    def __init__(
+        self,
+        *,
+        config: RobertaConfig,
+        tokenizer: Tokenizer,
+        frozen: bool,
+        form: str = "clean",
+        pooler: bool = False,
+    ) -> None:
         super().__init__()
-        self.model = RobertaModel(config, add_pooling_layer=False)
+        self.model = RobertaModel(config, add_pooling_layer=pooler)
         self.tokenizer = tokenizer
         self.tokenizer.no_truncation()
         self.tokenizer.enable_padding(pad_id=config.pad_token_id)
@@ -197,11 +206,15 @@ class TextEncoder(nn.Module):
 
     def forward(self, expressions: list[str]) -> tuple[Tensor, Tensor]:
         """Word features ``[b, l, d]`` and their validity ``[b, l]``, on the model's device."""
+        return self.pooled(expressions)[:2]
+
+    def pooled(self, expressions: list[str]) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Word features and their validity, and with a pooler the feature of each whole expression ``[b, d]``."""
         device = next(self.parameters()).device
         ids, valid = (a.to(device) for a in self.tokenize(expressions))
         with torch.no_grad() if self.frozen else contextlib.nullcontext():
-            words = self.model(input_ids=ids, attention_mask=valid.long()).last_hidden_state
-        return words, valid
+            found = self.model(input_ids=ids, attention_mask=valid.long())
+        return found.last_hidden_state, valid, found.pooler_output
 
     def train(self, mode: bool = True) -> TextEncoder:
         return super().train(mode and not self.frozen)
