@@ -34,18 +34,20 @@ def sine_of_shares(valid: Tensor, dim: int) -> Tensor:
     return _sine(place / place[:, -1:].clamp(min=1) * 2 * math.pi, dim)
 
 
-def sine_2d(valid: Tensor, dim: int) -> Tensor:
+def sine_2d(valid: Tensor, dim: int, *, of_padding: bool = False) -> Tensor:
     """Encoding of rows and columns as shares of the valid area, so that padding does not change the encoding.
 
     Args:
         valid: bool ``[b, h, w]``, True on real tokens, which fill a top-left rectangle.
         dim: channels, a multiple of 4; half encode the row, half the column.
+        of_padding: divide by the number of tokens and 1e-6, as ReferFormer does (its models/position_encoding.py). The
+            encodings of real tokens are the same; those of padding are read at the edge by its convolutions.
 
     Returns:
         ``[b, h, w, dim]``.
     """
     rows, columns = valid.float().cumsum(1), valid.float().cumsum(2)
     # a grid without a valid token has extent 0; its encoding is never read and only has to be finite
-    rows = (rows - 0.5) / rows[:, -1:].clamp(min=1) * 2 * math.pi
-    columns = (columns - 0.5) / columns[:, :, -1:].clamp(min=1) * 2 * math.pi
+    most = [x + 1e-6 if of_padding else x.clamp(min=1) for x in (rows[:, -1:], columns[:, :, -1:])]
+    rows, columns = ((x - 0.5) / last * 2 * math.pi for x, last in zip((rows, columns), most, strict=True))
     return torch.cat((_sine(rows, dim // 2), _sine(columns, dim // 2)), dim=-1)

@@ -294,7 +294,7 @@ class ReferFormer(nn.Module):
             real = torch.ones(1, *x.shape[-2:], dtype=torch.bool, device=x.device)
             if features.valid is not None:
                 real = features.valid[i]
-            found.append(sine_2d(real, self.dim).to(x.dtype).expand(len(x), -1, -1, -1))
+            found.append(sine_2d(real, self.dim, of_padding=True).to(x.dtype).expand(len(x), -1, -1, -1))
         return found
 
     def fuse(self, x: Tensor, words: Tensor, word_position: Tensor, word_padding: Tensor) -> Tensor:
