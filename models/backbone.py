@@ -19,6 +19,7 @@ from einops import rearrange
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from timm.models.resnet import BasicBlock, Bottleneck
+from timm.models.swin_transformer import SwinTransformerBlock
 from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
@@ -99,6 +100,7 @@ class TimmBackbone(nn.Module):
     """
 
     strides = (4, 8, 16, 32)
+    cell = 32  # images are padded to a multiple of it
 
     def __init__(self, name: str, **options: object) -> None:
         super().__init__()
@@ -126,13 +128,45 @@ class TimmBackbone(nn.Module):
     def forward(self, video: Tensor) -> list[Tensor]:
         # pad to whole cells: some models need them, others drop an incomplete cell at the edge
         h, w = video.shape[-2:]
-        images = _as_images(F.pad(video, (0, -w % self.strides[-1], 0, -h % self.strides[-1])))
+        images = _as_images(F.pad(video, (0, -w % self.cell, 0, -h % self.cell)))
         maps = self.net(images)
         pattern = f"(v t) {self._layout} -> v t c h w"
         return [
             rearrange(maps[k], pattern, v=video.shape[0])[..., : -(-h // stride), : -(-w // stride)]
             for k, stride in zip(self._picked, self.strides, strict=True)
         ]
+
+
+class _PaddedBlock(SwinTransformerBlock):
+    """A block of image Swin that pads the map before it moves it, as the publishers' code does; timm does it after.
+
+    Source: SwinTransformerBlock.forward in models/swin_transformer.py of github.com/wjn922/ReferFormer, and in
+    mmdet/models/backbones/swin_transformer.py of SwinTransformer/Swin-Transformer-Object-Detection. Published weights
+    were trained so.
+    """
+
+    def _attn(self, x: Tensor) -> Tensor:
+        h, w = x.shape[1:3]
+        padded = F.pad(x, (0, 0, 0, -w % self.window_size[1], 0, -h % self.window_size[0]))
+        return super()._attn(padded)[:, :h, :w]
+
+
+class ImageSwin(TimmBackbone):
+    """timm's Swin on maps of any size. The image is padded to whole patches, and no further.
+
+    Args:
+        name: of the model in timm.
+    """
+
+    cell = 4
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        for block in self.net.modules():
+            if type(block) is SwinTransformerBlock:
+                block.__class__ = _PaddedBlock
+                # timm does not move maps that were one window in training
+                block.shift_size = block.target_shift_size
 
 
 class ShiftedResNet(TimmBackbone):
@@ -193,8 +227,10 @@ def build_backbone(name: str, *, pretrained: bool) -> nn.Module:
         return VideoSwin(**VARIANTS[name.removesuffix("_p4w7")])
     if name in SHIFTED:
         return ShiftedResNet(*SHIFTED[name])
-    if name in SWINS or name.startswith("timm:"):
-        return TimmBackbone(SWINS.get(name, name.removeprefix("timm:")))
+    if name in SWINS:
+        return ImageSwin(SWINS[name])
+    if name.startswith("timm:"):
+        return TimmBackbone(name.removeprefix("timm:"))
     known = [*RESNETS, *VARIANTS, *SWINS, *SHIFTED, "timm:NAME"]
     raise ValueError(f"--backbone {name!r} is unknown; choose one of {', '.join(known)}")
 
