@@ -190,7 +190,7 @@ def build_parts(args: argparse.Namespace, saved: dict | None, accumulate: int, d
     )
 
 
-def scored_split(args: argparse.Namespace, model: models.ProxyFormer) -> tuple[datasets.EvalSet, PredictorSettings]:
+def scored_split(args: argparse.Namespace, model: models.Network) -> tuple[datasets.EvalSet, PredictorSettings]:
     """The split that is scored during training, as ``--eval`` would score it.
 
     Raises:

@@ -6,8 +6,9 @@ import argparse
 from collections.abc import Iterable, Iterator, Mapping
 
 from util.options.inference import InferenceOptions, inference_options
-from util.options.referformer_flags import without_referformer_flags
-from util.options.saved import KINDS, check_values, misfits
+from util.options.presets import PRESETS
+from util.options.referformer_flags import settle_for_proxyformer, without_referformer_flags
+from util.options.saved import KINDS, OF_MODEL, check_values, misfits
 from util.options.types import (
     below_one,
     mixing_weight,
@@ -18,37 +19,6 @@ from util.options.types import (
 )
 
 _LONG_TEXT_HELP = "texts of too many tokens: read their beginning, or refuse them"
-_A2D = dict(dataset_file="a2d", batch_size=2, eval_size=320, max_size=576, freeze_text_encoder=True)
-
-# sizes for images: make_coco_transforms in ReferFormer's datasets/refexp.py
-_STILLS = dict(
-    train_sizes=[480, 512, 544, 576, 608, 640, 672, 704, 736, 768],
-    train_max_size=800,
-    crop_sizes=[296, 328, 360, 392, 416, 448, 480, 512],
-    photometric=False,
-)
-
-# The recipes of the paper and of ReferFormer, as defaults that explicit flags still override.
-PRESETS: dict[str, dict] = {
-    "finetune": dict(epochs=6, lr_drop=[3, 5], binary=True, freeze_text_encoder=True),
-    "scratch": dict(epochs=10, lr_drop=[6, 8], freeze_text_encoder=True),
-    "paper": dict(epochs=30, lr_drop=[20, 26], freeze_text_encoder=True),
-    "pretrain": dict(
-        dataset_file="all",
-        binary=True,  # the class head then fits a fine-tuning on a data set with other categories
-        epochs=12,
-        lr_drop=[8, 10],
-        batch_size=2,
-        num_frames=1,
-        freeze_text_encoder=False,
-        **_STILLS,
-    ),
-    "joint": dict(dataset_file="joint", binary=True, epochs=12, lr_drop=[8, 10], freeze_text_encoder=True),
-    "a2d_finetune": dict(**_A2D, epochs=6, lr_drop=[3, 5]),
-    "a2d_scratch": dict(**_A2D, epochs=12, lr_drop=[8, 10], num_frames=6, dropout=0.0, weight_decay=1e-4),
-}
-for _recipe in PRESETS.values():
-    _recipe["absent_object"] = "replace"
 
 
 def add_run_options(parser: argparse.ArgumentParser) -> None:
@@ -74,6 +44,9 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
 def add_model_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("model")
     group.add_argument(
+        "--model", **KINDS["model"].argument(), default="proxyformer", help="referformer: the baseline of the paper"
+    )
+    group.add_argument(
         "--backbone",
         **KINDS["backbone"].argument(),
         default="video_swin_t",
@@ -87,22 +60,27 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         ("token_stride", 32, "stride of the CMIE tokens"),
         ("hidden_dim", 256, "width of tokens and proxies (C)"),
         ("nheads", 8, "heads of each attention"),
-        ("enc_layers", 4, "stacked CMIE modules (K)"),
-        ("dec_layers", 3, "top-down steps of the FPN"),
+        ("enc_layers", None, "stacked CMIE modules (K); layers of ReferFormer's encoder; default: 4"),
+        ("dec_layers", None, "top-down steps of the FPN, default: 3; layers of ReferFormer's decoder, default: 4"),
         ("num_queries", 5, "proxy queries per frame (N)"),
-        ("dim_feedforward", 0, "of the CMIE; 0: none (Figure 2)"),
+        ("dim_feedforward", None, "of the CMIE, default: 0, none (Figure 2); of ReferFormer, default: 2048"),
         ("dropout", 0.1, None),
         ("mask_dim", 256, "channels of the mask features (C_m)"),
         ("mask_decoder", "fpn", None),
         ("text_form", "clean", "see docs/data.md, Text"),
         ("jsc_target", "joint", None),
+        ("num_feature_levels", 4, "maps that ReferFormer's transformer reads"),
+        ("controller_layers", 3, "dynamic convolutions of ReferFormer's masks"),
+        ("dynamic_mask_channels", 8, "channels between them"),
     ):
         group.add_argument(f"--{name}", **KINDS[name].argument(), default=default, help=words)
     group.add_argument("--time_encoding", action=argparse.BooleanOptionalAction, default=True)
     group.add_argument(
         "--binary", action=argparse.BooleanOptionalAction, default=False, help="one class instead of categories"
     )
-    group.add_argument("--no_aux_loss", action="store_true", help="supervise the last CMIE stage only")
+    group.add_argument("--no_aux_loss", action="store_true", help="supervise the last stage only")
+    group.add_argument("--with_box_refine", action="store_true", help="ReferFormer refines boxes in each layer")
+    group.add_argument("--no_rel_coord", action="store_true", help="ReferFormer's masks without relative places")
 
 
 # options of the model that change no answer; ReferFormer's command lines give this one at inference, too
@@ -391,6 +369,13 @@ def parse_train_args(argv: list[str] | None = None, defaults: dict | None = None
         parser.set_defaults(**PRESETS[flags["preset"]])
     parser.set_defaults(**(defaults or {}))
     args = parser.parse_args(argv)
+    for name, default in OF_MODEL[args.model].items():
+        if getattr(args, name) is None:
+            setattr(args, name, default)
+    if args.model == "proxyformer":
+        settle_for_proxyformer(parser, vars(args))
+    else:
+        args.jsc_target = "none"
     for wrong, message in _contradictions(args, set(flags)):
         if wrong:
             parser.error(message)
@@ -439,6 +424,10 @@ def _contradictions(args: argparse.Namespace, given: set[str]) -> Iterator[tuple
         "--lr_text_encoder has no effect on a frozen text encoder: leave it out, or add --no-freeze_text_encoder",
     )
     # parts that are left out
+    yield (
+        args.model == "referformer" and bool(given & {"jsc_target", "jsc_loss_coef", "jsc_temperature"}),
+        "--model referformer has no JSC loss: leave --jsc_target, --jsc_loss_coef and --jsc_temperature out",
+    )
     yield (
         args.jsc_target == "none" and bool(given & {"jsc_loss_coef", "jsc_temperature"}),
         "--jsc_target none has no JSC loss: leave --jsc_loss_coef and --jsc_temperature out, or choose a target",

@@ -9,13 +9,15 @@ from pathlib import Path
 import torch
 
 from models import prepare
-from models.backbone import build_backbone, load_pretrained
+from models.backbone import SWINS, build_backbone, load_pretrained
 from models.criterion import Criterion
 from models.earlier import current_names, upgraded
 from models.fast import for_inference, for_training
 from models.matcher import LossWeights, TrajectoryMatcher
+from models.network import Network
 from models.predictor import Predictor, PredictorSettings
 from models.proxyformer import ProxyFormer
+from models.referformer import ReferFormer
 from models.text_description import read_description
 from models.text_encoder import TextEncoder
 from models.windows import window_sizes
@@ -27,9 +29,11 @@ from util.weights import checkpoint
 from util.weights.names import unwrapped
 
 __all__ = [
+    "Network",
     "Predictor",
     "PredictorSettings",
     "ProxyFormer",
+    "ReferFormer",
     "asked_settings",
     "assemble",
     "build_criterion",
@@ -50,7 +54,7 @@ __all__ = [
 REPLACED_HEADS = ("reference_head.classes.weight", "reference_head.classes.bias")
 
 
-def build_model(args: argparse.Namespace, num_classes: int) -> ProxyFormer:
+def build_model(args: argparse.Namespace, num_classes: int) -> Network:
     """A new model as the options describe it, with the pretrained parts that they name.
 
     Args:
@@ -60,7 +64,8 @@ def build_model(args: argparse.Namespace, num_classes: int) -> ProxyFormer:
     Raises:
         FileNotFoundError, ValueError: a weights file or the text encoder is missing or does not fit.
     """
-    text_encoder = TextEncoder.from_pretrained(args.text_encoder, frozen=args.freeze_text_encoder)
+    pooler = args.model == "referformer"
+    text_encoder = TextEncoder.from_pretrained(args.text_encoder, frozen=args.freeze_text_encoder, pooler=pooler)
     model = assemble(args, num_classes, text_encoder)
     if args.backbone_pretrained:
         load_pretrained(model.backbone, args.backbone_pretrained)
@@ -69,7 +74,7 @@ def build_model(args: argparse.Namespace, num_classes: int) -> ProxyFormer:
     return model
 
 
-def load_pretrained_model(model: ProxyFormer, path: str | Path) -> None:
+def load_pretrained_model(model: Network, path: str | Path) -> None:
     """Loads the weights of a checkpoint into a model that may have other classes.
 
     The class head (:data:`REPLACED_HEADS`) keeps its new values where its shape differs, which is printed. Counters of
@@ -92,15 +97,37 @@ def load_pretrained_model(model: ProxyFormer, path: str | Path) -> None:
     checkpoint.load_weights(model, state, source)
 
 
-def assemble(args: argparse.Namespace, num_classes: int, text_encoder: TextEncoder) -> ProxyFormer:
+def assemble(args: argparse.Namespace, num_classes: int, text_encoder: TextEncoder) -> Network:
     """The model that the options describe, with random weights around the given text encoder.
 
     The form in which the encoder reads texts is set to that of the options.
     """
     text_encoder.form = args.text_form
     pretrained = args.backbone_pretrained or args.pretrained_weights
+    backbone = build_backbone(args.backbone, pretrained=pretrained is not None)
+    if args.model == "referformer":
+        return ReferFormer(
+            backbone=backbone,
+            map_norms=args.backbone in SWINS,
+            text_encoder=text_encoder,
+            dim=args.hidden_dim,
+            heads=args.nheads,
+            dropout=args.dropout,
+            dim_feedforward=args.dim_feedforward,
+            enc_layers=args.enc_layers,
+            dec_layers=args.dec_layers,
+            levels=args.num_feature_levels,
+            num_queries=args.num_queries,
+            num_classes=num_classes,
+            mask_dim=args.mask_dim,
+            mask_channels=args.dynamic_mask_channels,
+            mask_layers=args.controller_layers,
+            relative=not args.no_rel_coord,
+            refine=args.with_box_refine,
+            aux_loss=not args.no_aux_loss,
+        )
     return ProxyFormer(
-        backbone=build_backbone(args.backbone, pretrained=pretrained is not None),
+        backbone=backbone,
         text_encoder=text_encoder,
         dim=args.hidden_dim,
         heads=args.nheads,
@@ -137,7 +164,7 @@ def build_criterion(args: argparse.Namespace) -> Criterion:
     )
 
 
-def restore_model(saved: dict, source: str | Path, *, to_train: bool = False) -> ProxyFormer:
+def restore_model(saved: dict, source: str | Path, *, to_train: bool = False) -> Network:
     """The model in the content of a checkpoint. No other file is needed.
 
     It gets the averaged weights if the checkpoint has some, or with ``to_train`` those of the last step.
@@ -153,8 +180,9 @@ def restore_model(saved: dict, source: str | Path, *, to_train: bool = False) ->
     except ValueError as error:
         raise ValueError(f"{source} is damaged: {error}") from error
 
-    def build() -> ProxyFormer:
-        text_encoder = TextEncoder(config=config, tokenizer=tokenizer, frozen=args.freeze_text_encoder)
+    def build() -> Network:
+        how = dict(frozen=args.freeze_text_encoder, pooler=args.model == "referformer")
+        text_encoder = TextEncoder(config=config, tokenizer=tokenizer, **how)
         return assemble(args, saved["num_classes"], text_encoder)
 
     # without memory for its weights, so that a description of a huge model costs nothing
@@ -217,20 +245,20 @@ def settled_amp(amp: str, device: torch.device) -> str:
     return dist.from_main(AMP[amp_dtype("auto", device)]) if amp == "auto" else amp
 
 
-def build_predictor(model: ProxyFormer, settings: PredictorSettings) -> Predictor:
+def build_predictor(model: Network, settings: PredictorSettings) -> Predictor:
     """A predictor of a model as it is, on the device where it is."""
     how = vars(settings) | {"amp": amp_dtype(settings.amp, next(model.parameters()).device)}
     return Predictor(model, **how)
 
 
-def inference_predictor(model: ProxyFormer, settings: PredictorSettings, device: torch.device) -> Predictor:
+def inference_predictor(model: Network, settings: PredictorSettings, device: torch.device) -> Predictor:
     """:func:`build_predictor` on ``device`` of a model that is only for inference from now on."""
     predictor = build_predictor(model.to(device), settings)
     for_inference(model, predictor.amp)
     return predictor
 
 
-def prepare_model(args: argparse.Namespace, model: ProxyFormer, device: torch.device) -> dict[str, int]:
+def prepare_model(args: argparse.Namespace, model: Network, device: torch.device) -> dict[str, int]:
     """Moves a model to the device and prepares it for training: its fast forms, and what the options ask for.
 
     Returns:
@@ -254,7 +282,7 @@ def prepare_model(args: argparse.Namespace, model: ProxyFormer, device: torch.de
 
 
 def build_optimizer(
-    args: argparse.Namespace, model: ProxyFormer, steps_per_epoch: int
+    args: argparse.Namespace, model: Network, steps_per_epoch: int
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
     """AdamW and its learning-rate schedule, as the options set them."""
     groups = optim.parameter_groups(

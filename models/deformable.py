@@ -57,7 +57,7 @@ def sample_maps(values: Tensor, sizes: list[tuple[int, int]], places: Tensor, we
     g, _, m, d = values.shape
     parts = values.split([h * w for h, w in sizes], dim=1)
     read = 0
-    for level, (part, (h, w)) in enumerate(zip(parts, sizes, strict=True)):
+    for level, (part, (h, _)) in enumerate(zip(parts, sizes, strict=True)):
         at = rearrange(places[:, :, :, level].float() * 2 - 1, "g q m p i -> (g m) q p i")
         found = F.grid_sample(rearrange(part.float(), "g (h w) m d -> (g m) d h w", h=h), at, align_corners=False)
         share = rearrange(weights[:, :, :, level].float(), "g q m p -> (g m) q p")

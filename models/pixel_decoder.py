@@ -53,9 +53,7 @@ class CrossModalBlock(nn.Module):
             if parameter.dim() > 1:
                 nn.init.xavier_uniform_(parameter)
 
-    def forward(
-        self, level: Level, words: Tensor, word_position: Tensor, word_padding: Tensor | None
-    ) -> Tensor:
+    def forward(self, level: Level, words: Tensor, word_position: Tensor, word_padding: Tensor | None) -> Tensor:
         """A level ``[b, t, c, h, w]`` to the same shape; ``words`` and ``word_position [b, l, c]``."""
         b, t, _, h, w = level.map.shape
         x = self.norm1(rearrange(level.map + self.dropout(self.across_clip(level)), "b t c h w -> b (t h w) c"))
@@ -110,9 +108,7 @@ class CrossModalPyramid(nn.Module):
         """A map ``[b, t, c_i, h, w]`` in the width of the pyramid. No word changes that of the finest level, 0."""
         return self.adapters[number](maps.flatten(0, 1)).unflatten(0, maps.shape[:2])
 
-    def forward(
-        self, levels: list[Level], words: Tensor, word_position: Tensor, word_padding: Tensor | None
-    ) -> Tensor:
+    def forward(self, levels: list[Level], words: Tensor, word_position: Tensor, word_padding: Tensor | None) -> Tensor:
         """Levels that :meth:`adapt` gave, finest first, to mask features ``[b, t, m, h, w]`` of the finest."""
         x = None
         for level, block, layer in zip(levels[::-1], self.blocks[::-1], self.layers[::-1], strict=True):

@@ -16,8 +16,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from models.network import Features, Network
 from models.postprocess import query_scores, resize_logits
-from models.proxyformer import ProxyFormer, VideoFeatures
 from models.windows import Waiting, Window, follow, window_bytes, window_sizes, windows
 from util.masks.box_ops import cxcywh_to_xyxy
 from util.run.daemon_threads import DaemonThreads, Stalled, take
@@ -43,7 +43,7 @@ class EncodedVideo:
         length: number of frames.
     """
 
-    features: VideoFeatures
+    features: Features
     input_size: tuple[int, int]
     original_size: tuple[int, int]
     length: int
@@ -110,7 +110,7 @@ class Predictor:
 
     def __init__(
         self,
-        model: ProxyFormer,
+        model: Network,
         *,
         eval_size: int,
         max_size: int,
@@ -175,14 +175,16 @@ class Predictor:
             features = self.model.encode_video(normalise(fitted)[None])
         return EncodedVideo(features, tuple(fitted.shape[-2:]), original_size or tuple(frames.shape[-2:]), len(frames))
 
-    def _predictions(self, encoded: EncodedVideo, expressions: list[str], batch: int) -> Iterator[Prediction]:
-        """The predictions of the last stage for each ``batch`` of expressions."""
+    def _predictions(
+        self, encoded: EncodedVideo, expressions: list[str], batch: int, frames: Sequence[int] | None = None
+    ) -> Iterator[Prediction]:
+        """The predictions of the last stage for each ``batch`` of expressions, in these frames; None: in all."""
         for start in range(0, len(expressions), batch):
             asked = expressions[start : start + batch]
             with autocast(self.device, self.amp):
-                words, text_valid = self.model.encode_text(asked)
+                text = self.model.encode_text(asked)
                 same_clip = torch.zeros(len(asked), dtype=torch.long, device=self.device)
-                prediction = self.model.decode(encoded.features.of(same_clip), words, text_valid).final
+                prediction = self.model.decode(encoded.features.of(same_clip), text, frames=frames).final
             yield prediction
 
     def _full_size(self, logits: Tensor, encoded: EncodedVideo) -> Tensor:
@@ -322,14 +324,12 @@ class Predictor:
     ) -> Iterator[FrameAnswer]:
         """Every query's answer in one frame of the clip, for each expression in their order."""
         self.announce((f"expression {e}", text) for e, text in enumerate(expressions, 1))
-        chosen = torch.zeros(len(encoded), dtype=torch.bool, device=self.device)
-        chosen[frame] = True
         height, width = encoded.original_size
         pixels = torch.tensor([width, height, width, height])
-        for prediction in self._predictions(encoded, expressions, batch):
-            scores = _finite(query_scores(prediction.logits, chosen.expand(len(prediction.logits), -1)).cpu())
-            boxes = cxcywh_to_xyxy(prediction.boxes[:, frame]).cpu() * pixels
-            for i, logits in enumerate(prediction.masks[:, frame]):
+        for prediction in self._predictions(encoded, expressions, batch, [frame]):
+            scores = _finite(query_scores(prediction.logits).cpu())
+            boxes = cxcywh_to_xyxy(prediction.boxes[:, 0]).cpu() * pixels
+            for i, logits in enumerate(prediction.masks[:, 0]):
                 yield FrameAnswer((self._full_size(logits, encoded) > self.threshold).cpu(), scores[i], boxes[i])
 
     def __call__(self, video: str | Path | Tensor | Frames, expressions: list[str]) -> tuple[Tensor, list[float]]:

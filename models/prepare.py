@@ -11,18 +11,18 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 from models.fast.recompute import recompute
-from models.proxyformer import ProxyFormer
+from models.network import Network
 from util.run import dist
 
 RECOMPILE_LIMIT = 256
 
 
-def blocks(model: ProxyFormer) -> list[nn.Module]:
-    """The parts of the encoders and the CMIE that run one after the other; they hold most of the weights and work."""
-    return [*model.backbone.blocks(), *model.text_encoder.model.encoder.layer, *model.cmie.stages]
+def blocks(model: Network) -> list[nn.Module]:
+    """The parts of the encoders, and those behind them, that run one after the other; they hold most of the weights."""
+    return [*model.backbone.blocks(), *model.text_encoder.model.encoder.layer, *model.stages()]
 
 
-def freeze(model: ProxyFormer, patterns: list[str]) -> dict[str, int]:
+def freeze(model: Network, patterns: list[str]) -> dict[str, int]:
     """Excludes from training the parameters whose names match the patterns of a shell, such as ``backbone.*``.
 
     Returns:
@@ -45,7 +45,7 @@ def freeze(model: ProxyFormer, patterns: list[str]) -> dict[str, int]:
     return counts
 
 
-def train_mode(model: ProxyFormer) -> None:
+def train_mode(model: Network) -> None:
     """Training mode, except for modules that are wholly frozen: these keep their statistics and drop nothing."""
     model.train()
     for module in model.modules():
@@ -54,7 +54,7 @@ def train_mode(model: ProxyFormer) -> None:
             module.eval()
 
 
-def recompute_activations(model: ProxyFormer) -> None:
+def recompute_activations(model: Network) -> None:
     """Keeps no activations within the blocks of the backbone and the stages of the CMIE; the gradient takes a second
     forward pass through them.
 
@@ -62,11 +62,11 @@ def recompute_activations(model: ProxyFormer) -> None:
         ValueError: the second pass would count the clips twice in the statistics of a batch norm.
     """
     _refuse_trained_norms(model, "--activation_checkpointing", "would count every clip twice")
-    for block in (*model.backbone.blocks(), *model.cmie.stages):
+    for block in (*model.backbone.blocks(), *model.stages()):
         recompute(block)
 
 
-def compile_blocks(model: ProxyFormer, backend: str) -> None:
+def compile_blocks(model: Network, backend: str) -> None:
     """Has ``torch.compile`` compile each block when it first runs. The names of the parameters stay the same.
 
     Blocks are compiled rather than the whole model, because equal blocks are then compiled once.
@@ -94,7 +94,7 @@ def compile_blocks(model: ProxyFormer, backend: str) -> None:
         block.compile(backend=backend)
 
 
-def replicate(model: ProxyFormer, device: torch.device) -> nn.Module:
+def replicate(model: Network, device: torch.device) -> nn.Module:
     """The model, wrapped so that the gradients of the ranks are averaged; the model itself where there is one
     process."""
     if not dist.active():
@@ -102,7 +102,7 @@ def replicate(model: ProxyFormer, device: torch.device) -> nn.Module:
     return nn.parallel.DistributedDataParallel(model, device_ids=[device] if device.type == "cuda" else None)
 
 
-def shard(model: ProxyFormer, device: torch.device) -> None:
+def shard(model: Network, device: torch.device) -> None:
     """Divides parameters, gradients and the optimiser's state among the ranks (FSDP2).
 
     All ranks must hold the same weights.
@@ -120,7 +120,7 @@ def shard(model: ProxyFormer, device: torch.device) -> None:
     fully_shard(model, mesh=mesh)
 
 
-def _refuse_trained_norms(model: ProxyFormer, flag: str, why: str) -> None:
+def _refuse_trained_norms(model: Network, flag: str, why: str) -> None:
     norms = (module for module in model.backbone.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm))
     if any(norm.weight is None or norm.weight.requires_grad for norm in norms):
         raise ValueError(

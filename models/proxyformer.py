@@ -5,6 +5,7 @@ Shapes: V clips, B samples (an expression asked of a clip), T frames, H W token 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,6 +20,14 @@ from models.position_encoding import sine_1d, sine_2d
 from models.segmenter import Segmenter
 from models.text_encoder import TextEncoder
 from util.samples.structures import Output, Prediction
+
+
+@dataclass
+class Words:
+    """The words of expressions, ``F_t [B, L, C]``, real where ``valid [B, L]``."""
+
+    words: Tensor
+    valid: Tensor
 
 
 @dataclass
@@ -118,6 +127,7 @@ class ProxyFormer(nn.Module):
         video_valid: Tensor | None = None,
         clip_index: Tensor | None = None,
         *,
+        frames: Sequence[int] | None = None,
         supervised: bool = True,
     ) -> Output:
         """Segments what each expression refers to.
@@ -127,13 +137,12 @@ class ProxyFormer(nn.Module):
             expressions: B strings.
             video_valid: bool ``[V, H, W]``, or None without padding.
             clip_index: long ``[B]``, the clip each expression is asked of; None: one expression per clip.
-            supervised: see :meth:`decode`.
+            frames, supervised: see :meth:`decode`.
         """
         if clip_index is None:
             clip_index = torch.arange(len(expressions), device=video.device)
-        features = self.encode_video(video, video_valid)
-        words, text_valid = self.encode_text(expressions)
-        return self.decode(features.of(clip_index), words, text_valid, supervised=supervised)
+        features = self.encode_video(video, video_valid).of(clip_index)
+        return self.decode(features, self.encode_text(expressions), frames=frames, supervised=supervised)
 
     def encode_video(self, video: Tensor, video_valid: Tensor | None = None) -> VideoFeatures:
         """Frames ``[V, T, 3, H, W]`` to all features that no word changes."""
@@ -154,27 +163,44 @@ class ProxyFormer(nn.Module):
             x = x + F.interpolate(coarser, size=x.shape[-2:], mode="nearest")
         return self.video_norm(rearrange(x, "(v t) c h w -> v t h w c", v=v))
 
-    def encode_text(self, expressions: list[str]) -> tuple[Tensor, Tensor]:
-        """Projected words ``F_t [B, L, C]`` and their validity ``[B, L]``."""
+    def encode_text(self, expressions: list[str]) -> Words:
+        """The projected words."""
         words, valid = self.text_encoder(expressions)
-        return self.text_proj(words), valid
+        return Words(self.text_proj(words), valid)
 
-    def decode(self, features: VideoFeatures, words: Tensor, text_valid: Tensor, *, supervised: bool = False) -> Output:
+    def decode(
+        self,
+        features: VideoFeatures,
+        text: Words,
+        *,
+        frames: Sequence[int] | None = None,
+        supervised: bool = False,
+    ) -> Output:
         """Answers B expressions from the features of their clips (``features.tokens [B, …]``).
 
         Args:
+            frames: positions of the frames to answer for, T of them from here on; None: all.
             supervised: also compute what only the losses need: predictions of the earlier stages and the semantics.
         """
         b, t, h, w, _ = features.tokens.shape
+        words, text_valid = text.words, text.valid
         proxies = repeat(self.proxies.weight, "n c -> b t n c", b=b, t=t).to(features.tokens.dtype)
         around = self.surroundings(features, words, text_valid)
 
         encoded, stages = self.cmie(features.tokens, proxies, words, around)
-        answering = stages if supervised and self.aux_loss else stages[-1:]
-        masks = self.segmenter(answering, encoded, features.laterals, words, text_valid, features.valid)
+        answering, laterals = stages if supervised and self.aux_loss else stages[-1:], features.laterals
+        if frames is not None:
+            chosen = list(frames)
+            answering, laterals = ([x[:, chosen] for x in maps] for maps in (answering, laterals))
+            encoded = encoded[:, chosen]
+        masks = self.segmenter(answering, encoded, laterals, words, text_valid, features.valid)
         predictions = [self.predict(stage, mask) for stage, mask in zip(answering, masks, strict=True)]
         semantics = self.joint_semantics(features, words, text_valid) if supervised else None
         return Output(final=predictions[-1], aux=predictions[:-1], semantics=semantics)
+
+    def stages(self) -> list[nn.Module]:
+        """The parts that run one after the other behind the encoders, and hold most of the work."""
+        return list(self.cmie.stages)
 
     def surroundings(self, features: VideoFeatures, words: Tensor, text_valid: Tensor) -> Surroundings:
         """Positions and masks that all stages share."""

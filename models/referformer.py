@@ -78,9 +78,7 @@ class DynamicMaskHead(nn.Module):
         stride: of the mask features.
     """
 
-    def __init__(
-        self, *, dim: int, mask_dim: int, channels: int, layers: int, relative: bool, stride: int = 4
-    ) -> None:
+    def __init__(self, *, dim: int, mask_dim: int, channels: int, layers: int, relative: bool, stride: int = 4) -> None:
         super().__init__()
         self.relative, self.stride = relative, stride
         inner = [mask_dim + 2 * relative, *[channels] * (layers - 1)]
@@ -219,9 +217,7 @@ class ReferFormer(nn.Module):
         if clip_index is None:
             clip_index = torch.arange(len(expressions), device=video.device)
         features = self.encode_video(video, video_valid)
-        return self.decode(
-            features.of(clip_index), self.encode_text(expressions), frames=frames, supervised=supervised
-        )
+        return self.decode(features.of(clip_index), self.encode_text(expressions), frames=frames, supervised=supervised)
 
     def encode_video(self, video: Tensor, video_valid: Tensor | None = None) -> ClipFeatures:
         """Frames ``[V, T, 3, H, W]`` to all features that no word changes."""
@@ -286,6 +282,10 @@ class ReferFormer(nn.Module):
             masks = self.mask_head(state, mask_features, centres)
             predictions.append(Prediction(self.class_embed[head](state), boxes, masks, state))
         return Output(final=predictions[-1], aux=predictions[:-1], semantics=None)
+
+    def stages(self) -> list[nn.Module]:
+        """The parts that run one after the other behind the encoders, and hold most of the work."""
+        return [*self.transformer.encoder, *self.transformer.decoder, *self.pixel_decoder.blocks]
 
     def positions(self, features: ClipFeatures) -> list[Tensor]:
         """Encodings of the places of each map, and last of the lateral: ``[B, h, w, C]``."""

@@ -59,8 +59,8 @@ class TextEncoder(nn.Module):
         self.train()
 
     @classmethod
-    def from_pretrained(cls, name: str, *, frozen: bool) -> TextEncoder:
-        """Loads a hub name (``roberta-base``) or a local directory.
+    def from_pretrained(cls, name: str, *, frozen: bool, pooler: bool = False) -> TextEncoder:
+        """Loads a hub name (``roberta-base``) or a local directory. A pooler that it lacks starts anew.
 
         Raises:
             ValueError: the encoder is missing here and on the hub, or does not fit; the message has the mend.
@@ -73,7 +73,7 @@ class TextEncoder(nn.Module):
             tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=local, trust_remote_code=False)
             config = read_config(found.to_dict()) if found.model_type == "roberta" else found
             model, loading = RobertaModel.from_pretrained(
-                name, config=config, local_files_only=local, add_pooling_layer=False, output_loading_info=True
+                name, config=config, local_files_only=local, add_pooling_layer=pooler, output_loading_info=True
             )
         except MemoryError:
             raise
@@ -91,8 +91,8 @@ class TextEncoder(nn.Module):
         misfit = None
         if config.model_type != "roberta":
             misfit = f"it is a {config.model_type}, not a RoBERTa"
-        elif loading["missing_keys"]:
-            misfit = f"its weights lack {', '.join(sorted(loading['missing_keys'])[:6])}"
+        elif missing := [name for name in loading["missing_keys"] if not name.startswith("pooler.")]:
+            misfit = f"its weights lack {', '.join(sorted(missing)[:6])}"
         elif not hasattr(tokenizer, "backend_tokenizer"):
             misfit = "it needs a fast tokenizer (tokenizer.json)"
         elif len(tokenizer) <= len(tokenizer.all_special_tokens):
@@ -106,7 +106,7 @@ class TextEncoder(nn.Module):
             own_tokenizer = read_tokenizer(tokenizer.backend_tokenizer.to_str(), config.vocab_size)
         except ValueError as error:
             raise ValueError(f"--text_encoder {name}: {error}") from error
-        encoder = cls(config=config, tokenizer=own_tokenizer, frozen=frozen)
+        encoder = cls(config=config, tokenizer=own_tokenizer, frozen=frozen, pooler=pooler)
         load_weights(encoder.model, model.state_dict(), f"--text_encoder {name}")
         return encoder
 
@@ -117,10 +117,10 @@ class TextEncoder(nn.Module):
         return {"config": config, "tokenizer": self.tokenizer.to_str()}
 
     @classmethod
-    def from_description(cls, description: dict, *, frozen: bool) -> TextEncoder:
+    def from_description(cls, description: dict, *, frozen: bool, pooler: bool = False) -> TextEncoder:
         """The encoder that :meth:`description` describes, with random weights. Raises ValueError for a damaged one."""
         config, tokenizer = read_description(description)
-        return cls(config=config, tokenizer=tokenizer, frozen=frozen)
+        return cls(config=config, tokenizer=tokenizer, frozen=frozen, pooler=pooler)
 
     @property
     def width(self) -> int:

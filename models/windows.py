@@ -13,9 +13,14 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from models.deformable import AT_ONCE
 from models.fast.segmenter import frames_at_once
-from models.proxyformer import ProxyFormer
+from models.network import Network
+from models.referformer import ReferFormer
 
+# maps of ReferFormer's width that its pyramid holds at once, at stride 4, as shares of the input
+REFERRING = (6 + 2 * 8) / 16
+SAMPLED = 2 * AT_ONCE  # numbers that its deformable attention reads together
 DECODING = 5  # maps of its size that the mask decoder holds at once for each map of mask features
 # The longest video of Ref-YouTube-VOS has 36 frames. A multiple of the 8 frames of Video Swin's windows needs no
 # padding.
@@ -69,7 +74,7 @@ def windows(length: int, size: int, overlap: int) -> list[Window]:
     return [Window(s, s + size, first, last) for s, first, last in zip(starts, seams, seams[1:], strict=False)]
 
 
-def window_bytes(model: ProxyFormer, size: tuple[int, int], frames: int, expressions: int) -> int:
+def window_bytes(model: Network, size: tuple[int, int], frames: int, expressions: int) -> int:
     """Estimates the bytes that a window needs beside the weights, in float32.
 
     For each frame: the input, the maps of the backbone, and the larger of two things, the other memory of the backbone
@@ -80,8 +85,13 @@ def window_bytes(model: ProxyFormer, size: tuple[int, int], frames: int, express
         size: height and width that the network sees.
         expressions: answered together.
     """
-    backbone, decoder = model.backbone, model.segmenter.mask_decoder
+    backbone = model.backbone
     maps = [channels / stride**2 for channels, stride in zip(backbone.channels, backbone.strides, strict=True)]
+    if isinstance(model, ReferFormer):
+        projected = model.dim * (1 / 16 + sum(4.0**-level for level in range(3, 3 + len(model.input_proj))))
+        of_frame = 3 + sum(maps) + max(backbone.working, projected)
+        return int(4 * (size[0] * size[1] * frames * (of_frame + expressions * REFERRING * model.dim) + SAMPLED))
+    decoder = model.segmenter.mask_decoder
     laterals = [conv.out_channels / s**2 for conv, s in zip(decoder.lateral, backbone.strides[-2::-1], strict=False)]
     of_frame = 3 + sum(maps) + max(backbone.working, sum(laterals))
     decoded = min(frames * expressions, max(frames_at_once(next(model.parameters()).device), expressions))

@@ -15,7 +15,7 @@ from datasets import EvalSet, VideoSet
 from datasets.base import VideoEntry
 from datasets.texts import asked_texts, digests
 from engine import predict_split
-from models import PredictorSettings, ProxyFormer
+from models import Network, PredictorSettings
 from opts import OF_TRAINING, differing
 from tasks.scoring import record
 from util.files.names import inside
@@ -59,7 +59,7 @@ def say_what_is_missing(gaps: Gaps, folder: Path, what: str) -> None:
 
 def restore(
     asked: InferenceOptions, device: torch.device, dataset_file: str
-) -> tuple[ProxyFormer, EvalSet, PredictorSettings]:
+) -> tuple[Network, EvalSet, PredictorSettings]:
     """The model of an inference script's checkpoint, the split, and how to predict; the same on all ranks.
 
     Args:
@@ -71,7 +71,9 @@ def restore(
     """
     saved = models.upgraded(checkpoint.load(asked.resume), asked.resume)
     model, trained = models.restore_model(saved, asked.resume), saved["options"]
-    if contradiction := differing(asked.model, trained, asked.model.keys() - OF_TRAINING):
+    # ReferFormer's scripts give this flag to every model
+    meant = asked.model.keys() - OF_TRAINING - ({"with_box_refine"} if trained["model"] == "proxyformer" else set())
+    if contradiction := differing(asked.model, trained, meant):
         raise ValueError(
             f"--resume {asked.resume} is another model: {contradiction}. Leave these flags out; the checkpoint knows"
         )

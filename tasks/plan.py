@@ -25,7 +25,8 @@ def describe(trainer: Trainer) -> None:
     batch_size, accumulate = trainer.loader.batch_sampler.batch_size, settings.accumulate
     sizes = [(p.numel(), p.requires_grad) for p in trainer.model.parameters()]
     total, trained = sum(n for n, _ in sizes), sum(n for n, grad in sizes if grad)
-    print(f"ProxyFormer, {total / 1e6:.1f} M parameters, {trained / 1e6:.1f} M trained, on {trainer.device}")
+    name = type(trainer.model).__name__
+    print(f"{name}, {total / 1e6:.1f} M parameters, {trained / 1e6:.1f} M trained, on {trainer.device}")
     for group in trainer.optimizer.param_groups:
         count = sum(p.numel() for p in group["params"])
         print(f"  {group['name']}: {count / 1e6:.1f} M, lr {group['initial_lr']:g}")
@@ -42,7 +43,7 @@ def describe(trainer: Trainer) -> None:
     print("clips of an epoch: " + ", ".join(f"{name} {count}" for name, count in trainer.loader.clips.items()))
     if trainer.steps_done:
         print(f"going on from {settings.resume}, after step {trainer.step} of epoch {trainer.epoch}")
-    if trainer.model.semantics:
+    if getattr(trainer.model, "semantics", None):
         if at_once * dataset.expressions_per_clip == 1:
             print("a micro-batch is one sample: the JSC loss has no negatives and is 0")
         elif accumulate > 1:

@@ -19,7 +19,7 @@ import models
 from datasets import EvalSet
 from datasets.loader import TrainLoader, WorkerDied
 from engine import Step, train_step
-from models import PredictorSettings, ProxyFormer, prepare
+from models import Network, PredictorSettings, prepare
 from models.criterion import Criterion
 from tasks.scoring import pictures, score_split
 from util.files.writing import atomic_path
@@ -77,7 +77,7 @@ class Parts:
     """
 
     loader: TrainLoader
-    model: ProxyFormer
+    model: Network
     frozen: dict[str, int]
     criterion: Criterion
     optimizer: torch.optim.Optimizer
@@ -310,7 +310,7 @@ class Trainer:
             raise
         return score
 
-    def model_to_score(self) -> ProxyFormer:
+    def model_to_score(self) -> Network:
         """A copy of the model with its weights, or their average. Every rank has a whole copy."""
         if self.settings.fsdp:
             state = dist.unsharded(self.average.values if self.average else self.model.state_dict())

@@ -49,7 +49,10 @@ OPTION_READERS = {
     "util/weights/checkpoint.py",  # which reads the options that other programs saved
 }
 # what opts.py is made of, which takes no more than the standard library
-OF_OPTS = ("opts.py", *(f"util/options/{name}.py" for name in ("inference", "saved", "types", "referformer_flags")))
+OF_OPTS = (
+    "opts.py",
+    *(f"util/options/{name}.py" for name in ("inference", "presets", "saved", "types", "referformer_flags")),
+)
 
 # distributions whose module has another name
 MODULES = {"opencv-python-headless": "cv2", "pillow": "PIL"}

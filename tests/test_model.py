@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
 
 import models
 from datasets.collate import collate
 from models.criterion import Criterion
 from models.matcher import LossWeights, TrajectoryMatcher
 from models.postprocess import query_scores
-from models.proxyformer import ProxyFormer, VideoFeatures
+from models.proxyformer import ProxyFormer, VideoFeatures, Words
 from models.video_swin import VideoSwin
 from tests.tiny_model import (
     DIM,
@@ -191,10 +190,10 @@ def test_any_number_of_frames_serves():
         assert answer(model, batch).final.masks.shape[1] == frames
 
 
-def encoded(model: ProxyFormer) -> tuple[VideoFeatures, Tensor, Tensor]:
+def encoded(model: ProxyFormer) -> tuple[VideoFeatures, Words]:
     batch = padded_batch()
     features = model.encode_video(batch.video, batch.video_valid).of(batch.clip_index)
-    return features, *model.encode_text(batch.expressions)
+    return features, model.encode_text(batch.expressions)
 
 
 def with_garbage(features: VideoFeatures) -> VideoFeatures:
@@ -208,8 +207,8 @@ def with_garbage(features: VideoFeatures) -> VideoFeatures:
 @each_choice
 def test_garbage_in_padding_tokens_reaches_no_proxy_and_no_semantics(choice):
     model = tiny_model(**choice)
-    features, words, valid = encoded(model)
-    clean, dirty = (model.decode(f, words, valid, supervised=True) for f in (features, with_garbage(features)))
+    features, text = encoded(model)
+    clean, dirty = (model.decode(f, text, supervised=True) for f in (features, with_garbage(features)))
     for name in ("logits", "boxes", "proxies"):
         torch.testing.assert_close(getattr(dirty.final, name), getattr(clean.final, name), atol=1e-5, rtol=0)
     if clean.semantics is not None:
@@ -220,11 +219,10 @@ def test_garbage_in_padding_tokens_reaches_no_proxy_and_no_semantics(choice):
 @each_choice
 def test_garbage_in_padding_words_reaches_nothing(choice):
     model = tiny_model(**choice)
-    features, words, valid = encoded(model)
-    assert not valid.all()
-    clean, dirty = (
-        model.decode(features, w, valid, supervised=True) for w in (words, words.masked_fill(~valid[..., None], 50.0))
-    )
+    features, text = encoded(model)
+    assert not text.valid.all()
+    garbage = Words(text.words.masked_fill(~text.valid[..., None], 50.0), text.valid)
+    clean, dirty = (model.decode(features, t, supervised=True) for t in (text, garbage))
     assert_same(clean, dirty, atol=1e-5)
     if clean.semantics is not None:
         torch.testing.assert_close(dirty.semantics, clean.semantics, atol=1e-5, rtol=0)

@@ -267,10 +267,25 @@ def test_command_lines_of_referformer_run_and_what_means_nothing_is_named_once(a
     given = {word.partition("=")[0] for word in argv.split() if word.startswith("--")}
     args = _parse(argv)
     said = capsys.readouterr().err
-    ignored = {flag for flag in given if flag.removeprefix("--") not in DESTINATIONS}
+    foreign = {flag for flag in given if flag.removeprefix("--") not in DESTINATIONS}
+    ignored = foreign | ({"--with_box_refine"} & given)
     assert ignored and said.count("\n") == 1 and "no meaning here: ignored" in said
     assert {word.rstrip(",") for word in said.split() if word.startswith("--")} == ignored
     assert _parse(argv) == args and not capsys.readouterr().err, "said once"
+
+
+def test_referformer_takes_its_own_flags_and_its_own_defaults(untold, capsys):
+    args = _parse("--model referformer --with_box_refine --no_rel_coord --num_feature_levels 3")
+    assert (args.with_box_refine, args.no_rel_coord, args.num_feature_levels, args.jsc_target) == (
+        True,
+        True,
+        3,
+        "none",
+    )
+    assert (args.enc_layers, args.dec_layers, args.dim_feedforward) == (4, 4, 2048)
+    assert _parse("--model referformer --dec_layers 6").dec_layers == 6 and not capsys.readouterr().err
+    assert "2 or 3 steps" in _refusal("--dec_layers 6", capsys)
+    assert "has no JSC loss" in _refusal("--model referformer --jsc_loss_coef 1", capsys)
 
 
 def test_the_other_flags_of_the_line_keep_their_values(untold):
@@ -315,7 +330,7 @@ def test_flags_of_referformer_that_would_change_the_result_are_refused(argv, unt
 def test_inference_scripts_take_the_flags_too(untold, capsys):
     for script in (inference_ytvos, inference_davis):
         args = script.parse_args(["--with_box_refine", "--binary", "--ngpu", "8", "--resume", "c.pth"])
-        assert args.resume == "c.pth" and args.model == {"binary": True}
+        assert args.resume == "c.pth" and args.model == {"binary": True, "with_box_refine": True}
         with pytest.raises(SystemExit):
             script.parse_args(["--resume", "c.pth", "--threshold", "0.3"])
     said = capsys.readouterr().err

@@ -26,11 +26,12 @@ from models.fast.norms import ContiguousGroupNorm
 from models.fast.segmenter import FastSegmenter, SmoothedLateral
 from models.fast.weights import fold_batch_norms, store_as_computed
 from models.fast.window_attention import InferenceBlock, TrainedAttention
+from models.network import Network
 from models.proxyformer import ProxyFormer
 from models.segmenter import Segmenter
 
 
-def for_inference(model: ProxyFormer, amp: torch.dtype | None) -> None:
+def for_inference(model: Network, amp: torch.dtype | None) -> None:
     """Gives a model the forms for inference, whatever forms it had.
 
     Afterwards the model cannot train, and its weights are no longer those of a checkpoint. To score a model that will
@@ -44,20 +45,22 @@ def for_inference(model: ProxyFormer, amp: torch.dtype | None) -> None:
         lay_off_form(module)
         if isinstance(module, SwinTransformerBlock) and isinstance(module.attn, ShiftedWindowAttention3d):
             take_form(module, InferenceBlock)
-    take_form(model.segmenter, FastSegmenter)
-    for lateral in model.segmenter.mask_decoder.lateral:
-        take_form(lateral, SmoothedLateral)
-    _contiguous_norms(model.segmenter)
+    if isinstance(model, ProxyFormer):
+        take_form(model.segmenter, FastSegmenter)
+        for lateral in model.segmenter.mask_decoder.lateral:
+            take_form(lateral, SmoothedLateral)
+        _contiguous_norms(model.segmenter)
     fold_batch_norms(model)
     store_as_computed(model, amp)
 
 
-def for_training(model: ProxyFormer) -> None:
+def for_training(model: Network) -> None:
     """Gives a model the forms for training. The names of its parameters, and their gradients, stay as they are."""
     for module in list(model.modules()):
         if isinstance(module, ShiftedWindowAttention3d):
             take_form(module, TrainedAttention)
-    _contiguous_norms(model.segmenter)
+    if isinstance(model, ProxyFormer):
+        _contiguous_norms(model.segmenter)
 
 
 def _contiguous_norms(segmenter: Segmenter) -> None:

@@ -10,10 +10,10 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torchvision.ops import FrozenBatchNorm2d
 
 from models.backbone import ResNet, ShiftedResNet
-from models.proxyformer import ProxyFormer
+from models.network import Network
 
 
-def fold_batch_norms(model: ProxyFormer) -> None:
+def fold_batch_norms(model: Network) -> None:
     """Folds the batch norms of a ResNet into the convolutions before them, which saves a pass over every map.
 
     The numbers are the same up to rounding. Afterwards the model cannot train any more, and its weights are no longer
@@ -30,7 +30,7 @@ def fold_batch_norms(model: ProxyFormer) -> None:
                 setattr(module, name, nn.Identity())
 
 
-def store_as_computed(model: ProxyFormer, amp: torch.dtype | None) -> None:
+def store_as_computed(model: Network, amp: torch.dtype | None) -> None:
     """Stores weights in the type to which autocast would cast them in every forward pass.
 
     These are the linear layers and convolutions of the encoders and the CMIE, which hold most of the weights. The
@@ -41,7 +41,7 @@ def store_as_computed(model: ProxyFormer, amp: torch.dtype | None) -> None:
     """
     if amp is None:
         return
-    for part in (model.backbone, model.text_encoder, model.cmie):
+    for part in (model.backbone, model.text_encoder, *model.stages()):
         for module in part.modules():
             # subclasses are left out: they may use their weights before autocast casts them
             if type(module) in (nn.Linear, nn.Conv2d, nn.Conv3d):

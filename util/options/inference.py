@@ -50,6 +50,8 @@ def inference_options(parsed: argparse.Namespace, of_model: Collection[str]) -> 
     """
     values = vars(parsed)
     (path,) = (name for name in values if name.endswith("_path") and name not in of_model)
-    own = {name: values[name] for name in InferenceOptions.__dataclass_fields__ if name in values}
+    own = {
+        name: values[name] for name in InferenceOptions.__dataclass_fields__ if name in values and name not in of_model
+    }
     given = {name: values[name] for name in of_model if values[name] is not None}
     return InferenceOptions(**own, data_path=values[path], model=given)

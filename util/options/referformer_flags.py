@@ -8,25 +8,24 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+
+from util.options.saved import OF_REFERFORMER
 
 # flags that ReferFormer never reads, that its scripts always set, or that concern parts which this program lacks
-_WITHOUT_VALUE = ("with_box_refine", "masks", "remove_difficult", "cache_mode", "visualize")
+_WITHOUT_VALUE = ("masks", "remove_difficult", "cache_mode", "visualize")
 _WITH_ANY_VALUE = ("ngpu", "split", "eos_coef", "max_skip", "world_size", "dist_url", "lr_linear_proj_mult")
 _WITH_ANY_VALUES = ("lr_linear_proj_names",)
 # ReferFormer's defaults, which change nothing here; any other value is refused, because the result would differ
 _ONLY_DEFAULT = {
     "position_embedding": "sine",
-    "num_feature_levels": "4",
     "dec_n_points": "4",
     "enc_n_points": "4",
-    "controller_layers": "3",
-    "dynamic_mask_channels": "8",
     "start_epoch": "0",
     "threshold": "0.5",
 }
 _ONLY_DEFAULTS = {"lr_backbone_names": ["backbone.0"], "lr_text_encoder_names": ["text_encoder"]}
-_REFUSED = ("two_stage", "dilation", "pre_norm", "no_rel_coord")
+_REFUSED = ("two_stage", "dilation", "pre_norm")
 _INSTEAD = {
     "start_epoch": "--resume continues at the step of the checkpoint",
     "lr_backbone_names": "--lr_backbone holds for the whole backbone",
@@ -85,9 +84,33 @@ def without_referformer_flags(parser: argparse.ArgumentParser, argv: Sequence[st
             shown = "" if value is True else f" {' '.join(value) if isinstance(value, list) else value}"
             why = _INSTEAD.get(name, "ProxyFormer has no such part, so its results would differ")
             parser.error(f"--{name}{shown} is an option of ReferFormer: {why}; leave it out")
-    new = [f"--{name}" for name in vars(given) if name not in _told]
-    _told.update(vars(given))
+    _say_ignored(parser, vars(given))
+    return rest
+
+
+def _say_ignored(parser: argparse.ArgumentParser, names: Iterable[str]) -> None:
+    """Names flags on stderr that are ignored, each once in a process."""
+    new = [f"--{name}" for name in names if name not in _told]
+    _told.update(names)
     if new and int(os.environ.get("RANK", 0)) == 0:
         verb = "are flags of ReferFormer that have" if len(new) > 1 else "is a flag of ReferFormer that has"
         print(f"{parser.prog}: {', '.join(new)} {verb} no meaning here: ignored", file=sys.stderr, flush=True)
-    return rest
+
+
+def settle_for_proxyformer(parser: argparse.ArgumentParser, values: dict[str, object]) -> None:
+    """Sets ReferFormer's own options, which its scripts give to every model, to their defaults.
+
+    Exits with a message, as argparse does, where one of them would change ReferFormer's answers.
+
+    Args:
+        values: of the options, changed in place; None where one is not given.
+    """
+    for name, default in OF_REFERFORMER.items():
+        if values.get(name) not in (None, default) and name != "with_box_refine":
+            parser.error(
+                f"--{name}: is an option of ReferFormer: ProxyFormer has no such part; leave it out, or add "
+                "--model referformer"
+            )
+    if values.get("with_box_refine"):
+        _say_ignored(parser, ["with_box_refine"])
+    values.update({name: default for name, default in OF_REFERFORMER.items() if values.get(name) is not None})

@@ -45,6 +45,7 @@ _SIZE = Kind(between(1, 16384))
 
 # every option from which a model, a predictor or the split of a checkpoint is built
 KINDS = {
+    "model": Kind(str, ("proxyformer", "referformer")),
     "backbone": Kind(backbone_name),
     "backbone_pretrained": _PATH,
     "pretrained_weights": _PATH,
@@ -53,7 +54,7 @@ KINDS = {
     "hidden_dim": Kind(between(8, 8192)),
     "nheads": Kind(between(1, 1024)),
     "enc_layers": Kind(between(1, 100)),
-    "dec_layers": Kind(int, (1, 2, 3)),
+    "dec_layers": Kind(between(1, 100)),
     "num_queries": Kind(between(1, 1000)),
     "dim_feedforward": Kind(between(0, 65536)),
     "dropout": Kind(below_one),
@@ -63,6 +64,11 @@ KINDS = {
     "text_form": Kind(str, ("clean", "lower", "raw")),
     "binary": BOOLEAN,
     "no_aux_loss": BOOLEAN,
+    "with_box_refine": BOOLEAN,
+    "num_feature_levels": Kind(between(3, 8)),
+    "controller_layers": Kind(between(2, 8)),
+    "dynamic_mask_channels": Kind(between(1, 256)),
+    "no_rel_coord": BOOLEAN,
     "jsc_target": Kind(str, ("joint", "video", "text", "none")),
     "amp": Kind(str, ("off", "bf16", "fp16", "auto")),
     "long_text": Kind(str, ("shorten", "refuse")),
@@ -77,6 +83,21 @@ KINDS = {
     **dict.fromkeys(("ytvos_path", "davis_path", "a2d_path", "jhmdb_path", "mevis_path", "coco_path"), _TEXT),
     "annotations": _PATH,
     "expressions": _PATH,
+}
+
+
+# defaults that go by the model: the paper's, and ReferFormer's (opts.py of github.com/wjn922/ReferFormer)
+OF_MODEL = {
+    "proxyformer": {"enc_layers": 4, "dec_layers": 3, "dim_feedforward": 0},
+    "referformer": {"enc_layers": 4, "dec_layers": 4, "dim_feedforward": 2048},
+}
+# options of ReferFormer alone, with its defaults
+OF_REFERFORMER = {
+    "with_box_refine": False,
+    "num_feature_levels": 4,
+    "controller_layers": 3,
+    "dynamic_mask_channels": 8,
+    "no_rel_coord": False,
 }
 
 
@@ -111,6 +132,10 @@ def _written(value: object) -> str:
 def misfits(options: Mapping[str, object]) -> Iterator[str]:
     """How options of a model contradict each other."""
     width, heads, mask_width = (options[name] for name in ("hidden_dim", "nheads", "mask_dim"))
+    if options["model"] == "proxyformer" and options["dec_layers"] > 3:
+        yield f"--dec_layers {options['dec_layers']}: ProxyFormer's mask decoder has 1, 2 or 3 steps"
+    if options["model"] == "referformer" and width % 32:
+        yield f"--hidden_dim {width} is not a multiple of 32, as ReferFormer's group norms need"
     of_heads = f"is not a multiple of --nheads {heads}"
     if width % heads:
         yield f"--hidden_dim {width} {of_heads}"

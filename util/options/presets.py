@@ -1,0 +1,34 @@
+"""The recipes of the paper and of ReferFormer, as defaults that explicit flags still override. Plain data."""
+
+from __future__ import annotations
+
+_A2D = dict(dataset_file="a2d", batch_size=2, eval_size=320, max_size=576, freeze_text_encoder=True)
+
+# sizes for images: make_coco_transforms in ReferFormer's datasets/refexp.py
+_STILLS = dict(
+    train_sizes=[480, 512, 544, 576, 608, 640, 672, 704, 736, 768],
+    train_max_size=800,
+    crop_sizes=[296, 328, 360, 392, 416, 448, 480, 512],
+    photometric=False,
+)
+
+PRESETS: dict[str, dict] = {
+    "finetune": dict(epochs=6, lr_drop=[3, 5], binary=True, freeze_text_encoder=True),
+    "scratch": dict(epochs=10, lr_drop=[6, 8], freeze_text_encoder=True),
+    "paper": dict(epochs=30, lr_drop=[20, 26], freeze_text_encoder=True),
+    "pretrain": dict(
+        dataset_file="all",
+        binary=True,  # the class head then fits a fine-tuning on a data set with other categories
+        epochs=12,
+        lr_drop=[8, 10],
+        batch_size=2,
+        num_frames=1,
+        freeze_text_encoder=False,
+        **_STILLS,
+    ),
+    "joint": dict(dataset_file="joint", binary=True, epochs=12, lr_drop=[8, 10], freeze_text_encoder=True),
+    "a2d_finetune": dict(**_A2D, epochs=6, lr_drop=[3, 5]),
+    "a2d_scratch": dict(**_A2D, epochs=12, lr_drop=[8, 10], num_frames=6, dropout=0.0, weight_decay=1e-4),
+}
+for _recipe in PRESETS.values():
+    _recipe["absent_object"] = "replace"
