@@ -23,7 +23,7 @@ from pathlib import Path
 
 import models
 from models.predictor import Predictor
-from opts import PREDICTOR_OPTIONS, add_predictor_options
+from opts import PREDICTOR_OPTIONS, add_predictor_options, add_text_encoder
 from tasks.door import Door, LocalPage
 from tasks.hosts import Names
 from tasks.limits import LABELS, MASKS, Limits
@@ -54,6 +54,7 @@ STYLE = """
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser("app.py", description=__doc__.splitlines()[0], allow_abbrev=False)
     add_predictor_options(parser)
+    add_text_encoder(parser)
     parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets other machines in, whoever uses them")
     parser.add_argument("--port", type=int, default=7860)
     parser.add_argument(

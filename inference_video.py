@@ -14,7 +14,7 @@ import torch
 
 import models
 from models import Predictor
-from opts import PREDICTOR_OPTIONS, add_predictor_options
+from opts import PREDICTOR_OPTIONS, add_predictor_options, add_text_encoder
 from util.files.folders import new_result
 from util.run import cli, dist
 from util.run.log import progress_bar
@@ -31,6 +31,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--text", action="append", required=True, help="what to look for; give it again for each further object"
     )
     add_predictor_options(parser)
+    add_text_encoder(parser)
     parser.add_argument("--output_dir", help="folder for the result; default: output/videos/ and the name of VIDEO")
     parser.add_argument("--overwrite", action="store_true", help="replace a result that is in --output_dir")
     parser.add_argument(

@@ -129,7 +129,9 @@ def find_checkpoint(args: argparse.Namespace) -> tuple[str | None, dict | None]:
         path = found or path
     if not path:
         return None, None
-    return path, models.upgraded(own[1] if own else checkpoint.load(path), path)
+    if own:
+        return path, models.upgraded(own[1], path)
+    return path, models.load_checkpoint(path, {"text_encoder": args.text_encoder})
 
 
 def build_trainer(args: argparse.Namespace, saved: dict | None, device: torch.device) -> Trainer:

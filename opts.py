@@ -280,7 +280,13 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--photometric", action=argparse.BooleanOptionalAction, default=True)
 
 
-PREDICTOR_OPTIONS = ("eval_size", "max_size", "amp", "window", "overlap", "long_text")  # of models.load_predictor
+# of models.load_predictor
+PREDICTOR_OPTIONS = ("eval_size", "max_size", "amp", "window", "overlap", "long_text", "text_encoder")
+
+
+def add_text_encoder(parser: argparse.ArgumentParser) -> None:
+    """Adds the option for published files, which is one of the model's, too."""
+    parser.add_argument("--text_encoder", help="RoBERTa of a published file of ReferFormer; default: roberta-base")
 
 
 def add_predictor_options(parser: argparse.ArgumentParser) -> None:

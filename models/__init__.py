@@ -17,6 +17,7 @@ from models.matcher import LossWeights, TrajectoryMatcher
 from models.network import Network
 from models.predictor import Predictor, PredictorSettings
 from models.proxyformer import ProxyFormer
+from models.published import as_checkpoint, is_published
 from models.referformer import ReferFormer
 from models.text_description import read_description
 from models.text_encoder import TextEncoder
@@ -41,6 +42,7 @@ __all__ = [
     "build_optimizer",
     "build_predictor",
     "inference_predictor",
+    "load_checkpoint",
     "load_predictor",
     "load_with_options",
     "predictor_settings",
@@ -50,6 +52,7 @@ __all__ = [
     "upgraded",
 ]
 
+TEXT_ENCODER = "roberta-base"  # of all published files
 # what --pretrained_weights may leave out, because its shape depends on the data set
 REPLACED_HEADS = ("reference_head.classes.weight", "reference_head.classes.bias")
 
@@ -162,6 +165,23 @@ def build_criterion(args: argparse.Namespace) -> Criterion:
         jsc_temperature=args.jsc_temperature,
         **focal,
     )
+
+
+def load_checkpoint(path: str | Path, given: Mapping[str, object] | None = None) -> dict:
+    """The content of a checkpoint of this program, of whichever version, or of a published file of ReferFormer.
+
+    Args:
+        given: options of the command line that describe the model of a published file; ``text_encoder`` is the RoBERTa
+            whose tokenizer it was trained with, by default ``roberta-base``.
+
+    Raises:
+        FileNotFoundError, ValueError: the file is missing, damaged, or of another program.
+    """
+    content = checkpoint.read(path)
+    if is_published(content):
+        given = dict(given or {})
+        content = as_checkpoint(content, path, str(given.pop("text_encoder", None) or TEXT_ENCODER), given)
+    return upgraded(checkpoint.checked(content, path), path)
 
 
 def restore_model(saved: dict, source: str | Path, *, to_train: bool = False) -> Network:
@@ -308,8 +328,9 @@ def load_predictor(
     window: int | None = None,
     overlap: int | None = None,
     long_text: str = "shorten",
+    text_encoder: str | None = None,
 ) -> Predictor:
-    """A predictor from a checkpoint of ``main.py`` or from exported weights.
+    """A predictor from a checkpoint of ``main.py``, from exported weights or from a published file of ReferFormer.
 
     ::
 
@@ -325,22 +346,27 @@ def load_predictor(
             8, or half of a window of fewer than 16.
         long_text: "shorten" warns of a text that is longer than the text encoder takes, and reads its beginning;
             "refuse" raises ValueError.
+        text_encoder: hub name or directory of the RoBERTa of a published file, whose configuration and tokenizer are
+            read; None: ``roberta-base``. Other files hold their own.
 
     Raises:
         FileNotFoundError, ValueError: the file is missing or damaged, or a setting is impossible.
     """
     asked = dict(eval_size=eval_size, max_size=max_size, amp=amp, window=window, overlap=overlap, long_text=long_text)
-    return load_with_options(path, device, **asked)[0]
+    return load_with_options(path, device, text_encoder=text_encoder, **asked)[0]
 
 
 def load_with_options(
-    path: str | Path, device: str | torch.device | None = None, **asked: int | str | None
+    path: str | Path,
+    device: str | torch.device | None = None,
+    text_encoder: str | None = None,
+    **asked: int | str | None,
 ) -> tuple[Predictor, argparse.Namespace]:
     """:func:`load_predictor` and the options of the training."""
     device = dist.device_of(device)
     if device.type == "cpu":
         keep_large_buffers()
-    saved = upgraded(checkpoint.load(path), path)
+    saved = load_checkpoint(path, {"text_encoder": text_encoder})
     model, args = restore_model(saved, path), argparse.Namespace(**saved["options"])
     trained_in = inference_amp(args.amp)
     # no time limit: reading a long film may take long

@@ -264,13 +264,23 @@ def load_pretrained(backbone: nn.Module, path: str | Path) -> None:
     Raises:
         FileNotFoundError, ValueError: the file is missing or unreadable, or names the parameters that do not fit.
     """
-    path = Path(path)
     source = f"--backbone_pretrained {path}"
-    target = backbone.net if isinstance(backbone, TimmBackbone) else backbone
+    load_weights(backbone, named_as_ours(backbone, _read_state(Path(path)), source), source)
+
+
+def named_as_ours(backbone: nn.Module, state: dict[str, Tensor], source: str) -> dict[str, Tensor]:
+    """Published weights under the names of a backbone, without other parts; the names may have prefixes.
+
+    Raises:
+        ValueError: naming ``source``; two names become one, or its attention windows are of another size.
+    """
+    target, prefix = backbone, ""
+    if isinstance(backbone, TimmBackbone):
+        target, prefix = backbone.net, "net."
     if all(name.startswith("model.") for name in target.state_dict()):  # timm wraps some networks so
-        target = target.model
+        target, prefix = target.model, f"{prefix}model."
     wanted = target.state_dict()
-    state = unwrapped(_read_state(path), wanted, source, OTHER_PARTS)
+    state = unwrapped(state, wanted, source, OTHER_PARTS)
     if isinstance(backbone, TimmBackbone):
         state = _timm_feature_names(state, set(wanted), source)
     else:
@@ -282,7 +292,7 @@ def load_pretrained(backbone: nn.Module, path: str | Path) -> None:
         if frozen:
             state = {k: v for k, v in state.items() if not k.endswith("num_batches_tracked")}
     _require_same_windows(state, wanted, source)
-    load_weights(target, state, source)
+    return {prefix + name: value for name, value in state.items()}
 
 
 def _timm_feature_names(state: dict[str, Tensor], wanted: set[str], source: str) -> dict[str, Tensor]:

@@ -65,16 +65,33 @@ class TextEncoder(nn.Module):
         Raises:
             ValueError: the encoder is missing here and on the hub, or does not fit; the message has the mend.
         """
-        local = Path(name).is_dir()
+        config, tokenizer, found = cls._published(name, pooler=pooler)
+        encoder = cls(config=config, tokenizer=tokenizer, frozen=frozen, pooler=pooler)
+        load_weights(encoder.model, found.state_dict(), f"--text_encoder {name}")
+        return encoder
+
+    @classmethod
+    def described_by(cls, name: str) -> dict:
+        """A :meth:`description` with the configuration and tokenizer of a hub name or a local directory, whose weights
+        are not read. Raises as :meth:`from_pretrained`."""
+        config, tokenizer, _ = cls._published(name, weights=False)
+        return {"config": config.to_dict(), "tokenizer": tokenizer.to_str()}
+
+    @staticmethod
+    def _published(
+        name: str, *, pooler: bool = False, weights: bool = True
+    ) -> tuple[RobertaConfig, Tokenizer, RobertaModel | None]:
+        local, model, loading = Path(name).is_dir(), None, {"missing_keys": ()}
         if not local and (name.startswith((".", "/", "~")) or name.count("/") > 1):
             raise ValueError(f"--text_encoder {name}: there is no such directory")
         try:
             found = AutoConfig.from_pretrained(name, local_files_only=local, trust_remote_code=False)
             tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=local, trust_remote_code=False)
             config = read_config(found.to_dict()) if found.model_type == "roberta" else found
-            model, loading = RobertaModel.from_pretrained(
-                name, config=config, local_files_only=local, add_pooling_layer=pooler, output_loading_info=True
-            )
+            if weights:
+                model, loading = RobertaModel.from_pretrained(
+                    name, config=config, local_files_only=local, add_pooling_layer=pooler, output_loading_info=True
+                )
         except MemoryError:
             raise
         except Exception as error:  # damaged files raise almost any
@@ -103,12 +120,9 @@ class TextEncoder(nn.Module):
         if misfit:
             raise ValueError(f"--text_encoder {name}: {misfit}")
         try:
-            own_tokenizer = read_tokenizer(tokenizer.backend_tokenizer.to_str(), config.vocab_size)
+            return config, read_tokenizer(tokenizer.backend_tokenizer.to_str(), config.vocab_size), model
         except ValueError as error:
             raise ValueError(f"--text_encoder {name}: {error}") from error
-        encoder = cls(config=config, tokenizer=own_tokenizer, frozen=frozen, pooler=pooler)
-        load_weights(encoder.model, model.state_dict(), f"--text_encoder {name}")
-        return encoder
 
     def description(self) -> dict:
         """Config and tokenizer, from which :meth:`from_description` builds the encoder; plain data for a checkpoint."""

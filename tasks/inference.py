@@ -69,7 +69,7 @@ def restore(
     Raises:
         ValueError: the checkpoint was trained on the split, is of another model than the options say, or is damaged.
     """
-    saved = models.upgraded(checkpoint.load(asked.resume), asked.resume)
+    saved = models.load_checkpoint(asked.resume, asked.model)
     model, trained = models.restore_model(saved, asked.resume), saved["options"]
     # ReferFormer's scripts give this flag to every model
     meant = asked.model.keys() - OF_TRAINING - ({"with_box_refine"} if trained["model"] == "proxyformer" else set())

@@ -66,10 +66,23 @@ def load(path: str | Path) -> dict[str, Any]:
     Raises:
         FileNotFoundError, ValueError: it is missing, damaged, or a file of another program.
     """
+    return checked(read(path), path)
+
+
+def read(path: str | Path) -> Any:
+    """The content of a checkpoint of this or another program, which is not checked yet.
+
+    Raises:
+        FileNotFoundError, ValueError: it is missing, damaged, or holds more than plain data.
+    """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"the checkpoint {path} does not exist")
-    content = _read_exported(path) if path.suffix == EXPORTED else read_plain(path, f"the checkpoint {path}")
+    return _read_exported(path) if path.suffix == EXPORTED else read_plain(path, f"the checkpoint {path}")
+
+
+def checked(content: Any, path: str | Path) -> dict[str, Any]:
+    """The content of a checkpoint of this program as it is; raises ValueError, naming the path, for anything else."""
     number = content.get("format") if isinstance(content, dict) else None
     if type(number) is not int or number != FORMAT:
         raise ValueError(f"{path} is not a checkpoint of this program (no format number {FORMAT} in it)")
