@@ -9,7 +9,6 @@ import argparse
 import re
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor
 
 from models.backbone import SWINS, build_backbone, named_as_ours
@@ -93,8 +92,7 @@ def as_checkpoint(content: dict, source: object, text_encoder: str, given: Mappi
         named = ", ".join(f"{name} {value}" for name, value in told.items())
         origin = "its options, keys and shapes" if said else "its keys and shapes, as it holds no options"
         print(f"{source}: a ReferFormer, {classes} classes, {named} (by {origin}); text by {text_encoder}", flush=True)
-    with torch.device("meta"):
-        backbone = build_backbone(options["backbone"], pretrained=True)
+    backbone = build_backbone(options["backbone"], pretrained=True)  # which knows the tables that files may lack
     weights = own_names(
         state, lambda body: named_as_ours(backbone, body, str(source)), options["with_box_refine"], source
     )

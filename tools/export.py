@@ -34,9 +34,7 @@ def main() -> None:
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("output_file", type=Path, help="ends in .safetensors")
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="type of the stored weights")
-    parser.add_argument(
-        "--text_encoder", help="RoBERTa of a published file of ReferFormer"
-    )
+    parser.add_argument("--text_encoder", help="RoBERTa of a published file of ReferFormer")
     args = parser.parse_args()
     content = models.load_checkpoint(args.checkpoint, {"text_encoder": args.text_encoder})
     usual = vars(parse_train_args([]))
