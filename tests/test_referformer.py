@@ -1,0 +1,263 @@
+"""The baseline: agreement with ReferFormer's own code, published files, and what any network here must hold."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import models
+from models import deformable, published
+from models.deformable import DeformableAttention, Maps, sample_maps
+from models.referformer import ReferFormer
+from tests.helpers import SHARED, needs_shared
+from tests.tiny_model import EXPRESSIONS, FakeBackbone, random_batch, tiny_tokenizer
+from tools import compare_referformer as compare
+from tools.make_tiny_text_encoder import make_encoder
+from util.weights import checkpoint
+
+GOLDEN = Path(__file__).parent / "golden" / "referformer.pt"
+TEXT = str(GOLDEN.with_name("referformer_text"))
+CASES = torch.load(GOLDEN, weights_only=True)
+
+
+def tiny(**choice) -> ReferFormer:
+    """A ReferFormer of width 32 on the fake backbone, whose heads do not start at zero."""
+    from models.text_encoder import TextEncoder
+
+    torch.manual_seed(0)
+    made = make_encoder(tiny_tokenizer(), hidden_size=16, layers=1, heads=2, seed=0)
+    text = TextEncoder(config=made.config, tokenizer=tiny_tokenizer().backend_tokenizer, frozen=False, pooler=True)
+    small = dict(
+        dim=32, heads=2, dropout=0.0, dim_feedforward=48, enc_layers=2, dec_layers=2, num_queries=3, mask_dim=8
+    )
+    model = ReferFormer(backbone=FakeBackbone(), text_encoder=text, **{**small, **choice})
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+        if isinstance(module, DeformableAttention):
+            for layer in (module.sampling_offsets, module.attention_weights):
+                torch.nn.init.normal_(layer.weight, std=0.1)
+    for boxes in model.bbox_embed:
+        torch.nn.init.normal_(boxes[-1].weight, std=0.1)
+    return model
+
+
+# ----------------------------------------------------------------------------------------------- agreement with theirs
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_outputs_are_those_of_referformers_code(name):
+    case = CASES[name]
+    found = compare.outputs(compare.build(case, TEXT, name), case)
+    for kind in ("pred_logits", "pred_boxes"):
+        assert compare.difference(found[kind], case[kind]) < 1e-4, kind
+    samples = found["pred_masks"].flatten()[:: case["mask_step"]]
+    assert (samples - case["mask_samples"]).abs().max() / case["mask_range"] < 1e-4
+
+
+@needs_shared
+def test_the_tool_compares_every_output_of_a_file(monkeypatch, capsys, tmp_path):
+    folder = SHARED / "golden" / "referformer"
+    words = ["compare_referformer.py", str(folder / "outputs.pt"), "--text_encoder", str(folder)]
+    monkeypatch.setattr("sys.argv", words)
+    assert compare.main() == 0
+    said = capsys.readouterr().out
+    assert "7 configurations; no outputs differ" in said and "mask_features" in said
+    cases = torch.load(folder / "outputs.pt", weights_only=True)
+    case = cases["resnet50_no_refine_65_classes"]
+    case["pred_boxes"] = case["pred_boxes"] + 1e-3
+    torch.save({"changed": case}, tmp_path / "outputs.pt")
+    monkeypatch.setattr("sys.argv", [words[0], str(tmp_path / "outputs.pt"), *words[2:]])
+    assert compare.main() == 1 and "1 outputs differ" in capsys.readouterr().out
+
+
+# ------------------------------------------------------------------------------------------------------ published files
+
+
+@pytest.fixture(scope="module")
+def published_state() -> dict[str, Tensor]:
+    """Parameters by ReferFormer's names, with what its files repeat and what they hold besides."""
+    shapes = {name: tuple(shape) for name, (shape, dtype) in CASES["resnet50"]["shapes"].items() if "int" not in dtype}
+    state = {name: compare.weight(name, shape) for name, shape in shapes.items()}
+    for name in state:
+        if name.startswith("transformer.decoder.bbox_embed."):
+            state[name] = state[name.removeprefix("transformer.decoder.")]
+    return state | {
+        "text_encoder.embeddings.position_ids": torch.arange(66)[None],
+        "backbone.total_ops": torch.zeros(1),
+    }
+
+
+OPTIONS = dict(backbone="resnet50", with_box_refine=True, binary=True, rel_coord=True, nheads=8, dataset_file="ytvos")
+
+
+@pytest.mark.parametrize("options", [OPTIONS, None], ids=["with options", "weights alone"])
+def test_a_published_file_is_read_and_told(options, published_state, tmp_path, capsys):
+    content = {"model": published_state}
+    if options:
+        content |= {"args": argparse.Namespace(**options), "optimizer": {}, "lr_scheduler": {}, "epoch": 5}
+    path = tmp_path / "ytvos_r50.pth"
+    torch.save(content, path)
+    predictor = models.load_predictor(path, "cpu", text_encoder=TEXT)
+    said = capsys.readouterr().out
+    assert "backbone resnet50" in said and "with_box_refine True" in said and str(path) in said
+    assert ("no options" in said) == (options is None)
+    assert predictor.model.text_encoder.form == "raw" and (predictor.eval_size, predictor.max_size) == (360, 16384)
+    frames = torch.randint(256, (2, 3, 96, 128), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    predictor.eval_size = 96
+    masks, scores = predictor(frames, ["a small star", "the red circle"])
+    assert masks.shape == (2, 2, 96, 128) and all(0 < score < 1 for score in scores)
+
+
+def test_an_exported_published_file_is_an_ordinary_checkpoint(published_state, tmp_path):
+    torch.save({"model": published_state}, tmp_path / "file.pth")
+    content = models.load_checkpoint(tmp_path / "file.pth", {"text_encoder": TEXT})
+    checkpoint.export(tmp_path / "own.safetensors", content, torch.float32)
+    again = models.load_predictor(tmp_path / "own.safetensors", "cpu").model
+    for name, value in models.restore_model(content, "file").state_dict().items():
+        assert torch.equal(again.state_dict()[name], value), name
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: s.pop("controller.layers.1.bias"), "missing: mask_head.controller.2.bias"),
+        (lambda s: s.update({"transformer.stranger": torch.ones(1)}), "not of this model: transformer.stranger"),
+        (lambda s: s.update({"resizer.fc.bias": torch.ones(3)}), r"of another shape: resizer.0.bias \(3,\)"),
+        (lambda s: s.update({"resizer.fc.bias": torch.full((256,), float("nan"))}), "not finite, the first resizer.0"),
+        (lambda s: s.update({"resizer.fc.bias": [1.0]}), "'resizer.fc.bias' of its weights is no plain tensor"),
+        (lambda s: s.pop("backbone.0.body.conv1.weight"), "its backbone is none of ReferFormer's"),
+        (lambda s: s.pop("transformer.encoder.layers.0.linear1.bias"), "no checkpoint of ReferFormer that can be read"),
+    ],
+)
+def test_a_damaged_published_file_is_refused_by_name(change, message, published_state, tmp_path):
+    state = dict(published_state)
+    change(state)
+    torch.save({"model": state}, tmp_path / "file.pth")
+    with pytest.raises(ValueError, match=message) as raised:
+        models.load_predictor(tmp_path / "file.pth", "cpu", text_encoder=TEXT)
+    assert "file.pth" in str(raised.value) and "\n" not in str(raised.value)
+
+
+class Sly(argparse.Namespace):
+    """Options of a class of its own, as only code can read."""
+
+
+def test_only_a_namespace_is_read_beside_tensors(published_state, tmp_path):
+    torch.save({"model": published_state, "args": Sly(backbone="resnet50")}, tmp_path / "file.pth")
+    with pytest.raises(ValueError, match=r"more than tensors and plain data: tests.test_referformer.Sly"):
+        models.load_predictor(tmp_path / "file.pth", "cpu", text_encoder=TEXT)
+
+
+def test_every_backbone_of_referformer_is_known_by_its_keys():
+    for name, channels in (("resnet50", 6), ("resnet101", 23)):
+        body = {"conv1.weight": torch.zeros(1), "layer1.0.conv3.weight": torch.zeros(1)}
+        body |= {f"layer3.{i}.conv1.weight": torch.zeros(1) for i in range(channels)}
+        assert published.backbone_of(body) == name
+    for name, width, depth in (("t", 96, 6), ("s", 96, 18), ("b", 128, 18), ("l", 192, 18)):
+        blocks = {f"layers.2.blocks.{i}.norm1.weight": torch.zeros(1) for i in range(depth)}
+        image = blocks | {"patch_embed.proj.weight": torch.zeros(width, 3, 4, 4)}
+        assert published.backbone_of(image) == f"swin_{name}_p4w7"
+        if name != "l":
+            video = blocks | {"patch_embed.proj.weight": torch.zeros(width, 3, 1, 4, 4)}
+            assert published.backbone_of(video) == f"video_swin_{name}_p4w7"
+
+
+# ---------------------------------------------------------------------------------------------------------- the network
+
+
+def naive(values: Tensor, sizes: list[tuple[int, int]], places: Tensor, weights: Tensor) -> Tensor:
+    """:func:`sample_maps` place by place."""
+    g, _, m, d = values.shape
+    out = torch.zeros(g, places.shape[1], m, d, dtype=values.dtype)
+    for at in torch.cartesian_prod(*(torch.arange(n) for n in places.shape[:5])).tolist():
+        frame, query, head, level, point = at
+        h, w = sizes[level]
+        start = sum(a * b for a, b in sizes[:level])
+        x, y = (float(places[(*at, i)]) * n - 0.5 for i, n in ((0, w), (1, h)))
+        for column in range(w):
+            for row in range(h):
+                share = max(0.0, 1 - abs(x - column)) * max(0.0, 1 - abs(y - row))
+                value = values[frame, start + row * w + column, head]
+                out[frame, query, head] += weights[frame, query, head, level, point] * share * value
+    return out.flatten(2)
+
+
+def test_maps_are_read_between_their_tokens_and_are_zero_around():
+    generator = torch.Generator().manual_seed(0)
+    sizes = [(3, 4), (2, 2)]
+    values = torch.randn(2, 16, 2, 3, generator=generator, dtype=torch.float64).float()
+    places = torch.rand(2, 3, 2, 2, 2, 2, generator=generator) * 1.6 - 0.3
+    weights = torch.rand(2, 3, 2, 2, 2, generator=generator)
+    torch.testing.assert_close(sample_maps(values, sizes, places, weights), naive(values, sizes, places, weights))
+
+
+@torch.no_grad()
+def test_a_few_frames_at_a_time_read_the_same(monkeypatch):
+    torch.manual_seed(0)
+    attention = DeformableAttention(dim=8, heads=2, levels=2, points=2)
+    torch.nn.init.normal_(attention.sampling_offsets.weight)
+    maps = Maps(torch.randn(5, 16, 8), [(3, 4), (2, 2)], torch.rand(5, 16) > 0.2, torch.ones(5, 2, 2))
+    query, boxes = torch.randn(5, 3, 8), torch.rand(5, 3, 2, 4)
+    whole = attention(query, boxes, maps)
+    monkeypatch.setattr(deformable, "AT_ONCE", 1)
+    torch.testing.assert_close(attention(query, boxes, maps), whole)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "choice", [{}, {"refine": False}, {"relative": False}, {"levels": 3}, {"mask_layers": 2}], ids=str
+)
+def test_shapes_and_the_independence_of_samples(choice):
+    model = tiny(**choice).eval()
+    batch = random_batch(2, expressions=2, frames=3)
+    out = model(batch.video, batch.expressions, batch.video_valid, batch.clip_index)
+    assert out.final.masks.shape == (4, 3, 3, 8, 16) and out.final.logits.shape == (4, 3, 3, 1) and len(out.aux) == 1
+    alone = model(batch.video[1:], batch.expressions[3:])
+    for kind in ("logits", "boxes", "masks"):
+        torch.testing.assert_close(getattr(alone.final, kind)[0], getattr(out.final, kind)[3], atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_frames_that_are_asked_for_are_answered_alone():
+    model, batch = tiny().eval(), random_batch(1, frames=4)
+    features, text = model.encode_video(batch.video), model.encode_text(batch.expressions)
+    only = model.decode(features, text, frames=[2]).final
+    # everything behind the backbone sees this frame alone
+    alone = model.decode(features.at([2]), text).final
+    assert only.masks.shape[1] == 1 and torch.equal(only.masks, alone.masks)
+    assert not torch.allclose(only.masks[:, 0], model.decode(features, text).final.masks[:, 2], atol=1e-3)
+
+
+@pytest.mark.parametrize("refine", [True, False])
+def test_every_parameter_learns(refine):
+    from models.criterion import Criterion
+    from models.matcher import LossWeights, TrajectoryMatcher
+
+    model = tiny(refine=refine).train()
+    batch = random_batch(2, frames=2)
+    criterion = Criterion(matcher=TrajectoryMatcher(LossWeights(2, 5, 2, 2, 5)), weights=LossWeights(2, 5, 2, 2, 5))
+    output = model(batch.video, batch.expressions, batch.video_valid, batch.clip_index)
+    loss, terms = criterion(output, batch)
+    loss.backward()
+    assert "loss_mask_1" in terms and "loss_jsc" not in terms
+    still = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    # keys of attention get no gradient through their bias: softmax does not change when all scores move together
+    assert not [name for name in still if not name.endswith("key.bias")], still
+
+
+@torch.no_grad()
+def test_padding_changes_nothing():
+    model = tiny().eval()
+    small = random_batch(1, frames=2, size=(32, 64)).video
+    alone = model(small, [EXPRESSIONS[0]]).final
+    wide = F.pad(small, (0, 64, 0, 32))
+    valid = torch.zeros(1, 64, 128, dtype=torch.bool)
+    valid[:, :32, :64] = True
+    padded = model(wide, [EXPRESSIONS[0]], valid).final
+    torch.testing.assert_close(padded.logits, alone.logits, atol=1e-2, rtol=0)
