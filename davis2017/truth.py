@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from davis2017.label_maps import LABELS, ids_in, mask_path, read_labels
+from util.files.reading import shown, whole_number
 from util.masks.rle import Rle, decode
 from util.video.pictures import PICTURE_SUFFIXES, group_files, image_size
 
@@ -134,11 +135,10 @@ class LabelMaps(Truth):
     def target(self, vid: str, eid: str, expression: Mapping) -> Target:
         if "obj_id" not in expression:
             raise ValueError(f"video {vid}, expression {eid} has no obj_id: a split without them cannot be scored")
-        named = str(expression["obj_id"])  # True and 3.7 are no numbers of objects
-        target = int(named) if named.isdecimal() else 0
-        if not 0 < target < LABELS:
+        target = whole_number(expression["obj_id"])
+        if not 0 < (target or 0) < LABELS:
             raise ValueError(
-                f"video {vid}, expression {eid}: obj_id {expression['obj_id']!r} is no object id (1 to 255)"
+                f"video {vid}, expression {eid}: obj_id {shown(expression['obj_id'])} is no object id (1 to 255)"
             )
         return (target,)
 
@@ -182,11 +182,12 @@ class RleMasks(Truth):
         self.where, self.masks = str(where), masks
 
     def target(self, vid: str, eid: str, expression: Mapping) -> Target:
-        target = tuple(sorted(set(expression.get("anno_id") or ())))
+        named = expression.get("anno_id")
+        numbers = isinstance(named, list) and all(type(annotation) is int for annotation in named)
+        target = tuple(sorted(set(named))) if numbers else ()
         if not target or not all(annotation in self.masks for annotation in target):
             raise ValueError(
-                f"video {vid}, expression {eid}: anno_id {expression.get('anno_id')!r} must be a list of annotations "
-                f"of {self.where}"
+                f"video {vid}, expression {eid}: anno_id {shown(named)} must be a list of annotations of {self.where}"
             )
         return target
 
