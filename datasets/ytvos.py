@@ -256,8 +256,8 @@ def class_index(path: Path, objects: dict[str, dict], video_id: str, object_id: 
     if category not in layout.categories:
         raise layout.bad(
             path,
-            f"video {video_id}, object {object_id}: {shown(category)} is none of the {len(layout.categories)} categories "
-            f"of {layout.name}; mend it, or add --binary to train without categories",
+            f"video {video_id}, object {object_id}: {shown(category)} is none of the {len(layout.categories)} "
+            f"categories of {layout.name}; mend it, or add --binary to train without categories",
         )
     return layout.categories.index(category)
 

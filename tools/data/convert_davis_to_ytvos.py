@@ -107,9 +107,8 @@ def read_texts(path: Path, encoding: str) -> Texts:
             continue
         match = re.fullmatch(r'\s*(\S+)\s+(\d+)\s+"(.*)"\s*', line)
         if not match or is_empty(match[3]):
-            raise ValueError(
-                f'{path}, line {number}: {shown(line.strip())} is not <video> <object> "<expression>"; mend it'
-            )
+            form = '<video> <object> "<expression>"'
+            raise ValueError(f"{path}, line {number}: {shown(line.strip())} is not {form}; mend it")
         video, identity = RENAMED.get(match[1], match[1]), whole_number(match[2])
         if not 0 < (identity or 0) < VOID:
             raise ValueError(f"{path}, line {number}: {match[2][:18]} is no object number (1 to {VOID - 1}); mend it")

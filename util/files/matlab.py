@@ -14,6 +14,7 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+from h5py import h5z
 from scipy.io import loadmat, whosmat
 
 MOST_BYTES = 2**28  # of an array; the masks of 3,000 frames of 320x240 pixels
@@ -24,10 +25,8 @@ _HEADER, _COMPRESSED = 128, 15
 _ITEMSIZE = {"double": 8, "single": 4, "logical": 1}
 _ITEMSIZE |= {f"{sign}int{bits}": bits // 8 for sign in ("", "u") for bits in (8, 16, 32, 64)}
 # filters of HDF5 that are read: deflate, which makes bytes fewer, and shuffle and the checksum, which do not
-_DEFLATE, _FILTERS = (
-    h5py.h5z.FILTER_DEFLATE,
-    {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32},
-)
+_DEFLATE = h5z.FILTER_DEFLATE
+_FILTERS = {_DEFLATE, h5z.FILTER_SHUFFLE, h5z.FILTER_FLETCHER32}
 
 
 def read_mat(path: Path, name: str) -> np.ndarray:

@@ -40,7 +40,7 @@ def read_text(path: Path, default: str = "utf-8") -> str:
 def read_json(path: Path, object_hook: Callable[[dict], object] | None = None) -> object:
     """The content of a JSON file. Raises ValueError for another file; the caller adds what was expected.
 
-    Refused are also lists or objects that lie in each other deeper than :data:`DEEPEST`. Numbers may be NaN or infinite.
+    Refused are also lists or objects in each other deeper than :data:`DEEPEST`. Numbers may be NaN or infinite.
     """
     try:
         with path.open(encoding=encoding_of(path)) as file:

@@ -132,10 +132,7 @@ def _said(error: Exception) -> str:
 def _truth(annotation: dict, size: tuple[int, int]) -> Truth:
     mask = rle.parse(annotation["segmentation"], size).as_coco()
     box = annotation["bbox"] if "bbox" in annotation else coco.toBbox(mask).tolist()
-    if (
-        not isinstance(box, list)
-        or len(box) != 4
-        or not all(type(x) in (int, float) and abs(x) <= FARTHEST for x in box)
-    ):
+    numbers = isinstance(box, list) and all(type(x) in (int, float) and abs(x) <= FARTHEST for x in box)
+    if not numbers or len(box) != 4:
         raise ValueError(f"its bbox is {shown(box)}, not four numbers of pixels")
     return Truth(mask, tuple(box))

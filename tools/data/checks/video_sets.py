@@ -14,7 +14,6 @@ from datasets import davis, mevis, ytvos
 from datasets.ytvos import Layout
 from tools.data.checks.one_video import LabelMaps, RleMasks, Video, check_video
 from tools.data.checks.report import Report, said
-from util.files.reading import whole_number
 
 # docs/data.md, "Where each fact is from"
 PUBLISHED = {
@@ -173,9 +172,8 @@ def check_davis(root: Path, workers: int) -> Report:
             try:
                 davis.by_annotator(f"video {vid}", entry["expressions"])
             except ValueError as error:
-                if all(
-                    whole_number(e.get("obj_id")) for e in entry["expressions"].values()
-                ):  # else that is found already
+                # an expression without an object has been found by check_objects
+                if all(ytvos.is_object_id(e.get("obj_id")) for e in entry["expressions"].values()):
                     split.report.add("list", split.meta, said(error, root))
     return _finish(root, videos, report, workers)
 
