@@ -9,72 +9,84 @@ from __future__ import annotations
 import math
 import struct
 import zlib
-from io import BytesIO
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 import h5py
 import numpy as np
 from h5py import h5z
-from scipy.io import loadmat, whosmat
 
 MOST_BYTES = 2**28  # of an array; the masks of 3,000 frames of 320x240 pixels
 
-# Layout of a file of version 5: chapter 1 of MathWorks' "MAT-File Format"; names of the classes: `mclass_info` in
+# Layout of a file of version 5: chapter 1 of MathWorks' "MAT-File Format". Numbers of types and classes as in
 # scipy/io/matlab/_mio5_params.py.
-_HEADER, _COMPRESSED = 128, 15
-_ITEMSIZE = {"double": 8, "single": 4, "logical": 1}
-_ITEMSIZE |= {f"{sign}int{bits}": bits // 8 for sign in ("", "u") for bits in (8, 16, 32, 64)}
+_HEADER, _MATRIX, _COMPRESSED, _COMPLEX = 128, 14, 15, 0x0800
+_TYPES = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8", 13: "u8"}
+_NUMERIC = range(6, 16)  # classes
+_AXES = 8  # that are looked at; masks have three
 # filters of HDF5 that are read: deflate, which makes bytes fewer, and shuffle and the checksum, which do not
 _DEFLATE = h5z.FILTER_DEFLATE
 _FILTERS = {_DEFLATE, h5z.FILTER_SHUFFLE, h5z.FILTER_FLETCHER32}
 
 
 def read_mat(path: Path, name: str) -> np.ndarray:
-    """The array ``name`` of real numbers of a ``.mat`` file of version 5.
+    """The array ``name`` of real numbers of a ``.mat`` file of MATLAB's versions 5 to 7.
+
+    It is read here, because scipy allocates whatever the file claims, and warns instead of raising.
 
     Raises ValueError, without the name of the file, where it holds no such array or is damaged; OSError where it cannot
     be read.
     """
-    content = _inflated(path.read_bytes())
-    try:
-        listed = {listed: (shape, kind) for listed, shape, kind in whosmat(BytesIO(content))}
-        if name not in listed:
-            raise ValueError("there is no such array")
-        shape, kind = listed[name]
-        if kind not in _ITEMSIZE:
-            raise ValueError(f"it is of class {kind}")
-        _require_few(shape, _ITEMSIZE[kind])
-        return _real(loadmat(BytesIO(content), variable_names=[name])[name])
-    # scipy raises many kinds of errors on damaged files
-    except Exception as error:
-        raise ValueError(str(error) or type(error).__name__) from error
-
-
-def _inflated(content: bytes) -> bytes:
-    """The content of a file of version 5 with its compressed parts inflated; ValueError where it is another file."""
+    content = path.read_bytes()
     order = {b"IM": "<", b"MI": ">"}.get(content[126:128])
-    if not order or struct.unpack(f"{order}H", content[124:126]) != (0x0100,) or 0 in content[:4]:
-        raise ValueError("it is no file of MATLAB's version 5 to 7")
-    parts, at, room = [content[:_HEADER]], _HEADER, MOST_BYTES
+    if not order or struct.unpack(f"{order}H", content[124:126]) != (0x0100,):
+        raise ValueError("it is no file of MATLAB's versions 5 to 7")
+    for kind, data in _elements(content[_HEADER:], order):
+        if kind == _COMPRESSED:
+            kind, data = next(_elements(_inflate(data, MOST_BYTES), order), (0, b""))
+        parts = list(islice(_elements(data, order), 4)) if kind == _MATRIX else []
+        if len(parts) > 2 and parts[2][1] == name.encode():
+            return _array(parts, order)
+    raise ValueError("there is no such array")
+
+
+def _elements(content: bytes, order: str) -> Iterator[tuple[int, bytes]]:
+    """Type and data of each element, one after the other; ValueError where the last one is not whole."""
+    at = 0
     while at < len(content):
         if at + 8 > len(content):
             raise ValueError("its end is missing")
         kind, length = struct.unpack(f"{order}II", content[at : at + 8])
-        part = content[at : at + 8 + length]
-        if kind == _COMPRESSED:
-            try:
-                part = _inflate(part[8:], room)
-            except zlib.error as error:
-                raise ValueError(f"its compressed data is damaged ({error})") from error
-        parts.append(part)
-        at, room = at + 8 + length, room - len(part)
-        if room < 0:
-            raise ValueError(_too_large())
-    return b"".join(parts)
+        start, following = at + 8, at + 8 + length
+        if kind >> 16:  # a small element, which has its length and up to four bytes within these eight
+            kind, length, start, following = kind & 0xFFFF, kind >> 16, at + 4, at + 8
+        if start + length > min(following, len(content)):
+            raise ValueError("its end is missing")
+        yield kind, content[start : start + length]
+        # padded to eight bytes, but for compressed ones
+        at = following if kind == _COMPRESSED else following + -following % 8
+
+
+def _array(parts: list[tuple[int, bytes]], order: str) -> np.ndarray:
+    """An array from its elements: flags, sizes, name, real part."""
+    (_, flags), (_, sizes), _, (kind, data) = [*parts, (0, b"")][:4]
+    (flags,) = struct.unpack(f"{order}I", flags[:4].ljust(4, b"\0"))
+    if flags & 0xFF not in _NUMERIC or flags & _COMPLEX or kind not in _TYPES:
+        raise ValueError("it is not an array of real numbers")
+    shape = np.frombuffer(sizes[: min(len(sizes) // 4, _AXES) * 4], f"{order}i4").tolist()
+    dtype = np.dtype(f"{order}{_TYPES[kind]}")
+    values = np.frombuffer(data[: len(data) // dtype.itemsize * dtype.itemsize], dtype)
+    if min(shape, default=-1) < 0 or math.prod(shape) != len(values):
+        raise ValueError(f"it has {len(values)} values, but is of size {shape}")
+    return values.reshape(shape, order="F")
 
 
 def _inflate(data: bytes, most: int) -> bytes:
-    inflated = zlib.decompressobj().decompress(data, most + 1)
+    try:
+        inflated = zlib.decompressobj().decompress(data, most + 1)
+    except zlib.error as error:
+        raise ValueError(f"its compressed data is damaged ({error})") from error
     if len(inflated) > most:
         raise ValueError(_too_large(most))
     return inflated
@@ -97,7 +109,7 @@ def read_h5(file: h5py.File, name: str, most: int = MOST_BYTES) -> np.ndarray:
     if array.chunks:
         _require_few(array.chunks, array.dtype.itemsize, most)
         _require_honest_chunks(array, name)
-    return _real(array[()])
+    return array[()]
 
 
 def _require_honest_chunks(array: h5py.Dataset, name: str) -> None:
@@ -113,10 +125,7 @@ def _require_honest_chunks(array: h5py.Dataset, name: str) -> None:
         place = array.id.get_chunk_info(number).chunk_offset
         mask, data = array.id.read_direct_chunk(place)
         if not mask >> filters.index(_DEFLATE) & 1:  # else this chunk is stored without it
-            try:
-                _inflate(data, size + 4)  # and the checksum
-            except zlib.error as error:
-                raise ValueError(f"a chunk of {name} is damaged ({error})") from error
+            _inflate(data, size + 4)  # and the checksum
 
 
 def _require_few(shape: tuple[int, ...], itemsize: int, most: int = MOST_BYTES) -> None:
@@ -126,9 +135,3 @@ def _require_few(shape: tuple[int, ...], itemsize: int, most: int = MOST_BYTES) 
 
 def _too_large(most: int = MOST_BYTES) -> str:
     return f"it holds more than {most:,} bytes, which is too much for what it is"
-
-
-def _real(array: np.ndarray) -> np.ndarray:
-    if not isinstance(array, np.ndarray) or array.dtype.kind not in "biuf":
-        raise ValueError("it is not an array of real numbers")
-    return array
