@@ -41,12 +41,19 @@ def write_sets(root: Path) -> None:
         convert_refcoco.write(root / "refcoco", name, splits, shared)
     make_sentences_annotations.make_a2d(root / "a2d", False)
     make_sentences_annotations.make_jhmdb(root / "jhmdb", False)
+    meta = root / YTVOS / "train" / "meta.json"
+    known = json.loads(meta.read_text())
+    for video in known["videos"].values():
+        for of_object in video["objects"].values():
+            of_object["category"] = ytvos.CATEGORIES[0]  # the generator's are shapes
+    meta.write_text(json.dumps(known))
     with_objects = root / YTVOS / "meta_expressions" / "valid" / "meta_expressions.json"
     videos = json.loads(with_objects.read_text())["videos"]
-    older = {
-        name: {"objects": {e["obj_id"]: {"expressions": [e["exp"]]} for e in video["expressions"].values()}}
-        for name, video in videos.items()
-    }
+    older: dict[str, dict] = {}
+    for name, video in videos.items():
+        objects = older.setdefault(name, {"objects": {}})["objects"]
+        for expression in video["expressions"].values():
+            objects.setdefault(expression["obj_id"], {"expressions": []})["expressions"].append(expression["exp"])
     (root / YTVOS / "older.json").write_text(json.dumps({"videos": older}))
 
 

@@ -63,7 +63,7 @@ def _submissions(root: Path) -> list[Target]:
         problems = validate_submission(path, videos, lambda _: size)
         assert all("\n" not in problem for problem in problems)
 
-    return [Target("submission", path, [path.read_bytes()], mutations.as_zip(mutations.as_png), read, root, inputs=150)]
+    return [Target("submission", path, [path.read_bytes()], mutations.as_zip(mutations.as_png), read, root, inputs=80)]
 
 
 # ------------------------------------------------------------------------------------------------------- checkpoints
@@ -125,8 +125,10 @@ def _as_checkpoint(random: Random, sounds: Sequence[bytes]) -> bytes:
             content[key] = random.choice(mutations.VALUES)
         else:
             key = random.choice(("options", "text_encoder", "text_encoder", "num_classes"))
-            with suppress(ValueError, RecursionError):  # no JSON any more
-                content[key] = json.loads(mutations.changed_json(random, content[key]))
+            with suppress(ValueError, RecursionError):  # no JSON any more, or deeper than Python reads and writes it
+                changed = json.loads(mutations.changed_json(random, content[key]))
+                torch.save(changed, BytesIO())
+                content[key] = changed
     out = BytesIO()
     torch.save(content, out)
     return out.getvalue()

@@ -200,7 +200,7 @@ def as_png(random: Random, sounds: Sequence[bytes]) -> bytes:
 
 
 def _added(random: Random) -> list[tuple[bytes, bytes]]:
-    bomb = zlib.compress(bytes(random.choice((100, 10_000_000))))
+    bomb = zlib.compress(bytes(random.choice((100, 1_000_000))))
     return [
         (b"zTXt", b"Raw profile type exif\0\0" + bomb),
         (b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + bomb),
@@ -257,7 +257,7 @@ def as_zip(of_entry: Mutation = raw) -> Mutation:
                     if what == 1:
                         name = random.choice((name + "x", f"../{name}", name.upper(), random.choice(names)))
                     elif what == 2:
-                        content = bytes(20_000_000)
+                        content = bytes(5_000_000)
                     else:
                         content = of_entry(random, [content])
                 made.writestr(zipfile.ZipInfo(name), content, random.choice((method, method, *_METHODS)))

@@ -48,7 +48,7 @@ class Target:
     read: Callable[[], object]
     root: Path
     named: bool = True
-    inputs: int = 200
+    inputs: int = 500
 
     def make(self, seed: int, number: int) -> bytes:
         """A damaged file; the same for the same numbers."""

@@ -47,7 +47,7 @@ def read_json(path: Path, object_hook: Callable[[dict], object] | None = None) -
             content = json.load(file, object_hook=object_hook)
     except RecursionError:
         raise ValueError(_TOO_DEEP) from None
-    level, depth = [content], 0
+    level, depth = [content], 1
     while level := [inner for outer in level for inner in _values(outer) if type(inner) in (list, dict)]:
         depth += 1
         if depth > DEEPEST:  # printing or copying such a list would end in a RecursionError
