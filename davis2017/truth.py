@@ -25,6 +25,8 @@ Masks = dict[Target, np.ndarray]
 Size = tuple[int, int]  # height, width
 
 _AGAIN = "download the file again (docs/data.md)"
+# pixels of the masks of a frame, of the objects and of the targets together; a file may claim any size for them
+_MOST_PIXELS = 2**31
 
 
 @dataclass
@@ -192,6 +194,7 @@ class RleMasks(Truth):
         return target
 
     def video(self, vid: str, targets: Iterable[Target]) -> VideoTruth:
+        targets = set(targets)
         needed = sorted({annotation for target in targets for annotation in target})
         masks = {annotation: list(self.masks[annotation]) for annotation in needed}
         sizes = Counter(rle.size for frames in masks.values() for rle in frames if rle is not None)
@@ -200,7 +203,13 @@ class RleMasks(Truth):
                 f"{self.where}: the masks of video {vid} must have the one size of its frames, but are missing; "
                 f"{_AGAIN}"
             )
-        return _RleVideo(self.where, vid, masks, sizes.most_common(1)[0][0])
+        size = sizes.most_common(1)[0][0]
+        if (len(masks) + len(targets)) * size[0] * size[1] > _MOST_PIXELS:
+            raise ValueError(
+                f"{self.where}: the {len(masks)} masks of video {vid} are too large to be held together, of "
+                f"{size[1]}x{size[0]} pixels; {_AGAIN}"
+            )
+        return _RleVideo(self.where, vid, masks, size)
 
 
 class _RleVideo(VideoTruth):

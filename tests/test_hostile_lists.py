@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from datasets import davis, refcoco
+from davis2017.truth import RleMasks
 from tests.helpers import ROOT, edit
 from tools.data import convert_refcoco
 from tools.data.convert_davis_to_ytvos import read_split_lists, read_texts
@@ -159,6 +160,7 @@ def test_run_lengths_of_absurd_sizes_are_refused_before_anything_is_allocated(rl
         # 10,000 corners from one side of the world to the other: 50 GB in pycocotools
         ([[-9e4, 0, 9e4, 0] * 5000], (3, 4), f"longer than {LONGEST:,.0f} pixels"),
         ([[-9e4, 0, 9e4, 0, 9e4, 1]] * 5000, (3, 4), "longer than"),
+        ([[1, 1, 1, 1, 1, 1]] * 100_000, (3, 4), "more than 10,000 polygons"),
     ],
 )
 def test_masks_that_would_take_all_memory_or_crash_pycocotools_are_refused(segmentation, size, message):
@@ -197,6 +199,16 @@ def coco_truth(path: Path, **changes) -> Path:
 def test_ground_truth_names_the_sample(tmp_path, changes, message):
     with pytest.raises(ValueError, match=f"truth.json: is not ground truth in COCO's form .*{message}"):
         read_ground_truth(coco_truth(tmp_path / "truth.json", **changes))
+
+
+def test_masks_that_claim_a_wall_of_screens_are_not_held_together():
+    """A hundred masks of 12 bytes, each of 170 million pixels."""
+    claimed = Rle((10_000, 17_000), b"1")
+    truth = RleMasks(Path("mask_dict.json"), {number: [claimed] for number in range(100)})
+    with pytest.raises(ValueError, match="mask_dict.json: the 100 masks of video v are too large to be held together"):
+        truth.video("v", [(number,) for number in range(100)])
+    with pytest.raises(ValueError, match="anno_id .* must be a list of annotations"):
+        truth.target("v", "0", {"anno_id": [[1]]})
 
 
 # -------------------------------------------------------------------------------------------------- single data sets

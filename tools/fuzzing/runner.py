@@ -81,7 +81,7 @@ class Finding:
 def problem_of(target: Target, content: bytes) -> str | None:
     """What is wrong with how the reader takes this file; None where it takes it well."""
     target.path.write_bytes(content)
-    unraisable = []
+    unraisable, hook = [], sys.unraisablehook
     sys.unraisablehook = lambda what: unraisable.append(repr(what.exc_value))
     try:
         target.read()
@@ -93,6 +93,8 @@ def problem_of(target: Target, content: bytes) -> str | None:
             return f"the message names no file: {_where(error)}"
     except BaseException as error:  # also what Rust raises where it panics
         return _where(error)
+    finally:
+        sys.unraisablehook = hook
     return f"in a destructor: {unraisable[0]}" if unraisable else None
 
 

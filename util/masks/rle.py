@@ -22,6 +22,8 @@ MOST_PIXELS = 178_956_970
 # pycocotools makes five points for each pixel of the way (rleFrPoly in the same file), 20 bytes each.
 FARTHEST = 1e5
 LONGEST = 1e6
+# The most polygons of a mask: merging them takes a time that grows with the square of their number, a second for these.
+MOST_POLYGONS = 10_000
 
 
 @dataclass(frozen=True)
@@ -147,6 +149,8 @@ def usable(segmentation: object) -> object:
         if not isinstance(polygon, list) or not all(type(x) in (int, float) and abs(x) <= FARTHEST for x in polygon):
             raise ValueError("a polygon is a list of numbers, x and y in turn, of at least three corners")
     areas = [polygon for polygon in segmentation if _is_area(polygon)]
+    if len(areas) > MOST_POLYGONS:
+        raise ValueError(f"it has more than {MOST_POLYGONS:,} polygons")
     if sum(map(_way, areas)) > LONGEST:
         raise ValueError(f"the way around its polygons is longer than {LONGEST:,.0f} pixels")
     return areas
