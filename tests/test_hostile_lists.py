@@ -20,6 +20,7 @@ from tools.data.convert_davis_to_ytvos import read_split_lists, read_texts
 from tools.fuzzing import mutations
 from tools.fuzzing.runner import Target, problem_of
 from util.files.reading import DEEPEST, read_json, shown, whole_number
+from util.files.writing import open_json
 from util.masks.coco import read_ground_truth
 from util.masks.rle import LONGEST, MOST_PIXELS, Rle, decode, parse, run_lengths
 from util.run import gaps
@@ -98,12 +99,20 @@ def test_a_command_prints_texts_that_are_no_unicode(tmp_path, targets):
     try:
         edit(path, lambda c: c["videos"].update({"\ud800": 1}))
         words = [sys.executable, "tools/data/check.py", "davis", str(targets["davis"].root), "--workers", "1"]
+        words += ["--fix-list", str(tmp_path / "again.txt"), "--json", str(tmp_path / "report.json")]
         done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
         assert done.returncode == 1 and r"video \ud800 must hold" in done.stdout and "Traceback" not in done.stderr
         with pytest.raises(ValueError, match="meta_expressions.json: video"):
             davis.eval_videos(targets["davis"].root, "valid", 0)
     finally:
         path.write_bytes(sound)
+
+
+def test_texts_that_are_no_unicode_are_written_as_json_and_read_again(tmp_path):
+    with open_json(tmp_path / "x.json", {"text": "caf\u00e9 \ud800"}, "items") as add:
+        add({"name": "\udcff"})
+    assert read_json(tmp_path / "x.json") == {"text": "caf\u00e9 \ud800", "items": [{"name": "\udcff"}]}
+    assert "caf\u00e9" in (tmp_path / "x.json").read_text(encoding="utf-8")
 
 
 SLOW = ("'\"" * 50_000 + "x" + "\"'" * 50_000, "a" + "\u0316\u0301" * 100_000, "\u0f73" * 100_000)

@@ -272,7 +272,9 @@ _HEADERS = {b"PK\x03\x04": 6, b"PK\x01\x02": 8}
 
 
 def _described_otherwise(random: Random, data: bytearray) -> bytes:
-    """Flags, methods and sizes of some headers replaced: encrypted, unknown, too large, too small."""
+    """Flags, methods and sizes of some headers replaced: encrypted, unknown, too large, too small; or bytes changed."""
+    for _ in range(random.choice((0, 0, 1, 4))):
+        data[random.randrange(len(data))] ^= 1 << random.randrange(8)
     for signature, first in _HEADERS.items():
         at = data.find(signature)
         while at >= 0:
