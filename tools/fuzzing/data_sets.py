@@ -215,7 +215,7 @@ def _refcoco(root: Path) -> list[Target]:
         _of(rc, "refcoco-scored", f"refcoco/{val.name}", both(scored)),
         _of(rc, "refcoco-check", f"refcoco/{train.name}", lambda: image_sets.check_refcoco(rc, 1), inputs=20),
         _of(rc, "refcoco-instances", "refcoco/instances.json", originals),
-        _of(rc, "refcoco-pickle", "refcoco/refs(unc).p", originals, mutations.raw, inputs=400),
+        _of(rc, "refcoco-pickle", "refcoco/refs(unc).p", originals, mutations.as_pickle),
     ]
 
 

@@ -7,6 +7,7 @@ behind them.
 from __future__ import annotations
 
 import json
+import pickle
 import struct
 import zipfile
 import zlib
@@ -150,6 +151,17 @@ def _value(random: Random, value: object, raws: dict[str, str]) -> object:
         return random.choice((value + 1, -value, float(value), str(value), value * 10**9, [value], value + 0.5))
     others = (random.choice(NUMBERS), random.choice(TEXTS), random.choice(VALUES), [value, value], str(value))
     return deepcopy(random.choice(others))
+
+
+def as_pickle(random: Random, sounds: Sequence[bytes]) -> bytes:
+    """A pickle of plain data whose values are changed as in JSON, of any protocol; or its bytes are changed."""
+    if random.random() < 0.5:
+        return raw(random, sounds)
+    try:
+        content = json.loads(changed_json(random, pickle.loads(random.choice(sounds))))
+        return pickle.dumps(content, random.randrange(pickle.HIGHEST_PROTOCOL + 1))
+    except (ValueError, RecursionError):  # no JSON any more, or deeper than Python reads it
+        return raw(random, sounds)
 
 
 def runs(random: Random, counts: str) -> str:

@@ -33,7 +33,8 @@ _FILTERS = {_DEFLATE, h5z.FILTER_SHUFFLE, h5z.FILTER_FLETCHER32}
 def read_mat(path: Path, name: str) -> np.ndarray:
     """The array ``name`` of real numbers of a ``.mat`` file of MATLAB's versions 5 to 7.
 
-    It is read here, because scipy allocates whatever the file claims, and warns instead of raising.
+    It is read here, because scipy allocates whatever the file claims, and some damaged files end the process there (found
+    by tools/fuzz.py with scipy 1.17).
 
     Raises ValueError, without the name of the file, where it holds no such array or is damaged; OSError where it cannot
     be read.
