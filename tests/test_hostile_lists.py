@@ -101,8 +101,8 @@ def test_a_command_prints_texts_that_are_no_unicode(tmp_path, targets):
         words = [sys.executable, "tools/data/check.py", "davis", str(targets["davis"].root), "--workers", "1"]
         words += ["--fix-list", str(tmp_path / "again.txt"), "--json", str(tmp_path / "report.json")]
         done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
-        assert done.returncode == 1 and r"video \ud800 must hold" in done.stdout and "Traceback" not in done.stderr
-        with pytest.raises(ValueError, match="meta_expressions.json: video"):
+        assert done.returncode == 1 and r"the video '\ud800' cannot be" in done.stdout and "Traceback" not in done.stderr
+        with pytest.raises(ValueError, match="meta_expressions.json: the video"):
             davis.eval_videos(targets["davis"].root, "valid", 0)
     finally:
         path.write_bytes(sound)
@@ -248,7 +248,7 @@ def test_numbers_that_python_does_not_read_are_refused_with_the_file(targets):
         expressions = next(iter(content["videos"].values()))["expressions"]
         expressions[digits] = expressions.pop(next(iter(expressions)))
 
-    refused(targets["davis"], rename, "meta_expressions.json: video .*expression id '9+.*9+' is not a number")
+    refused(targets["davis"], rename, "meta_expressions.json: video .*the expression '9+' cannot be the name")
 
 
 def test_ids_that_are_lists_are_refused_with_the_file(targets):
