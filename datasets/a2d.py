@@ -20,8 +20,9 @@ from torch import Tensor
 from datasets.base import EvalClip, Expression, TrainVideo
 from datasets.sampling import centred_window
 from datasets.sentences import Sentences
+from util.files.matlab import read_h5
 from util.files.names import inside, name_fault
-from util.files.reading import FileWarnings, encoding_of
+from util.files.reading import FileWarnings, encoding_of, shown, whole_number
 from util.masks.coco import Truth, nearest
 from util.run.gaps import Gaps
 from util.samples.text import in_form, is_empty
@@ -32,6 +33,7 @@ SET = Sentences(title="A2D-Sentences", flag="--a2d_path", name="a2d")
 # the one wrong row of a2d_annotation.txt, of video T6bNPuKV-wY
 _WRONG_INSTANCE = "1 (copy)"
 _FORM = "[query, video, frame, instance]"
+_MOST_NUMBERS = 2**16  # bytes of the numbers of a frame's instances, of which it has ten at most
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,10 @@ def _read_h5(path: Path, with_masks: bool) -> tuple[list[int], np.ndarray | None
     SET.require(path, "the file of this frame's masks")
     try:
         with h5py.File(path, "r") as file:
-            return [int(i) for i in np.ravel(file["instance"][()])], file["reMask"][()] if with_masks else None
+            numbers = [float(i) for i in np.ravel(read_h5(file, "instance", _MOST_NUMBERS))]
+            if not all(number.is_integer() and number >= 0 for number in numbers):
+                raise ValueError("its instances are no whole numbers")
+            return list(map(int, numbers)), read_h5(file, "reMask") if with_masks else None
     # h5py's errors on damaged files are of many kinds
     except Exception as error:
         raise SET.bad(path, f'cannot be read as h5 with "instance" and "reMask" ({error})') from error
@@ -147,11 +152,6 @@ def fitted(path: Path, masks: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 # ----------------------------------------------------------------------------------------------------------- samples
 
 
-def _number(value: object) -> int | None:
-    """A number that a list may hold as number or as text."""
-    return int(value) if isinstance(value, int | str) and str(value).isdecimal() else None
-
-
 def read_samples(root: Path, split: str, gaps: Gaps | None = None) -> list[Sample]:
     """The samples of ``train`` or ``test``, from the list that was downloaded or made.
 
@@ -165,12 +165,12 @@ def read_samples(root: Path, split: str, gaps: Gaps | None = None) -> list[Sampl
     SET.require_made(root, path, "the list of samples")
     gaps, samples = gaps or Gaps(strict=True), []
     for number, (query, video, *numbers) in enumerate(SET.read_rows(path, 4, _FORM), 1):
-        frame, instance = map(_number, numbers)
+        frame, instance = map(whole_number, numbers)
         wrong = SET.bad(path, f"row {number} must be {_FORM}, with a sentence, a video and a frame from 1")
         if not isinstance(query, str) or not isinstance(video, str) or not frame:
             raise wrong
         if instance is None:
-            raise SET.bad(path, f"row {number}: instance {numbers[1]!r} is not a number")
+            raise SET.bad(path, f"row {number}: instance {shown(numbers[1])} is not a number")
         _check_video(path, number, video)
         sample = Sample(query, video, frame, instance)
         if is_empty(query):
@@ -229,7 +229,7 @@ def _read_sentences(path: Path) -> dict[str, list[tuple[int, str]]]:
         video, instance_id, query = (cells.get(name, "") for name in names)
         if instance_id == _WRONG_INSTANCE:
             continue
-        instance = _number(instance_id.strip())
+        instance = whole_number(instance_id.strip())
         if not video or instance is None or is_empty(query):
             raise SET.bad(path, f"row {number} must hold a video, the number of an instance and a sentence")
         _check_video(path, number, video)
@@ -261,7 +261,7 @@ class RawVideo:
         folder = inside(masks_root(root), self.video)
         found = []
         for path in sorted(folder.glob("*.h5")):
-            if not _number(path.stem):
+            if not whole_number(path.stem):
                 raise SET.bad(path, "the name must be the number of a frame, from 00001")
             present = read_instances(path)
             found += [Sample(text, self.video, int(path.stem), i) for i, text in self.sentences if i in present]

@@ -12,6 +12,7 @@ from pathlib import Path
 from datasets import ytvos
 from datasets.base import LabelMapVideo, VideoEntry
 from datasets.ytvos import Layout
+from util.files.reading import shown, whole_number
 from util.masks.results import ANNOTATOR_ROOTS
 from util.run.gaps import Gaps
 
@@ -67,12 +68,14 @@ def by_annotator(where: str, expressions: dict[str, dict]) -> tuple[dict[int, st
     mend = f"write the file with tools/data/convert_davis_to_ytvos.py; {REF_DAVIS.see}"
     annotators: tuple[dict[int, str], ...] = tuple({} for _ in range(ANNOTATORS))
     for exp_id, expression in sorted(expressions.items(), key=lambda item: (len(item[0]), item[0])):
-        if not exp_id.isdecimal():
-            raise ValueError(f"{where}: expression id {exp_id!r} is not a number; {mend}")
-        texts, number = annotators[int(exp_id) % ANNOTATORS], int(expression["obj_id"])
+        place, number = whole_number(exp_id), whole_number(expression.get("obj_id"))
+        if place is None or number is None:
+            problem = "its object is not a number" if number is None else "is not a number"
+            raise ValueError(f"{where}: expression id {shown(exp_id)} {problem}; {mend}")
+        texts = annotators[place % ANNOTATORS]
         if number in texts:
             raise ValueError(
-                f"{where}: annotator {int(exp_id) % ANNOTATORS} names object {number} twice, the second time "
+                f"{where}: annotator {place % ANNOTATORS} names object {number} twice, the second time "
                 f"as expression {exp_id}; {mend}"
             )
         texts[number] = expression["exp"]

@@ -10,21 +10,23 @@ from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
 
 import numpy as np
-from scipy.io import loadmat
 from torch import Tensor
 
 from datasets.base import EvalClip
 from datasets.sampling import centred_window
 from datasets.sentences import Sentences
+from util.files.matlab import read_mat
 from util.files.names import inside, name_fault
+from util.files.reading import shown, whole_number
 from util.masks.coco import Truth
 from util.run import dist
 from util.run.gaps import Gaps
 from util.samples.text import in_form, is_empty
-from util.video.pictures import find_files, read_frames
+from util.video.pictures import find_files, list_files, read_frames
 
 SET = Sentences(title="JHMDB-Sentences", flag="--jhmdb_path", name="jhmdb")
 _FORM = "[video, frame path, mask path, number of frames with a mask, query]"
+_LONGEST = 10_000  # frames; the videos of JHMDB have 40 at most
 
 
 @dataclass(frozen=True)
@@ -95,8 +97,11 @@ def read_samples(root: Path, gaps: Gaps | None = None) -> list[Sample]:
         wrong = SET.bad(path, f"row {number} must be {_FORM}, with a video and a sentence")
         if not isinstance(video, str) or not isinstance(query, str):
             raise wrong
-        if not frame_path.stem.isdecimal() or not isinstance(length, int) or not 1 <= int(frame_path.stem) <= length:
-            raise SET.bad(path, f"row {number}: {frame_path.name} is not one of the {length} frames with a mask")
+        frame = whole_number(frame_path.stem)
+        if type(length) is not int or not 1 <= (frame or 0) <= length:
+            raise SET.bad(path, f"row {number}: {frame_path.name} is not one of the {shown(length)} frames with a mask")
+        if length > _LONGEST:
+            raise SET.bad(path, f"row {number}: {shown(length)} frames are too many, the most are {_LONGEST:,}")
         sample = Sample(video, frame_path, mask_path, length, query)
         if is_empty(query):
             gaps.add(f"sample {sample.image_id}", wrong, on_all_ranks=True)
@@ -113,9 +118,8 @@ def read_puppet_masks(path: Path) -> np.ndarray:
     """
     SET.require(path, "the file of masks")
     try:
-        masks = loadmat(path, variable_names=["part_mask"])["part_mask"]
-    # scipy raises many kinds of errors on damaged files
-    except Exception as error:
+        masks = read_mat(path, "part_mask")
+    except (ValueError, OSError) as error:
         raise SET.bad(path, f'cannot be read as a MATLAB file with "part_mask" ({error})') from error
     if masks.ndim == 2:  # MATLAB drops the last axis where it has one entry
         masks = masks[..., None]
@@ -146,7 +150,7 @@ class WindowClip(EvalClip):
 def frame_files(samples: Iterable[Sample]) -> dict[Path, Path]:
     """The files of all frames of the samples' videos, by their paths in the form of the list.
 
-    Frames may be stored as another kind of picture than listed. Messages name a missing frame as the list does.
+    Frames may be stored as another kind of picture than listed. Of a missing frame there is no entry.
 
     Raises ValueError where a frame has two files.
     """
@@ -156,9 +160,9 @@ def frame_files(samples: Iterable[Sample]) -> dict[Path, Path]:
         lengths[key] = max(sample.length, lengths.get(key, 0))
     files = {}
     for (folder, suffix), length in lengths.items():
-        names = [f"{number:05d}" for number in range(1, length + 1)]
-        found = find_files(folder, names)
-        files |= {folder / f"{name}{suffix}": folder / found.get(name, f"{name}{suffix}") for name in names}
+        stems = {Path(name).stem for name in list_files(folder)}
+        found = find_files(folder, [s for s in stems if len(s) >= 5 and 1 <= (whole_number(s) or 0) <= length])
+        files |= {folder / f"{name}{suffix}": folder / file for name, file in found.items()}
     return files
 
 
@@ -178,7 +182,7 @@ def eval_clips(root: Path, num_frames: int, gaps: Gaps | None = None) -> list[Wi
     for sample in scored:
         window = centred_window(sample.frame - 1, num_frames, sample.length)
         listed = (sample.frame_path.with_name(f"{i + 1:05d}{sample.frame_path.suffix}") for i in window)
-        paths = tuple(files[path] for path in listed)
+        paths = tuple(files.get(path, path) for path in listed)
         for path in paths if gaps.strict else ():
             SET.require(path, f"the frame, one of {sample.length} with a mask,")
         clips.append(

@@ -17,21 +17,17 @@ from torch import Tensor
 from datasets import ytvos
 from datasets.base import Expression, FolderVideo, VideoSet
 from util.files.names import inside
-from util.files.reading import read_json
-from util.masks.rle import Rle, decode
+from util.files.reading import read_json, whole_number
+from util.masks.rle import Rle, decode, require_size
 from util.run.gaps import Gaps
 from util.video.pictures import check_size
 
 SPLITS = ("train", "holdout", "valid_u", "valid")
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
-
-
 def _object_problem(expression: Mapping) -> str | None:
     annotations = expression.get("anno_id")
-    if isinstance(annotations, list) and annotations and all(map(_is_number, annotations)):
+    if isinstance(annotations, list) and annotations and all(type(a) is int and a >= 0 for a in annotations):
         return None
     return 'its objects as "anno_id", a list of at least one number, which mask_dict.json has as keys'
 
@@ -105,7 +101,7 @@ class MaskStore:
 
     @staticmethod
     def _problem(name: str, masks: object) -> str | None:
-        if not (name.isascii() and name.isdecimal()):
+        if whole_number(name) is None:
             return "is not a number"
         if not isinstance(masks, list):
             return "must be a list with a mask of each frame"
@@ -141,9 +137,11 @@ class MaskStore:
 
 
 def _is_size(size: object) -> bool:
-    return (
-        isinstance(size, list) and len(size) == 2 and all(map(_is_number, size)) and 0 < min(size) <= max(size) < 2**16
-    )
+    try:
+        require_size(size)
+    except ValueError:
+        return False
+    return True
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from torch import Tensor
 from datasets.base import EvalClip, Expression, TrainVideo
 from datasets.pseudo_video import pseudo_video
 from util.files.names import inside, name_fault
-from util.files.reading import read_json
-from util.masks.rle import count_unusable, decode, parse
+from util.files.reading import read_json, shown
+from util.masks.rle import count_unusable, decode, parse, require_size
 from util.run import dist
 from util.run.gaps import Gaps
 from util.samples.text import is_empty
@@ -88,7 +88,10 @@ def _entries(path: Path) -> tuple[list, dict]:
     images, annotations = lists
     if not images:
         raise _bad(path, "holds no sentence")
-    by_image = {annotation.get("image_id"): annotation for annotation in annotations}
+    odd = next((a.get("image_id") for a in annotations if type(a.get("image_id")) is not int), 0)
+    if odd != 0:
+        raise _bad(path, f'an annotation has {shown(odd)} as its "image_id", which is no number')
+    by_image = {annotation["image_id"]: annotation for annotation in annotations}
     if len(by_image) < len(annotations):
         raise _bad(path, "an image has more than one annotation")
     return images, by_image
@@ -114,16 +117,21 @@ def _sentence(path: Path, name: str, image: dict, annotation: dict) -> Sentence:
     if is_empty(image["caption"]):
         raise _bad(path, f"{here} is empty", "write its text as its caption, or delete the image and its annotation")
     if image.get("dataset_name", name) != name:
-        raise _bad(path, f"{here} is of {image['dataset_name']}, not of {name}")
+        raise _bad(path, f"{here} is of {shown(image['dataset_name'])}, not of {name}")
     if not 1 <= annotation["category_id"] < CLASSES:
         raise _bad(path, f"{here}: {annotation['category_id']} is no category of COCO, which has 1 to 90")
     if not isinstance(annotation.get("segmentation"), list | dict):
         raise _bad(path, f'{here}: the annotation must have a "segmentation"')
+    size = (image["height"], image["width"])
+    try:
+        require_size(size)
+    except ValueError as error:
+        raise _bad(path, f"{here}: {error}") from error
     return Sentence(
         sentence_id=image["id"],
         text=image["caption"],
         file_name=image["file_name"],
-        size=(image["height"], image["width"]),
+        size=size,
         image_id=image["original_id"],
         object_id=annotation["original_id"],
         category=annotation["category_id"],

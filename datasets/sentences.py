@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from util.files.reading import read_json
+from util.files.reading import read_json, shown
 from util.masks.coco import Truth, read_ground_truth
 from util.run.gaps import Gaps
 
@@ -56,7 +55,7 @@ class Sentences:
             raise self.bad(path, f"must be a list of {form}, at least one")
         for number, row in enumerate(rows, 1):
             if not isinstance(row, list) or len(row) != width:
-                raise self.bad(path, f"row {number} must be {form}, not {json.dumps(row)[:80]}")
+                raise self.bad(path, f"row {number} must be {form}, not {shown(row)}")
         return rows
 
     def require_any(self, paths: Iterable[Path], what: str) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from datasets.base import Expression, LabelMapVideo, VideoEntry, VideoSet
 from util.files.names import inside, name_fault
-from util.files.reading import read_json
+from util.files.reading import read_json, shown, whole_number
 from util.run import dist
 from util.run.gaps import Gaps
 from util.samples.text import is_empty
@@ -38,7 +38,7 @@ CATEGORIES = (
 
 
 def is_object_id(value: object) -> bool:
-    return isinstance(value, str | int) and str(value).isdecimal() and 1 <= int(value) <= 255
+    return 1 <= (whole_number(value) or 0) <= 255
 
 
 def _object_problem(expression: Mapping) -> str | None:
@@ -271,8 +271,8 @@ def class_index(path: Path, objects: dict[str, dict], video_id: str, object_id: 
     if category not in layout.categories:
         raise layout.bad(
             path,
-            f"video {video_id}, object {object_id}: {category!r} is none of the {len(layout.categories)} categories "
-            f"of {layout.name}; mend it, or add --binary to train without categories",
+            f"video {video_id}, object {object_id}: {shown(category)} is none of the {len(layout.categories)} "
+            f"categories of {layout.name}; mend it, or add --binary to train without categories",
         )
     return layout.categories.index(category)
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from davis2017.label_maps import LABELS, ids_in, mask_path, read_labels
+from util.files.reading import shown, whole_number
 from util.masks.rle import Rle, decode
 from util.video.pictures import PICTURE_SUFFIXES, group_files, image_size
 
@@ -24,6 +25,8 @@ Masks = dict[Target, np.ndarray]
 Size = tuple[int, int]  # height, width
 
 _AGAIN = "download the file again (docs/data.md)"
+# pixels of the masks of a frame, of the objects and of the targets together; a file may claim any size for them
+_MOST_PIXELS = 2**31
 
 
 @dataclass
@@ -134,11 +137,10 @@ class LabelMaps(Truth):
     def target(self, vid: str, eid: str, expression: Mapping) -> Target:
         if "obj_id" not in expression:
             raise ValueError(f"video {vid}, expression {eid} has no obj_id: a split without them cannot be scored")
-        named = str(expression["obj_id"])  # True and 3.7 are no numbers of objects
-        target = int(named) if named.isdecimal() else 0
-        if not 0 < target < LABELS:
+        target = whole_number(expression["obj_id"])
+        if not 0 < (target or 0) < LABELS:
             raise ValueError(
-                f"video {vid}, expression {eid}: obj_id {expression['obj_id']!r} is no object id (1 to 255)"
+                f"video {vid}, expression {eid}: obj_id {shown(expression['obj_id'])} is no object id (1 to 255)"
             )
         return (target,)
 
@@ -182,15 +184,17 @@ class RleMasks(Truth):
         self.where, self.masks = str(where), masks
 
     def target(self, vid: str, eid: str, expression: Mapping) -> Target:
-        target = tuple(sorted(set(expression.get("anno_id") or ())))
+        named = expression.get("anno_id")
+        numbers = isinstance(named, list) and all(type(annotation) is int for annotation in named)
+        target = tuple(sorted(set(named))) if numbers else ()
         if not target or not all(annotation in self.masks for annotation in target):
             raise ValueError(
-                f"video {vid}, expression {eid}: anno_id {expression.get('anno_id')!r} must be a list of annotations "
-                f"of {self.where}"
+                f"video {vid}, expression {eid}: anno_id {shown(named)} must be a list of annotations of {self.where}"
             )
         return target
 
     def video(self, vid: str, targets: Iterable[Target]) -> VideoTruth:
+        targets = set(targets)
         needed = sorted({annotation for target in targets for annotation in target})
         masks = {annotation: list(self.masks[annotation]) for annotation in needed}
         sizes = Counter(rle.size for frames in masks.values() for rle in frames if rle is not None)
@@ -199,7 +203,13 @@ class RleMasks(Truth):
                 f"{self.where}: the masks of video {vid} must have the one size of its frames, but are missing; "
                 f"{_AGAIN}"
             )
-        return _RleVideo(self.where, vid, masks, sizes.most_common(1)[0][0])
+        size = sizes.most_common(1)[0][0]
+        if (len(masks) + len(targets)) * size[0] * size[1] > _MOST_PIXELS:
+            raise ValueError(
+                f"{self.where}: the {len(masks)} masks of video {vid} are too large to be held together, of "
+                f"{size[1]}x{size[0]} pixels; {_AGAIN}"
+            )
+        return _RleVideo(self.where, vid, masks, size)
 
 
 class _RleVideo(VideoTruth):

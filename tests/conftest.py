@@ -63,6 +63,14 @@ def ytvos_root(tmp_path_factory) -> Path:
     return root
 
 
+@pytest.fixture(scope="session")
+def targets(tmp_path_factory) -> dict:
+    """The readers that ``tools/fuzz.py`` tries, by name, with sound files; a test leaves these as they were."""
+    from tools import fuzz
+
+    return fuzz.all_targets(tmp_path_factory.mktemp("fuzz"))
+
+
 @pytest.fixture
 def forked_workers(monkeypatch) -> None:
     """Worker processes of ``run_jobs`` are forks of this one: a new process takes five seconds to import torch."""

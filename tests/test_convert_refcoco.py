@@ -234,7 +234,10 @@ BAD_ORIGINALS = {
         'annotation 91 must hold a proper "segmentation"',
     ),
     "no annotations": (lambda r, c: c.pop("annotations"), 'must hold the list "annotations"'),
-    "image without id": (lambda r, c: c["images"][0].pop("id"), 'must hold the list "images", each with an "id"'),
+    "image without id": (
+        lambda r, c: c["images"][0].pop("id"),
+        'must hold the list "images", each with a number as its "id"',
+    ),
 }
 
 

@@ -186,7 +186,7 @@ BAD_FILES = {
     "empty": (lambda c: c["images"][1].update(caption=" "), "sentence 2 is empty; write its text as its caption"),
     "other set": (
         lambda c: c["images"][1].update(dataset_name="refcocog"),
-        "sentence 2 is of refcocog, not of refcoco",
+        "sentence 2 is of 'refcocog', not of refcoco",
     ),
     "category": (lambda c: c["annotations"][1].update(category_id=91), "sentence 2: 91 is no category of COCO"),
     "no mask": (lambda c: c["annotations"][1].pop("segmentation"), 'sentence 2: .* "segmentation"'),

@@ -25,7 +25,9 @@ done
 trap 'kill -TERM -- "${nodes[@]/#/-}"' TERM
 code=0
 for node in "${nodes[@]}"; do
-    while kill -0 "$node" 2>/dev/null; do wait "$node"; last=$?; done
+    while kill -0 "$node" 2>/dev/null; do wait "$node"; done
+    wait "$node"
+    last=$?
     ((last == 0)) || code=$last
 done
 exit $code

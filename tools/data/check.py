@@ -61,7 +61,8 @@ def main() -> int:
     if args.fix_list:
         again = report.fix_list()
         with atomic_path(args.fix_list) as temporary:
-            temporary.write_text("".join(f"{path}\n" for path in again), encoding="utf-8")
+            lines = "".join(f"{path}\n" for path in again)
+            temporary.write_text(lines, encoding="utf-8", errors="backslashreplace")
         print(f"\n{args.fix_list}: {len(again):,} files or folders to download again")
     if report.faults:
         print(f"\n{args.dataset} in {args.path}: {len(report.faults):,} faults")

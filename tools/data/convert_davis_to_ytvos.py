@@ -17,6 +17,7 @@ import os
 import re
 import shutil
 import sys
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -29,7 +30,7 @@ if __name__ == "__main__":
 from davis2017.label_maps import ids_in, read_labels  # noqa: E402
 from util.files.folders import finish, new_pieces  # noqa: E402
 from util.files.names import inside, name_fault  # noqa: E402
-from util.files.reading import read_json, read_text  # noqa: E402
+from util.files.reading import read_json, read_text, shown, whole_number  # noqa: E402
 from util.files.writing import named_errors  # noqa: E402
 from util.run.cli import (
     run,  # noqa: E402
@@ -89,10 +90,10 @@ def read_split_lists(source: Path) -> dict[str, list[str]]:
             raise ValueError(f"{path}: lists no video; {SEE}")
         if fault := next(filter(None, map(name_fault, videos)), None):
             raise ValueError(f"{path}: the video {fault}; {SEE}")
-        listed = [*videos, *(video for others in out.values() for video in others)]
-        twice = sorted({video for video in videos if listed.count(video) > 1})
+        listed = Counter([*videos, *(video for others in out.values() for video in others)])
+        twice = sorted({video for video in videos if listed[video] > 1})
         if twice:
-            raise ValueError(f"{path}: {', '.join(twice)} listed twice, here or in the other list; {SEE}")
+            raise ValueError(f"{path}: {summarise(twice)} listed twice, here or in the other list; {SEE}")
         out[split] = sorted(videos)
     return out
 
@@ -110,10 +111,11 @@ def read_texts(path: Path, encoding: str) -> Texts:
             continue
         match = re.fullmatch(r'\s*(\S+)\s+(\d+)\s+"(.*)"\s*', line)
         if not match or is_empty(match[3]):
-            raise ValueError(f'{path}, line {number}: {line.strip()!r} is not <video> <object> "<expression>"; mend it')
-        video, identity = RENAMED.get(match[1], match[1]), int(match[2])
-        if not 0 < identity < VOID:
-            raise ValueError(f"{path}, line {number}: {identity} is no object number (1 to {VOID - 1}); mend it")
+            form = '<video> <object> "<expression>"'
+            raise ValueError(f"{path}, line {number}: {shown(line.strip())} is not {form}; mend it")
+        video, identity = RENAMED.get(match[1], match[1]), whole_number(match[2])
+        if not 0 < (identity or 0) < VOID:
+            raise ValueError(f"{path}, line {number}: {match[2][:18]} is no object number (1 to {VOID - 1}); mend it")
         if identity in out.setdefault(video, {}):
             raise ValueError(f"{path}, line {number}: object {identity} of {video} has an expression already; mend it")
         out[video][identity] = " ".join(match[3].split())

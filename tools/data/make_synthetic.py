@@ -33,6 +33,7 @@ if __name__ == "__main__":
 from tools.data.synthetic_scene import Scene, cover, draw_scene, frame_scale  # noqa: E402
 from tools.data.synthetic_text import KINDS, Expression, draw_expressions  # noqa: E402
 from util.files.folders import finish_folder, new_folder  # noqa: E402
+from util.files.reading import read_json  # noqa: E402
 from util.masks.results import LABEL_PALETTE  # noqa: E402
 from util.run.cli import run  # noqa: E402
 
@@ -179,7 +180,7 @@ def _already_there(output: Path, arguments: dict, overwrite: bool) -> bool:
         return False
     record = output / ARGUMENTS_FILE
     try:
-        made_with = json.loads(record.read_text())["arguments"]
+        made_with = dict(read_json(record)["arguments"])
     except (OSError, ValueError, KeyError, TypeError):
         raise FileExistsError(
             f"{output} exists and is not a data set made by this tool (no readable {ARGUMENTS_FILE} in it): "

@@ -8,8 +8,9 @@ import json
 import os
 import stat
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from reprlib import Repr
 
 # Byte order marks at the start of a file. UTF-32's begins with UTF-16's, so it is tried first.
 _MARKS = (
@@ -19,6 +20,12 @@ _MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
+
+DEEPEST = 50  # lists or objects in each other; the documented lists have seven at most
+_TOO_DEEP = f"its lists or objects lie in each other more than {DEEPEST} deep"
+DIGITS = 18
+_SHORT = Repr()
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 80
 
 
 def encoding_of(path: Path, default: str = "utf-8") -> str:
@@ -34,9 +41,40 @@ def read_text(path: Path, default: str = "utf-8") -> str:
 
 
 def read_json(path: Path, object_hook: Callable[[dict], object] | None = None) -> object:
-    """The content of a JSON file. Raises ValueError for another file; the caller adds what was expected."""
-    with path.open(encoding=encoding_of(path)) as file:
-        return json.load(file, object_hook=object_hook)
+    """The content of a JSON file. Raises ValueError for another file; the caller adds what was expected.
+
+    Refused are also lists or objects in each other deeper than :data:`DEEPEST`. Numbers may be NaN or infinite.
+    """
+    try:
+        with path.open(encoding=encoding_of(path)) as file:
+            content = json.load(file, object_hook=object_hook)
+    except RecursionError:
+        raise ValueError(_TOO_DEEP) from None
+    level, depth = [content], 1
+    while level := [inner for outer in level for inner in _values(outer) if type(inner) in (list, dict)]:
+        depth += 1
+        if depth > DEEPEST:  # printing or copying such a list would end in a RecursionError
+            raise ValueError(_TOO_DEEP)
+    return content
+
+
+def _values(content: object) -> Iterable[object]:
+    return content.values() if type(content) is dict else content if type(content) is list else ()
+
+
+def whole_number(value: object) -> int | None:
+    """A whole number from 0 that a list holds as a number or in digits; None for anything else.
+
+    None also for more than 18 digits: Python refuses to read very long ones, and nothing counts so many things.
+    """
+    if type(value) is str:
+        return int(value) if len(value) <= DIGITS and value.isascii() and value.isdecimal() else None
+    return value if type(value) is int and 0 <= value < 10**DIGITS else None
+
+
+def shown(value: object) -> str:
+    """A value of a file for a message: short, however long or nested the value is."""
+    return _SHORT.repr(value)
 
 
 class FileWarnings:

@@ -65,7 +65,8 @@ def open_json(path: str | os.PathLike, head: Mapping[str, object], name: str) ->
     Args:
         head: the values before the list.
     """
-    with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+    # half of a surrogate pair, as in a name that is no UTF-8, becomes its escape, which is JSON's, too
+    with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8", errors="backslashreplace") as file:
         opening = json.dumps({**head, name: []}, indent=2, ensure_ascii=False, allow_nan=False)
         file.write(opening.removesuffix("]\n}"))
         separator = "\n"

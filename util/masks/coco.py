@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 from pycocotools import mask as coco
 
-from util.files.reading import read_json
+from util.files.reading import read_json, shown
 from util.masks import rle
+from util.masks.rle import FARTHEST
 from util.run.gaps import Gaps
 
 CATEGORY = 1
@@ -91,13 +92,20 @@ def read_ground_truth(path: Path, gaps: Gaps | None = None) -> dict[str | int, T
     gaps = gaps or Gaps(strict=True)
     try:
         content = read_json(path)
-        sizes = {image["id"]: (image["height"], image["width"]) for image in content["images"]}
+        lists = [content.get(key) if isinstance(content, dict) else None for key in ("images", "annotations")]
+        if not all(isinstance(entries, list) and all(isinstance(e, dict) for e in entries) for entries in lists):
+            raise ValueError('it must hold the lists "images" and "annotations"')
+        names = [image.get("id") for image in lists[0]] + [annotation.get("image_id") for annotation in lists[1]]
+        odd = [name for name in names if type(name) not in (str, int)]
+        if odd:
+            raise ValueError(f"{shown(odd[0])} is neither a number nor a text, and so no image id")
+        sizes = {image["id"]: (image.get("height"), image.get("width")) for image in content["images"]}
         entries = Counter(image["id"] for image in content["images"])
         annotated = Counter(annotation["image_id"] for annotation in content["annotations"])
         wrong = {name for name in entries | annotated if entries[name] != 1 or annotated[name] != 1}
         for name in sorted(wrong, key=str):
             if gaps.strict:
-                raise ValueError("each image must be listed once, with one annotation")
+                raise ValueError(f"image {shown(name)} must be listed once, with one annotation")
             gaps.add(f"sample {name}", f"{path}: it must be listed once, with one annotation", on_all_ranks=True)
         truth = {}
         for annotation in content["annotations"]:
@@ -106,19 +114,22 @@ def read_ground_truth(path: Path, gaps: Gaps | None = None) -> dict[str | int, T
                 continue
             try:
                 truth[image_id] = _truth(annotation, sizes[image_id])
-            except Exception as error:
+            except ValueError as error:
+                problem = f"its mask is damaged ({error})"
                 if gaps.strict:
-                    raise
-                gaps.add(f"sample {image_id}", f"{path}: its mask is damaged ({error})", on_all_ranks=True)
+                    raise ValueError(f"sample {shown(image_id)}: {problem}") from error
+                gaps.add(f"sample {image_id}", f"{path}: {problem}", on_all_ranks=True)
         if not truth:
             raise ValueError("none of its masks can be read")
-    # a damaged file may raise any error
-    except Exception as error:
-        problem = str(error) if type(error) is ValueError else f"{type(error).__name__}: {error}"
-        raise ValueError(f"{path}: is not ground truth in COCO's form ({problem})") from error
+    except ValueError as error:
+        raise ValueError(f"{path}: is not ground truth in COCO's form ({error})") from error
     return {image_id: truth[image_id] for image_id in sizes if image_id in truth}
 
 
 def _truth(annotation: dict, size: tuple[int, int]) -> Truth:
-    mask = rle.parse(annotation["segmentation"], size).as_coco()
-    return Truth(mask, tuple(annotation["bbox"] if "bbox" in annotation else coco.toBbox(mask).tolist()))
+    mask = rle.parse(annotation.get("segmentation"), size).as_coco()
+    box = annotation["bbox"] if "bbox" in annotation else coco.toBbox(mask).tolist()
+    numbers = isinstance(box, list) and all(type(x) in (int, float) and abs(x) <= FARTHEST for x in box)
+    if not numbers or len(box) != 4:
+        raise ValueError(f"its bbox is {shown(box)}, not four numbers of pixels")
+    return Truth(mask, tuple(box))

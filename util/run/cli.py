@@ -5,6 +5,7 @@ Exit code 3: the work is done, except for items that were left out (:mod:`util.r
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from util.run.interrupt import REQUEUE, Interrupted
 STOPPED_MARK = "PROXYFORMER_STOPPED"
 INCOMPLETE = 3
 LISTED_PROBLEMS = 5
+LONGEST_LINE = 4000  # characters
 USER_ERRORS = (ValueError, OSError, FloatingPointError)
 MEMORY_MEND = (
     "memory does not suffice; lower --window, --eval_size or --max_size at inference, --batch_size, --num_frames, "
@@ -39,6 +41,9 @@ def run(main: Callable[[], int | None]) -> None:
     The errors that this project raises for bad input carry the mend in their message; they are printed without a
     traceback. Other errors are faults of the project and keep their traceback.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a file may hold texts that no terminal can show
+            stream.reconfigure(errors="backslashreplace")
     try:
         code = main() or 0
         if code == INCOMPLETE:
@@ -66,8 +71,16 @@ def _mark(how: str) -> None:
 
 
 def _refuse(why: object) -> NoReturn:
-    print(f"{Path(sys.argv[0]).name}: error: {why}", file=sys.stderr)
+    print(f"{Path(sys.argv[0]).name}: error: {one_line(why)}", file=sys.stderr)
     sys.exit(2)
+
+
+def one_line(message: object) -> str:
+    """A message as one line, not too long, that cannot steer a terminal: names from files may hold any character."""
+    text = str(message)
+    if len(text) > LONGEST_LINE:
+        text = f"{text[: LONGEST_LINE // 2]} … {text[-LONGEST_LINE // 2 :]}"
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 def summarise(problems: list[str]) -> str:

@@ -13,7 +13,7 @@ from typing import Self
 
 from tqdm import tqdm
 
-from util.run.cli import INCOMPLETE
+from util.run.cli import INCOMPLETE, one_line
 
 # util.run.dist is imported within functions, because it imports torch, which scoring processes do not need
 
@@ -104,7 +104,7 @@ class Gaps:
 
 def _tell(line: str) -> None:
     """Prints to stderr, on a line of its own beside a progress bar."""
-    tqdm.write(line, file=sys.stderr)
+    tqdm.write(one_line(line), file=sys.stderr)
     sys.stderr.flush()
 
 

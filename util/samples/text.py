@@ -36,6 +36,9 @@ _UNSPACED = re.compile(
     "\u31a0-\u4dbf\u4e00-\ua4cf\ua980-\ua9ff\uaa60-\uaa7f\uf900-\ufaff\uff66-\uff9f\U0001b000-\U0001b16f"
     "\U00020000-\U0003ffff]"
 )
+# Bounds on what takes a time that grows with the square of its length. No language has more accents in a row: the
+# Stream-Safe Text Format, Unicode Standard Annex #15, section 13.
+_MARKS, _LAYERS = 30, 20
 _WORD_END = re.compile(r"(?<=\S)(?=\s)")
 # A longer prefix can have fewer tokens than a shorter one, if one token replaces several inside a word. So a few more
 # prefixes are tried after the first one that is too long.
@@ -83,16 +86,23 @@ def _clean(text: str) -> str:
             text = unicodedata.normalize("NFKC", _visible(text).translate(_STRAIGHT)).translate(_STRAIGHT).lower()
     text = _CONTROLS.sub("", text.lower().replace("`", "'"))
     text = _SPACES.sub(" ", _MANY_QUOTES.sub(r"\1", text.replace("''", '"'))).strip(" ")
-    while True:
+    for _ in range(_LAYERS):
         shorter = _unquoted(text.rstrip(_STOPS + " ").lstrip(_BEFORE + " "))
         if shorter == text:
             return "" if not text.strip("'\" ") else text
         text = shorter
+    return text.rstrip(_STOPS + "'\" ").lstrip(_BEFORE + "'\" ")
 
 
 def _visible(text: str) -> str:
-    """The text without control, format and other characters that have no width; white space stays."""
-    kept = (c for c in text if c.isspace() or unicodedata.category(c) not in ("Cf", "Cc"))
+    """The text without control, format and other characters that have no width, and with at most :data:`_MARKS` accents
+    in a row; white space stays."""
+    kept, marks = [], 0
+    for c in text:
+        category = unicodedata.category(c)
+        marks = marks + 1 if category[0] == "M" else 0
+        if c.isspace() or (category not in ("Cf", "Cc") and marks <= _MARKS):
+            kept.append(c)
     return _IGNORED.sub("", "".join(kept))
 
 
