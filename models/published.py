@@ -22,7 +22,7 @@ POINTS = 4  # that a head reads in a map, in all published files
 # What its scripts set, and what only this program has. Its inference scripts do not limit the long side of a frame.
 SETTINGS = {
     "amp": "off",
-    "text_form": "clean",
+    "text_form": "lower",  # as in its training; its inference scripts give texts as they are (--text_form raw)
     "long_text": "shorten",
     "loader_timeout": 120,
     "eval_size": 360,
@@ -51,7 +51,8 @@ _TAKEN = ("num_frames", "dropout", "dataset_file", "nheads", "controller_layers"
 def is_published(content: object) -> bool:
     """Whether this is the content of a file of ReferFormer: its training's state, or the weights alone."""
     state = _weights(content)
-    return isinstance(state, dict) and "transformer.level_embed" in state and "query_embed.weight" in state
+    ours = not isinstance(state, dict) or "format" in content
+    return not ours and "transformer.level_embed" in state and "query_embed.weight" in state
 
 
 def _weights(content: object) -> object:

@@ -7,15 +7,17 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 import models
 from models import deformable, published
+from models.criterion import Criterion
 from models.deformable import DeformableAttention, Maps, sample_maps
+from models.matcher import LossWeights, TrajectoryMatcher
 from models.referformer import ReferFormer
+from models.text_encoder import TextEncoder
 from tests.helpers import SHARED, needs_shared
-from tests.tiny_model import EXPRESSIONS, FakeBackbone, random_batch, tiny_tokenizer
+from tests.tiny_model import FakeBackbone, random_batch, tiny_tokenizer
 from tools import compare_referformer as compare
 from tools.make_tiny_text_encoder import make_encoder
 from util.weights import checkpoint
@@ -27,8 +29,6 @@ CASES = torch.load(GOLDEN, weights_only=True)
 
 def tiny(**choice) -> ReferFormer:
     """A ReferFormer of width 32 on the fake backbone, whose heads do not start at zero."""
-    from models.text_encoder import TextEncoder
-
     torch.manual_seed(0)
     made = make_encoder(tiny_tokenizer(), hidden_size=16, layers=1, heads=2, seed=0)
     text = TextEncoder(config=made.config, tokenizer=tiny_tokenizer().backend_tokenizer, frozen=False, pooler=True)
@@ -107,7 +107,7 @@ def test_a_published_file_is_read_and_told(options, published_state, tmp_path, c
     said = capsys.readouterr().out
     assert "backbone resnet50" in said and "with_box_refine True" in said and str(path) in said
     assert ("no options" in said) == (options is None)
-    assert predictor.model.text_encoder.form == "raw" and (predictor.eval_size, predictor.max_size) == (360, 16384)
+    assert predictor.model.text_encoder.form == "lower" and (predictor.eval_size, predictor.max_size) == (360, 16384)
     frames = torch.randint(256, (2, 3, 96, 128), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     predictor.eval_size = 96
     masks, scores = predictor(frames, ["a small star", "the red circle"])
@@ -236,9 +236,6 @@ def test_frames_that_are_asked_for_are_answered_alone():
 
 @pytest.mark.parametrize("refine", [True, False])
 def test_every_parameter_learns(refine):
-    from models.criterion import Criterion
-    from models.matcher import LossWeights, TrajectoryMatcher
-
     model = tiny(refine=refine).train()
     batch = random_batch(2, frames=2)
     criterion = Criterion(matcher=TrajectoryMatcher(LossWeights(2, 5, 2, 2, 5)), weights=LossWeights(2, 5, 2, 2, 5))
@@ -249,15 +246,3 @@ def test_every_parameter_learns(refine):
     still = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
     # keys of attention get no gradient through their bias: softmax does not change when all scores move together
     assert not [name for name in still if not name.endswith("key.bias")], still
-
-
-@torch.no_grad()
-def test_padding_changes_nothing():
-    model = tiny().eval()
-    small = random_batch(1, frames=2, size=(32, 64)).video
-    alone = model(small, [EXPRESSIONS[0]]).final
-    wide = F.pad(small, (0, 64, 0, 32))
-    valid = torch.zeros(1, 64, 128, dtype=torch.bool)
-    valid[:, :32, :64] = True
-    padded = model(wide, [EXPRESSIONS[0]], valid).final
-    torch.testing.assert_close(padded.logits, alone.logits, atol=1e-2, rtol=0)

@@ -35,7 +35,7 @@ def weight(name: str, shape: tuple[int, ...]) -> Tensor:
     """The parameter that a file of outputs was made with: random numbers whose seed is the name."""
     noise = np.random.RandomState(zlib.crc32(name.encode()) & 0x7FFFFFFF).standard_normal(shape).astype(np.float32)
     if len(shape) > 1:
-        return torch.from_numpy(noise / np.sqrt(np.prod(shape[1:])))
+        return torch.from_numpy((noise / np.sqrt(np.prod(shape[1:]))).astype(np.float32))
     if name.endswith("running_var"):
         return torch.from_numpy(1 + 0.1 * np.abs(noise))
     if name.endswith("sampling_offsets.bias"):
