@@ -134,7 +134,7 @@ def _as_checkpoint(random: Random, sounds: Sequence[bytes]) -> bytes:
 
 
 def _odd_tensors(sound: Tensor) -> list[object]:
-    tiny = torch.zeros(1, dtype=sound.dtype)
+    tiny = torch.zeros((), dtype=sound.dtype)  # of any shape without memory
     return [
         sound.flatten(),
         sound.double(),
