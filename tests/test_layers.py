@@ -41,6 +41,7 @@ LIBRARY = set(LAYERS)
 MAY_IMPORT_TOOLS = {"tools", "app"}
 OPTION_READERS = {
     "models/__init__.py",
+    "models/published.py",  # which reads the options that ReferFormer saved
     "datasets/__init__.py",
     "util/options/inference.py",
     "util/options/saved.py",

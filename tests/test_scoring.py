@@ -137,7 +137,7 @@ def evaluated(monkeypatch, trained: str, flags: str) -> argparse.Namespace:
     seen = []
     saved = {"options": vars(parse_train_args(trained.split()))}
     monkeypatch.setattr(sys, "argv", ["main.py", "--eval", "--resume", "x.pth", "--device", "cpu", *flags.split()])
-    monkeypatch.setattr(main.checkpoint, "load", lambda path: saved)
+    monkeypatch.setattr(models, "load_checkpoint", lambda path, given: models.upgraded(saved, path))
     monkeypatch.setattr(main, "evaluate", lambda args, saved, device: seen.append(args))
     # which would outlast the test
     monkeypatch.setattr(torch.backends.cuda, "enable_flash_sdp", lambda on: None)
