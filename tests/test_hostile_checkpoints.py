@@ -103,6 +103,7 @@ CHANGES = {
     "true classes": put("num_classes", value=True),
     "a million classes": put("num_classes", value=10**6),
     "no option": drop("options", "backbone"),
+    "no option that may be empty": drop("options", "backbone_pretrained"),
     # options
     "width as text": put("options", "hidden_dim", value="16"),
     "width as true": put("options", "hidden_dim", value=True),

@@ -80,6 +80,9 @@ KINDS = {
 }
 
 
+LATER = {"annotations", "expressions"}  # which checkpoints of earlier versions lack
+
+
 def shown(value: object) -> str:
     """A value for a message, however large or deep it is."""
     if isinstance(value, str):
@@ -128,7 +131,7 @@ def check_saved(options: Mapping[str, object], source: object) -> None:
             that contradict each other.
     """
     for name, kind in KINDS.items():
-        if name not in options and not kind.optional:
+        if name not in options and name not in LATER:
             raise ValueError(f"{source} is damaged: its options lack --{name}")
         if fault := kind.fault(options.get(name)):
             raise ValueError(f"{source} is damaged: its option --{name} {fault}")
