@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 from transformers import RobertaConfig
 
 from util.options.saved import Kind
-from util.options.types import below_one, between, positive_float
+from util.options.types import below_one, between
 
 _LARGEST = 32 * 2**20  # characters of a tokenizer
 _LONGEST_TOKEN = 1000  # characters
@@ -33,7 +33,7 @@ CONFIG = {
     "max_position_embeddings": Kind(between(4, 65536)),
     "type_vocab_size": Kind(between(1, 64)),
     "initializer_range": Kind(below_one),
-    "layer_norm_eps": Kind(positive_float),
+    "layer_norm_eps": Kind(below_one),
     "pad_token_id": Kind(between(0, 2**20)),
     "bos_token_id": Kind(between(0, 2**20)),
     "eos_token_id": Kind(between(0, 2**20)),
@@ -61,6 +61,8 @@ def read_config(described: Mapping[str, object]) -> RobertaConfig:
     for name, kind in CONFIG.items():
         if fault := kind.fault(values[name]):
             raise ValueError(f"{name} of the text encoder {fault}")
+        if kind.type is below_one:  # transformers refuses a 0 that is no 0.0
+            values[name] = float(values[name])
     if values["hidden_size"] % values["num_attention_heads"]:
         raise ValueError("hidden_size of the text encoder is no multiple of num_attention_heads")
     if values["pad_token_id"] >= min(values["vocab_size"], values["max_position_embeddings"] - 3):

@@ -103,6 +103,7 @@ CHANGES = {
     "true classes": put("num_classes", value=True),
     "a million classes": put("num_classes", value=10**6),
     "no option": drop("options", "backbone"),
+    "no option that may be empty": drop("options", "backbone_pretrained"),
     # options
     "width as text": put("options", "hidden_dim", value="16"),
     "width as true": put("options", "hidden_dim", value=True),
@@ -142,6 +143,7 @@ CHANGES = {
             ("max_position_embeddings", 1),
             ("pad_token_id", 10**6),
             ("layer_norm_eps", "0"),
+            ("layer_norm_eps", 65535),
             ("hidden_dropout_prob", None),
         )
     },
@@ -188,6 +190,13 @@ def test_a_made_up_checkpoint_is_refused_in_one_line(change, sound, tmp_path, ca
 
 def test_the_file_without_a_change_is_read(sound, tmp_path):
     checkpoint.save(tmp_path / "c.pth", sound)
+    models.load_predictor(tmp_path / "c.pth", "cpu")
+
+
+def test_numbers_may_be_written_without_a_point(sound, tmp_path):
+    content = copy.deepcopy(sound)
+    content["text_encoder"]["config"] |= {"hidden_dropout_prob": 0, "layer_norm_eps": 0}
+    checkpoint.save(tmp_path / "c.pth", content)
     models.load_predictor(tmp_path / "c.pth", "cpu")
 
 

@@ -87,7 +87,8 @@ def problem_of(target: Target, content: bytes) -> str | None:
         target.read()
     except USER_ERRORS as error:
         said = one_line(error)
-        if _LACK.search(said):
+        # FFmpeg says so of some tables that are cut short, without asking for memory
+        if _LACK.search(said.replace("the video is damaged (Cannot allocate memory)", "")):
             return f"memory ran out: {_where(error)}"
         if target.named and target.path.name not in said and str(target.root) not in said:
             return f"the message names no file: {_where(error)}"
