@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,8 @@ from models.matcher import LossWeights, TrajectoryMatcher
 from models.referformer import ReferFormer
 from models.text_encoder import TextEncoder
 from tests.helpers import SHARED, needs_shared
-from tests.tiny_model import FakeBackbone, random_batch, tiny_tokenizer
+from tests.runs import log, same, trainer
+from tests.tiny_model import EXPRESSIONS, FakeBackbone, random_batch, tiny_tokenizer
 from tools import compare_referformer as compare
 from tools.make_tiny_text_encoder import make_encoder
 from util.weights import checkpoint
@@ -247,3 +249,29 @@ def test_every_parameter_learns(refine):
     still = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
     # keys of attention get no gradient through their bias: softmax does not change when all scores move together
     assert not [name for name in still if not name.endswith("key.bias")], still
+
+
+# ------------------------------------------------------------------------------------------------------------- training
+
+FLAGS = "--model referformer --hidden_dim 32 --dim_feedforward 48 --dec_layers 2 --with_box_refine"
+
+
+def test_it_trains_and_goes_on_bit_for_bit(ytvos_root, tmp_path):
+    whole = tmp_path / "whole"
+    trainer(ytvos_root, whole, *FLAGS.split()).run()
+    first = trainer(ytvos_root, tmp_path / "again", *FLAGS.split())
+    first.settings = replace(first.settings, epochs=1)
+    first.run()
+    trainer(ytvos_root, tmp_path / "again", *FLAGS.split(), resume="auto").run()
+    ends = [checkpoint.load(folder / "checkpoint.pth") for folder in (whole, tmp_path / "again")]
+    assert same(ends[0]["model"], ends[1]["model"]) and same(ends[0]["optimizer"], ends[1]["optimizer"])
+    assert {"loss_mask_1", "loss_cls"} <= log(whole)[-1].keys() and "loss_jsc" not in log(whole)[-1]
+    predictor = models.load_predictor(whole / "checkpoint.pth", "cpu")
+    masks, _ = predictor(torch.zeros(3, 3, 48, 80, dtype=torch.uint8), [EXPRESSIONS[0]])
+    assert masks.shape == (1, 3, 48, 80)
+
+
+@pytest.mark.parametrize("flag", ["--amp bf16", "--freeze transformer.*"])
+def test_what_can_be_asked_of_a_run_can_be_asked_of_it(flag, ytvos_root, tmp_path):
+    run = trainer(ytvos_root, tmp_path, *FLAGS.split(), *flag.split(), "--epochs", "1")
+    run.run()
