@@ -142,12 +142,17 @@ class EncoderLayer(nn.Module):
         self.norm2 = nn.LayerNorm(dim)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, maps: Maps, positions: Tensor, reference: Tensor) -> Maps:
-        """The maps after the layer; ``positions [g, s, c]``, ``reference [g, s, l, 2]``."""
-        x = maps.tokens
-        x = self.norm1(x + self.dropout(self.self_attn(x + positions, reference, maps)))
-        x = self.norm2(x + self.dropout(self.linear2(self.dropout(self.linear1(x).relu()))))
-        return replace(maps, tokens=x)
+    def forward(self, x: Tensor, positions: Tensor, reference: Tensor, maps: Maps) -> Tensor:
+        """Tokens ``[g, s, c]`` of maps after the layer.
+
+        FSDP looks for tensors among the arguments and not within them, so the tokens of ``maps`` are not read here.
+
+        Args:
+            positions: ``[g, s, c]``; reference: ``[g, s, l, 2]``.
+        """
+        read = self.self_attn(x + positions, reference, replace(maps, tokens=x))
+        x = self.norm1(x + self.dropout(read))
+        return self.norm2(x + self.dropout(self.linear2(self.dropout(self.linear1(x).relu()))))
 
 
 class DecoderLayer(nn.Module):
@@ -163,8 +168,13 @@ class DecoderLayer(nn.Module):
         self.norm3 = nn.LayerNorm(dim)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, positions: Tensor, reference: Tensor, maps: Maps) -> Tensor:
-        """Queries ``[g, q, c]``; ``positions [g, q, c]``, ``reference [g, q, l, 2 or 4]``."""
+    def forward(self, x: Tensor, positions: Tensor, reference: Tensor, tokens: Tensor, maps: Maps) -> Tensor:
+        """Queries ``[g, q, c]`` after the layer.
+
+        Args:
+            positions: ``[g, q, c]``; reference: ``[g, q, l, 2 or 4]``; tokens: of ``maps``, see :class:`EncoderLayer`.
+        """
+        maps = replace(maps, tokens=tokens)
         placed = x + positions
         x = self.norm2(x + self.dropout(self.self_attn(placed, placed, x, need_weights=False)[0]))
         x = self.norm1(x + self.dropout(self.cross_attn(x + positions, reference, maps)))
@@ -220,7 +230,7 @@ class DeformableTransformer(nn.Module):
         placed = torch.cat([x + level for x, level in zip(positions, self.level_embed, strict=True)], 1)
         reference = token_places(maps)
         for layer in self.encoder:
-            maps = layer(maps, placed, reference)
+            maps = replace(maps, tokens=layer(maps.tokens, placed, reference, maps))
         return maps
 
     def decode(
@@ -241,7 +251,7 @@ class DeformableTransformer(nn.Module):
         states, references = [], [reference]
         for i, layer in enumerate(self.decoder):
             scale = maps.ratios.repeat(1, 1, reference.shape[-1] // 2)
-            queries = layer(queries, positions, reference[:, :, None] * scale[:, None], maps)
+            queries = layer(queries, positions, reference[:, :, None] * scale[:, None], maps.tokens, maps)
             if boxes is not None:
                 reference = moved(reference, boxes[i](queries)).detach()
             states.append(queries)

@@ -7,7 +7,7 @@ Shapes: b samples, t frames, c channels, h w size of a level, l words.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch.nn.functional as F
 from einops import rearrange, repeat
@@ -53,15 +53,22 @@ class CrossModalBlock(nn.Module):
             if parameter.dim() > 1:
                 nn.init.xavier_uniform_(parameter)
 
-    def forward(self, level: Level, words: Tensor, word_position: Tensor, word_padding: Tensor | None) -> Tensor:
-        """A level ``[b, t, c, h, w]`` to the same shape; ``words`` and ``word_position [b, l, c]``."""
-        b, t, _, h, w = level.map.shape
-        x = self.norm1(rearrange(level.map + self.dropout(self.across_clip(level)), "b t c h w -> b (t h w) c"))
+    def forward(
+        self, x: Tensor, level: Level, words: Tensor, word_position: Tensor, word_padding: Tensor | None
+    ) -> Tensor:
+        """A map ``[b, t, c, h, w]`` to the same shape; ``words`` and ``word_position [b, l, c]``.
+
+        FSDP looks for tensors among the arguments and not within them, so the map of ``level`` is not read here.
+        """
+        level = replace(level, map=x)
+        _, t, _, h, _ = x.shape
+        x = self.norm1(rearrange(x + self.dropout(self.across_clip(level)), "b t c h w -> b (t h w) c"))
         placed = x + repeat(level.position, "b h w c -> b (t h w) c", t=t)
         read = self.multihead_attn(placed, words + word_position, words, word_padding, need_weights=False)[0]
         x = self.norm2(x + self.dropout(read))
         x = self.norm3(x + self.dropout(self.linear2(self.dropout(self.linear1(x).relu()))))
-        return rearrange(x, "b (t h w) c -> b t c h w", t=t, h=h)
+        # FSDP takes no views of tensors that a module hands out
+        return rearrange(x, "b (t h w) c -> b t c h w", t=t, h=h).contiguous()
 
     def across_clip(self, level: Level) -> Tensor:
         """What the tokens of a level read of the whole clip, ``[b, t, c, h, w]``."""
@@ -112,7 +119,7 @@ class CrossModalPyramid(nn.Module):
         """Levels that :meth:`adapt` gave, finest first, to mask features ``[b, t, m, h, w]`` of the finest."""
         x = None
         for level, block, layer in zip(levels[::-1], self.blocks[::-1], self.layers[::-1], strict=True):
-            here = block(level, words, word_position, word_padding).flatten(0, 1)
+            here = block(level.map, level, words, word_position, word_padding).flatten(0, 1)
             x = layer(here if x is None else here + F.interpolate(x, size=here.shape[-2:], mode="nearest"))
         return self.mask_features(x).unflatten(0, levels[0].map.shape[:2])
 

@@ -106,9 +106,9 @@ class DynamicMaskHead(nn.Module):
         x = x + biases[0][..., None, None]
         if self.relative:
             x = x + self.places(weights[0][..., m:], centres, mask_features.shape[-2:])
-        for weight, bias in zip(weights[1:], biases[1:], strict=True):
+        for weight, bias in zip(weights[1:-1], biases[1:-1], strict=True):
             x = torch.einsum("btnoi,btnihw->btnohw", weight, x.relu()) + bias[..., None, None]
-        return x.squeeze(3)
+        return torch.einsum("btni,btnihw->btnhw", weights[-1].squeeze(-2), x.relu()) + biases[-1][..., None]
 
     def places(self, weight: Tensor, centres: Tensor, size: tuple[int, int]) -> Tensor:
         """What the vector from each place to the centre of a query adds: ``[B, T, N, o, h, w]``.
@@ -276,8 +276,8 @@ class ReferFormer(nn.Module):
             if i < len(states) - 1 and not (supervised and self.aux_loss):
                 continue
             head = i if self.refine else 0
-            boxes = moved(references[i], self.bbox_embed[head](state)).unflatten(0, (b, t))
-            state = state.unflatten(0, (b, t))
+            state = state.unflatten(0, (b, t)).clone()  # FSDP takes no views of tensors that it hands out
+            boxes = moved(references[i].unflatten(0, (b, t)), self.bbox_embed[head](state))
             centres = references[i + 1].unflatten(0, (b, t))[..., :2] * features.extent[:, None, None]
             masks = self.mask_head(state, mask_features, centres)
             predictions.append(Prediction(self.class_embed[head](state), boxes, masks, state))
