@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -142,7 +143,7 @@ def _check_entry(path: Path, video_id: str, entry: object, layout: Layout) -> No
     if any(name.lower().endswith(PICTURE_SUFFIXES) for name in frames):
         raise layout.bad(path, f"{where} lists frames with a suffix, as {frames[0]}; frames are listed by name alone")
     if len(set(frames)) < len(frames):
-        twice = next(name for name in frames if frames.count(name) > 1)
+        twice = Counter(frames).most_common(1)[0][0]
         raise layout.bad(path, f"{where} lists frame {twice} twice")
     if not isinstance(expressions, dict) or not expressions:
         raise layout.bad(path, f"{where} must have at least one expression")
@@ -192,7 +193,8 @@ def _sound_part(
 
 def _holdout_order(name: str) -> bytes:
     """A fixed shuffle key: a digest of the name, which depends on no library's random numbers."""
-    return hashlib.sha256(f"{_HOLDOUT_KEY}/{name}".encode()).digest()
+    # names that no file can have are refused later, with their place
+    return hashlib.sha256(f"{_HOLDOUT_KEY}/{name}".encode("utf-8", "backslashreplace")).digest()
 
 
 def _training_part(path: Path, videos: dict[str, dict], split: str, holdout: int) -> set[str]:

@@ -155,3 +155,11 @@ def test_a_list_that_has_changed_deletes_only_masks_of_this_folder(tmp_path):
     with pytest.raises(ValueError, match="cannot be the name"):
         claim_results(results, {"run": 1}, False, asked={"../../x": "2", "v": "1"})
     assert other.is_dir() and (results / mask_name("v", "0", "00000")).is_file()
+
+
+def test_a_name_that_is_no_unicode_is_refused_in_training_too(tmp_path):
+    """The hold-out is chosen by digests of the names, before these are looked at."""
+    root = write_mini_ytvos(tmp_path)
+    edit(ytvos.REF_YOUTUBE_VOS.meta_path(root, "train"), lambda content: rename(content["videos"], "\ud800"))
+    with pytest.raises(ValueError, match=r"the video '\\ud800' cannot be the name"):
+        ytvos.train_videos(root, 0, True)

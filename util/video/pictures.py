@@ -227,13 +227,25 @@ def _colour_ids(colours: np.ndarray) -> np.ndarray | None:
     if (colours == colours[..., :1]).all():
         grey = colours[..., 0]
         return None if grey.any() and np.isin(grey[grey > 0], _AMBIGUOUS).all() else grey
-    codes = colours.astype(np.int32) @ np.array([1 << 16, 1 << 8, 1], np.int32)
-    found, places = np.unique(codes, return_inverse=True)
     for palette in (LABEL_PALETTE, _YOUTUBE_VOS):
-        ids = {int.from_bytes(palette[i : i + 3], "big"): i // 3 for i in range(0, len(palette), 3)}
-        if ids.keys() >= set(found.tolist()):
-            return np.array([ids[code] for code in found.tolist()], np.uint8)[places].reshape(codes.shape)
+        # the same colour may stand for several ids; the last one counts
+        ids = {_code(palette[i : i + 3]): i // 3 for i in range(0, len(palette), 3)}
+        known = np.array(sorted(ids))
+        number_of = np.array([ids[code] for code in known.tolist()], np.uint8)
+        rows = []
+        for row in colours:  # one by one: codes of a whole picture take eight times its memory
+            codes = row.astype(np.int32) @ np.array([1 << 16, 1 << 8, 1], np.int32)
+            places = np.searchsorted(known, codes).clip(max=len(known) - 1)
+            if (known[places] != codes).any():
+                break
+            rows.append(number_of[places])
+        else:
+            return np.stack(rows)
     return None
+
+
+def _code(colour: bytes) -> int:
+    return int.from_bytes(colour, "big")
 
 
 def _ids(image: Image.Image, content: np.ndarray) -> np.ndarray:

@@ -220,7 +220,7 @@ class VideoFile:
         for target in (self._keys[0][1],) if self._counted else (time, key_decoded, self._keys[0][1]):
             self._seek(target)
             first = self._go_on(frames, missing)
-            if first is not None and first <= time:
+            if not missing or (first is not None and first <= time):
                 return
 
     def _seek(self, time: int) -> None:
