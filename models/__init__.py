@@ -17,7 +17,7 @@ from models.matcher import LossWeights, TrajectoryMatcher
 from models.network import Network
 from models.predictor import Predictor, PredictorSettings
 from models.proxyformer import ProxyFormer
-from models.published import as_checkpoint, is_published
+from models.published import as_checkpoint, is_published, parameters, starting_weights
 from models.referformer import ReferFormer
 from models.text_description import read_description
 from models.text_encoder import TextEncoder
@@ -54,7 +54,7 @@ __all__ = [
 
 TEXT_ENCODER = "roberta-base"  # of all published files
 # what --pretrained_weights may leave out, because its shape depends on the data set
-REPLACED_HEADS = ("reference_head.classes.weight", "reference_head.classes.bias")
+REPLACED_HEADS = ("reference_head.classes.", "class_embed.")
 
 
 def build_model(args: argparse.Namespace, num_classes: int) -> Network:
@@ -78,7 +78,8 @@ def build_model(args: argparse.Namespace, num_classes: int) -> Network:
 
 
 def load_pretrained_model(model: Network, path: str | Path) -> None:
-    """Loads the weights of a checkpoint into a model that may have other classes.
+    """Loads the weights of a checkpoint, or of a published file of ReferFormer, into a model that may have other
+    classes. A ProxyFormer takes only some parts of a ReferFormer (:func:`models.published.starting_weights`).
 
     The class head (:data:`REPLACED_HEADS`) keeps its new values where its shape differs, which is printed. Counters of
     trained batch norms are dropped where the batch norms of this model are frozen.
@@ -86,12 +87,17 @@ def load_pretrained_model(model: Network, path: str | Path) -> None:
     Raises:
         FileNotFoundError, ValueError: the checkpoint is missing or damaged, or anything else does not fit.
     """
-    source, fresh = f"--pretrained_weights {path}", model.state_dict()
-    state = unwrapped(checkpoint.best_weights(checkpoint.load(path)), fresh, source)
-    state = current_names(state, source)
-    state = {k: v for k, v in state.items() if k in fresh or not k.endswith("num_batches_tracked")}
-    for name in REPLACED_HEADS:
-        if name in state and state[name].shape != fresh[name].shape:
+    source, fresh, content = f"--pretrained_weights {path}", model.state_dict(), checkpoint.read(path)
+    if not is_published(content):
+        content = checkpoint.checked(content, path)
+        state = current_names(unwrapped(checkpoint.best_weights(content), fresh, source), source)
+        state = {k: v for k, v in state.items() if k in fresh or not k.endswith("num_batches_tracked")}
+    elif isinstance(model, ReferFormer):
+        state = parameters(content, model.backbone, source)
+    else:
+        state = starting_weights(content, fresh, model.backbone, source)
+    for name in (name for name in state if name.startswith(REPLACED_HEADS)):
+        if name in fresh and state[name].shape != fresh[name].shape:
             if dist.is_main():
                 print(
                     f"--pretrained_weights: {name} starts anew, for {len(fresh[name])} classes, not {len(state[name])}"

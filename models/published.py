@@ -9,9 +9,9 @@ import argparse
 import re
 from collections.abc import Mapping
 
-from torch import Tensor
+from torch import Tensor, nn
 
-from models.backbone import SWINS, build_backbone, named_as_ours
+from models.backbone import ImageSwin, build_backbone, named_as_ours
 from models.referformer_weights import BACKBONE, own_names
 from models.text_encoder import TextEncoder
 from util.options.saved import OF_MODEL, OF_REFERFORMER
@@ -44,6 +44,9 @@ SETTINGS = {
     "mevis_path": "data/mevis",
     "coco_path": "data/coco",
 }
+# What a ProxyFormer takes of a ReferFormer, by the beginnings of names in ours: backbone, text encoder, and the
+# projection of the words.
+STARTS = {"backbone.": "backbone.", "text_encoder.": "text_encoder.", "resizer.": "text_proj."}
 # of ReferFormer's options, those that are taken from its file
 _TAKEN = ("num_frames", "dropout", "dataset_file", "nheads", "controller_layers", "dynamic_mask_channels")
 
@@ -74,9 +77,7 @@ def as_checkpoint(content: dict, source: object, text_encoder: str, given: Mappi
         ValueError: naming ``source``: it is of an architecture that this program does not know, or two of its names
             become one.
     """
-    state = _weights(content)
-    if odd := [name for name, value in state.items() if not isinstance(name, str) or not is_plain(value)]:
-        raise ValueError(f"{source} is damaged: {str(odd[0])[:80]!r} of its weights is no plain tensor of numbers")
+    state = _state(content, source)
     said = vars(content["args"]) if isinstance(content.get("args"), argparse.Namespace) else {}
     try:
         seen = seen_in(state)
@@ -94,13 +95,53 @@ def as_checkpoint(content: dict, source: object, text_encoder: str, given: Mappi
         origin = "its options, keys and shapes" if said else "its keys and shapes, as it holds no options"
         print(f"{source}: a ReferFormer, {classes} classes, {named} (by {origin}); text by {text_encoder}", flush=True)
     backbone = build_backbone(options["backbone"], pretrained=True)  # which knows the tables that files may lack
-    weights = own_names(
-        state, lambda body: named_as_ours(backbone, body, str(source)), options["with_box_refine"], source
-    )
-    if options["backbone"] not in SWINS:
-        weights = {name: value for name, value in weights.items() if not name.startswith("map_norms.")}
+    weights = parameters(content, backbone, source)
     described = TextEncoder.described_by(text_encoder)
     return {"format": FORMAT, "options": options, "num_classes": classes, "text_encoder": described, "model": weights}
+
+
+def _state(content: object, source: object) -> dict[str, Tensor]:
+    state = _weights(content)
+    if odd := [name for name, value in state.items() if not isinstance(name, str) or not is_plain(value)]:
+        raise ValueError(f"{source} is damaged: {str(odd[0])[:80]!r} of its weights is no plain tensor of numbers")
+    return state
+
+
+def parameters(content: object, backbone: nn.Module, source: object) -> dict[str, Tensor]:
+    """The parameters of a published file under the names of our ReferFormer with this backbone.
+
+    Raises ValueError, naming ``source``, where one is no plain tensor, or two names become one.
+    """
+    state = _state(content, source)
+    weights = own_names(state, lambda body: named_as_ours(backbone, body, str(source)), _refines(state), source)
+    if isinstance(backbone, ImageSwin):
+        return weights
+    return {name: value for name, value in weights.items() if not name.startswith("map_norms.")}
+
+
+def starting_weights(
+    content: object, fresh: Mapping[str, Tensor], backbone: nn.Module, source: object
+) -> dict[str, Tensor]:
+    """The parameters of a ProxyFormer that starts from a published file of ReferFormer; :data:`STARTS` are taken.
+
+    What is taken and what starts anew is printed.
+
+    Args:
+        fresh: the parameters of the new model; backbone: of it.
+    """
+    published = parameters(content, backbone, source)
+    taken = {}
+    for theirs, ours in STARTS.items():
+        part = {ours + name.removeprefix(theirs): x for name, x in published.items() if name.startswith(theirs)}
+        taken |= {name: x for name, x in part.items() if not name.startswith("text_encoder.model.pooler.")}
+    if dist.is_main():
+        anew = sorted({name.partition(".")[0] for name in fresh.keys() - taken.keys()})
+        print(f"{source}: taken from ReferFormer: {', '.join(STARTS.values())}; these start anew: {', '.join(anew)}")
+    return {**{name: x for name, x in fresh.items() if name not in taken}, **taken}
+
+
+def _refines(state: Mapping[str, Tensor]) -> bool:
+    return any(name.startswith("transformer.decoder.bbox_embed.") for name in state)
 
 
 def seen_in(state: Mapping[str, Tensor]) -> dict[str, object]:
@@ -124,7 +165,7 @@ def seen_in(state: Mapping[str, Tensor]) -> dict[str, object]:
         "dec_layers": count(r"transformer\.decoder\.layers\.(\d+)\."),
         "dim_feedforward": len(state["transformer.encoder.layers.0.linear1.bias"]),
         "mask_dim": len(state["pixel_decoder.mask_features.bias"]),
-        "with_box_refine": any(name.startswith("transformer.decoder.bbox_embed.") for name in state),
+        "with_box_refine": _refines(state),
         "num_classes": len(state["class_embed.0.bias"]),
     }
 

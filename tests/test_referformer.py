@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
+from transformers import RobertaConfig, RobertaModel
 
 import models
 from models import deformable, published
@@ -17,6 +19,7 @@ from models.deformable import DeformableAttention, Maps, sample_maps
 from models.matcher import LossWeights, TrajectoryMatcher
 from models.referformer import ReferFormer
 from models.text_encoder import TextEncoder
+from opts import parse_train_args
 from tests.helpers import SHARED, needs_shared
 from tests.runs import log, same, trainer
 from tests.tiny_model import EXPRESSIONS, FakeBackbone, random_batch, tiny_tokenizer
@@ -124,6 +127,32 @@ def test_an_exported_published_file_is_an_ordinary_checkpoint(published_state, t
     again = models.restore_model(models.load_checkpoint(tmp_path / "own.safetensors"), "own").state_dict()
     for name, value in models.restore_model(content, "file").state_dict().items():
         assert torch.equal(again[name], value), name
+
+
+def test_proxyformer_starts_from_its_encoders(published_state, tmp_path, capsys):
+    path, text = tmp_path / "file.pth", tmp_path / "text"
+    torch.save({"model": published_state}, path)
+    RobertaModel(RobertaConfig.from_pretrained(TEXT)).save_pretrained(text)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(Path(TEXT, name), text)
+    words = ["--backbone", "resnet50", "--text_encoder", str(text), "--pretrained_weights", str(path)]
+    words += ["--enc_layers", "1"]
+    torch.manual_seed(0)
+    model = models.build_model(parse_train_args(words), 3)
+    said = capsys.readouterr().out
+    assert "taken from ReferFormer: backbone., text_encoder., text_proj.; these start anew: cmie," in said
+    state = model.state_dict()
+    for ours, theirs in {
+        "backbone.layer1.0.conv1.weight": "backbone.0.body.layer1.0.conv1.weight",
+        "text_encoder.model.embeddings.LayerNorm.bias": "text_encoder.embeddings.LayerNorm.bias",
+        "text_proj.0.weight": "resizer.fc.weight",
+        "text_proj.1.bias": "resizer.layer_norm.bias",
+    }.items():
+        assert torch.equal(state[ours], published_state[theirs]), ours
+    # a ReferFormer takes all, but for a head of other classes
+    baseline = models.build_model(parse_train_args([*words[:-2], "--model", "referformer", "--with_box_refine"]), 3)
+    assert "class_embed.0.weight starts anew, for 3 classes, not 1" in capsys.readouterr().out
+    assert torch.equal(baseline.state_dict()["input_proj.3.0.bias"], published_state["input_proj.3.0.bias"])
 
 
 @pytest.mark.parametrize(
