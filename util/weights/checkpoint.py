@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import math
 import os
 import sys
 from pathlib import Path
@@ -25,6 +26,7 @@ DESCRIPTION = ("options", "num_classes", "text_encoder")  # the entries from whi
 MOST_CLASSES = 10_000
 _DTYPES = {torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.bool}
 _HEADER = "proxyformer"
+_MOST_VALUES, _DEEPEST = 100_000, 20  # of options and configurations; lists and dictionaries in each other
 
 
 def save(path: str | Path, content: dict[str, Any]) -> None:
@@ -86,11 +88,15 @@ def _fault(content: dict) -> str | None:
     options, classes, text = (content.get(part) for part in DESCRIPTION)
     if not isinstance(options, dict) or not all(isinstance(name, str) for name in options):
         return "it holds no options"
+    if not _is_json(options):
+        return "its options are no plain data"
     if type(classes) is not int or not 0 < classes <= MOST_CLASSES:
         return "it holds no number of classes"
     forms = {"config": dict, "tokenizer": str}
     if not isinstance(text, dict) or not all(isinstance(text.get(part), form) for part, form in forms.items()):
         return "it holds no text encoder"
+    if not _is_json(text["config"]):
+        return "the configuration of its text encoder is no plain data"
     for part in ("model", "average"):
         weights = content.get(part)
         if part == "average" and weights is None:
@@ -101,6 +107,24 @@ def _fault(content: dict) -> str | None:
             if not isinstance(name, str) or not is_plain(value):
                 return f"{str(name)[:80]!r} of its weights is no plain tensor of numbers"
     return None
+
+
+def _is_json(value: object) -> bool:
+    """Whether a value can be written as JSON of a moderate size. A list in a pickle may hold another one many times."""
+    left, seen = [(value, 0)], 0
+    while left:
+        (one, depth), seen = left.pop(), seen + 1
+        if seen > _MOST_VALUES or depth > _DEEPEST:
+            return False
+        if isinstance(one, dict):
+            if not all(isinstance(key, str | int) for key in one):
+                return False
+            left += ((inner, depth + 1) for inner in one.values())
+        elif isinstance(one, list | tuple):
+            left += ((inner, depth + 1) for inner in one)
+        elif not (one is None or isinstance(one, str | int) or (isinstance(one, float) and math.isfinite(one))):
+            return False
+    return True
 
 
 def _is_finite(value: torch.Tensor) -> bool:
