@@ -96,7 +96,7 @@ def restore_options(args: argparse.Namespace) -> tuple[argparse.Namespace, dict 
     """The options, and the content of the checkpoint that is resumed; None for a new run.
 
     Where a run is resumed, its options count as far as no flag replaces them, and it goes on in the folder of the
-    checkpoint.
+    checkpoint; of a link to one, in the folder where the file itself is.
     """
     path, saved = find_checkpoint(args)
     if saved:
@@ -104,7 +104,8 @@ def restore_options(args: argparse.Namespace) -> tuple[argparse.Namespace, dict 
         ours = OF_THIS_CALL if args.eval else OF_THIS_CALL - {"eval_split"}
         defaults = {k: v for k, v in saved["options"].items() if k not in ours}
         if Path(path).suffix != checkpoint.EXPORTED:
-            defaults["output_dir"] = str(Path(path).parent)
+            file = Path(path).resolve() if Path(path).is_symlink() else Path(path)
+            defaults["output_dir"] = str(file.parent)
         if args.eval:
             defaults["amp"] = inference_amp(defaults["amp"])
         args = parse_train_args(defaults=defaults)

@@ -119,8 +119,11 @@ class TextEncoder(nn.Module):
             misfit = f"its tokenizer has {len(tokenizer)} tokens, the encoder {config.vocab_size}; they do not match"
         if misfit:
             raise ValueError(f"--text_encoder {name}: {misfit}")
+        own = tokenizer.backend_tokenizer
+        own.no_truncation()  # transformers saves both as they were last used
+        own.no_padding()
         try:
-            return config, read_tokenizer(tokenizer.backend_tokenizer.to_str(), config.vocab_size), model
+            return config, read_tokenizer(own.to_str(), config.vocab_size), model
         except ValueError as error:
             raise ValueError(f"--text_encoder {name}: {error}") from error
 

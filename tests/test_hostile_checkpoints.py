@@ -6,6 +6,7 @@ import copy
 import json
 import pickle
 import resource
+import struct
 import time
 import zipfile
 from pathlib import Path
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch.serialization import MAGIC_NUMBER, PROTOCOL_VERSION
 
 import main
 import models
@@ -236,6 +238,59 @@ def test_a_file_that_grows_when_it_is_read_is_refused_before(sound, tmp_path):
     refused(path, "more than tensors and plain data: .*bytearray")
     path.write_bytes(pickle.dumps({"format": 1, "model": Bomb()}, 2))  # not in a zip
     refused(path, "more than tensors and plain data: .*bytearray")
+
+
+PICKLES = b"".join(pickle.dumps(value, 2) for value in (MAGIC_NUMBER, PROTOCOL_VERSION, {"little_endian": True}))
+
+
+def test_the_file_that_is_looked_at_is_the_one_that_torch_reads(sound, tmp_path):
+    """Two files in one: what zipfile finds in it is sound."""
+    path, evil = tmp_path / "c.pth", pickle.dumps(Bomb(), 2)
+    checkpoint.save(path, sound)
+    whole = path.read_bytes()
+    path.write_bytes(PICKLES + evil + pickle.dumps([], 2) + whole)  # torch reads it as a file of releases before 1.6
+    refused(path, "more than tensors and plain data: .*bytearray")
+
+    path.write_bytes(whole[: whole.rindex(b"PK\6\6")] + whole[whole.rindex(b"PK\5\6") :])
+    models.load_predictor(path, "cpu")
+    content = bytearray(path.read_bytes())
+    length, start = struct.unpack("<2L", content[-10:-2])
+    # another directory in front of this one, at the place that the end record names
+    path.write_bytes(content[:start] + content[start : start + length] + content[start:])
+    refused(path, "does not end as a zip of torch")
+
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("c/DATA.PKL", evil)
+        archive.writestr("c/version", "3")
+    refused(path, "more than tensors and plain data: .*bytearray")
+
+
+def test_no_function_that_makes_data_larger_is_called(tmp_path):
+    """Each call makes it twice as large."""
+    step = b"c_codecs\nencode\nh\0X\3\0\0\0hex\x86Rq\0"
+    path = tmp_path / "c.pth"
+    path.write_bytes(PICKLES + b"\x80\2X\1\0\0\0aq\0" + 40 * step + b"." + pickle.dumps([], 2))
+    refused(path, "more than tensors and plain data: _codecs.encode")
+
+
+def test_options_of_other_programs_are_plain_data_too(sound, tmp_path):
+    """They are written again when the weights are exported."""
+    many = [1]
+    for _ in range(60):
+        many = [many, many]  # a few bytes in a pickle
+    for value in (many, torch.ones(2), float("nan"), {(1, 2): 3}):
+        for place in (("options",), ("text_encoder", "config")):
+            content = copy.deepcopy(sound)
+            put(*place, "theirs", value=value)(content)
+            checkpoint.save(tmp_path / "c.pth", content)
+            refused(tmp_path / "c.pth", "is damaged: .* no plain data")
+
+
+def test_dtypes_devices_and_sets_are_plain_data(tmp_path):
+    """Checkpoints of other programs may hold them; torch makes them without a call of anything else."""
+    content = {"dtype": torch.bfloat16, "device": torch.device("cpu"), "seen": {1, 2}, "value": torch.ones(2).half()}
+    torch.save(content, tmp_path / "w.pth")
+    assert checkpoint.read_plain(tmp_path / "w.pth", "w")["dtype"] == torch.bfloat16
 
 
 def test_headers_of_exported_weights(sound, tmp_path):

@@ -48,11 +48,15 @@ def claiming(path, samples: int, padding: int = 0) -> None:
     path.write_bytes(content + struct.pack(">I4s", padding + 8, b"free") + bytes(padding))
 
 
-@pytest.mark.parametrize(("samples", "padding"), [(30_000_000, 0), (60_000, 90_000)])
-def test_a_header_that_claims_too_many_frames_costs_nothing(tmp_path, samples, padding):
-    """FFmpeg takes 70 bytes for each frame that it is told of, and minutes to seek among a million."""
+@pytest.mark.parametrize(
+    ("samples", "padding", "first"), [(30_000_000, 0, b""), (60_000, 90_000, b""), (30_000_000, 0, b"pnot")]
+)
+def test_a_header_that_claims_too_many_frames_costs_nothing(tmp_path, samples, padding, first):
+    """FFmpeg takes 70 bytes for each frame that it is told of, and minutes to seek among a million; whatever box comes
+    first."""
     path = write_film(tmp_path / "film.mp4", scene(3))
     claiming(path, samples, padding)
+    path.write_bytes((struct.pack(">I4s", 20, first) + bytes(12) if first else b"") + path.read_bytes())
     for read in (open_video, VideoFile):
         with pytest.raises(ValueError, match=rf"film\.mp4: the video is damaged \(it.* {samples:,} frames .* bytes"):
             read(path)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import BertConfig, BertModel, RobertaForMaskedLM
+from transformers import AutoTokenizer, BertConfig, BertModel, RobertaForMaskedLM
 
 from models.text_encoder import TextEncoder
 from tests.tiny_model import EXPRESSIONS, tiny_text_encoder, tiny_tokenizer
@@ -153,6 +153,16 @@ def test_a_local_directory_gives_its_own_weights(folder):
 
 
 @torch.no_grad()
+def test_a_tokenizer_is_taken_however_it_was_used_before(folder):
+    """transformers saves truncation and padding as they were last set; public encoders have both."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer(["a dog"], truncation=True, max_length=3, padding="max_length")
+    tokenizer.save_pretrained(folder)
+    assert json.loads((folder / "tokenizer.json").read_text())["truncation"]
+    encoder = TextEncoder.from_pretrained(str(folder), frozen=False)
+    assert encoder.tokenize(["a dog and a cat"])[0].shape[1] > 3
+
+
 def test_the_description_is_plain_data_that_rebuilds_all_but_the_weights():
     encoder = tiny_text_encoder().eval()
     again = TextEncoder.from_description(json.loads(json.dumps(encoder.description())), frozen=True)
