@@ -131,6 +131,15 @@ def test_a_folder_that_a_killed_process_has_made_is_not_taken_for_a_free_one(tmp
     assert step > 3 and os.listdir(tmp_path) == ["set"]
 
 
+@pytest.mark.parametrize("name", [".", "..", "../here"])
+def test_the_folder_that_a_program_runs_in_is_not_replaced(name, tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with pytest.raises(ValueError, match="runs in it; give another folder"), new_folder(name):
+        pass
+    assert os.listdir(tmp_path) == ["here"] and os.path.samefile(".", tmp_path / "here")
+
+
 @pytest.mark.parametrize("stuck", PIECES)
 @pytest.mark.parametrize("stage", ["complete", "placing"])
 def test_a_piece_that_cannot_be_moved_leaves_the_former_result(stage, stuck, tmp_path, monkeypatch):

@@ -127,7 +127,7 @@ def new_result(folder: str | os.PathLike, pieces: Sequence[str], replace: bool) 
 
 def finish_folder(path: str | os.PathLike) -> None:
     """:func:`finish` for a folder that :func:`new_folder` writes."""
-    path = Path(path).absolute()
+    path = Path(os.path.abspath(path))
     finish(path.parent, [path.name])
 
 
@@ -145,9 +145,12 @@ def new_folder(path: str | os.PathLike) -> Iterator[Path]:
     A folder with this name is replaced; the caller checks whether that is allowed.
 
     Raises:
+        ValueError: the program runs in this folder.
         OSError: naming ``path`` and the mend.
     """
-    path = Path(path).absolute()
+    path = Path(os.path.abspath(path))
+    if Path.cwd().is_relative_to(path.resolve()):
+        raise ValueError(f"{path} would be replaced while this program runs in it; give another folder")
     with named_errors(path), new_pieces(path.parent, [path.name]) as work:
         (work / path.name).mkdir()
         yield work / path.name
