@@ -28,6 +28,7 @@ from tests.helpers import SHARED, needs_shared
 from tests.mini_davis import TRAIN, VALID, VOID, write_masks, write_mini_davis
 from tests.test_end_to_end import NETWORK, run
 from tests.tiny_model import tiny_model, tiny_text_encoder
+from tools import verify_published
 from tools.data.convert_davis_to_ytvos import convert
 from util.masks.results import ANNOTATOR_ROOTS
 from util.weights import checkpoint
@@ -285,6 +286,27 @@ def test_a_checkpoint_of_ref_youtube_vos_segments_davis(mini, ytvos_checkpoint, 
     # DAVIS's training videos are no training videos of this checkpoint
     infer("--resume", ytvos_checkpoint, "--davis_path", mini, "--output_dir", tmp_path / "out", "--split", "train")
     assert len(list((tmp_path / "out/train/anno_3").iterdir())) == len(TRAIN)
+
+
+def test_the_report_on_a_published_file_is_that_of_the_scripts(mini, ytvos_checkpoint, tmp_path, capsys, monkeypatch):
+    def verify(*words) -> str:
+        words = ("verify_published.py", ytvos_checkpoint, "--davis_path", mini, "--device", "cpu", *words)
+        monkeypatch.setattr("sys.argv", [*map(str, words)])
+        verify_published.main()
+        return capsys.readouterr().out
+
+    names = [video.name for video in VALID]
+    said = verify("--videos", *names, "--picture", tmp_path / "a.png")
+    infer("--resume", ytvos_checkpoint, "--davis_path", mini, "--output_dir", tmp_path)
+    truths, videos, _ = eval_davis.ground_truths(eval_davis.parse_args([str(tmp_path), "--davis_path", str(mini)]))
+    scores = score_results(tmp_path / "valid", truths["unsupervised"], videos)
+    for name in names:
+        expected = 100 * np.mean([each["sequences"][name]["J&F"] for each in scores["annotators"].values()])
+        assert f"{name}: J&F {expected:.1f} (J " in said
+    assert f"SHA-256 {checkpoint.fingerprint(ytvos_checkpoint)}" in said
+    assert Image.open(tmp_path / "a.png").width > 500
+    with pytest.raises(ValueError, match="has no video blackswan, car-shadow in its valid split"):
+        verify()
 
 
 def test_missing_data_leaves_no_results_folder(ytvos_checkpoint, tmp_path):
