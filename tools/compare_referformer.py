@@ -28,6 +28,8 @@ from models.referformer import ReferFormer  # noqa: E402
 from util.run.cli import run  # noqa: E402
 from util.weights import checkpoint  # noqa: E402
 
+OUTPUTS = {"pred_logits", "pred_boxes", "pred_masks", "hs", "init_reference", "inter_references", "memory"}
+OUTPUTS |= {"mask_features"}
 OF_HALF = 5  # times the tolerance, for outputs that are stored in half precision
 
 
@@ -62,8 +64,7 @@ def build(case: Mapping, text_encoder: str, source: object) -> ReferFormer:
         for name, (shape, dtype) in case["shapes"].items()
         if not dtype.startswith("int")
     }
-    given = {"backbone": case["backbone"], "with_box_refine": "--with_box_refine" in case["flags"]}
-    content = as_checkpoint({"model": state}, source, text_encoder, given)
+    content = as_checkpoint({"model": state}, source, text_encoder, {})
     return models.restore_model(checkpoint.checked(content, source), source).eval()
 
 
@@ -90,7 +91,7 @@ def outputs(model: ReferFormer, case: Mapping) -> dict[str, Tensor | list[Tensor
     )
     try:
         video, valid = frames(case["frame_seeds"], case["frame_sizes"])
-        scored = case["scored_frame"]
+        scored = case.get("scored_frame")
         output = model(video, list(case["texts"]), valid, frames=None if scored is None else [scored], supervised=False)
     finally:
         model.transformer.encode, model.transformer.decode = encode, decode
@@ -100,15 +101,29 @@ def outputs(model: ReferFormer, case: Mapping) -> dict[str, Tensor | list[Tensor
 
 
 def difference(ours: Tensor | list[Tensor], theirs: Tensor | list[Tensor]) -> float:
-    """The largest difference as a share of the range of ``theirs``."""
+    """The largest difference as a share of the range of ``theirs``; infinite where the shapes differ."""
     if isinstance(theirs, list | tuple):
         return max(difference(a, b) for a, b in zip(ours, theirs, strict=True))
+    if ours.shape != theirs.shape:
+        return float("inf")
     theirs = theirs.float()
-    return float((ours - theirs).abs().max() / (theirs.max() - theirs.min()))
+    largest, range_ = (ours - theirs).abs().max(), theirs.max() - theirs.min()
+    return float(largest / (range_ if range_ > 0 else theirs.abs().max()))
 
 
 def is_half(value: Tensor | list[Tensor]) -> bool:
     return (value[0] if isinstance(value, list | tuple) else value).dtype == torch.float16
+
+
+def _fault(cases: object) -> str | None:
+    if not isinstance(cases, Mapping) or not all(isinstance(case, Mapping) for case in cases.values()):
+        return "it is no dictionary of configurations"
+    for name, case in cases.items():
+        if missing := {"shapes", "frame_seeds", "frame_sizes", "texts"} - case.keys():
+            return f"{name} lacks {', '.join(sorted(missing))}"
+        if not case.keys() & OUTPUTS:
+            return f"{name} has none of {', '.join(sorted(OUTPUTS))}"
+    return None
 
 
 def main() -> int:
@@ -118,6 +133,8 @@ def main() -> int:
     parser.add_argument("--tolerance", type=float, default=1e-4, help="share of an output's range; 5 times in half")
     args = parser.parse_args()
     cases, failed = checkpoint.read_plain(args.outputs, str(args.outputs)), 0
+    if fault := _fault(cases):
+        raise ValueError(f"{args.outputs} holds no outputs of ReferFormer: {fault}")
     for name, case in cases.items():
         found = outputs(build(case, args.text_encoder, f"{args.outputs}: {name}"), case)
         for kind in [kind for kind in found if kind in case]:
