@@ -131,7 +131,7 @@ class ReferFormer(nn.Module):
     Args:
         backbone: see :mod:`models.backbone`; its maps pass LayerNorms where ``map_norms``, as image Swin's do.
         text_encoder: RoBERTa with its pooler.
-        dim: hidden width C; heads: of the transformer's attention; dropout: of the transformer; dim_feedforward: hidden width of it.
+        dim: hidden width C; heads, dropout, dim_feedforward: of the transformer.
         enc_layers, dec_layers: of the transformer; levels: maps that it reads; points: in each.
         num_queries: N; num_classes: K.
         mask_dim: channels of the mask features; mask_channels, mask_layers: of the dynamic convolutions.

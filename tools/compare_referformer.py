@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import sys
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,8 +23,10 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import models  # noqa: E402
+import opts  # noqa: E402
 from models.published import as_checkpoint  # noqa: E402
 from models.referformer import ReferFormer  # noqa: E402
+from util.options.saved import OF_REFERFORMER  # noqa: E402
 from util.run.cli import run  # noqa: E402
 from util.weights import checkpoint  # noqa: E402
 
@@ -57,6 +59,14 @@ def frames(seeds: list[int], sizes: list[tuple[int, int, int]]) -> tuple[Tensor,
     return video, None if valid.all() else valid
 
 
+def asked(flags: Sequence[str]) -> dict[str, object]:
+    """The model's options among ReferFormer's flags. Only some of its own are not seen in shapes: they get defaults."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    opts.add_model_options(parser)
+    parser.set_defaults(**dict.fromkeys(opts.model_options()) | OF_REFERFORMER)
+    return vars(parser.parse_known_args(list(flags))[0])
+
+
 def build(case: Mapping, text_encoder: str, source: object) -> ReferFormer:
     """The model of a configuration, through the import of published files."""
     state = {
@@ -64,7 +74,8 @@ def build(case: Mapping, text_encoder: str, source: object) -> ReferFormer:
         for name, (shape, dtype) in case["shapes"].items()
         if not dtype.startswith("int")
     }
-    content = as_checkpoint({"model": state}, source, text_encoder, {})
+    given = asked(case["flags"]) if "flags" in case else {}
+    content = as_checkpoint({"model": state}, source, text_encoder, given)
     return models.restore_model(checkpoint.checked(content, source), source).eval()
 
 
