@@ -79,7 +79,7 @@ def as_checkpoint(content: dict, source: object, text_encoder: str, given: Mappi
         content: of the file, for which :func:`is_published` is true.
         source: its path, for messages.
         text_encoder: hub name or directory of the RoBERTa whose configuration and tokenizer it was trained with.
-        given: options of the command line, which win over those of the file and over what its shapes say.
+        given: options of the command line, which win over those of the file, but not over what its shapes say.
 
     Raises:
         ValueError: naming ``source``: it is of an architecture that this program does not know, or two of its names
@@ -98,7 +98,8 @@ def as_checkpoint(content: dict, source: object, text_encoder: str, given: Mappi
             f"{source} is damaged: by its options it has {said['nheads']} heads, by its shapes {seen['nheads']}"
         )
     options = {"model": "referformer", **SETTINGS, **OF_MODEL["referformer"], **OF_REFERFORMER, "dataset_file": "ytvos"}
-    options |= said | seen | masks | {"binary": seen["num_classes"] == 1} | given
+    options |= said | given | seen | masks | {"binary": seen["num_classes"] == 1, "model": "referformer"}
+    options["text_encoder"] = text_encoder
     classes = options.pop("num_classes")
     options["backbone_pretrained"] = str(source)  # a ResNet's batch norms are frozen
     if dist.is_main():
