@@ -299,6 +299,14 @@ def test_frames_that_are_asked_for_are_answered_alone():
     assert not torch.allclose(only.masks[:, 0], model.decode(features, text).final.masks[:, 2], atol=1e-3)
 
 
+@torch.no_grad()
+def test_places_keep_float32_under_autocast():
+    model, batch = tiny().eval(), random_batch(1, frames=2)
+    with torch.autocast("cpu", torch.bfloat16):
+        boxes = model(batch.video, batch.expressions).final.boxes
+    assert boxes.dtype == torch.float32 and not torch.equal(boxes, boxes.bfloat16().float())
+
+
 @pytest.mark.parametrize("refine", [True, False])
 def test_every_parameter_learns(refine):
     model = tiny(refine=refine).train()
