@@ -378,10 +378,16 @@ def parse_train_args(argv: list[str] | None = None, defaults: dict | None = None
     for name, default in OF_MODEL[args.model].items():
         if getattr(args, name) is None:
             setattr(args, name, default)
-    if args.model == "proxyformer":
-        settle_for_proxyformer(parser, vars(args))
-    else:
-        args.jsc_target = "none"
+    if defaults and args.model != defaults.get("model", args.model):
+        parser.error(f"--model {args.model}: the checkpoint is a {defaults['model']}; leave --model out")
+    # where a checkpoint is resumed, its options are still to come, and among them which model it is
+    if defaults is not None or args.resume in (None, "auto"):
+        if args.model == "proxyformer":
+            settle_for_proxyformer(parser, vars(args))
+        else:
+            args.jsc_target = "none"
+        for misfit in misfits(vars(args)):
+            parser.error(misfit)
     for wrong, message in _contradictions(args, set(flags)):
         if wrong:
             parser.error(message)
@@ -394,7 +400,6 @@ def _contradictions(args: argparse.Namespace, given: set[str]) -> Iterator[tuple
     Args:
         given: names of the options that were given as flags. Such a flag must have an effect.
     """
-    yield from ((True, misfit) for misfit in misfits(vars(args)))
     yield (
         not args.eval and (args.train_max_size or args.max_size) < min(args.train_sizes),
         f"--{'train_' if args.train_max_size else ''}max_size {args.train_max_size or args.max_size} is below all of "
@@ -433,6 +438,11 @@ def _contradictions(args: argparse.Namespace, given: set[str]) -> Iterator[tuple
     yield (
         args.model == "referformer" and bool(given & {"jsc_target", "jsc_loss_coef", "jsc_temperature"}),
         "--model referformer has no JSC loss: leave --jsc_target, --jsc_loss_coef and --jsc_temperature out",
+    )
+    of_proxyformer = [f"--{name}" for name in ("token_stride", "mask_decoder", "time_encoding") if name in given]
+    yield (
+        args.model == "referformer" and bool(of_proxyformer),
+        f"--model referformer has no such part: leave {', '.join(of_proxyformer)} out",
     )
     yield (
         args.jsc_target == "none" and bool(given & {"jsc_loss_coef", "jsc_temperature"}),

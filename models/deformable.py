@@ -247,7 +247,8 @@ class DeformableTransformer(nn.Module):
             The queries after each layer, and references: the first points ``[g, q, 2]``, then those after each layer,
             ``[g, q, 4]`` where ``boxes`` are given.
         """
-        reference = self.reference_points(positions).sigmoid()
+        # in float32 under autocast, too: a step of bfloat16 is two pixels of a frame that is 640 wide
+        reference = self.reference_points(positions).float().sigmoid()
         states, references = [], [reference]
         for i, layer in enumerate(self.decoder):
             scale = maps.ratios.repeat(1, 1, reference.shape[-1] // 2)
@@ -260,6 +261,6 @@ class DeformableTransformer(nn.Module):
 
 
 def moved(reference: Tensor, change: Tensor) -> Tensor:
-    """Boxes ``[…, 4]``: the change, before the sigmoid, of a reference that is a point ``[…, 2]`` or a box."""
-    start = F.pad(inverse_sigmoid(reference), (0, change.shape[-1] - reference.shape[-1]))
-    return (change + start).sigmoid()
+    """Boxes ``[…, 4]`` in float32: the change, before the sigmoid, of a reference: a point ``[…, 2]`` or a box."""
+    start = F.pad(inverse_sigmoid(reference.float()), (0, change.shape[-1] - reference.shape[-1]))
+    return (change.float() + start).sigmoid()

@@ -73,7 +73,7 @@ class CrossModalBlock(nn.Module):
     def across_clip(self, level: Level) -> Tensor:
         """What the tokens of a level read of the whole clip, ``[b, t, c, h, w]``."""
         b, t, _, h, w = level.map.shape
-        small = (h // self.reduction, w // self.reduction)
+        small = (max(1, h // self.reduction), max(1, w // self.reduction))  # a map may be smaller than a cell
         position = rearrange(level.position, "b h w c -> b c h w")
         content = level.map.flatten(0, 1)
         padding = None if level.valid is None else (~level.valid)[:, None].float()

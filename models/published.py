@@ -6,6 +6,7 @@ Source of names and defaults: models/ and opts.py of github.com/wjn922/ReferForm
 from __future__ import annotations
 
 import argparse
+import itertools
 import re
 from collections.abc import Mapping
 
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from models.backbone import ImageSwin, build_backbone, named_as_ours
 from models.referformer_weights import BACKBONE, own_names
 from models.text_encoder import TextEncoder
-from util.options.saved import OF_MODEL, OF_REFERFORMER
+from util.options.saved import KINDS, OF_MODEL, OF_REFERFORMER, shown
 from util.run import dist
 from util.weights.checkpoint import FORMAT, is_plain
 
@@ -47,8 +48,11 @@ SETTINGS = {
 # What a ProxyFormer takes of a ReferFormer, by the beginnings of names in ours: backbone, text encoder, and the
 # projection of the words.
 STARTS = {"backbone.": "backbone.", "text_encoder.": "text_encoder.", "resizer.": "text_proj."}
-# of ReferFormer's options, those that are taken from its file
+MASK_HEAD = ("controller_layers", "dynamic_mask_channels", "no_rel_coord")
+# of ReferFormer's options, those that are taken from its file, and those that it must have set so
 _TAKEN = ("num_frames", "dropout", "dataset_file", "nheads", "controller_layers", "dynamic_mask_channels")
+_WRAPPED = "module."  # of DistributedDataParallel
+_FIXED = {"enc_n_points": POINTS, "dec_n_points": POINTS, "two_stage": False, "dilation": False}
 
 
 def is_published(content: object) -> bool:
@@ -59,7 +63,11 @@ def is_published(content: object) -> bool:
 
 
 def _weights(content: object) -> object:
-    return content["model"] if isinstance(content, dict) and isinstance(content.get("model"), dict) else content
+    """The parameters in a file, without the prefix that a wrapped model writes."""
+    state = content["model"] if isinstance(content, dict) and isinstance(content.get("model"), dict) else content
+    if isinstance(state, dict) and state and all(isinstance(x, str) and x.startswith(_WRAPPED) for x in state):
+        return {name.removeprefix(_WRAPPED): value for name, value in state.items()}
+    return state
 
 
 def as_checkpoint(content: dict, source: object, text_encoder: str, given: Mapping[str, object]) -> dict:
@@ -71,22 +79,27 @@ def as_checkpoint(content: dict, source: object, text_encoder: str, given: Mappi
         content: of the file, for which :func:`is_published` is true.
         source: its path, for messages.
         text_encoder: hub name or directory of the RoBERTa whose configuration and tokenizer it was trained with.
-        given: options of the command line, which win over those of the file and over what its shapes say.
+        given: options of the command line, which win over those of the file, but not over what its shapes say.
 
     Raises:
         ValueError: naming ``source``: it is of an architecture that this program does not know, or two of its names
             become one.
     """
     state = _state(content, source)
-    said = vars(content["args"]) if isinstance(content.get("args"), argparse.Namespace) else {}
+    said = _said(content, source)
+    given = {name: value for name, value in given.items() if value is not None}
     try:
         seen = seen_in(state)
-    except (KeyError, IndexError, ValueError, ZeroDivisionError) as error:
+        masks = mask_head_of(state, {name: x for name, x in (said | given).items() if name in MASK_HEAD})
+    except (KeyError, IndexError, TypeError, ValueError, ZeroDivisionError) as error:
         raise ValueError(f"{source} is no checkpoint of ReferFormer that can be read ({error})") from error
+    if said.get("nheads", seen["nheads"]) != seen["nheads"]:
+        raise ValueError(
+            f"{source} is damaged: by its options it has {said['nheads']} heads, by its shapes {seen['nheads']}"
+        )
     options = {"model": "referformer", **SETTINGS, **OF_MODEL["referformer"], **OF_REFERFORMER, "dataset_file": "ytvos"}
-    options |= {name: said[name] for name in _TAKEN if name in said} | seen
-    options |= {"no_rel_coord": not said.get("rel_coord", True), "binary": seen["num_classes"] == 1}
-    options |= {name: value for name, value in given.items() if value is not None}
+    options |= said | given | seen | masks | {"binary": seen["num_classes"] == 1, "model": "referformer"}
+    options["text_encoder"] = text_encoder
     classes = options.pop("num_classes")
     options["backbone_pretrained"] = str(source)  # a ResNet's batch norms are frozen
     if dist.is_main():
@@ -98,6 +111,24 @@ def as_checkpoint(content: dict, source: object, text_encoder: str, given: Mappi
     weights = parameters(content, backbone, source)
     described = TextEncoder.described_by(text_encoder)
     return {"format": FORMAT, "options": options, "num_classes": classes, "text_encoder": described, "model": weights}
+
+
+def _said(content: Mapping, source: object) -> dict[str, object]:
+    """What the options in a file say, as far as it is taken, by our names. Older files may lack any of them.
+
+    Raises ValueError, naming ``source``, for a value that such an option cannot have, or that no network here has.
+    """
+    said = vars(content["args"]) if isinstance(content.get("args"), argparse.Namespace) else {}
+    for name, value in _FIXED.items():
+        if (other := said.get(name, value)) is not value and (type(other) is not type(value) or other != value):
+            raise ValueError(f"{source}: its option --{name} is {shown(other)}; only {value} is known here")
+    taken = {name: said[name] for name in _TAKEN if name in said}
+    if "rel_coord" in said:
+        taken["no_rel_coord"] = not said["rel_coord"] if isinstance(said["rel_coord"], bool) else said["rel_coord"]
+    for name, value in taken.items():
+        if fault := KINDS[name].fault(value):
+            raise ValueError(f"{source} is damaged: its option --{name} {fault}")
+    return taken
 
 
 def _state(content: object, source: object) -> dict[str, Tensor]:
@@ -168,6 +199,29 @@ def seen_in(state: Mapping[str, Tensor]) -> dict[str, object]:
         "with_box_refine": _refines(state),
         "num_classes": len(state["class_embed.0.bias"]),
     }
+
+
+def mask_head_of(state: Mapping[str, Tensor], known: Mapping[str, object]) -> dict[str, object]:
+    """The options of the mask head (:data:`MASK_HEAD`), of which some may be known, from what its controller makes.
+
+    They are ReferFormer's defaults where these fit, or nothing does, which loading the weights tells by name.
+    Raises ValueError where several others fit.
+    """
+    usual = {name: OF_REFERFORMER[name] for name in MASK_HEAD} | known
+    made, width = len(state["controller.layers.2.bias"]), len(state["pixel_decoder.mask_features.bias"])
+
+    def numbers(layers: int, channels: int, unplaced: bool) -> int:
+        first = (width + (0 if unplaced else 2)) * channels
+        return first + (layers - 2) * channels**2 + channels + (layers - 1) * channels + 1
+
+    every = itertools.product(range(2, 9), range(1, min(257, made)), (False, True))  # as KINDS bounds them
+    fitting = [dict(zip(MASK_HEAD, found, strict=True)) for found in every if numbers(*found) == made]
+    fitting = [found for found in fitting if found | known == found]
+    if not fitting or usual in fitting:
+        return usual
+    if len(fitting) > 1:
+        raise ValueError(f"its masks may be of several kinds; give --{', --'.join(MASK_HEAD)}")
+    return fitting[0]
 
 
 def backbone_of(body: Mapping[str, Tensor]) -> str:

@@ -26,6 +26,9 @@ from util.samples.structures import Output, Prediction
 
 GROUPS = 32
 TEXT_DROPOUT = 0.1
+# Of the attention to words in the fusion and the mask features, whatever --nheads: models/referformer.py and
+# models/segmentation.py there have the number in their code.
+WORD_HEADS = 8
 
 
 @dataclass
@@ -128,7 +131,7 @@ class ReferFormer(nn.Module):
     Args:
         backbone: see :mod:`models.backbone`; its maps pass LayerNorms where ``map_norms``, as image Swin's do.
         text_encoder: RoBERTa with its pooler.
-        dim: hidden width C; heads: attention heads; dropout: of the transformer; dim_feedforward: hidden width of it.
+        dim: hidden width C; heads, dropout, dim_feedforward: of the transformer.
         enc_layers, dec_layers: of the transformer; levels: maps that it reads; points: in each.
         num_queries: N; num_classes: K.
         mask_dim: channels of the mask features; mask_channels, mask_layers: of the dynamic convolutions.
@@ -170,7 +173,7 @@ class ReferFormer(nn.Module):
         self.resizer = nn.Sequential(
             nn.Linear(text_encoder.width, dim), nn.LayerNorm(dim, eps=1e-12), nn.Dropout(TEXT_DROPOUT)
         )
-        self.fusion = nn.MultiheadAttention(dim, heads, batch_first=True)
+        self.fusion = nn.MultiheadAttention(dim, WORD_HEADS, batch_first=True)
         self.query_embed = nn.Embedding(num_queries, dim)
         self.transformer = DeformableTransformer(
             dim=dim,
@@ -194,7 +197,7 @@ class ReferFormer(nn.Module):
             channels=backbone.channels[0],
             dim=dim,
             mask_dim=mask_dim,
-            heads=heads,
+            heads=WORD_HEADS,
             hidden=dim_feedforward,
             dropout=dropout,
         )

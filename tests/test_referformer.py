@@ -165,6 +165,7 @@ def test_proxyformer_starts_from_its_encoders(published_state, tmp_path, capsys)
         (lambda s: s.update({"resizer.fc.bias": [1.0]}), "'resizer.fc.bias' of its weights is no plain tensor"),
         (lambda s: s.pop("backbone.0.body.conv1.weight"), "its backbone is none of ReferFormer's"),
         (lambda s: s.pop("transformer.encoder.layers.0.linear1.bias"), "no checkpoint of ReferFormer that can be read"),
+        (lambda s: s.update({"pixel_decoder.mask_features.bias": torch.ones(())}), "no checkpoint of ReferFormer"),
     ],
 )
 def test_a_damaged_published_file_is_refused_by_name(change, message, published_state, tmp_path):
@@ -174,6 +175,38 @@ def test_a_damaged_published_file_is_refused_by_name(change, message, published_
     with pytest.raises(ValueError, match=message) as raised:
         models.load_predictor(tmp_path / "file.pth", "cpu", text_encoder=TEXT)
     assert "file.pth" in str(raised.value) and "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"nheads": 10**9}, "--nheads is 1000000000 "),
+        ({"nheads": 4}, "by its options it has 4 heads, by its shapes 8"),
+        ({"rel_coord": torch.ones(2)}, "--no_rel_coord is a Tensor"),
+        ({"dataset_file": "ytvos\x1b[2J\nall"}, r"--dataset_file is 'ytvos\\x1b\[2J\\nall'"),
+        ({"controller_layers": True}, "--controller_layers is True"),
+        ({"dec_n_points": 8}, "--dec_n_points is 8; only 4 is known here"),
+        ({"dilation": True}, "--dilation is True; only False is known here"),
+    ],
+    ids=str,
+)
+def test_options_that_a_published_file_cannot_have_are_refused(option, message, published_state, tmp_path, capsys):
+    torch.save({"model": published_state, "args": argparse.Namespace(**OPTIONS | option)}, tmp_path / "file.pth")
+    with pytest.raises(ValueError, match=message) as raised:
+        models.load_predictor(tmp_path / "file.pth", "cpu", text_encoder=TEXT)
+    assert "file.pth" in str(raised.value) and "\n" not in str(raised.value) and not capsys.readouterr().out
+
+
+def test_a_published_file_of_a_wrapped_model_or_another_mask_head_is_read(published_state, tmp_path, capsys):
+    state = published_state | {
+        "controller.layers.2.weight": torch.randn(4161, 256),
+        "controller.layers.2.bias": torch.randn(4161),
+    }
+    options = argparse.Namespace(backbone="resnet50")  # as an older file, which lacks most of them
+    torch.save({"model": {f"module.{name}": x for name, x in state.items()}, "args": options}, tmp_path / "file.pth")
+    models.load_checkpoint(tmp_path / "file.pth", {"text_encoder": TEXT})
+    said = capsys.readouterr().out
+    assert "controller_layers 2, dynamic_mask_channels 16, no_rel_coord False" in said
 
 
 class Sly(argparse.Namespace):
@@ -264,6 +297,14 @@ def test_frames_that_are_asked_for_are_answered_alone():
     alone = model.decode(features.at([2]), text).final
     assert only.masks.shape[1] == 1 and torch.equal(only.masks, alone.masks)
     assert not torch.allclose(only.masks[:, 0], model.decode(features, text).final.masks[:, 2], atol=1e-3)
+
+
+@torch.no_grad()
+def test_places_keep_float32_under_autocast():
+    model, batch = tiny().eval(), random_batch(1, frames=2)
+    with torch.autocast("cpu", torch.bfloat16):
+        boxes = model(batch.video, batch.expressions).final.boxes
+    assert boxes.dtype == torch.float32 and not torch.equal(boxes, boxes.bfloat16().float())
 
 
 @pytest.mark.parametrize("refine", [True, False])

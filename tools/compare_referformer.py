@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import sys
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,11 +23,15 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import models  # noqa: E402
+import opts  # noqa: E402
 from models.published import as_checkpoint  # noqa: E402
 from models.referformer import ReferFormer  # noqa: E402
+from util.options.saved import OF_REFERFORMER  # noqa: E402
 from util.run.cli import run  # noqa: E402
 from util.weights import checkpoint  # noqa: E402
 
+OUTPUTS = {"pred_logits", "pred_boxes", "pred_masks", "hs", "init_reference", "inter_references", "memory"}
+OUTPUTS |= {"mask_features"}
 OF_HALF = 5  # times the tolerance, for outputs that are stored in half precision
 
 
@@ -55,6 +59,14 @@ def frames(seeds: list[int], sizes: list[tuple[int, int, int]]) -> tuple[Tensor,
     return video, None if valid.all() else valid
 
 
+def asked(flags: Sequence[str]) -> dict[str, object]:
+    """The model's options among ReferFormer's flags. Only some of its own are not seen in shapes: they get defaults."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    opts.add_model_options(parser)
+    parser.set_defaults(**dict.fromkeys(opts.model_options()) | OF_REFERFORMER)
+    return vars(parser.parse_known_args(list(flags))[0])
+
+
 def build(case: Mapping, text_encoder: str, source: object) -> ReferFormer:
     """The model of a configuration, through the import of published files."""
     state = {
@@ -62,7 +74,7 @@ def build(case: Mapping, text_encoder: str, source: object) -> ReferFormer:
         for name, (shape, dtype) in case["shapes"].items()
         if not dtype.startswith("int")
     }
-    given = {"backbone": case["backbone"], "with_box_refine": "--with_box_refine" in case["flags"]}
+    given = asked(case["flags"]) if "flags" in case else {}
     content = as_checkpoint({"model": state}, source, text_encoder, given)
     return models.restore_model(checkpoint.checked(content, source), source).eval()
 
@@ -90,7 +102,7 @@ def outputs(model: ReferFormer, case: Mapping) -> dict[str, Tensor | list[Tensor
     )
     try:
         video, valid = frames(case["frame_seeds"], case["frame_sizes"])
-        scored = case["scored_frame"]
+        scored = case.get("scored_frame")
         output = model(video, list(case["texts"]), valid, frames=None if scored is None else [scored], supervised=False)
     finally:
         model.transformer.encode, model.transformer.decode = encode, decode
@@ -100,15 +112,29 @@ def outputs(model: ReferFormer, case: Mapping) -> dict[str, Tensor | list[Tensor
 
 
 def difference(ours: Tensor | list[Tensor], theirs: Tensor | list[Tensor]) -> float:
-    """The largest difference as a share of the range of ``theirs``."""
+    """The largest difference as a share of the range of ``theirs``; infinite where the shapes differ."""
     if isinstance(theirs, list | tuple):
         return max(difference(a, b) for a, b in zip(ours, theirs, strict=True))
+    if ours.shape != theirs.shape:
+        return float("inf")
     theirs = theirs.float()
-    return float((ours - theirs).abs().max() / (theirs.max() - theirs.min()))
+    largest, range_ = (ours - theirs).abs().max(), theirs.max() - theirs.min()
+    return float(largest / (range_ if range_ > 0 else theirs.abs().max()))
 
 
 def is_half(value: Tensor | list[Tensor]) -> bool:
     return (value[0] if isinstance(value, list | tuple) else value).dtype == torch.float16
+
+
+def _fault(cases: object) -> str | None:
+    if not isinstance(cases, Mapping) or not all(isinstance(case, Mapping) for case in cases.values()):
+        return "it is no dictionary of configurations"
+    for name, case in cases.items():
+        if missing := {"shapes", "frame_seeds", "frame_sizes", "texts"} - case.keys():
+            return f"{name} lacks {', '.join(sorted(missing))}"
+        if not case.keys() & OUTPUTS:
+            return f"{name} has none of {', '.join(sorted(OUTPUTS))}"
+    return None
 
 
 def main() -> int:
@@ -118,6 +144,8 @@ def main() -> int:
     parser.add_argument("--tolerance", type=float, default=1e-4, help="share of an output's range; 5 times in half")
     args = parser.parse_args()
     cases, failed = checkpoint.read_plain(args.outputs, str(args.outputs)), 0
+    if fault := _fault(cases):
+        raise ValueError(f"{args.outputs} holds no outputs of ReferFormer: {fault}")
     for name, case in cases.items():
         found = outputs(build(case, args.text_encoder, f"{args.outputs}: {name}"), case)
         for kind in [kind for kind in found if kind in case]:

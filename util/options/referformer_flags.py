@@ -82,7 +82,7 @@ def without_referformer_flags(parser: argparse.ArgumentParser, argv: Sequence[st
     for name, value in vars(given).items():
         if _changes_results(name, value):
             shown = "" if value is True else f" {' '.join(value) if isinstance(value, list) else value}"
-            why = _INSTEAD.get(name, "ProxyFormer has no such part, so its results would differ")
+            why = _INSTEAD.get(name, "no model here has such a part, so its results would differ")
             parser.error(f"--{name}{shown} is an option of ReferFormer: {why}; leave it out")
     _say_ignored(parser, vars(given))
     return rest
@@ -108,7 +108,7 @@ def settle_for_proxyformer(parser: argparse.ArgumentParser, values: dict[str, ob
     for name, default in OF_REFERFORMER.items():
         if values.get(name) not in (None, default) and name != "with_box_refine":
             parser.error(
-                f"--{name}: is an option of ReferFormer: ProxyFormer has no such part; leave it out, or add "
+                f"--{name} is an option of ReferFormer: ProxyFormer has no such part; leave it out, or add "
                 "--model referformer"
             )
     if values.get("with_box_refine"):
