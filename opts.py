@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterable, Iterator, Mapping
 
-from util.options.inference import InferenceOptions, inference_options
+from util.options.inference import CLIPS, InferenceOptions, inference_options
 from util.options.presets import PRESETS
 from util.options.referformer_flags import settle_for_proxyformer, without_referformer_flags
 from util.options.saved import KINDS, OF_MODEL, check_values, misfits
@@ -281,7 +281,7 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
 
 
 # of models.load_predictor
-PREDICTOR_OPTIONS = ("eval_size", "max_size", "amp", "window", "overlap", "long_text", "text_encoder")
+PREDICTOR_OPTIONS = ("eval_size", "max_size", "amp", "window", "overlap", "clips", "long_text", "text_encoder")
 
 
 def add_text_encoder(parser: argparse.ArgumentParser) -> None:
@@ -305,6 +305,12 @@ def add_predictor_options(parser: argparse.ArgumentParser) -> None:
         type=positive_int,
         metavar="FRAMES",
         help="shared by two windows; default: 8, or half of one",
+    )
+    parser.add_argument(
+        "--clips",
+        choices=CLIPS,
+        default="followed",
+        help="windows of a long video: objects are followed from one to the next, or each is answered by itself",
     )
     parser.add_argument("--device", help="cuda, cuda:1, cpu; default: a GPU when there is one")
     parser.add_argument("--long_text", **KINDS["long_text"].argument(), default="shorten", help=_LONG_TEXT_HELP)

@@ -250,7 +250,7 @@ def asked_settings(trained: Mapping[str, object], asked: InferenceOptions, devic
         ValueError: the windows are impossible.
     """
     args = argparse.Namespace(**trained)
-    window, overlap = window_sizes(asked.window, asked.overlap)
+    window, overlap = window_sizes(asked.window, asked.overlap, asked.clips)
     return predictor_settings(
         args,
         eval_size=asked.eval_size,
@@ -258,6 +258,7 @@ def asked_settings(trained: Mapping[str, object], asked: InferenceOptions, devic
         amp=settled_amp(asked.amp or inference_amp(args.amp), device),
         window=window,
         overlap=overlap,
+        clips=asked.clips,
         long_text=asked.long_text,
         patience=asked.loader_timeout,
     )
@@ -333,6 +334,7 @@ def load_predictor(
     amp: str | None = None,
     window: int | None = None,
     overlap: int | None = None,
+    clips: str = "followed",
     long_text: str = "shorten",
     text_encoder: str | None = None,
 ) -> Predictor:
@@ -350,6 +352,8 @@ def load_predictor(
         amp: what to compute in, "off" (float32), "bf16", "fp16" or "auto"; None: off, or auto if the training was not.
         window: frames that the network sees together; None: 40. overlap: frames that neighbouring windows share; None:
             8, or half of a window of fewer than 16.
+        clips: how the windows of a long video are answered: "followed" follows objects from one to the next,
+            "independent" answers each by itself, without overlap.
         long_text: "shorten" warns of a text that is longer than the text encoder takes, and reads its beginning;
             "refuse" raises ValueError.
         text_encoder: hub name or directory of the RoBERTa of a published file, whose configuration and tokenizer are
@@ -358,7 +362,8 @@ def load_predictor(
     Raises:
         FileNotFoundError, ValueError: the file is missing or damaged, or a setting is impossible.
     """
-    asked = dict(eval_size=eval_size, max_size=max_size, amp=amp, window=window, overlap=overlap, long_text=long_text)
+    asked = dict(eval_size=eval_size, max_size=max_size, amp=amp, long_text=long_text)
+    asked |= dict(window=window, overlap=overlap, clips=clips)
     return load_with_options(path, device, text_encoder=text_encoder, **asked)[0]
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -75,7 +76,7 @@ class PredictorSettings:
     Attributes:
         eval_size, max_size: short side of the network's input and limit of its long side.
         amp: "off" (float32), "bf16", "fp16" or "auto", which is settled on a device.
-        window, overlap, long_text, patience: as in :class:`Predictor`.
+        window, overlap, clips, long_text, patience: as in :class:`Predictor`.
     """
 
     eval_size: int
@@ -83,6 +84,7 @@ class PredictorSettings:
     amp: str = "off"
     window: int | None = None
     overlap: int | None = None
+    clips: str = "followed"
     long_text: str = "shorten"
     patience: float = 0
 
@@ -101,6 +103,8 @@ class Predictor:
         threshold: probability above which a pixel belongs to the object.
         window: frames that the network sees together; None: 40. overlap: frames that neighbouring windows of longer
             videos share; None: 8, or half of a window of fewer than 16.
+        clips: "followed": objects are followed from window to window, and one query answers for the whole video.
+            "independent": each window is answered by itself, as if it were a video, and windows share no frame.
         long_text: "shorten" or "refuse" a text that is longer than the text encoder takes.
         patience: seconds to wait for the frames of a window; 0: any time, as long films may need.
 
@@ -118,13 +122,14 @@ class Predictor:
         threshold: float = 0.5,
         window: int | None = None,
         overlap: int | None = None,
+        clips: str = "followed",
         long_text: str = "shorten",
         patience: float = 0,
     ) -> None:
         for name, value in (("--eval_size", eval_size), ("--max_size", max_size)):
             if value < 1:
                 raise ValueError(f"{name} {value} is no size of frames; give at least 32")
-        self.window, self.overlap = window_sizes(window, overlap)
+        self.window, self.overlap = window_sizes(window, overlap, clips)
         self.model = model.eval()
         self.long_text = long_text
         self.announce(())
@@ -222,7 +227,8 @@ class Predictor:
         # refuses an empty text now, and not after a window
         self.announce((f"expression {e}", text) for e, text in enumerate(expressions, 1))
         spans = windows(len(video), self.window, self.overlap)
-        waiting = Waiting(on_disk=len(spans) > 1)
+        alone = len(spans) == 1 or not self.overlap  # whether a window chooses its query by itself
+        waiting = Waiting(on_disk=len(spans) > 1, kept_as=np.float32 if alone else np.float16)
         tails: dict[int, Tensor] = {}  # masks [n, t, h, w] of the frames from the next window's start on
         sums: dict[int, Tensor] = {}  # class probabilities [n, k] over the frames that are done
         encoded = None
@@ -239,11 +245,13 @@ class Predictor:
                         shared = masks[: tails[e].shape[1]].transpose(0, 1) > 0
                         order = follow(tails[e], shared)
                         logits, masks = logits[:, order], masks[:, order]
-                    tails[e] = masks[next_start - span.start :].transpose(0, 1) > 0
-                    sums[e] = sums.get(e, 0) + logits[own].float().sigmoid().sum(0)
-                    if len(spans) == 1:  # the best proxy is known, so the others need not wait
-                        best = sums[e].amax(-1).argmax()[None]
-                        sums[e], masks = sums[e][best], masks[:, best]
+                    here = logits[own].float().sigmoid().sum(0)
+                    if alone:  # the best proxy is known, so the others need not wait
+                        best = here.amax(-1).argmax()[None]
+                        here, masks = here[best].amax(-1, keepdim=True), masks[:, best]
+                    else:
+                        tails[e] = masks[next_start - span.start :].transpose(0, 1) > 0
+                    sums[e] = sums.get(e, 0) + here
                     waiting.put(e, span.first, masks[own])
                     seen(0)
                 seen(span.last - span.first)

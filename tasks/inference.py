@@ -93,7 +93,10 @@ def claim(
     with dist.together():
         if dist.is_main():
             windows = {"window": settings.window, "overlap": settings.overlap}
-            run = record(checkpoint.fingerprint(asked.resume), split, settings) | windows
+            # only where it is not the usual one, so that folders of earlier versions can be gone on with
+            unusual = {} if settings.clips == "followed" else {"clips": settings.clips}
+            unusual |= {name: form for name, form in asked.model.items() if name == "text_form"}
+            run = record(checkpoint.fingerprint(asked.resume), split, settings) | windows | unusual
             claim_results(results_dir, run, asked.overwrite, roots, digests(videos))
 
 

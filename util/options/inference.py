@@ -6,6 +6,8 @@ import argparse
 from collections.abc import Collection
 from dataclasses import dataclass
 
+CLIPS = ("followed", "independent")  # how the windows of a long video are answered
+
 
 @dataclass(frozen=True)
 class InferenceOptions:
@@ -16,7 +18,7 @@ class InferenceOptions:
         output_dir: of the masks; overwrite: delete those of another run; visualize: also write videos.
         device: where to compute; strict: the first video that cannot be read is an error.
         holdout: how many training videos make the split ``holdout``; allow_trained: take videos that were trained on.
-        eval_size, max_size, amp, window, overlap, long_text: of the predictor.
+        eval_size, max_size, amp, window, overlap, clips, long_text: of the predictor.
         loader_timeout: seconds to wait for a frame.
         model: options of the model, by name; the checkpoint must agree.
     """
@@ -36,6 +38,7 @@ class InferenceOptions:
     amp: str | None
     window: int | None
     overlap: int | None
+    clips: str
     long_text: str | None
     loader_timeout: int | None
     model: dict[str, object]
