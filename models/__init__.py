@@ -17,7 +17,7 @@ from models.matcher import LossWeights, TrajectoryMatcher
 from models.network import Network
 from models.predictor import Predictor, PredictorSettings
 from models.proxyformer import ProxyFormer
-from models.published import as_checkpoint, is_published, parameters, starting_weights
+from models.published import LIMIT_OF_FRAMES, NO_LIMIT, as_checkpoint, is_published, parameters, starting_weights
 from models.referformer import ReferFormer
 from models.text_description import read_description
 from models.text_encoder import TextEncoder
@@ -48,6 +48,7 @@ __all__ = [
     "predictor_settings",
     "prepare_model",
     "restore_model",
+    "scoring_settings",
     "settled_amp",
     "upgraded",
 ]
@@ -237,6 +238,28 @@ def predictor_settings(args: argparse.Namespace, **given: int | str | None) -> P
         patience=args.loader_timeout,
     )
     return PredictorSettings(**of_options | _given(given))
+
+
+def scoring_settings(args: argparse.Namespace, scores_frames: bool, amp: str) -> PredictorSettings:
+    """The settings to score a split with.
+
+    Where a ReferFormer has no limit of the long side, that of single frames is the one of its own evaluation.
+
+    Args:
+        args: of ``opts.parse_train_args``.
+        scores_frames: whether the split has single frames, not whole videos.
+        amp: settled on a device.
+
+    Raises:
+        ValueError: the options of windows, which single frames do not have, are given for them.
+    """
+    windows = dict(window=args.window, overlap=args.overlap, clips=args.clips)
+    if not scores_frames:
+        return predictor_settings(args, amp=amp, **windows)
+    if windows != dict(window=None, overlap=None, clips="followed"):
+        raise ValueError("--window, --overlap and --clips are for whole videos, not for single frames; leave them out")
+    unlimited = args.model == "referformer" and args.max_size == NO_LIMIT
+    return predictor_settings(args, amp=amp, max_size=LIMIT_OF_FRAMES if unlimited else None)
 
 
 def asked_settings(trained: Mapping[str, object], asked: InferenceOptions, device: torch.device) -> PredictorSettings:

@@ -95,8 +95,10 @@ class PredictorSettings:
     patience: float = 0
 
     def described(self) -> dict[str, object]:
-        """The settings that masks of any video depend on, as plain data; the windows matter to long videos only."""
-        return {"eval_size": self.eval_size, "max_size": self.max_size, "amp": self.amp}
+        """The settings that masks depend on, as plain data; those of windows where they are not the usual ones."""
+        seen = {"eval_size": self.eval_size, "max_size": self.max_size, "amp": self.amp}
+        windows = {"window": self.window, "overlap": self.overlap, "clips": self.clips}
+        return seen | {name: value for name, value in windows.items() if value not in (None, "followed")}
 
 
 class Predictor:

@@ -92,11 +92,9 @@ def claim(
     """Makes ``results_dir`` the folder of the masks of an inference script, for all processes; see claim_results."""
     with dist.together():
         if dist.is_main():
-            windows = {"window": settings.window, "overlap": settings.overlap}
-            # only where it is not the usual one, so that folders of earlier versions can be gone on with
-            unusual = {} if settings.clips == "followed" else {"clips": settings.clips}
-            unusual |= {name: form for name, form in asked.model.items() if name == "text_form"}
-            run = record(checkpoint.fingerprint(asked.resume), split, settings) | windows | unusual
+            # the form of texts belongs to the checkpoint, except where a published file is read in another one
+            form = {name: value for name, value in asked.model.items() if name == "text_form"}
+            run = record(checkpoint.fingerprint(asked.resume), split, settings) | form
             claim_results(results_dir, run, asked.overwrite, roots, digests(videos))
 
 

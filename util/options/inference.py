@@ -1,10 +1,12 @@
-"""The values of an inference script's command line. Standard library only."""
+"""What inference scripts are asked: options of windows, and the values of a command line. Standard library only."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Collection
 from dataclasses import dataclass
+
+from util.options.types import positive_int
 
 CLIPS = ("followed", "independent")  # how the windows of a long video are answered
 
@@ -42,6 +44,23 @@ class InferenceOptions:
     long_text: str | None
     loader_timeout: int | None
     model: dict[str, object]
+
+
+def add_window_options(parser: argparse._ActionsContainer) -> None:
+    """Adds the options for videos that are longer than the network sees at once."""
+    parser.add_argument("--window", type=positive_int, metavar="FRAMES", help="frames seen together; default: 40")
+    parser.add_argument(
+        "--overlap",
+        type=positive_int,
+        metavar="FRAMES",
+        help="shared by two windows; default: 8, or half of one",
+    )
+    parser.add_argument(
+        "--clips",
+        choices=CLIPS,
+        default="followed",
+        help="windows of a long video: objects are followed from one to the next, or each is answered by itself",
+    )
 
 
 def inference_options(parsed: argparse.Namespace, of_model: Collection[str]) -> InferenceOptions:
