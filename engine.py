@@ -21,7 +21,8 @@ from datasets.base import Unreadable, VideoEntry
 from datasets.davis import AnnotatedVideo
 from models.criterion import Criterion, Normaliser
 from models.postprocess import fuse_objects
-from models.predictor import ASKED_TOGETHER, FrameAnswer, Predictor, Segmentation
+from models.predictor import ASKED_TOGETHER, FrameAnswer, Predictor
+from models.segmentation import Segmentation
 from util.files.names import inside
 from util.masks.coco import CATEGORY, encode_masks
 from util.masks.results import ANNOTATOR_ROOTS, holds_frames, is_complete, mask_name, write_label_png, write_mask_png
@@ -355,8 +356,7 @@ def predict_clips(
         for number, (clip, frames) in zip(numbers, progress, strict=True):
             if frames is None:
                 continue
-            encoded = predictor.encode(frames)
-            answers = predictor.answer_frame(encoded, list(clip.expressions.values()), clip.scored)
+            answers = predictor.answer_frame(frames, list(clip.expressions.values()), clip.scored)
             results = [coco_results(image_id, a) for image_id, a in zip(clip.expressions, answers, strict=True)]
             found.append((number, [result for of_sample in results for result in of_sample]))
     found = sorted(dist.gather_list(found), key=lambda of_clip: of_clip[0])

@@ -57,6 +57,9 @@ FREE_TO_CHANGE = {
     "strict",
     "annotations",
     "expressions",
+    "window",
+    "overlap",
+    "clips",
     "local_rank",
 }
 # options that are never taken from a checkpoint
@@ -69,6 +72,9 @@ OF_THIS_CALL = {
     "eval_split",
     "allow_trained",
     "strict",
+    "window",
+    "overlap",
+    "clips",
     "local_rank",
 }
 
@@ -203,7 +209,7 @@ def scored_split(args: argparse.Namespace, model: models.Network) -> tuple[datas
     datasets.refuse_trained(split.split, args.holdout, args.holdout)
     # errors in the split show now, and not after an epoch
     model.text_encoder.announce(texts_to_score(split), args.long_text)
-    return split, models.predictor_settings(args, amp=inference_amp(args.amp))
+    return split, models.scoring_settings(args, split.scores_frames, inference_amp(args.amp))
 
 
 def evaluate(args: argparse.Namespace, saved: dict, device: torch.device) -> int:
@@ -218,7 +224,7 @@ def evaluate(args: argparse.Namespace, saved: dict, device: torch.device) -> int
     if not args.allow_trained and datasets.may_be_trained_on(args.dataset_file, trained):
         datasets.refuse_trained(split.split, args.holdout, saved["options"]["holdout"])
     model = models.restore_model(saved, args.resume)
-    settings = models.predictor_settings(args, amp=models.settled_amp(args.amp, device))
+    settings = models.scoring_settings(args, split.scores_frames, models.settled_amp(args.amp, device))
     predictor = models.inference_predictor(model, settings, device)
     gaps = Gaps(args.strict)
     with dist.together():

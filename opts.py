@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterable, Iterator, Mapping
 
-from util.options.inference import InferenceOptions, inference_options
+from util.options.inference import InferenceOptions, add_window_options, inference_options
 from util.options.presets import PRESETS
 from util.options.referformer_flags import settle_for_proxyformer, without_referformer_flags
 from util.options.saved import KINDS, OF_MODEL, check_values, misfits
@@ -212,6 +212,7 @@ def add_train_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--allow_trained", action="store_true", help="also score videos of the training")
     group.add_argument("--strict", action="store_true", help="with --eval: a damaged or missing file is an error")
+    add_window_options(group)
     group.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)
 
 
@@ -281,7 +282,7 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
 
 
 # of models.load_predictor
-PREDICTOR_OPTIONS = ("eval_size", "max_size", "amp", "window", "overlap", "long_text", "text_encoder")
+PREDICTOR_OPTIONS = ("eval_size", "max_size", "amp", "window", "overlap", "clips", "long_text", "text_encoder")
 
 
 def add_text_encoder(parser: argparse.ArgumentParser) -> None:
@@ -299,13 +300,7 @@ def add_predictor_options(parser: argparse.ArgumentParser) -> None:
         "--max_size", **KINDS["max_size"].argument(), help="limit of its long side; default: as in training"
     )
     parser.add_argument("--amp", **KINDS["amp"].argument(), help="default: off if training was off, else auto")
-    parser.add_argument("--window", type=positive_int, metavar="FRAMES", help="frames seen together; default: 40")
-    parser.add_argument(
-        "--overlap",
-        type=positive_int,
-        metavar="FRAMES",
-        help="shared by two windows; default: 8, or half of one",
-    )
+    add_window_options(parser)
     parser.add_argument("--device", help="cuda, cuda:1, cpu; default: a GPU when there is one")
     parser.add_argument("--long_text", **KINDS["long_text"].argument(), default="shorten", help=_LONG_TEXT_HELP)
 
@@ -414,6 +409,10 @@ def _contradictions(args: argparse.Namespace, given: set[str]) -> Iterator[tuple
     )
     yield args.allow_trained and not args.eval, "--allow_trained is for scoring: add --eval, or leave it out"
     yield args.strict and not args.eval, "--strict is for scoring: add --eval, or leave it out"
+    yield (
+        not args.eval and bool(given & {"window", "overlap", "clips"}),
+        "--window, --overlap and --clips are for scoring: add --eval, or leave them out",
+    )
     yield (
         not args.eval and args.eval_every > args.epochs,
         f"--eval_every {args.eval_every} is more than --epochs {args.epochs}, so no epoch would be scored",

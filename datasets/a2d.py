@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from datasets.base import EvalClip, Expression, TrainVideo
-from datasets.sampling import centred_window
+from datasets.sampling import centred_window, place_in_window
 from datasets.sentences import Sentences
 from util.files.matlab import read_h5
 from util.files.names import inside, name_fault
@@ -412,7 +412,7 @@ def eval_clips(root: Path, num_frames: int, gaps: Gaps | None = None) -> list[Wi
         WindowClip(
             clip_id=f"{samples[0].video}, frame {samples[0].frame}",
             expressions={sample.image_id: in_form(sample.query, "lower") for sample in samples},
-            scored=num_frames // 2,
+            scored=place_in_window(samples[0].frame - 1, num_frames),
             video_path=video_path,
             frame=samples[0].frame,
             num_frames=num_frames,

@@ -13,7 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from datasets.base import EvalClip
-from datasets.sampling import centred_window
+from datasets.sampling import centred_window, place_in_window
 from datasets.sentences import Sentences
 from util.files.matlab import read_mat
 from util.files.names import inside, name_fault
@@ -189,7 +189,7 @@ def eval_clips(root: Path, num_frames: int, gaps: Gaps | None = None) -> list[Wi
             WindowClip(
                 clip_id=f"{sample.video}, frame {sample.frame}",
                 expressions={sample.image_id: in_form(sample.query, "lower")},
-                scored=num_frames // 2,
+                scored=place_in_window(sample.frame - 1, num_frames),
                 frame_paths=paths,
             )
         )

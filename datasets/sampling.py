@@ -44,6 +44,12 @@ def centred_window(centre: int, num_frames: int, length: int) -> list[int]:
     return [min(max(first + t, 0), length - 1) for t in range(num_frames)]
 
 
+def place_in_window(centre: int, num_frames: int) -> int:
+    """Index of the frame in :func:`centred_window`; of several places of the first frame the first one, as ReferFormer
+    takes it (``sample_indx.index(frame_id)`` in datasets/a2d.py and jhmdb.py of github.com/wjn922/ReferFormer)."""
+    return num_frames // 2 if centre else 0
+
+
 def group_count(items: int, most: int) -> int:
     """Number of groups of at most ``most`` that hold ``items`` items."""
     return -(-items // most)

@@ -17,7 +17,7 @@ from models.matcher import LossWeights, TrajectoryMatcher
 from models.network import Network
 from models.predictor import Predictor, PredictorSettings
 from models.proxyformer import ProxyFormer
-from models.published import as_checkpoint, is_published, parameters, starting_weights
+from models.published import LIMIT_OF_FRAMES, NO_LIMIT, as_checkpoint, is_published, parameters, starting_weights
 from models.referformer import ReferFormer
 from models.text_description import read_description
 from models.text_encoder import TextEncoder
@@ -48,6 +48,7 @@ __all__ = [
     "predictor_settings",
     "prepare_model",
     "restore_model",
+    "scoring_settings",
     "settled_amp",
     "upgraded",
 ]
@@ -239,6 +240,28 @@ def predictor_settings(args: argparse.Namespace, **given: int | str | None) -> P
     return PredictorSettings(**of_options | _given(given))
 
 
+def scoring_settings(args: argparse.Namespace, scores_frames: bool, amp: str) -> PredictorSettings:
+    """The settings to score a split with.
+
+    Where a ReferFormer has no limit of the long side, that of single frames is the one of its own evaluation.
+
+    Args:
+        args: of ``opts.parse_train_args``.
+        scores_frames: whether the split has single frames, not whole videos.
+        amp: settled on a device.
+
+    Raises:
+        ValueError: the options of windows, which single frames do not have, are given for them.
+    """
+    windows = dict(window=args.window, overlap=args.overlap, clips=args.clips)
+    if not scores_frames:
+        return predictor_settings(args, amp=amp, **windows)
+    if windows != dict(window=None, overlap=None, clips="followed"):
+        raise ValueError("--window, --overlap and --clips are for whole videos, not for single frames; leave them out")
+    unlimited = args.model == "referformer" and args.max_size == NO_LIMIT
+    return predictor_settings(args, amp=amp, max_size=LIMIT_OF_FRAMES if unlimited else None)
+
+
 def asked_settings(trained: Mapping[str, object], asked: InferenceOptions, device: torch.device) -> PredictorSettings:
     """The settings of an inference script's predictor, the same on all ranks; all ranks must call it.
 
@@ -250,7 +273,7 @@ def asked_settings(trained: Mapping[str, object], asked: InferenceOptions, devic
         ValueError: the windows are impossible.
     """
     args = argparse.Namespace(**trained)
-    window, overlap = window_sizes(asked.window, asked.overlap)
+    window, overlap = window_sizes(asked.window, asked.overlap, asked.clips)
     return predictor_settings(
         args,
         eval_size=asked.eval_size,
@@ -258,6 +281,7 @@ def asked_settings(trained: Mapping[str, object], asked: InferenceOptions, devic
         amp=settled_amp(asked.amp or inference_amp(args.amp), device),
         window=window,
         overlap=overlap,
+        clips=asked.clips,
         long_text=asked.long_text,
         patience=asked.loader_timeout,
     )
@@ -333,6 +357,7 @@ def load_predictor(
     amp: str | None = None,
     window: int | None = None,
     overlap: int | None = None,
+    clips: str = "followed",
     long_text: str = "shorten",
     text_encoder: str | None = None,
 ) -> Predictor:
@@ -350,6 +375,8 @@ def load_predictor(
         amp: what to compute in, "off" (float32), "bf16", "fp16" or "auto"; None: off, or auto if the training was not.
         window: frames that the network sees together; None: 40. overlap: frames that neighbouring windows share; None:
             8, or half of a window of fewer than 16.
+        clips: how the windows of a long video are answered: "followed" follows objects from one to the next,
+            "independent" answers each by itself, without overlap.
         long_text: "shorten" warns of a text that is longer than the text encoder takes, and reads its beginning;
             "refuse" raises ValueError.
         text_encoder: hub name or directory of the RoBERTa of a published file, whose configuration and tokenizer are
@@ -358,7 +385,8 @@ def load_predictor(
     Raises:
         FileNotFoundError, ValueError: the file is missing or damaged, or a setting is impossible.
     """
-    asked = dict(eval_size=eval_size, max_size=max_size, amp=amp, window=window, overlap=overlap, long_text=long_text)
+    asked = dict(eval_size=eval_size, max_size=max_size, amp=amp, long_text=long_text)
+    asked |= dict(window=window, overlap=overlap, clips=clips)
     return load_with_options(path, device, text_encoder=text_encoder, **asked)[0]
 
 

@@ -60,15 +60,52 @@ def fuse_objects(answers: Iterable[tuple[int, Tensor]], background: float = 0.1,
     return labels
 
 
-def resize_logits(logits: Tensor, input_size: tuple[int, int], output_size: tuple[int, int], stride: int) -> Tensor:
-    """Resizes mask logits ``[b, t, h, w]`` to the frames on disk ``[b, t, H, W]``, bilinearly.
+def at_input_size(logits: Tensor, input_size: tuple[int, int], stride: int) -> Tensor:
+    """Mask logits ``[b, t, h, w]`` at each pixel of the network's input, without its padding.
 
     Args:
         input_size: height and width of the network's input; the logits cover it from the top left, with padding.
-        output_size: of the frames on disk.
         stride: input pixels per logit.
     """
     h, w = logits.shape[-2:]
     logits = F.interpolate(logits.float(), size=(h * stride, w * stride), mode="bilinear")
-    logits = logits[..., : input_size[0], : input_size[1]]
+    return logits[..., : input_size[0], : input_size[1]]
+
+
+def resize_logits(logits: Tensor, input_size: tuple[int, int], output_size: tuple[int, int], stride: int) -> Tensor:
+    """Resizes mask logits ``[b, t, h, w]`` to the frames on disk ``[b, t, H, W]``, bilinearly.
+
+    Args:
+        input_size, stride: as in :func:`at_input_size`.
+        output_size: of the frames on disk.
+    """
+    logits = at_input_size(logits, input_size, stride)
     return F.interpolate(logits, size=output_size, mode="bilinear") if output_size != input_size else logits
+
+
+# How ReferFormer's scripts bring the masks of videos, and of single frames, to the size of the frames. Its published
+# numbers were made so (github.com/wjn922/ReferFormer).
+
+
+def stretch_logits(logits: Tensor, output_size: tuple[int, int]) -> Tensor:
+    """Resizes mask logits ``[b, t, h, w]`` to the frames on disk in one step, as if they covered the frames exactly.
+
+    Source: sub_processor in inference_ytvos.py and inference_davis.py.
+    """
+    return F.interpolate(logits.float(), size=output_size, mode="bilinear")
+
+
+def threshold_first(
+    logits: Tensor, input_size: tuple[int, int], output_size: tuple[int, int], stride: int, threshold: float
+) -> Tensor:
+    """Masks ``[b, t, H, W]``: logits are enlarged to the network's input and compared with the threshold there; the
+    masks are resized by nearest neighbours.
+
+    Source: A2DSentencesPostProcess and PostProcessSegm in models/postprocessors.py.
+
+    Args:
+        input_size, output_size, stride: as in :func:`resize_logits`.
+        threshold: of logits.
+    """
+    masks = at_input_size(logits, input_size, stride) > threshold
+    return F.interpolate(masks.float(), size=output_size, mode="nearest").bool()

@@ -10,14 +10,19 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, wait
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from models.network import Features, Network
-from models.postprocess import query_scores, resize_logits
+from models.postprocess import query_scores, resize_logits, stretch_logits, threshold_first
+from models.referformer import ReferFormer
+from models.segmentation import AT_ONCE, Segmentation, finite
 from models.windows import Waiting, Window, follow, window_bytes, window_sizes, windows
 from util.masks.box_ops import cxcywh_to_xyxy
 from util.run.daemon_threads import DaemonThreads, Stalled, take
@@ -28,8 +33,10 @@ from util.samples.frames import fitted_size, normalise, resize_frames
 from util.samples.structures import Prediction
 from util.video.own_video import open_video
 
-AT_ONCE = 8  # frames in the size of the video that are read, or cut out, together
 ASKED_TOGETHER = 8  # expressions that are answered together
+# ReferFormer sees single frames with a padding to a multiple of this: collate_fn in util/misc.py of
+# github.com/wjn922/ReferFormer, which its evaluation of A2D, JHMDB and RefCOCO uses. Its scripts for videos do not pad.
+PADDED_TO = 32
 
 
 @dataclass
@@ -75,7 +82,7 @@ class PredictorSettings:
     Attributes:
         eval_size, max_size: short side of the network's input and limit of its long side.
         amp: "off" (float32), "bf16", "fp16" or "auto", which is settled on a device.
-        window, overlap, long_text, patience: as in :class:`Predictor`.
+        window, overlap, clips, long_text, patience: as in :class:`Predictor`.
     """
 
     eval_size: int
@@ -83,12 +90,15 @@ class PredictorSettings:
     amp: str = "off"
     window: int | None = None
     overlap: int | None = None
+    clips: str = "followed"
     long_text: str = "shorten"
     patience: float = 0
 
     def described(self) -> dict[str, object]:
-        """The settings that masks of any video depend on, as plain data; the windows matter to long videos only."""
-        return {"eval_size": self.eval_size, "max_size": self.max_size, "amp": self.amp}
+        """The settings that masks depend on, as plain data; those of windows where they are not the usual ones."""
+        seen = {"eval_size": self.eval_size, "max_size": self.max_size, "amp": self.amp}
+        windows = {"window": self.window, "overlap": self.overlap, "clips": self.clips}
+        return seen | {name: value for name, value in windows.items() if value not in (None, "followed")}
 
 
 class Predictor:
@@ -101,6 +111,8 @@ class Predictor:
         threshold: probability above which a pixel belongs to the object.
         window: frames that the network sees together; None: 40. overlap: frames that neighbouring windows of longer
             videos share; None: 8, or half of a window of fewer than 16.
+        clips: "followed": objects are followed from window to window, and one query answers for the whole video.
+            "independent": each window is answered by itself, as if it were a video, and windows share no frame.
         long_text: "shorten" or "refuse" a text that is longer than the text encoder takes.
         patience: seconds to wait for the frames of a window; 0: any time, as long films may need.
 
@@ -118,14 +130,16 @@ class Predictor:
         threshold: float = 0.5,
         window: int | None = None,
         overlap: int | None = None,
+        clips: str = "followed",
         long_text: str = "shorten",
         patience: float = 0,
     ) -> None:
         for name, value in (("--eval_size", eval_size), ("--max_size", max_size)):
             if value < 1:
                 raise ValueError(f"{name} {value} is no size of frames; give at least 32")
-        self.window, self.overlap = window_sizes(window, overlap)
+        self.window, self.overlap = window_sizes(window, overlap, clips)
         self.model = model.eval()
+        self.as_referformer = isinstance(model, ReferFormer)  # masks as its scripts make them
         self.long_text = long_text
         self.announce(())
         self.eval_size, self.max_size, self.amp = eval_size, max_size, amp
@@ -161,19 +175,28 @@ class Predictor:
         return resize_frames(moved, fitted_size(*frames.shape[-2:], self.eval_size, self.max_size))
 
     @torch.inference_mode()
-    def encode(self, frames: Tensor, original_size: tuple[int, int] | None = None) -> EncodedVideo:
+    def encode(
+        self, frames: Tensor, original_size: tuple[int, int] | None = None, *, padded_to: int | None = None
+    ) -> EncodedVideo:
         """Runs the backbone, which needs no expression, over uint8 frames ``[T, 3, H, W]``.
 
         Args:
             original_size: height and width of the masks to make; None: of the frames.
+            padded_to: pad the network's input to a multiple of this, at the right and at the bottom, and tell it so.
 
         Raises:
             ValueError: there are no frames, or they are not uint8 RGB.
         """
         fitted = self.fit(frames)
+        height, width = fitted.shape[-2:]
+        video, valid = normalise(fitted)[None], None
+        if padded_to:
+            padding = (0, -width % padded_to, 0, -height % padded_to)
+            video = F.pad(video, padding)
+            valid = F.pad(torch.ones(1, height, width, dtype=torch.bool, device=self.device), padding)
         with autocast(self.device, self.amp):
-            features = self.model.encode_video(normalise(fitted)[None])
-        return EncodedVideo(features, tuple(fitted.shape[-2:]), original_size or tuple(frames.shape[-2:]), len(frames))
+            features = self.model.encode_video(video, valid)
+        return EncodedVideo(features, (height, width), original_size or tuple(frames.shape[-2:]), len(frames))
 
     def _predictions(
         self, encoded: EncodedVideo, expressions: list[str], batch: int, frames: Sequence[int] | None = None
@@ -187,9 +210,18 @@ class Predictor:
                 prediction = self.model.decode(encoded.features.of(same_clip), text, frames=frames).final
             yield prediction
 
-    def _full_size(self, logits: Tensor, encoded: EncodedVideo) -> Tensor:
-        """Mask logits ``[n, h, w]`` of the network to ``[n, H, W]`` of the frames."""
-        return resize_logits(logits[None], encoded.input_size, encoded.original_size, self.model.mask_stride)[0]
+    def _enlarged(self, logits: Tensor, input_size: tuple[int, int], size: tuple[int, int]) -> Tensor:
+        """Mask logits ``[1, t, h, w]`` of a video to the size of its frames."""
+        if self.as_referformer:
+            return stretch_logits(logits, size)
+        return resize_logits(logits, input_size, size, self.model.mask_stride)
+
+    def _masks(self, logits: Tensor, encoded: EncodedVideo) -> Tensor:
+        """Mask logits ``[n, h, w]`` of a single frame to masks ``[n, H, W]``."""
+        sizes = (encoded.input_size, encoded.original_size, self.model.mask_stride)
+        if self.as_referformer:
+            return threshold_first(logits[None], *sizes, self.threshold)[0]
+        return resize_logits(logits[None], *sizes)[0] > self.threshold
 
     @torch.inference_mode()
     def segment(
@@ -222,7 +254,8 @@ class Predictor:
         # refuses an empty text now, and not after a window
         self.announce((f"expression {e}", text) for e, text in enumerate(expressions, 1))
         spans = windows(len(video), self.window, self.overlap)
-        waiting = Waiting(on_disk=len(spans) > 1)
+        alone = len(spans) == 1 or not self.overlap  # whether a window chooses its query by itself
+        waiting = Waiting(on_disk=len(spans) > 1, kept_as=np.float32 if alone else np.float16)
         tails: dict[int, Tensor] = {}  # masks [n, t, h, w] of the frames from the next window's start on
         sums: dict[int, Tensor] = {}  # class probabilities [n, k] over the frames that are done
         encoded = None
@@ -239,16 +272,20 @@ class Predictor:
                         shared = masks[: tails[e].shape[1]].transpose(0, 1) > 0
                         order = follow(tails[e], shared)
                         logits, masks = logits[:, order], masks[:, order]
-                    tails[e] = masks[next_start - span.start :].transpose(0, 1) > 0
-                    sums[e] = sums.get(e, 0) + logits[own].float().sigmoid().sum(0)
-                    if len(spans) == 1:  # the best proxy is known, so the others need not wait
-                        best = sums[e].amax(-1).argmax()[None]
-                        sums[e], masks = sums[e][best], masks[:, best]
+                    here = logits[own].float().sigmoid().sum(0)
+                    if alone:  # the best proxy is known, so the others need not wait
+                        best = here.amax(-1).argmax()[None]
+                        here, masks = here[best].amax(-1, keepdim=True), masks[:, best]
+                    else:
+                        tails[e] = masks[next_start - span.start :].transpose(0, 1) > 0
+                    sums[e] = sums.get(e, 0) + here
                     waiting.put(e, span.first, masks[own])
                     seen(0)
                 seen(span.last - span.first)
         scores = torch.stack([sums[e].amax(-1) for e in range(len(expressions))]) / len(video) if expressions else None
-        return Segmentation(self, encoded, waiting, scores)
+        enlarge = partial(self._enlarged, input_size=encoded.input_size, size=encoded.original_size)
+        how = dict(enlarge=enlarge, threshold=self.threshold, device=self.device)
+        return Segmentation(waiting, scores, encoded.original_size, **how)
 
     def _read_ahead(
         self, video: Frames, spans: list[Window], following: Frames | None
@@ -320,17 +357,23 @@ class Predictor:
 
     @torch.inference_mode()
     def answer_frame(
-        self, encoded: EncodedVideo, expressions: list[str], frame: int, batch: int = ASKED_TOGETHER
+        self, frames: Tensor, expressions: list[str], frame: int, batch: int = ASKED_TOGETHER
     ) -> Iterator[FrameAnswer]:
-        """Every query's answer in one frame of the clip, for each expression in their order."""
+        """Every query's answer in one frame of a clip, for each expression in their order.
+
+        Args:
+            frames: of the clip, uint8 ``[T, 3, H, W]``.
+            frame: its number, from 0.
+        """
         self.announce((f"expression {e}", text) for e, text in enumerate(expressions, 1))
+        encoded = self.encode(frames, padded_to=PADDED_TO if self.as_referformer else None)
         height, width = encoded.original_size
         pixels = torch.tensor([width, height, width, height])
         for prediction in self._predictions(encoded, expressions, batch, [frame]):
-            scores = _finite(query_scores(prediction.logits).cpu())
+            scores = finite(query_scores(prediction.logits).cpu())
             boxes = cxcywh_to_xyxy(prediction.boxes[:, 0]).cpu() * pixels
             for i, logits in enumerate(prediction.masks[:, 0]):
-                yield FrameAnswer((self._full_size(logits, encoded) > self.threshold).cpu(), scores[i], boxes[i])
+                yield FrameAnswer(self._masks(logits, encoded).cpu(), scores[i], boxes[i])
 
     def __call__(self, video: str | Path | Tensor | Frames, expressions: list[str]) -> tuple[Tensor, list[float]]:
         """Finds what each expression refers to, and returns all masks at once; :meth:`segment` returns them piece by
@@ -378,42 +421,3 @@ class InMemory:
 
     def read(self, positions: Sequence[int]) -> Tensor:
         return self.frames[list(positions)]
-
-
-def _finite(scores: Tensor) -> Tensor:
-    """The scores as they are. Raises FloatingPointError for some that are not finite: no order can be made of them."""
-    if not scores.isfinite().all():
-        raise FloatingPointError("the network's scores are not finite; compute with --amp bf16 or off")
-    return scores
-
-
-class Segmentation:
-    """The objects that expressions refer to in a video; their masks are computed by :meth:`masks` on demand.
-
-    Attributes:
-        scores: of each expression, the class probability of the chosen proxy, averaged over the frames.
-        size: height and width of the frames.
-    """
-
-    def __init__(self, predictor: Predictor, encoded: EncodedVideo, waiting: Waiting, scores: Tensor | None) -> None:
-        self._predictor, self._waiting = predictor, waiting
-        self._input_size, self.size = encoded.input_size, encoded.original_size
-        best = [] if scores is None else [row.max(0) for row in _finite(scores.cpu())]
-        self.scores = [score.item() for score, _ in best]
-        self._proxies = [int(proxy) for _, proxy in best]
-
-    @torch.inference_mode()
-    def logits(self, expression: int, start: int, stop: int) -> Tensor:
-        """Mask logits ``[stop - start, H, W]`` of the frames from ``start`` on, on the predictor's device."""
-        predictor = self._predictor
-        small = self._waiting.get(expression, self._proxies[expression], start, stop, predictor.device)
-        return resize_logits(small[None], self._input_size, self.size, predictor.model.mask_stride)[0]
-
-    def masks(self, start: int, stop: int) -> Tensor:
-        """bool ``[E, stop - start, H, W]`` on the CPU, of the frames from ``start`` on."""
-        found = torch.empty(len(self.scores), stop - start, *self.size, dtype=torch.bool)
-        for e in range(len(found)):
-            for first in range(start, stop, AT_ONCE):  # logits are four times as large as masks
-                last = min(first + AT_ONCE, stop)
-                found[e, first - start : last - start] = self.logits(e, first, last) > self._predictor.threshold
-        return found

@@ -19,15 +19,18 @@ from util.options.saved import KINDS, OF_MODEL, OF_REFERFORMER, shown
 from util.run import dist
 from util.weights.checkpoint import FORMAT, is_plain
 
+# Its inference scripts for videos do not limit the long side (Resize in inference_ytvos.py and inference_davis.py); its
+# evaluation of single frames does (make_coco_transforms in datasets/a2d.py, jhmdb.py and refexp.py).
+NO_LIMIT, LIMIT_OF_FRAMES = 16384, 640
 POINTS = 4  # that a head reads in a map, in all published files
-# What its scripts set, and what only this program has. Its inference scripts do not limit the long side of a frame.
+# What its scripts set, and what only this program has.
 SETTINGS = {
     "amp": "off",
     "text_form": "lower",  # as in its training; its inference scripts give texts as they are (--text_form raw)
     "long_text": "shorten",
     "loader_timeout": 120,
     "eval_size": 360,
-    "max_size": 16384,
+    "max_size": NO_LIMIT,
     "num_frames": 5,
     "holdout": 0,
     "dropout": 0.1,

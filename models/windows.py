@@ -17,6 +17,7 @@ from models.deformable import AT_ONCE
 from models.fast.segmenter import frames_at_once
 from models.network import Network
 from models.referformer import ReferFormer
+from util.options.inference import CLIPS
 
 # maps of ReferFormer's width that its pyramid holds at once, at stride 4, as shares of the input
 REFERRING = (6 + 2 * 8) / 16
@@ -40,17 +41,28 @@ class Window:
     last: int
 
 
-def window_sizes(window: int | None = None, overlap: int | None = None) -> tuple[int, int]:
+def window_sizes(window: int | None = None, overlap: int | None = None, clips: str = "followed") -> tuple[int, int]:
     """Window and overlap; None becomes 40 frames, and 8 frames or half of a window of fewer than 16.
+
+    With ``clips="independent"`` the overlap is 0, and given as None or 0.
 
     Raises:
         ValueError: there are no such windows.
     """
     window = WINDOW if window is None else window
+    if clips not in CLIPS:
+        raise ValueError(f"--clips {clips} does not exist; choose one of {', '.join(CLIPS)}")
+    if clips == "independent":
+        if overlap:
+            raise ValueError(f"--overlap {overlap}: clips share no frame with --clips independent; leave it out")
+        if window < 1:
+            raise ValueError(f"--window {window} is too small: a clip has at least one frame")
+        return window, 0
     if window < 2:
         raise ValueError(f"--window {window} is too small: neighbouring windows share a frame, so give at least 2")
     overlap = min(OVERLAP, window // 2) if overlap is None else overlap
-    windows(1, window, overlap)
+    if not 1 <= overlap < window:
+        raise ValueError(f"--overlap {overlap} must be at least 1 and below --window {window}")
     return window, overlap
 
 
@@ -58,17 +70,15 @@ def windows(length: int, size: int, overlap: int) -> list[Window]:
     """Windows of ``size`` frames over a video of ``length``; neighbours share at least ``overlap`` frames.
 
     The last window lies at the end of the video and may share more frames. Each frame is answered from one window: of
-        the
-    frames that two windows share, the earlier window answers the first half and the later window the rest. A video of
-    at most ``size`` frames is one window.
-
-    Raises:
-        ValueError: the overlap is below 1 or not below ``size``.
+    the frames that two windows share, the earlier window answers the first half and the later window the rest. A video
+    of at most ``size`` frames is one window. Without overlap the windows are clips that lie one after the other, and
+    the last has the frames that are left.
     """
-    if not 1 <= overlap < size:
-        raise ValueError(f"--overlap {overlap} must be at least 1 and below --window {size}")
     if length <= size:
         return [Window(0, length, 0, length)]
+    if not overlap:
+        clips = ((start, min(start + size, length)) for start in range(0, length, size))
+        return [Window(start, stop, start, stop) for start, stop in clips]
     starts = [*range(0, length - size, size - overlap), length - size]
     seams = [0, *((start + before + size) // 2 for before, start in zip(starts, starts[1:], strict=False)), length]
     return [Window(s, s + size, first, last) for s, first, last in zip(starts, seams, seams[1:], strict=False)]
@@ -122,14 +132,16 @@ def follow(before: Tensor, now: Tensor) -> Tensor:
 class Waiting:
     """Mask logits of all proxies of a video, which wait until the best proxy is known.
 
-    The logits of a single window stay in memory. Those of several windows go to a temporary file in float16, so that
-    memory does not grow with the length of the video.
+    The logits of a single window stay in memory. Those of several windows go to a temporary file, so that memory does
+    not grow with the length of the video.
 
     Args:
         on_disk: whether there are several windows.
+        kept_as: type of the numbers in the file.
     """
 
-    def __init__(self, *, on_disk: bool) -> None:
+    def __init__(self, *, on_disk: bool, kept_as: type[np.floating] = np.float16) -> None:
+        self._type = np.dtype(kept_as)
         self._file = tempfile.TemporaryFile() if on_disk else None  # noqa: SIM115 (closed with the object)
         self._pieces: dict[int, list[tuple[int, int, Tensor | int]]] = {}  # first and last frame, logits or offset
         self._end = 0
@@ -145,7 +157,7 @@ class Waiting:
         if self._file:
             kept, self._grid = self._end, logits.shape[1:]
             try:
-                self._end += self._file.write(logits.half().cpu().numpy().tobytes())
+                self._end += self._file.write(logits.float().cpu().numpy().astype(self._type).tobytes())
             except OSError as error:
                 mend = "free some space there, set TMPDIR to another folder, or ask fewer expressions at once"
                 raise OSError(error.errno, f"{error.strerror}; {mend}", tempfile.gettempdir()) from error
@@ -164,6 +176,7 @@ class Waiting:
     def _read(self, offset: int, frame: int, proxy: int) -> Tensor:
         proxies, height, width = self._grid
         pixels = height * width
-        self._file.seek(offset + 2 * pixels * (frame * proxies + proxy))
-        values = np.frombuffer(self._file.read(2 * pixels), np.float16)
+        size = self._type.itemsize * pixels
+        self._file.seek(offset + size * (frame * proxies + proxy))
+        values = np.frombuffer(self._file.read(size), self._type)
         return torch.from_numpy(values.astype(np.float32)).view(height, width)

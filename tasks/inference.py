@@ -92,8 +92,9 @@ def claim(
     """Makes ``results_dir`` the folder of the masks of an inference script, for all processes; see claim_results."""
     with dist.together():
         if dist.is_main():
-            windows = {"window": settings.window, "overlap": settings.overlap}
-            run = record(checkpoint.fingerprint(asked.resume), split, settings) | windows
+            # the form of texts belongs to the checkpoint, except where a published file is read in another one
+            form = {name: value for name, value in asked.model.items() if name == "text_form"}
+            run = record(checkpoint.fingerprint(asked.resume), split, settings) | form
             claim_results(results_dir, run, asked.overwrite, roots, digests(videos))
 
 

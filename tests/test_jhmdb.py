@@ -97,7 +97,8 @@ def test_clips_are_centred_and_unscored_samples_are_counted(mini, capsys):
     assert shown["v_Climb_climb_f_cm_0_f_1"] == [1, 1, 1, 2] and shown["v_Climb_climb_f_cm_0_f_6"] == [4, 5, 6, 6]
     assert by_id["v_wave_and_say_hi_1_f_2"].expressions == {"v_wave_and_say_hi_1_f_2": "red man waving"}
     assert all(text == text.strip().lower() for clip in clips for text in clip.expressions.values())
-    assert all(clip.scored == 2 for clip in clips)
+    # of the places that show the frame, the first
+    assert {name: clip.scored for name, clip in by_id.items() if clip.scored != 2} == {"v_Climb_climb_f_cm_0_f_1": 0}
 
 
 def test_it_is_not_trained_on_and_has_one_split(mini):

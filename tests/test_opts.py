@@ -175,6 +175,7 @@ def test_flags_win_over_a_checkpoint_and_that_over_a_preset():
         ("--eval", "--resume"),
         ("--eval_split valid", "--eval_split"),
         ("--allow_trained", "--allow_trained"),
+        ("--clips independent", "--clips"),
         ("--lr_drop 5 3", "--lr_drop 5 3"),
         ("--lr_drop 3 3", "--lr_drop 3 3"),
         ("--lr_schedule cosine --lr_drop 3", "--lr_drop"),

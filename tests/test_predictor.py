@@ -71,8 +71,7 @@ def test_the_masks_are_those_of_the_networks_best_query(predictor):
 
 def test_a_frames_answer_has_every_query(predictor):
     """Masks and boxes of one frame, scored by that frame alone; of the best query the mask that a call gives."""
-    encoded = predictor.encode(frames())
-    answers = list(predictor.answer_frame(encoded, list(EXPRESSIONS), frame=1, batch=3))
+    answers = list(predictor.answer_frame(frames(), list(EXPRESSIONS), frame=1, batch=3))
     whole, _ = predictor(frames(), list(EXPRESSIONS))
     out = predictor.model(prepared()[None], [EXPRESSIONS[2]]).final
     assert torch.allclose(answers[2].scores, out.logits[0, 1].sigmoid().amax(-1), atol=1e-6)
@@ -86,7 +85,7 @@ def test_a_frames_answer_has_every_query(predictor):
 
 def test_autocast_ends_between_answers(predictor):
     half = Predictor(predictor.model, eval_size=40, max_size=96, amp=torch.bfloat16)
-    for _ in half.answer_frame(half.encode(frames()), list(EXPRESSIONS), frame=0, batch=1):
+    for _ in half.answer_frame(frames(), list(EXPRESSIONS), frame=0, batch=1):
         assert not torch.is_autocast_enabled("cpu") and not torch.is_inference_mode_enabled()
 
 
@@ -147,7 +146,7 @@ def test_a_text_that_is_too_long_is_shortened_or_refused(predictor, capsys):
     with pytest.raises(ValueError, match="expression 2: .* tokens, the text encoder takes 512"):
         refusing(frames(), ["a star", another])
     with pytest.raises(ValueError, match="--long_text shorten"):
-        list(refusing.answer_frame(refusing.encode(frames()), [another], 0))
+        list(refusing.answer_frame(frames(), [another], 0))
     with pytest.raises(ValueError, match="--long_text cut does not exist"):
         Predictor(predictor.model, eval_size=40, max_size=96, long_text="cut")
 
@@ -193,6 +192,5 @@ def test_scores_that_are_not_finite_are_an_error(predictor):
         broken.model.reference_head.classes.bias.fill_(float("nan"))
     with pytest.raises(FloatingPointError, match="not finite; compute with --amp bf16 or off"):
         broken(frames(), [EXPRESSIONS[0]])
-    encoded = broken.encode(broken.fit(frames()), (61, 83))
     with pytest.raises(FloatingPointError, match="not finite"):
-        list(broken.answer_frame(encoded, [EXPRESSIONS[0]], 1))
+        list(broken.answer_frame(frames(), [EXPRESSIONS[0]], 1))

@@ -35,13 +35,10 @@ class Scripted:
     def __init__(self, masks: Iterable[np.ndarray]) -> None:
         self._masks = iter(masks)
 
-    def encode(self, frames: Tensor) -> Tensor:
-        return frames
-
-    def answer_frame(self, encoded: Tensor, expressions: list[str], frame: int) -> Iterator[FrameAnswer]:
+    def answer_frame(self, frames: Tensor, expressions: list[str], frame: int) -> Iterator[FrameAnswer]:
         for _ in expressions:
             mask = torch.from_numpy(next(self._masks))
-            assert mask.shape == encoded.shape[-2:]
+            assert mask.shape == frames.shape[-2:]
             masks = torch.stack((torch.zeros_like(mask), mask))
             yield FrameAnswer(masks, torch.tensor([0.1, 0.9]), torch.zeros(2, 4))
 

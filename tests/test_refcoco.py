@@ -270,11 +270,8 @@ class KnownPredictor:
     def announce(self, texts: Iterable[tuple[str, str]]) -> None:
         """Takes texts of any length."""
 
-    def encode(self, frames: Tensor) -> Tensor:
-        return frames
-
-    def answer_frame(self, encoded: Tensor, expressions: list[str], frame: int) -> Iterator[FrameAnswer]:
-        assert encoded.shape == (1, 3, 48, 64) and frame == 0
+    def answer_frame(self, frames: Tensor, expressions: list[str], frame: int) -> Iterator[FrameAnswer]:
+        assert frames.shape == (1, 3, 48, 64) and frame == 0
         for text in expressions:
             scores, masks, boxes = zip(*ANSWERS[text], strict=True)
             drawn = torch.zeros(2, 48, 64, dtype=torch.bool)

@@ -90,6 +90,30 @@ def test_inference_does_not_mix_in_masks_of_another_data_set(ytvos, tmp_path):
         claim(tmp_path / "other")
 
 
+@pytest.mark.parametrize(
+    ("before", "now", "told"),
+    [
+        ("", "--clips independent", "overlap 8 there, 0 now; clips None there, independent now"),
+        ("--clips independent", "", "overlap 0 there, 8 now; clips independent there, None now"),
+        ("--clips independent --window 36", "--clips independent", "window 36 there, 40 now"),
+        ("", "--text_form raw", "text_form None there, raw now"),
+    ],
+)
+def test_inference_does_not_mix_in_masks_of_other_clips_or_texts(ytvos, tmp_path, before, now, told):
+    results, args = tmp_path / "results", mini_args(ytvos)
+
+    def claim(words: str) -> None:
+        given = inference_ytvos.parse_args(["--resume", str(tmp_path / "checkpoint.pth"), *words.split()])
+        settings = models.asked_settings(vars(args), given, torch.device("cpu"))
+        inference.claim(given, datasets.eval_set(args, "valid"), settings, results)
+
+    claim(before)
+    (results / "Annotations").mkdir()
+    claim(before)
+    with pytest.raises(ValueError, match=rf"another run \({told}\).*--overwrite"):
+        claim(now)
+
+
 def test_a_split_that_cannot_be_scored_is_refused_before_it_is_segmented(ytvos, tmp_path):
     """There is no predictor that could be used."""
     results = tmp_path / "results"

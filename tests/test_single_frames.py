@@ -36,11 +36,8 @@ class KnownPredictor:
     def announce(self, texts: Iterable[tuple[str, str]]) -> None:
         """Takes texts of any length."""
 
-    def encode(self, frames: Tensor) -> Tensor:
-        return frames
-
-    def answer_frame(self, encoded: Tensor, expressions: list[str], frame: int) -> Iterator[FrameAnswer]:
-        picture = encoded[frame].permute(1, 2, 0).numpy()
+    def answer_frame(self, frames: Tensor, expressions: list[str], frame: int) -> Iterator[FrameAnswer]:
+        picture = frames[frame].permute(1, 2, 0).numpy()
         for text in expressions:
             red = "red" in text
             number = frame_number(picture)

@@ -67,6 +67,27 @@ def test_an_overlap_that_is_not_given_fits_the_window(given, wanted):
     assert window_sizes(given.get("window"), given.get("overlap")) == wanted
 
 
+@given(st.integers(1, 300), st.integers(1, 50))
+def test_clips_without_overlap_lie_one_after_the_other_and_the_last_is_shorter(length, size):
+    found = windows(length, size, 0)
+    frames = [frame for w in found for frame in range(w.start, w.stop)]
+    assert frames == list(range(length)) and all((w.start, w.stop) == (w.first, w.last) for w in found)
+    assert all(w.stop - w.start == size for w in found[:-1]) and 1 <= found[-1].stop - found[-1].start <= size
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"overlap": 4}, "--overlap 4: clips share no frame with --clips independent; leave it out"),
+        ({"window": 0}, "--window 0 is too small: a clip has at least one frame"),
+        ({"clips": "apart"}, "--clips apart does not exist; choose one of followed, independent"),
+    ],
+)
+def test_what_independent_clips_cannot_have_is_named(given, message):
+    with pytest.raises(ValueError, match=message):
+        tiny_predictor(**{"clips": "independent"} | given)
+
+
 @pytest.mark.parametrize("window", [0, 1])
 def test_a_window_too_small_to_share_a_frame_is_named(window):
     with pytest.raises(ValueError, match=f"--window {window} is too small: .* give at least 2"):
@@ -123,6 +144,30 @@ def test_a_window_as_long_as_the_video_gives_the_result_of_the_whole_video(windo
         full = torch.nn.functional.interpolate(masks[:, scores.argmax()][None], (32, 48), mode="bilinear")[0]
         assert torch.equal(found.masks(0, 9)[e], full > 0)
         assert torch.equal(found.masks(2, 5)[e], full[2:5] > 0)
+
+
+@pytest.mark.parametrize("window", [1, 4, 9, 40])
+def test_an_independent_clip_is_answered_as_a_video_of_its_own(monkeypatch, window):
+    predictor, frames = tiny_predictor(window=window, clips="independent"), video(9)
+    samples, queries, best = predictor._samples, itertools.cycle([0, 3, 1]), []
+
+    def another_query_is_the_best_in_each_clip(*given):
+        best.append(next(queries))
+        for logits, masks in samples(*given):
+            yield logits + 9 * torch.nn.functional.one_hot(torch.tensor(best[-1]), 4)[:, None], masks
+
+    monkeypatch.setattr(predictor, "_samples", another_query_is_the_best_in_each_clip)
+    found = predictor.segment(frames, list(EXPRESSIONS))
+    chosen, best[:], queries = list(best), [], itertools.cycle([0, 3, 1])
+    masks, scores = [], torch.zeros(len(EXPRESSIONS))
+    for start in range(0, 9, window):
+        clip = InMemory(frames.frames[start : start + window])
+        alone = predictor.segment(clip, list(EXPRESSIONS))
+        masks.append(alone.masks(0, len(clip)))
+        scores += torch.tensor(alone.scores) * len(clip) / 9
+    assert best == chosen and len(chosen) == -(-9 // window)
+    assert torch.equal(found.masks(0, 9), torch.cat(masks, 1)) and found.scores == pytest.approx(scores.tolist())
+    assert torch.equal(found.masks(3, 6), torch.cat(masks, 1)[:, 3:6])
 
 
 class Restless:

@@ -247,7 +247,8 @@ def claim_results(
         raise ValueError(f"--output_dir {results_dir} holds masks of unknown origin; choose another folder")
     if masks and made_by != dict(run):
         if not replace:
-            differs = [f"{k} {made_by.get(k)} there, {v} now" for k, v in run.items() if made_by.get(k) != v]
+            names = [name for name in {**run, **made_by} if made_by.get(name) != run.get(name)]
+            differs = [f"{name} {made_by.get(name)} there, {run.get(name)} now" for name in names]
             raise ValueError(
                 f"--output_dir {results_dir} holds the masks of another run ({'; '.join(differs)}): choose another "
                 "folder, or add --overwrite"

@@ -1,10 +1,14 @@
-"""The values of an inference script's command line. Standard library only."""
+"""What inference scripts are asked: options of windows, and the values of a command line. Standard library only."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Collection
 from dataclasses import dataclass
+
+from util.options.types import positive_int
+
+CLIPS = ("followed", "independent")  # how the windows of a long video are answered
 
 
 @dataclass(frozen=True)
@@ -16,7 +20,7 @@ class InferenceOptions:
         output_dir: of the masks; overwrite: delete those of another run; visualize: also write videos.
         device: where to compute; strict: the first video that cannot be read is an error.
         holdout: how many training videos make the split ``holdout``; allow_trained: take videos that were trained on.
-        eval_size, max_size, amp, window, overlap, long_text: of the predictor.
+        eval_size, max_size, amp, window, overlap, clips, long_text: of the predictor.
         loader_timeout: seconds to wait for a frame.
         model: options of the model, by name; the checkpoint must agree.
     """
@@ -36,9 +40,27 @@ class InferenceOptions:
     amp: str | None
     window: int | None
     overlap: int | None
+    clips: str
     long_text: str | None
     loader_timeout: int | None
     model: dict[str, object]
+
+
+def add_window_options(parser: argparse._ActionsContainer) -> None:
+    """Adds the options for videos that are longer than the network sees at once."""
+    parser.add_argument("--window", type=positive_int, metavar="FRAMES", help="frames seen together; default: 40")
+    parser.add_argument(
+        "--overlap",
+        type=positive_int,
+        metavar="FRAMES",
+        help="shared by two windows; default: 8, or half of one",
+    )
+    parser.add_argument(
+        "--clips",
+        choices=CLIPS,
+        default="followed",
+        help="windows of a long video: objects are followed from one to the next, or each is answered by itself",
+    )
 
 
 def inference_options(parsed: argparse.Namespace, of_model: Collection[str]) -> InferenceOptions:
