@@ -291,7 +291,7 @@ def test_torchvision_resnet_weights_with_frozen_statistics(tmp_path):
 
 @torch.no_grad()
 @pytest.mark.parametrize(
-    ("name", "timm_name"), [("timm:resnet10t", "resnet10t"), ("swin_t_p4w7", SWINS["swin_t_p4w7"])]
+    ("name", "timm_name"), [("timm:resnet10t", "resnet10t"), ("swin_t_p4w7", SWINS["swin_t_p4w7"][0])]
 )
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 def test_timm_weights(tmp_path, name, timm_name, suffix):

@@ -140,8 +140,14 @@ def test_proxyformer_starts_from_its_encoders(published_state, tmp_path, capsys)
     torch.manual_seed(0)
     model = models.build_model(parse_train_args(words), 3)
     said = capsys.readouterr().out
-    assert "taken from ReferFormer: backbone., text_encoder., text_proj.; these start anew: cmie," in said
     state = model.state_dict()
+    rows = {tuple(line.split()[:2]): line.split()[-1] for line in said.splitlines() if line.startswith("  ")}
+    assert {("backbone.*", "backbone.*"), ("text_encoder.*", "text_encoder.*")} <= rows.keys()
+    assert rows["resizer.*", "text_proj.*"] == f"{768 * 256 + 3 * 256:,}"
+    assert {("-", "cmie.*,"), ("-", "segmenter.*,"), ("transformer.*", "-,"), ("query_embed.*", "-,")} <= rows.keys()
+    named = [count for (_, ours), count in rows.items() if ours not in ("-,", "ProxyFormer")]
+    counted = sum(int(count.replace(",", "")) for count in named if count != "parameters")
+    assert counted == sum(x.numel() for x in state.values())  # every parameter is in one row
     for ours, theirs in {
         "backbone.layer1.0.conv1.weight": "backbone.0.body.layer1.0.conv1.weight",
         "text_encoder.model.embeddings.LayerNorm.bias": "text_encoder.embeddings.LayerNorm.bias",
