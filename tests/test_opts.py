@@ -152,7 +152,7 @@ def test_recipes_of_a2d():
 _OF_ITS_RECIPES = dict(
     lr=1e-4, lr_backbone=5e-5, lr_text_encoder=1e-5, weight_decay=5e-4, clip_max_norm=0.1, dropout=0.1, num_queries=5,
     num_frames=5, batch_size=1, enc_layers=4, dec_layers=4, dim_feedforward=2048, with_box_refine=True, binary=True,
-    freeze_text_encoder=True, eval_size=360, max_size=640, jsc_target="none",
+    freeze_text_encoder=True, eval_size=360, max_size=640, jsc_target="none", text_form="lower",
 )  # fmt: skip
 
 
