@@ -7,7 +7,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
 from typing import Self, TypeVar
@@ -119,8 +119,11 @@ def _backward(
     amp: torch.dtype | None,
 ) -> dict[str, float]:
     """Adds the gradients of a micro-batch to those of the model, frees its activations, and returns its loss terms."""
+    frames = criterion.frames(batch.targets)
     with autocast(batch.video.device, amp):
-        output = model(batch.video, batch.expressions, batch.video_valid, batch.clip_index)
+        output = model(batch.video, batch.expressions, batch.video_valid, batch.clip_index, frames=frames)
+    if frames is not None:
+        batch = replace(batch, targets=batch.targets.at(frames))
     loss, terms = criterion(output, batch, normaliser)
     scaler.scale(loss).backward()
     named = {"loss": loss.detach(), **terms}

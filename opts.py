@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Iterable, Iterator, Mapping
 
 from util.options.inference import InferenceOptions, add_window_options, inference_options
-from util.options.presets import PRESETS
+from util.options.presets import PRESETS, recipe
 from util.options.referformer_flags import settle_for_proxyformer, without_referformer_flags
 from util.options.saved import KINDS, OF_MODEL, check_values, misfits
 from util.options.types import (
@@ -79,7 +79,12 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         "--binary", action=argparse.BooleanOptionalAction, default=False, help="one class instead of categories"
     )
     group.add_argument("--no_aux_loss", action="store_true", help="supervise the last stage only")
-    group.add_argument("--with_box_refine", action="store_true", help="ReferFormer refines boxes in each layer")
+    group.add_argument(
+        "--with_box_refine",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="ReferFormer refines boxes in each layer (all its presets)",
+    )
     group.add_argument("--no_rel_coord", action="store_true", help="ReferFormer's masks without relative places")
 
 
@@ -367,7 +372,7 @@ def parse_train_args(argv: list[str] | None = None, defaults: dict | None = None
     seed = argparse.Namespace(**{action.dest: unset for action in parser._actions if action.dest != "help"})
     flags = {name: value for name, value in vars(parser.parse_known_args(argv, seed)[0]).items() if value is not unset}
     if flags.get("preset"):
-        parser.set_defaults(**PRESETS[flags["preset"]])
+        parser.set_defaults(**recipe(flags["preset"], flags.get("model", parser.get_default("model"))))
     parser.set_defaults(**(defaults or {}))
     args = parser.parse_args(argv)
     for name, default in OF_MODEL[args.model].items():

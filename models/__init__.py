@@ -170,6 +170,7 @@ def build_criterion(args: argparse.Namespace) -> Criterion:
         mask_loss_size=args.mask_loss_size,
         jsc_weight=args.jsc_loss_coef,
         jsc_temperature=args.jsc_temperature,
+        all_frames=args.jsc_target != "none",
         **focal,
     )
 

@@ -30,12 +30,13 @@ from util.weights.names import renamed, unwrapped
 # ``working`` of a stem of 64 channels at half the resolution
 STEM = 70
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101")
-# ReferFormer's names for image Swin
+# ReferFormer's names for image Swin, timm's, and the largest chance that a block is skipped in training
+# (drop_path_rate in models/swin_transformer.py of github.com/wjn922/ReferFormer)
 SWINS = {
-    "swin_t_p4w7": "swin_tiny_patch4_window7_224",
-    "swin_s_p4w7": "swin_small_patch4_window7_224",
-    "swin_b_p4w7": "swin_base_patch4_window7_224",
-    "swin_l_p4w7": "swin_large_patch4_window7_224",
+    "swin_t_p4w7": ("swin_tiny_patch4_window7_224", 0.2),
+    "swin_s_p4w7": ("swin_small_patch4_window7_224", 0.2),
+    "swin_b_p4w7": ("swin_base_patch4_window7_224", 0.3),
+    "swin_l_p4w7": ("swin_large_patch4_window7_224", 0.3),
 }
 
 # Names of other parts in files that contain a backbone: classifiers of mmaction, timm and torchvision; parts of
@@ -56,24 +57,28 @@ SHIFTED = {
 
 
 class ResNet(nn.Module):
-    """torchvision ResNet. Batch norm is frozen when the weights are pretrained, trained otherwise.
+    """torchvision ResNet. From random weights all of it is trained.
 
     Args:
         name: one of :data:`RESNETS`.
-        frozen_norm: use the stored statistics and never train batch norm.
+        pretrained: batch norms use the stored statistics and are never trained, and the stem and the first stage are
+            frozen, too (BackboneBase in models/backbone.py of github.com/wjn922/ReferFormer).
     """
 
     strides = (4, 8, 16, 32)
 
-    def __init__(self, name: str, *, frozen_norm: bool) -> None:
+    def __init__(self, name: str, *, pretrained: bool) -> None:
         super().__init__()
-        norm = FrozenBatchNorm2d if frozen_norm else nn.BatchNorm2d
+        norm = FrozenBatchNorm2d if pretrained else nn.BatchNorm2d
         net = getattr(torchvision.models, name)(weights=None, norm_layer=norm)
         self.conv1, self.bn1, self.relu, self.maxpool = net.conv1, net.bn1, net.relu, net.maxpool
         self.layer1, self.layer2, self.layer3, self.layer4 = net.layer1, net.layer2, net.layer3, net.layer4
         width = net.fc.in_features
         self.channels = [width // 8, width // 4, width // 2, width]
         self.working = STEM
+        if pretrained:
+            self.conv1.requires_grad_(False)
+            self.layer1.requires_grad_(False)
 
     def blocks(self) -> list[nn.Module]:
         return [self.layer1, self.layer2, self.layer3, self.layer4]
@@ -155,13 +160,13 @@ class ImageSwin(TimmBackbone):
     """timm's Swin on maps of any size. The image is padded to whole patches, and no further.
 
     Args:
-        name: of the model in timm.
+        name: of the model in timm; stochastic_depth: the largest chance that a block is skipped in training.
     """
 
     cell = 4
 
-    def __init__(self, name: str) -> None:
-        super().__init__(name)
+    def __init__(self, name: str, stochastic_depth: float) -> None:
+        super().__init__(name, drop_path_rate=stochastic_depth)
         for block in self.net.modules():
             if type(block) is SwinTransformerBlock:
                 block.__class__ = _PaddedBlock
@@ -216,19 +221,19 @@ def build_backbone(name: str, *, pretrained: bool) -> nn.Module:
     Args:
         name: ``resnet18/34/50/101``, ``video_swin_t/s/b`` (also ``…_p4w7``), ``swin_t/s/b/l_p4w7``,
             ``tsm_resnet10``, ``tsm_resnet10_half``, ``timm:NAME``.
-        pretrained: pretrained weights will be loaded, so a ResNet's batch norm is frozen.
+        pretrained: pretrained weights will be loaded, so a ResNet's batch norm and its first layers are frozen.
 
     Raises:
         ValueError: there is no such backbone.
     """
     if name in RESNETS:
-        return ResNet(name, frozen_norm=pretrained)
+        return ResNet(name, pretrained=pretrained)
     if name.removesuffix("_p4w7") in VARIANTS:
         return VideoSwin(**VARIANTS[name.removesuffix("_p4w7")])
     if name in SHIFTED:
         return ShiftedResNet(*SHIFTED[name])
     if name in SWINS:
-        return ImageSwin(SWINS[name])
+        return ImageSwin(*SWINS[name])
     if name.startswith("timm:"):
         return TimmBackbone(name.removeprefix("timm:"))
     known = [*RESNETS, *VARIANTS, *SWINS, *SHIFTED, "timm:NAME"]

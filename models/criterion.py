@@ -53,6 +53,7 @@ class Criterion:
         mask_loss_size: "stride4": compare masks at the size of the network's logits, with subsampled ground truth.
             "full": upsample the logits to the size of the frame.
         jsc_temperature: of InfoNCE.
+        all_frames: the network must answer for all frames of a clip, because the JSC loss takes their mean.
     """
 
     def __init__(
@@ -65,11 +66,24 @@ class Criterion:
         mask_loss_size: str = "stride4",
         jsc_weight: float = 1.0,
         jsc_temperature: float = 0.07,
+        all_frames: bool = True,
     ) -> None:
         self.matcher, self.weights = matcher, weights
         self.alpha, self.gamma = focal_alpha, focal_gamma
         self.mask_loss_size = mask_loss_size
         self.jsc_weight, self.jsc_temperature = jsc_weight, jsc_temperature
+        self.all_frames = all_frames
+
+    def frames(self, targets: Targets) -> list[int] | None:
+        """Positions of the frames that the network has to answer for; None: all.
+
+        A frame without ground truth enters no loss. So of a clip of A2D only the annotated frame is decoded, as in
+        ReferFormer ("valid_indices" in its models/referformer.py).
+        """
+        if self.all_frames:
+            return None
+        wanted = targets.annotated.any(0)
+        return wanted.nonzero()[:, 0].tolist() if 0 < wanted.sum() < len(wanted) else None
 
     def __call__(
         self, output: Output, batch: Batch, normaliser: Normaliser | None = None

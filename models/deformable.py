@@ -220,10 +220,15 @@ class DeformableTransformer(nn.Module):
         how = dict(dim=dim, hidden=hidden, dropout=dropout, heads=heads, levels=levels, points=points)
         self.encoder = nn.ModuleList(EncoderLayer(**how) for _ in range(enc_layers))
         self.decoder = nn.ModuleList(DecoderLayer(**how) for _ in range(dec_layers))
-        self.level_embed = nn.Parameter(torch.randn(levels, dim))
         self.reference_points = nn.Linear(dim, 2)
-        nn.init.xavier_uniform_(self.reference_points.weight)
         nn.init.zeros_(self.reference_points.bias)
+        for parameter in self.parameters():
+            if parameter.dim() > 1:
+                nn.init.xavier_uniform_(parameter)
+        for module in self.modules():
+            if isinstance(module, DeformableAttention):
+                module.reset_parameters()
+        self.level_embed = nn.Parameter(torch.randn(levels, dim))
 
     def encode(self, maps: Maps, positions: Sequence[Tensor]) -> Maps:
         """The maps after all layers; ``positions [g, h w, c]`` of each map."""

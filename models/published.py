@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import re
+import sys
 from collections.abc import Mapping
 
 from torch import Tensor, nn
@@ -52,6 +53,7 @@ SETTINGS = {
 # projection of the words.
 STARTS = {"backbone.": "backbone.", "text_encoder.": "text_encoder.", "resizer.": "text_proj."}
 MASK_HEAD = ("controller_layers", "dynamic_mask_channels", "no_rel_coord")
+POOLER = "text_encoder.model.pooler."  # ReferFormer's queries are made by it; ProxyFormer has none
 # of ReferFormer's options, those that are taken from its file, and those that it must have set so
 _TAKEN = ("num_frames", "dropout", "dataset_file", "nheads", "controller_layers", "dynamic_mask_channels")
 _WRAPPED = "module."  # of DistributedDataParallel
@@ -158,20 +160,36 @@ def starting_weights(
 ) -> dict[str, Tensor]:
     """The parameters of a ProxyFormer that starts from a published file of ReferFormer; :data:`STARTS` are taken.
 
-    What is taken and what starts anew is printed.
+    A table of what is taken, what starts anew and what the file holds besides is printed.
 
     Args:
         fresh: the parameters of the new model; backbone: of it.
     """
     published = parameters(content, backbone, source)
-    taken = {}
+    taken, rows = {}, []
     for theirs, ours in STARTS.items():
-        part = {ours + name.removeprefix(theirs): x for name, x in published.items() if name.startswith(theirs)}
-        taken |= {name: x for name, x in part.items() if not name.startswith("text_encoder.model.pooler.")}
+        names = [name for name in published if name.startswith(theirs) and not name.startswith(POOLER)]
+        part = {ours + name.removeprefix(theirs): published.pop(name) for name in names}
+        taken |= part
+        rows += [(f"{theirs}*", f"{ours}*", part)]
+    anew = {name: x for name, x in fresh.items() if name not in taken}
+    rows += [("-", f"{part}.*, anew", values) for part, values in _by_part(anew).items()]
+    rows += [(f"{part}.*", "-, not taken", values) for part, values in _by_part(published).items()]
     if dist.is_main():
-        anew = sorted({name.partition(".")[0] for name in fresh.keys() - taken.keys()})
-        print(f"{source}: taken from ReferFormer: {', '.join(STARTS.values())}; these start anew: {', '.join(anew)}")
-    return {**{name: x for name, x in fresh.items() if name not in taken}, **taken}
+        print(f"{source}: what ProxyFormer takes of this ReferFormer")
+        print(f"  {'in the file':<20}{'in ProxyFormer':<24}{'parameters':>12}")
+        for theirs, ours, values in rows:
+            print(f"  {theirs:<20}{ours:<24}{sum(x.numel() for x in values.values()):>12,}")
+        sys.stdout.flush()
+    return anew | taken
+
+
+def _by_part(parameters: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """Parameters by the part of the network that their names begin with."""
+    parts: dict[str, dict[str, Tensor]] = {}
+    for name, value in parameters.items():
+        parts.setdefault(name.partition(".")[0], {})[name] = value
+    return parts
 
 
 def _refines(state: Mapping[str, Tensor]) -> bool:

@@ -25,7 +25,7 @@ from models.text_encoder import TextEncoder
 from util.samples.structures import Output, Prediction
 
 GROUPS = 32
-TEXT_DROPOUT = 0.1
+FIXED_DROPOUT = 0.1  # of the words and in the pyramid of the mask features, whatever that of the transformer is
 # Of the attention to words in the fusion and the mask features, whatever --nheads: models/referformer.py and
 # models/segmentation.py there have the number in their code.
 WORD_HEADS = 8
@@ -171,7 +171,7 @@ class ReferFormer(nn.Module):
         inner = [backbone.channels[-1], *[dim] * (levels - 4)]
         self.input_proj.extend(_projection(c, dim, 3) for c in inner[: levels - 3])
         self.resizer = nn.Sequential(
-            nn.Linear(text_encoder.width, dim), nn.LayerNorm(dim, eps=1e-12), nn.Dropout(TEXT_DROPOUT)
+            nn.Linear(text_encoder.width, dim), nn.LayerNorm(dim, eps=1e-12), nn.Dropout(FIXED_DROPOUT)
         )
         self.fusion = nn.MultiheadAttention(dim, WORD_HEADS, batch_first=True)
         self.query_embed = nn.Embedding(num_queries, dim)
@@ -199,7 +199,7 @@ class ReferFormer(nn.Module):
             mask_dim=mask_dim,
             heads=WORD_HEADS,
             hidden=dim_feedforward,
-            dropout=dropout,
+            dropout=FIXED_DROPOUT,
         )
         self.mask_head = DynamicMaskHead(
             dim=dim, mask_dim=mask_dim, channels=mask_channels, layers=mask_layers, relative=relative

@@ -14,9 +14,10 @@ from torchvision.models.video.swin_transformer import SwinTransformer3d
 from util.weights.names import renamed
 
 WINDOW = (8, 7, 7)
+# stochastic depth: drop_path_rate in models/video_swin_transformer.py of github.com/wjn922/ReferFormer
 VARIANTS = {
-    "video_swin_t": dict(embed_dim=96, depths=[2, 2, 6, 2], num_heads=[3, 6, 12, 24], stochastic_depth=0.1),
-    "video_swin_s": dict(embed_dim=96, depths=[2, 2, 18, 2], num_heads=[3, 6, 12, 24], stochastic_depth=0.1),
+    "video_swin_t": dict(embed_dim=96, depths=[2, 2, 6, 2], num_heads=[3, 6, 12, 24], stochastic_depth=0.2),
+    "video_swin_s": dict(embed_dim=96, depths=[2, 2, 18, 2], num_heads=[3, 6, 12, 24], stochastic_depth=0.2),
     "video_swin_b": dict(embed_dim=128, depths=[2, 2, 18, 2], num_heads=[4, 8, 16, 32], stochastic_depth=0.2),
 }
 
@@ -38,7 +39,7 @@ class VideoSwin(nn.Module):
         depths: list[int],
         num_heads: list[int],
         window_size: tuple[int, int, int] = WINDOW,
-        stochastic_depth: float = 0.1,
+        stochastic_depth: float = 0.2,
     ) -> None:
         super().__init__()
         swin = SwinTransformer3d(

@@ -9,10 +9,11 @@ import timm
 import torch
 import torchvision
 from safetensors.torch import save_file
+from timm.layers import DropPath
 from torch import Tensor, nn
 from torchvision.models.feature_extraction import create_feature_extractor
 from torchvision.models.video.swin_transformer import SwinTransformer3d
-from torchvision.ops import FrozenBatchNorm2d
+from torchvision.ops import FrozenBatchNorm2d, StochasticDepth
 
 from models.backbone import RESNETS, SHIFTED, SWINS, build_backbone, load_pretrained
 from models.fast import fold_batch_norms
@@ -153,6 +154,29 @@ def test_batch_norm_is_frozen_only_under_pretrained_weights():
         assert bool(trained) == bool(moved) == (not pretrained)
 
 
+def test_a_pretrained_resnet_learns_from_its_second_stage_on():
+    for pretrained in (False, True):
+        backbone = build_backbone("resnet50", pretrained=pretrained).train()
+        sum(x.sum() for x in backbone(clip())).backward()
+        learning = {name.partition(".")[0] for name, p in backbone.named_parameters() if p.grad is not None}
+        assert learning >= {"layer2", "layer3", "layer4"}
+        assert ("conv1" in learning, "layer1" in learning) == (not pretrained, not pretrained)
+
+
+@pytest.mark.parametrize(
+    ("name", "most"),
+    [("video_swin_t", 0.2), ("video_swin_s", 0.2), ("video_swin_b", 0.2)]
+    + [("swin_t_p4w7", 0.2), ("swin_s_p4w7", 0.2), ("swin_b_p4w7", 0.3), ("swin_l_p4w7", 0.3)],
+)
+def test_blocks_are_skipped_in_training_as_often_as_in_referformers(name, most):
+    """The chance rises from 0 in the first block to drop_path_rate in the last."""
+    with torch.device("meta"):
+        backbone = build_backbone(name, pretrained=True)
+    chances = [m.p for m in backbone.modules() if isinstance(m, StochasticDepth)]
+    chances += [m.drop_prob for m in backbone.modules() if isinstance(m, DropPath)]
+    assert chances == sorted(chances) and chances[-1] == pytest.approx(most)
+
+
 @pytest.mark.parametrize("name", ["resnet19", "video_swin_x", "timm:no_such_model", "timm:vit_tiny_patch16_224", ""])
 def test_names_that_do_not_serve_are_refused(name):
     with pytest.raises(ValueError, match="--backbone") as raised:
@@ -291,7 +315,7 @@ def test_torchvision_resnet_weights_with_frozen_statistics(tmp_path):
 
 @torch.no_grad()
 @pytest.mark.parametrize(
-    ("name", "timm_name"), [("timm:resnet10t", "resnet10t"), ("swin_t_p4w7", SWINS["swin_t_p4w7"])]
+    ("name", "timm_name"), [("timm:resnet10t", "resnet10t"), ("swin_t_p4w7", SWINS["swin_t_p4w7"][0])]
 )
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 def test_timm_weights(tmp_path, name, timm_name, suffix):

@@ -149,6 +149,39 @@ def test_recipes_of_a2d():
     assert scratch["lr_drop"] == [8, 10]
 
 
+_OF_ITS_RECIPES = dict(
+    lr=1e-4, lr_backbone=5e-5, lr_text_encoder=1e-5, weight_decay=5e-4, clip_max_norm=0.1, dropout=0.1, num_queries=5,
+    num_frames=5, batch_size=1, enc_layers=4, dec_layers=4, dim_feedforward=2048, with_box_refine=True, binary=True,
+    freeze_text_encoder=True, eval_size=360, max_size=640, jsc_target="none", text_form="lower",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("preset", "otherwise"),
+    [
+        ("finetune", dict(epochs=6, lr_drop=[3, 5])),
+        ("scratch", dict(epochs=10, lr_drop=[6, 8])),
+        ("joint", dict(epochs=12, lr_drop=[8, 10], dataset_file="joint")),
+        (
+            "pretrain",
+            dict(epochs=12, lr_drop=[8, 10], dataset_file="all", batch_size=2, num_frames=1, freeze_text_encoder=False),
+        ),
+        ("a2d_finetune", dict(epochs=6, lr_drop=[3, 5], dataset_file="a2d", batch_size=2, binary=False)),
+        (
+            "a2d_scratch",
+            dict(epochs=12, lr_drop=[8, 10], dataset_file="a2d", num_frames=6, dropout=0, weight_decay=1e-4)
+            | dict(binary=False),
+        ),
+    ],
+)
+def test_the_baseline_is_trained_by_its_own_recipes(preset, otherwise):
+    """scripts/dist_*.sh, docs/A2D-Sentences.md and opts.py of github.com/wjn922/ReferFormer. A2D has one class."""
+    args = vars(_parse(f"--model referformer --preset {preset}"))
+    expected = _OF_ITS_RECIPES | otherwise
+    assert {name: args[name] for name in expected} == expected
+    assert not _parse(f"--model referformer --preset {preset} --no-with_box_refine").with_box_refine
+
+
 @pytest.mark.parametrize("name", sorted(PRESETS))
 def test_a_preset_changes_defaults_and_nothing_else(name):
     assert vars(parse_train_args(["--preset", name])) == vars(parse_train_args([])) | PRESETS[name] | {"preset": name}

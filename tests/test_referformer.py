@@ -12,19 +12,21 @@ import torch
 from torch import Tensor
 from transformers import RobertaConfig, RobertaModel
 
+import engine
 import models
 from models import deformable, published
 from models.criterion import Criterion
-from models.deformable import DeformableAttention, Maps, sample_maps
+from models.deformable import DeformableAttention, DeformableTransformer, Maps, sample_maps
 from models.matcher import LossWeights, TrajectoryMatcher
 from models.referformer import ReferFormer
 from models.text_encoder import TextEncoder
 from opts import parse_train_args
 from tests.helpers import SHARED, needs_shared
 from tests.runs import log, same, trainer
-from tests.tiny_model import EXPRESSIONS, FakeBackbone, random_batch, tiny_tokenizer
+from tests.tiny_model import EXPRESSIONS, FakeBackbone, random_batch, tiny_model, tiny_tokenizer
 from tools import compare_referformer as compare
 from tools.make_tiny_text_encoder import make_encoder
+from util.samples.structures import Batch
 from util.weights import checkpoint
 
 GOLDEN = Path(__file__).parent / "golden" / "referformer.pt"
@@ -44,6 +46,8 @@ def tiny(**choice) -> ReferFormer:
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
+        if isinstance(module, torch.nn.MultiheadAttention):
+            module.dropout = 0.0
         if isinstance(module, DeformableAttention):
             for layer in (module.sampling_offsets, module.attention_weights):
                 torch.nn.init.normal_(layer.weight, std=0.1)
@@ -140,8 +144,14 @@ def test_proxyformer_starts_from_its_encoders(published_state, tmp_path, capsys)
     torch.manual_seed(0)
     model = models.build_model(parse_train_args(words), 3)
     said = capsys.readouterr().out
-    assert "taken from ReferFormer: backbone., text_encoder., text_proj.; these start anew: cmie," in said
     state = model.state_dict()
+    rows = {tuple(line.split()[:2]): line.split()[-1] for line in said.splitlines() if line.startswith("  ")}
+    assert {("backbone.*", "backbone.*"), ("text_encoder.*", "text_encoder.*")} <= rows.keys()
+    assert rows["resizer.*", "text_proj.*"] == f"{768 * 256 + 3 * 256:,}"
+    assert {("-", "cmie.*,"), ("-", "segmenter.*,"), ("transformer.*", "-,"), ("query_embed.*", "-,")} <= rows.keys()
+    named = [count for (_, ours), count in rows.items() if ours not in ("-,", "ProxyFormer")]
+    counted = sum(int(count.replace(",", "")) for count in named if count != "parameters")
+    assert counted == sum(x.numel() for x in state.values())  # every parameter is in one row
     for ours, theirs in {
         "backbone.layer1.0.conv1.weight": "backbone.0.body.layer1.0.conv1.weight",
         "text_encoder.model.embeddings.LayerNorm.bias": "text_encoder.embeddings.LayerNorm.bias",
@@ -321,6 +331,19 @@ def test_every_parameter_learns(refine):
     assert not [name for name in still if not name.endswith("key.bias")], still
 
 
+def test_it_starts_as_referformer_does():
+    """Xavier for all weights of the transformer; heads of the attention look all around; levels are told apart."""
+    model = DeformableTransformer(
+        dim=64, heads=4, hidden=256, dropout=0.1, enc_layers=1, dec_layers=1, levels=4, points=4
+    )
+    for layer in (model.encoder[0].linear2, model.decoder[0].linear1):
+        assert layer.weight.abs().max().item() == pytest.approx((6 / (64 + 256)) ** 0.5, rel=0.01)
+    offsets = model.encoder[0].self_attn.sampling_offsets.bias.detach().view(4, 4, 4, 2)[1, 0]
+    assert offsets.flatten().tolist() == pytest.approx([0, 1, 0, 2, 0, 3, 0, 4], abs=1e-6)
+    assert not model.encoder[0].self_attn.attention_weights.weight.any()
+    assert model.level_embed.std().item() == pytest.approx(1, abs=0.3)
+
+
 # ------------------------------------------------------------------------------------------------------------- training
 
 FLAGS = "--model referformer --hidden_dim 32 --dim_feedforward 48 --dec_layers 2 --with_box_refine"
@@ -339,6 +362,40 @@ def test_it_trains_and_goes_on_bit_for_bit(ytvos_root, tmp_path):
     predictor = models.load_predictor(whole / "checkpoint.pth", "cpu")
     masks, _ = predictor(torch.zeros(3, 3, 48, 80, dtype=torch.uint8), [EXPRESSIONS[0]])
     assert masks.shape == (1, 3, 48, 80)
+
+
+def one_step(model, criterion: Criterion, batch: Batch) -> engine.Step:
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    how = dict(device=torch.device("cpu"), scaler=torch.amp.GradScaler(enabled=False), amp=None, clip_max_norm=0)
+    return engine.train_step(model, criterion, [batch], optimizer, **how)
+
+
+def test_of_a_clip_of_a2d_only_the_annotated_frame_is_decoded():
+    """The backbone sees the clip; attention behind it, as that of the mask features, does not reach other frames."""
+    model, batch = tiny().train(), random_batch(2, expressions=2, frames=4, unannotated=(0, 1, 3))
+    asked, decode = [], model.decode
+    model.decode = lambda *given, frames=None, **how: asked.append(frames) or decode(*given, frames=frames, **how)
+    criterion = models.build_criterion(parse_train_args(["--model", "referformer"]))
+    step = one_step(model, criterion, batch)
+    assert asked == [[2]]
+
+    frame = replace(batch, video=batch.video[:, [2]], targets=batch.targets.at([2]))
+    alone = one_step(model, criterion, frame)  # this backbone sees each frame by itself
+    assert asked[1:] == [None] and step.terms == pytest.approx(alone.terms, rel=1e-4)
+    criterion.all_frames = True
+    assert one_step(model, criterion, batch).terms["loss_mask"] != pytest.approx(step.terms["loss_mask"], rel=1e-4)
+
+
+def test_the_proxies_of_all_frames_are_there_for_the_jsc_loss():
+    """Without it, ProxyFormer's losses are the same whether or not frames without ground truth are decoded."""
+    targets = random_batch(2, frames=4, unannotated=(0, 3)).targets
+    assert models.build_criterion(parse_train_args([])).frames(targets) is None
+    without = models.build_criterion(parse_train_args(["--jsc_target", "none"]))
+    assert without.frames(targets) == [1, 2] and without.frames(random_batch(2).targets) is None
+    model, batch = tiny_model(jsc_target="none").train(), random_batch(2, frames=4, unannotated=(0, 3))
+    few = one_step(model, without, batch)
+    without.all_frames = True
+    assert one_step(model, without, batch).terms == pytest.approx(few.terms, rel=1e-4)
 
 
 @pytest.mark.parametrize("flag", ["--amp bf16", "--freeze transformer.*"])

@@ -32,3 +32,21 @@ PRESETS: dict[str, dict] = {
 }
 for _recipe in PRESETS.values():
     _recipe["absent_object"] = "replace"
+
+# What ReferFormer's own recipes set otherwise. Sources in github.com/wjn922/ReferFormer: scripts/dist_*.sh and
+# docs/A2D-Sentences.md (refinement; the class "referred" in its training from scratch, too; one clip a GPU in that on
+# A2D), make_coco_transforms in datasets/a2d.py (sizes), __getitem__ in datasets/*.py (text).
+_ITS_OWN = dict(with_box_refine=True, text_form="lower")
+_ITS_A2D = dict(eval_size=360, max_size=640)
+_DIFFERENCES = {
+    "scratch": dict(binary=True),
+    "a2d_finetune": _ITS_A2D,
+    "a2d_scratch": dict(**_ITS_A2D, batch_size=1),
+}
+
+
+def recipe(name: str, model: str) -> dict[str, object]:
+    """The defaults of ``--preset`` for a ``--model``."""
+    if model != "referformer":
+        return PRESETS[name]
+    return PRESETS[name] | _ITS_OWN | _DIFFERENCES.get(name, {})

@@ -11,7 +11,7 @@ Masks named ``valid`` are True on data and False on padding.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Self
 
@@ -103,6 +103,12 @@ class Targets(_Movable):
     annotated: Tensor
     valid: Tensor
     identities: list[str]
+
+    def at(self, frames: Sequence[int]) -> Self:
+        """The ground truth of some frames."""
+        chosen = list(frames)
+        of_frames = ("masks", "boxes", "present", "annotated")
+        return replace(self, **{name: getattr(self, name)[:, chosen] for name in of_frames})
 
 
 @dataclass
