@@ -72,6 +72,12 @@ class CrossModalBlock(nn.Module):
 
     def across_clip(self, level: Level) -> Tensor:
         """What the tokens of a level read of the whole clip, ``[b, t, c, h, w]``."""
+        return self.enlarged(self.read_clip(level).flatten(0, 1), level.map.shape[-2:]).unflatten(
+            0, level.map.shape[:2]
+        )
+
+    def read_clip(self, level: Level) -> Tensor:
+        """What the tokens of the smaller grid read of the whole clip, ``[b, t, c, h', w']``."""
         b, t, _, h, w = level.map.shape
         small = (max(1, h // self.reduction), max(1, w // self.reduction))  # a map may be smaller than a cell
         position = rearrange(level.position, "b h w c -> b c h w")
@@ -85,10 +91,11 @@ class CrossModalBlock(nn.Module):
         if padding is not None:
             padding = repeat(padding > 0, "b 1 h w -> b (t h w)", t=t)
         read = self.self_attn(placed, placed, content, padding, need_weights=False)[0]
-        read = rearrange(read, "b (t h w) c -> (b t) c h w", t=t, h=small[0])
-        if self.reduction > 1:
-            read = F.interpolate(read, size=(h, w), mode="bilinear", align_corners=False)
-        return read.unflatten(0, (b, t))
+        return rearrange(read, "b (t h w) c -> b t c h w", t=t, h=small[0])
+
+    def enlarged(self, read: Tensor, size: tuple[int, int]) -> Tensor:
+        """Maps ``[g, c, h', w']`` of the smaller grid to ``[g, c, h, w]``."""
+        return F.interpolate(read, size=size, mode="bilinear", align_corners=False) if self.reduction > 1 else read
 
 
 class CrossModalPyramid(nn.Module):

@@ -55,7 +55,8 @@ class ClipFeatures:
             return x.expand(len(clip_index), *x.shape[1:]) if len(x) == 1 else x.index_select(0, clip_index)
 
         valid = None if self.valid is None else [pick(x) for x in self.valid]
-        return ClipFeatures([pick(x) for x in self.maps], pick(self.lateral), valid, pick(self.extent))
+        maps = [pick(x) for x in self.maps]
+        return replace(self, maps=maps, lateral=pick(self.lateral), valid=valid, extent=pick(self.extent))
 
     def at(self, frames: Sequence[int]) -> ClipFeatures:
         """The features of some frames."""
@@ -99,11 +100,7 @@ class DynamicMaskHead(nn.Module):
             mask_features: ``[B, T, m, h, w]``.
             centres: of the queries, in pixels of the input, ``[B, T, N, 2]``.
         """
-        kernels = self.controller(queries)
-        sizes = [o * i for o, i in self.shapes] + [o for o, _ in self.shapes]
-        parts = kernels.split(sizes, dim=-1)
-        weights = [part.unflatten(-1, shape) for part, shape in zip(parts, self.shapes, strict=False)]
-        biases = parts[len(self.shapes) :]
+        weights, biases = self.kernels(queries)
         m = mask_features.shape[2]
         x = torch.einsum("btnom,btmhw->btnohw", weights[0][..., :m], mask_features)
         x = x + biases[0][..., None, None]
@@ -112,6 +109,13 @@ class DynamicMaskHead(nn.Module):
         for weight, bias in zip(weights[1:-1], biases[1:-1], strict=True):
             x = torch.einsum("btnoi,btnihw->btnohw", weight, x.relu()) + bias[..., None, None]
         return torch.einsum("btni,btnihw->btnhw", weights[-1].squeeze(-2), x.relu()) + biases[-1][..., None]
+
+    def kernels(self, queries: Tensor) -> tuple[list[Tensor], Sequence[Tensor]]:
+        """Weights ``[…, o, i]`` and biases ``[…, o]`` of the convolutions of ``queries […, C]``."""
+        sizes = [o * i for o, i in self.shapes] + [o for o, _ in self.shapes]
+        parts = self.controller(queries).split(sizes, dim=-1)
+        weights = [part.unflatten(-1, shape) for part, shape in zip(parts, self.shapes, strict=False)]
+        return weights, parts[len(self.shapes) :]
 
     def places(self, weight: Tensor, centres: Tensor, size: tuple[int, int]) -> Tensor:
         """What the vector from each place to the centre of a query adds: ``[B, T, N, o, h, w]``.
@@ -292,13 +296,13 @@ class ReferFormer(nn.Module):
 
     def positions(self, features: ClipFeatures) -> list[Tensor]:
         """Encodings of the places of each map, and last of the lateral: ``[B, h, w, C]``."""
-        found = []
-        for i, x in enumerate((*features.maps, features.lateral)):
-            real = torch.ones(1, *x.shape[-2:], dtype=torch.bool, device=x.device)
-            if features.valid is not None:
-                real = features.valid[i]
-            found.append(sine_2d(real, self.dim, of_padding=True).to(x.dtype).expand(len(x), -1, -1, -1))
-        return found
+        maps = (*features.maps, features.lateral)
+        return [self.position(x, valid) for x, valid in zip(maps, features.valid or [None] * len(maps), strict=True)]
+
+    def position(self, x: Tensor, valid: Tensor | None) -> Tensor:
+        """Encodings of the places of a map ``x [B, T, C, h, w]``, real where ``valid [B, h, w]``: ``[B, h, w, C]``."""
+        real = torch.ones(1, *x.shape[-2:], dtype=torch.bool, device=x.device) if valid is None else valid
+        return sine_2d(real, self.dim, of_padding=True).to(x.dtype).expand(len(x), -1, -1, -1)
 
     def fuse(self, x: Tensor, words: Tensor, word_position: Tensor, word_padding: Tensor) -> Tensor:
         """A map ``[B, T, C, h, w]``, multiplied by what its tokens read of the words."""

@@ -34,7 +34,7 @@ from models.windows import WINDOW  # noqa: E402
 from opts import parse_train_args  # noqa: E402
 from tools.benchmark_train import ceiling, last_error  # noqa: E402
 from tools.data.make_synthetic import generate  # noqa: E402
-from tools.profile_model import EXPRESSION, SECTIONS, build, exact_float32, flops, measure  # noqa: E402
+from tools.profile_model import EXPRESSION, build, exact_float32, flops, measure, sections  # noqa: E402
 from tools.small_job.run import PRETRAINED, score  # noqa: E402
 from util.run import cli, dist  # noqa: E402
 from util.run.memory import keep_large_buffers  # noqa: E402
@@ -190,7 +190,7 @@ def table(args: argparse.Namespace, backbone: str, size: tuple[int, int], limit:
     for frames in args.frames:
         # each further expression costs as much as the second
         one, two = (
-            (flops(model, frames, size, asked(count)) if frames <= WINDOW else dict.fromkeys(SECTIONS, 0))
+            (flops(model, frames, size, asked(count)) if frames <= WINDOW else dict.fromkeys(sections(model), 0))
             for count in (1, 2)
         )
         first, further = sum(one.values()) / 1e9, (sum(two.values()) - sum(one.values())) / 1e9
@@ -213,7 +213,7 @@ def table(args: argparse.Namespace, backbone: str, size: tuple[int, int], limit:
                 line = "".join(f"{value:>{width}}" for value, width in zip(values, widths, strict=True))
                 print(line, flush=True)
         if first:
-            parts = ", ".join(f"{name} {one[name] / 1e9:.1f}" for name in SECTIONS)
+            parts = ", ".join(f"{name} {one[name] / 1e9:.1f}" for name in one)
             print(f"GFLOP of {frames} frames: {first:.1f} ({parts}), a further expression {further:.1f}", flush=True)
 
 

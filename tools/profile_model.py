@@ -30,7 +30,9 @@ import models  # noqa: E402
 from datasets.collate import collate  # noqa: E402
 from engine import Step, train_step  # noqa: E402
 from models.fast import for_inference, for_training  # noqa: E402
+from models.network import Network  # noqa: E402
 from models.proxyformer import ProxyFormer  # noqa: E402
+from models.referformer import ReferFormer  # noqa: E402
 from models.text_encoder import TextEncoder  # noqa: E402
 from opts import parse_train_args  # noqa: E402
 from tools.make_tiny_text_encoder import train_tokenizer  # noqa: E402
@@ -41,13 +43,25 @@ from util.run.precision import amp_dtype, autocast  # noqa: E402
 from util.samples.structures import Batch, Clip, Target  # noqa: E402
 
 EXPRESSION = "the person in a red shirt walking behind the dog"
-# the modules that make up each line of the table, by name
+# the modules that make up each line of the table, by name; ? is a number
 SECTIONS = {
-    "text": ("text_encoder", "text_proj"),
-    "backbone": ("backbone",),
-    "cmie": ("video_proj.*", "video_norm", "proxies", "cmie"),
-    "segmenter": ("segmenter", "segmenter.mask_decoder.lateral.*"),
-    "heads": ("reference_head", "semantics"),
+    ProxyFormer: {
+        "text": ("text_encoder", "text_proj"),
+        "backbone": ("backbone",),
+        "cmie": ("video_proj.?", "video_norm", "proxies", "cmie"),
+        "segmenter": ("segmenter", "segmenter.mask_decoder.lateral.?"),
+        "heads": ("reference_head", "semantics"),
+    },
+    ReferFormer: {
+        "text": ("text_encoder", "resizer"),
+        "backbone": ("backbone", "map_norms"),
+        "transformer": (
+            *("input_proj.?", "fusion", "query_embed", "transformer.level_embed", "transformer.reference_points"),
+            *("transformer.encoder.?", "transformer.decoder.?"),
+        ),
+        "pixels": ("pixel_decoder.adapters.?", "pixel_decoder.blocks.?", "pixel_decoder.layers.?"),
+        "heads": ("class_embed.?", "bbox_embed.?", "mask_head", "pixel_decoder.mask_features"),
+    },
 }
 
 
@@ -62,13 +76,19 @@ class Cost:
         return f"{self.seconds:.2f} s, peak memory {self.peak / 2**30:.2f} GiB"
 
 
-def build(args: argparse.Namespace, expressions: list[str]) -> ProxyFormer:
+def sections(model: Network) -> dict[str, tuple[str, ...]]:
+    """Of :data:`SECTIONS` those of a model, in whatever form it is."""
+    return next(found for kind, found in SECTIONS.items() if isinstance(model, kind))
+
+
+def build(args: argparse.Namespace, expressions: list[str]) -> Network:
     """The model of the options with random weights, around an encoder of RoBERTa-base's size."""
     base = dict(vocab_size=50265, max_position_embeddings=514, type_vocab_size=1, layer_norm_eps=1e-5)
     text_encoder = TextEncoder(
         config=RobertaConfig(**base, bos_token_id=0, pad_token_id=1, eos_token_id=2),
         tokenizer=train_tokenizer(expressions, 400).backend_tokenizer,
         frozen=args.freeze_text_encoder,
+        pooler=args.model == "referformer",
     )
     return models.assemble(args, 1, text_encoder)
 
@@ -93,17 +113,17 @@ def exact_float32() -> None:
     torch.backends.cudnn.allow_tf32 = False
 
 
-def parameters(model: ProxyFormer) -> dict[str, int]:
+def parameters(model: Network) -> dict[str, int]:
     """Number of parameters of each section."""
-    patterns = {section: [p.removesuffix(".*") for p in names] for section, names in SECTIONS.items()}
-    counts = dict.fromkeys(SECTIONS, 0)
+    patterns = {section: [p.removesuffix(".?") for p in names] for section, names in sections(model).items()}
+    counts = dict.fromkeys(patterns, 0)
     for name, parameter in model.named_parameters():
-        section = next(s for s, roots in patterns.items() if any(name.startswith(f"{root}.") for root in roots))
+        section = next(s for s, roots in patterns.items() if any(f"{name}.".startswith(f"{root}.") for root in roots))
         counts[section] += parameter.numel()
     return counts
 
 
-def flops(model: ProxyFormer, frames: int, size: tuple[int, int], expressions: list[str]) -> dict[str, int]:
+def flops(model: Network, frames: int, size: tuple[int, int], expressions: list[str]) -> dict[str, int]:
     """FLOPs of each section in one inference without padding."""
     counter = FlopCounterMode(display=False)
     trained = [p for p in model.parameters() if p.requires_grad]
@@ -118,14 +138,14 @@ def flops(model: ProxyFormer, frames: int, size: tuple[int, int], expressions: l
     by_module = {n.removeprefix(root): sum(ops.values()) for n, ops in counter.get_flop_counts().items()}
     counts = {
         section: sum(n for name, n in by_module.items() if any(fnmatch.fnmatchcase(name, p) for p in patterns))
-        for section, patterns in SECTIONS.items()
+        for section, patterns in sections(model).items()
     }
     assert sum(counts.values()) == counter.get_total_flops(), "a module is in no section, or in two"
     return counts
 
 
 @torch.no_grad()
-def infer(model: ProxyFormer, frames: int, size: tuple[int, int], expressions: list[str]) -> torch.Tensor:
+def infer(model: Network, frames: int, size: tuple[int, int], expressions: list[str]) -> torch.Tensor:
     """Mask logits ``[B, T, N, h, w]`` for one clip of noise."""
     device = next(model.parameters()).device
     clip_index = torch.zeros(len(expressions), dtype=torch.long, device=device)
@@ -133,7 +153,7 @@ def infer(model: ProxyFormer, frames: int, size: tuple[int, int], expressions: l
     return model.eval()(video, expressions, clip_index=clip_index, supervised=False).final.masks
 
 
-def train(model: ProxyFormer, args: argparse.Namespace, batch: Batch) -> Step:
+def train(model: Network, args: argparse.Namespace, batch: Batch) -> Step:
     """One step as ``main.py`` takes it."""
     device = next(model.parameters()).device
     amp = amp_dtype(args.amp, device)
@@ -165,7 +185,7 @@ def measure(run: Callable[[], object], device: torch.device) -> Cost:
 def table(sizes: dict[str, int], work: dict[str, int]) -> str:
     """Parameters and FLOPs of each section and in total, with shares."""
     lines = [f"{'module':<14}{'parameters':>14}{'share':>8}{'GFLOP':>12}{'share':>8}"]
-    for name in (*SECTIONS, "total"):
+    for name in (*sizes, "total"):
         p, f = (sum(x.values()) if name == "total" else x[name] for x in (sizes, work))
         p_share, f_share = p / sum(sizes.values()), f / sum(work.values())
         lines.append(f"{name:<14}{p / 1e6:>12.2f} M{p_share:>8.1%}{f / 1e9:>12.1f}{f_share:>8.1%}")

@@ -21,13 +21,17 @@ from torch import nn
 from torchvision.models.swin_transformer import SwinTransformerBlock
 from torchvision.models.video.swin_transformer import ShiftedWindowAttention3d
 
+from models.fast.deformable import FastEncoderLayer, GatheredAttention
 from models.fast.forms import lay_off_form, take_form
 from models.fast.norms import ContiguousGroupNorm
+from models.fast.pixel_decoder import FastBlock, WordAttention
+from models.fast.referformer import FastReferFormer, FoldedMaskHead
 from models.fast.segmenter import FastSegmenter, SmoothedLateral
 from models.fast.weights import fold_batch_norms, store_as_computed
 from models.fast.window_attention import InferenceBlock, TrainedAttention
 from models.network import Network
 from models.proxyformer import ProxyFormer
+from models.referformer import ReferFormer
 from models.segmenter import Segmenter
 
 
@@ -50,6 +54,8 @@ def for_inference(model: Network, amp: torch.dtype | None) -> None:
         for lateral in model.segmenter.mask_decoder.lateral:
             take_form(lateral, SmoothedLateral)
         _contiguous_norms(model.segmenter)
+    else:
+        _take_forms_of_referformer(model)
     fold_batch_norms(model)
     store_as_computed(model, amp)
 
@@ -61,6 +67,20 @@ def for_training(model: Network) -> None:
             take_form(module, TrainedAttention)
     if isinstance(model, ProxyFormer):
         _contiguous_norms(model.segmenter)
+
+
+def _take_forms_of_referformer(model: ReferFormer) -> None:
+    take_form(model, FastReferFormer)
+    take_form(model.mask_head, FoldedMaskHead)
+    take_form(model.fusion, WordAttention)
+    for block in model.pixel_decoder.blocks:
+        take_form(block, FastBlock)
+        take_form(block.multihead_attn, WordAttention)
+    for layer in model.transformer.encoder:
+        take_form(layer, FastEncoderLayer)
+        take_form(layer.self_attn, GatheredAttention)
+    for layer in model.transformer.decoder:
+        take_form(layer.cross_attn, GatheredAttention)
 
 
 def _contiguous_norms(segmenter: Segmenter) -> None:
