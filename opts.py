@@ -373,7 +373,9 @@ def parse_train_args(argv: list[str] | None = None, defaults: dict | None = None
     for name, default in OF_MODEL[args.model].items():
         if getattr(args, name) is None:
             setattr(args, name, default)
-    if args.model == "proxyformer":
+    if args.model == "proxyformer" and args.eval and defaults is None:
+        pass  # the checkpoint may be of a ReferFormer; its options are parsed next
+    elif args.model == "proxyformer":
         settle_for_proxyformer(parser, vars(args))
     else:
         args.jsc_target = "none"

@@ -91,6 +91,7 @@ def as_checkpoint(content: dict, source: object, text_encoder: str, given: Mappi
     options |= {"no_rel_coord": not said.get("rel_coord", True), "binary": seen["num_classes"] == 1}
     options |= {name: value for name, value in given.items() if value is not None}
     classes = options.pop("num_classes")
+    options["text_encoder"] = text_encoder
     options["backbone_pretrained"] = str(source)  # a ResNet's batch norms are frozen
     if dist.is_main():
         told = {name: options[name] for name in ("backbone", *OF_MODEL["referformer"], *OF_REFERFORMER)}
