@@ -106,6 +106,7 @@ def as_checkpoint(content: dict, source: object, text_encoder: str, given: Mappi
     options |= said | given | seen | masks | {"binary": seen["num_classes"] == 1, "model": "referformer"}
     options["text_encoder"] = text_encoder
     classes = options.pop("num_classes")
+    options["text_encoder"] = text_encoder
     options["backbone_pretrained"] = str(source)  # a ResNet's batch norms are frozen
     if dist.is_main():
         told = {name: options[name] for name in ("backbone", *OF_MODEL["referformer"], *OF_REFERFORMER)}
