@@ -353,6 +353,7 @@ def test_checkpointing_goes_by_referformers_name_too():
         "--threshold 0.4",
         "--lr_backbone_names backbone.0 x",
         "--lr_text_encoder_names text",
+        "--lr_linear_proj_mult 0.1",
         "--ngpu",
     ],
 )

@@ -14,7 +14,7 @@ from util.options.saved import OF_REFERFORMER
 
 # flags that ReferFormer never reads, that its scripts always set, or that concern parts which this program lacks
 _WITHOUT_VALUE = ("masks", "remove_difficult", "cache_mode", "visualize")
-_WITH_ANY_VALUE = ("ngpu", "split", "eos_coef", "max_skip", "world_size", "dist_url", "lr_linear_proj_mult")
+_WITH_ANY_VALUE = ("ngpu", "split", "eos_coef", "max_skip", "world_size", "dist_url")
 _WITH_ANY_VALUES = ("lr_linear_proj_names",)
 # ReferFormer's defaults, which change nothing here; any other value is refused, because the result would differ
 _ONLY_DEFAULT = {
@@ -23,11 +23,13 @@ _ONLY_DEFAULT = {
     "enc_n_points": "4",
     "start_epoch": "0",
     "threshold": "0.5",
+    "lr_linear_proj_mult": "1",
 }
 _ONLY_DEFAULTS = {"lr_backbone_names": ["backbone.0"], "lr_text_encoder_names": ["text_encoder"]}
 _REFUSED = ("two_stage", "dilation", "pre_norm")
 _INSTEAD = {
     "start_epoch": "--resume continues at the step of the checkpoint",
+    "lr_linear_proj_mult": "reference_points and sampling_offsets have the learning rate of --lr here",
     "lr_backbone_names": "--lr_backbone holds for the whole backbone",
     "lr_text_encoder_names": "--lr_text_encoder holds for the whole text encoder",
 }
