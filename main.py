@@ -19,7 +19,7 @@ import datasets
 import models
 from datasets.texts import training_texts
 from models import PredictorSettings
-from opts import OF_TRAINING, check_train_options, differing, model_options, parse_train_args
+from opts import OF_TRAINING, check_train_options, differing, given_model_options, model_options, parse_train_args
 from tasks import plan
 from tasks.resuming import check_state
 from tasks.scoring import score_split, texts_to_score
@@ -138,7 +138,7 @@ def find_checkpoint(args: argparse.Namespace) -> tuple[str | None, dict | None]:
         return None, None
     if own:
         return path, models.upgraded(own[1], path)
-    return path, models.load_checkpoint(path, {"text_encoder": args.text_encoder})
+    return path, models.load_checkpoint(path, given_model_options())
 
 
 def build_trainer(args: argparse.Namespace, saved: dict | None, device: torch.device) -> Trainer:

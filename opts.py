@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterable, Iterator, Mapping
 
+from util.options.given import named_options
 from util.options.inference import InferenceOptions, add_window_options, inference_options
+from util.options.losses import add_loss_options
 from util.options.presets import PRESETS, recipe
 from util.options.referformer_flags import settle_for_proxyformer, without_referformer_flags
 from util.options.saved import KINDS, OF_MODEL, check_values, misfits
@@ -14,7 +16,6 @@ from util.options.types import (
     mixing_weight,
     non_negative_float,
     non_negative_int,
-    positive_float,
     positive_int,
 )
 
@@ -106,25 +107,6 @@ def differing(now: Mapping[str, object], saved: Mapping[str, object], names: Ite
         for name in sorted(names)
         if saved.get(name) != now[name]
     )
-
-
-def add_loss_options(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("matching and losses")
-    weights = {
-        "class": ("cls", 2.0),
-        "bbox": ("bbox", 5.0),
-        "giou": ("giou", 2.0),
-        "mask": ("mask", 2.0),
-        "dice": ("dice", 5.0),
-    }
-    for cost, (loss, default) in weights.items():
-        group.add_argument(f"--set_cost_{cost}", type=non_negative_float, default=default)
-        group.add_argument(f"--{loss}_loss_coef", type=non_negative_float, default=default)
-    group.add_argument("--focal_alpha", type=below_one, default=0.25)
-    group.add_argument("--focal_gamma", type=non_negative_float, default=2.0)
-    group.add_argument("--mask_loss_size", choices=("stride4", "full"), default="stride4")
-    group.add_argument("--jsc_loss_coef", type=non_negative_float, default=1.0)
-    group.add_argument("--jsc_temperature", type=positive_float, default=0.07)
 
 
 def add_train_options(parser: argparse.ArgumentParser) -> None:
@@ -361,6 +343,13 @@ def check_train_options(options: Mapping[str, object], source: object) -> None:
     check_values(train_parser()._actions, options, source)
 
 
+def given_model_options(argv: list[str] | None = None) -> dict[str, object]:
+    """The options of the model that a command line of ``main.py`` names."""
+    parser = train_parser()
+    flags = named_options(parser, without_referformer_flags(parser, argv))
+    return {name: value for name, value in flags.items() if name in model_options()}
+
+
 def parse_train_args(argv: list[str] | None = None, defaults: dict | None = None) -> argparse.Namespace:
     """Parses ``main.py``'s options. Explicit flags win over ``defaults`` (a checkpoint's options), those over a preset.
 
@@ -368,9 +357,7 @@ def parse_train_args(argv: list[str] | None = None, defaults: dict | None = None
     """
     parser = train_parser()
     argv = without_referformer_flags(parser, argv)
-    unset = object()
-    seed = argparse.Namespace(**{action.dest: unset for action in parser._actions if action.dest != "help"})
-    flags = {name: value for name, value in vars(parser.parse_known_args(argv, seed)[0]).items() if value is not unset}
+    flags = named_options(parser, argv)
     if flags.get("preset"):
         parser.set_defaults(**recipe(flags["preset"], flags.get("model", parser.get_default("model"))))
     parser.set_defaults(**(defaults or {}))

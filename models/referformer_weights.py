@@ -32,10 +32,11 @@ def own_names(
     Raises:
         ValueError: naming ``source``; two names become one.
     """
+    state = {name: value for name, value in state.items() if not _LEFTOVERS.fullmatch(name)}
     last = max((int(found[2]) for name in state if (found := _LAYER.match(name))), default=0)
 
     def own_name(name: str) -> str | None:
-        if _LEFTOVERS.fullmatch(name) or name.startswith(("transformer.decoder.bbox_embed.", BACKBONE)):
+        if name.startswith(("transformer.decoder.bbox_embed.", BACKBONE)):
             return None
         if (head := _LAYER.match(name)) and not refine:
             if int(head[2]) != last:

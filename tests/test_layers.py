@@ -43,7 +43,9 @@ OPTION_READERS = {
     "models/__init__.py",
     "models/published.py",  # which reads the options that ReferFormer saved
     "datasets/__init__.py",
+    "util/options/given.py",
     "util/options/inference.py",
+    "util/options/losses.py",
     "util/options/saved.py",
     "util/options/types.py",
     "util/options/referformer_flags.py",
@@ -52,7 +54,10 @@ OPTION_READERS = {
 # what opts.py is made of, which takes no more than the standard library
 OF_OPTS = (
     "opts.py",
-    *(f"util/options/{name}.py" for name in ("inference", "presets", "saved", "types", "referformer_flags")),
+    *(
+        f"util/options/{name}.py"
+        for name in ("given", "inference", "losses", "presets", "saved", "types", "referformer_flags")
+    ),
 )
 
 # distributions whose module has another name

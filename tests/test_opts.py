@@ -218,6 +218,7 @@ def test_flags_win_over_a_checkpoint_and_that_over_a_preset():
         ("--eval --resume c.pth --dry_run", "--dry_run"),
         ("--max_size 200 --train_sizes 256 288", "--max_size 200 is below all of --train_sizes"),
         ("--train_max_size 200 --train_sizes 256", "--train_max_size 200 is below all of --train_sizes"),
+        ("--model referformer --token_stride 16", "has no such part: leave --token_stride out"),
         ("--jsc_target none --jsc_temperature 0.1", "--jsc_target none has no JSC loss"),
         ("--pretrained_weights a.pth --backbone_pretrained b.pth", "leave --backbone_pretrained out"),
     ],

@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import RobertaConfig, RobertaModel
 
 import engine
+import main
 import models
 from models import deformable, published
 from models.criterion import Criterion
@@ -98,7 +99,7 @@ def published_state() -> dict[str, Tensor]:
             state[name] = state[name.removeprefix("transformer.decoder.")]
     return state | {
         "text_encoder.embeddings.position_ids": torch.arange(66)[None],
-        "backbone.total_ops": torch.zeros(1),
+        **{f"{part}total_ops": torch.zeros(1) for part in ("", "backbone.0.body.conv1.", "class_embed.0.")},
     }
 
 
@@ -121,6 +122,27 @@ def test_a_published_file_is_read_and_told(options, published_state, tmp_path, c
     predictor.eval_size = 96
     masks, scores = predictor(frames, ["a small star", "the red circle"])
     assert masks.shape == (2, 2, 96, 128) and all(0 < score < 1 for score in scores)
+
+
+def test_an_evaluation_takes_a_published_file_and_the_flags_of_its_scripts(
+    published_state, tmp_path, monkeypatch, capsys
+):
+    path = tmp_path / "file.pth"
+    torch.save({"model": published_state}, path)
+    words = f"main.py --eval --resume {path} --text_encoder {TEXT} --with_box_refine --binary --text_form raw".split()
+    monkeypatch.setattr("sys.argv", words)
+    args, saved = main.restore_options(parse_train_args())
+    main.refuse_other_model(args, saved["options"])
+    assert (args.model, args.with_box_refine, args.text_form) == ("referformer", True, "raw")
+    assert "ignored" not in capsys.readouterr().err
+    monkeypatch.setattr("sys.argv", [*words, "--dec_layers", "3"])
+    args, saved = main.restore_options(parse_train_args())
+    with pytest.raises(ValueError, match="--dec_layers is 4 there, 3 now"):
+        main.refuse_other_model(args, saved["options"])
+    monkeypatch.setattr("sys.argv", [*words, "--model", "proxyformer"])
+    with pytest.raises(SystemExit):
+        main.restore_options(parse_train_args())
+    assert "the checkpoint is a referformer; leave --model out" in capsys.readouterr().err
 
 
 def test_an_exported_published_file_is_an_ordinary_checkpoint(published_state, tmp_path):
