@@ -373,11 +373,9 @@ def parse_train_args(argv: list[str] | None = None, defaults: dict | None = None
     for name, default in OF_MODEL[args.model].items():
         if getattr(args, name) is None:
             setattr(args, name, default)
-    if args.model == "proxyformer" and args.eval and defaults is None:
-        pass  # the checkpoint may be of a ReferFormer; its options are parsed next
-    elif args.model == "proxyformer":
+    if args.model == "proxyformer" and not (args.eval and defaults is None):  # --eval asks the checkpoint first
         settle_for_proxyformer(parser, vars(args))
-    else:
+    elif args.model == "referformer":
         args.jsc_target = "none"
     for wrong, message in _contradictions(args, set(flags)):
         if wrong:
