@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import argparse
+import re
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+import eval_davis
+import inference_davis
+import inference_ytvos
+import main
+import models
 from models.predictor import InMemory, Predictor
-from tests.test_referformer import tiny
+from opts import parse_train_args
+from tests.helpers import ROOT
+from tests.test_referformer import CASES, TEXT, tiny
 from tests.tiny_model import EXPRESSIONS, tiny_model
+from tools import compare_referformer as compare
 from util.samples.frames import fitted_size, normalise, resize_frames
 
 SIZE, SEEN = (61, 83), (40, 54)  # of the frames, and of the network's input
@@ -73,3 +85,61 @@ def test_one_query_answers_for_a_video_and_its_mask_is_enlarged_in_one_step(pred
     found = predictor.segment(InMemory(frames()), [EXPRESSIONS[0]])
     assert torch.equal(found.masks(0, 3)[0], wanted.sigmoid() > 0.5) and 0 < (wanted > 0).float().mean() < 1
     assert found.scores[0] == pytest.approx(probability.max().item(), abs=1e-6)
+
+
+@pytest.fixture(scope="module")
+def published_file(tmp_path_factory) -> Path:
+    """A file of the published form, of a model that was trained on A2D."""
+    shapes = {name: shape for name, (shape, dtype) in CASES["resnet50"]["shapes"].items() if "int" not in dtype}
+    state = {name: compare.weight(name, tuple(shape)) for name, shape in shapes.items()}
+    again = "transformer.decoder."
+    state |= {n: state[n.removeprefix(again)] for n in state if n.startswith(f"{again}bbox_embed.")}
+    path = tmp_path_factory.mktemp("published") / "a2d.pth"
+    torch.save({"model": state, "args": argparse.Namespace(dataset_file="a2d", num_frames=6, max_size=640)}, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("words", "sizes"),
+    [
+        ("--dataset_file a2d --with_box_refine --backbone resnet50 --freeze_text_encoder", (360, 640)),
+        ("", (360, 640)),
+        ("--dataset_file refcoco", (360, 640)),
+        ("--dataset_file jhmdb --max_size 500", (360, 500)),
+        ("--dataset_file davis --clips independent --window 36", (360, 16384)),
+        ("--dataset_file ytvos --max_size 640", (360, 640)),
+    ],
+)
+def test_a_published_file_is_scored_at_the_sizes_of_its_benchmark(words, sizes, published_file, monkeypatch, capsys):
+    asked = ["main.py", "--eval", "--resume", str(published_file), "--text_encoder", TEXT, *words.split()]
+    monkeypatch.setattr("sys.argv", asked)
+    args, saved = main.restore_options(parse_train_args())
+    main.refuse_other_model(args, saved["options"])
+    settings = models.scoring_settings(args, args.dataset_file in ("a2d", "jhmdb", "refcoco"), "off")
+    assert (settings.eval_size, settings.max_size) == sizes and args.num_frames == 6 and args.binary
+    assert (settings.window, settings.clips) == ((36, "independent") if "--clips" in words else (None, "followed"))
+    assert "ignored" not in capsys.readouterr().err
+
+
+def test_single_frames_have_no_windows():
+    args = parse_train_args(["--eval", "--resume", "c.pth", "--dataset_file", "a2d", "--window", "36"])
+    with pytest.raises(ValueError, match="--window, --overlap and --clips are for whole videos, .* leave them out"):
+        models.scoring_settings(args, True, "off")
+
+
+def test_every_command_of_the_zoo_can_be_read_and_names_a_file_of_its_tables():
+    text = (ROOT / "docs" / "zoo.md").read_text(encoding="utf-8")
+    files = set(re.findall(r"`(\w+\.pth)`", text))
+    parsers = {
+        "main.py": parse_train_args,
+        "inference_ytvos.py": inference_ytvos.parse_args,
+        "inference_davis.py": inference_davis.parse_args,
+        "eval_davis.py": eval_davis.parse_args,
+    }
+    commands = [line.split() for line in text.splitlines() if line.startswith("python ")]
+    assert {command[1] for command in commands} == parsers.keys()
+    for _, program, *words in commands:
+        args = parsers[program](words)
+        if program != "eval_davis.py":
+            folder, name = args.resume.split("/")
+            assert folder == "pretrained_weights" and name in files

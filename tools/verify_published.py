@@ -4,7 +4,7 @@ a short report to post.
     python tools/verify_published.py FILE --davis_path data/ref-davis [--picture verified.png]
 
 The protocol is that of the published numbers: short side 360, independent clips of 36 frames, each annotator's
-expressions, J&F. Read are ``valid/JPEGImages``, ``valid/Annotations`` and the expressions of the videos.
+expressions as they are written, J&F. Read are ``valid/JPEGImages``, ``valid/Annotations`` and the expressions of the videos.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def report(args: argparse.Namespace, predictor: Predictor, model: str, frames: i
     versions = f"Python {platform.python_version()}, torch {torch.__version__}, transformers {transformers.__version__}"
     lines = [
         f"{args.file.name}, {args.file.stat().st_size:,} bytes, SHA-256 {checkpoint.fingerprint(args.file)}",
-        f"{model}, short side {predictor.eval_size}, clips of {WINDOW} frames",
+        f"{model}, short side {predictor.eval_size}, independent clips of {WINDOW} frames",
         f"{hardware}; {versions}",
         f"{cost.seconds:.0f} s for {frames} frames, {cost.peak / 2**30:.1f} GiB",
     ]
@@ -106,7 +106,11 @@ def picture(videos: Sequence[AnnotatedVideo], results: Path, root: Path, path: P
 def main() -> None:
     args = parse_args()
     videos = asked_videos(args.davis_path, args.videos)
-    predictor, options = models.load_with_options(args.file, args.device, args.text_encoder, window=WINDOW)
+    predictor, options = models.load_with_options(
+        args.file, args.device, args.text_encoder, clips="independent", window=WINDOW
+    )
+    if options.model == "referformer":
+        predictor.model.text_encoder.form = "raw"  # as inference_davis.py there
     with tempfile.TemporaryDirectory() as folder:
         results = Path(folder)
         cost = measure(lambda: predict_annotators(predictor, videos, results), predictor.device)
