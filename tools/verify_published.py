@@ -4,7 +4,7 @@ a short report to post.
     python tools/verify_published.py FILE --davis_path data/ref-davis [--picture verified.png]
 
 The protocol is that of the published numbers: short side 360, independent clips of 36 frames, each annotator's
-expressions as they are written, J&F. Read are ``valid/JPEGImages``, ``valid/Annotations`` and the expressions of the videos.
+expressions as they are written, J&F. Read are ``valid/JPEGImages``, ``valid/Annotations`` and the expressions.
 """
 
 from __future__ import annotations
