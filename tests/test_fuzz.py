@@ -67,7 +67,9 @@ def allocate():
 
 def dereference():
     import ctypes
+    import faulthandler
 
+    faulthandler.disable()  # pytest's would print the stack of this expected crash
     ctypes.string_at(0)
 
 
