@@ -3,15 +3,19 @@
 The model knows none of this. :func:`for_inference` and :func:`for_training` change the forward passes of modules
 (:mod:`models.fast.forms`); every form is tested against the module that it replaces.
 
-=============================  ==========================================================================
+=============================  ================================================================================
 :mod:`window_attention`        Video Swin's windows by number, without padding, rolling or masks of maps
 :mod:`arrangement`             the numbers, kept for each size of a map
 :mod:`segmenter`               convolutions before upsampling, folded laterals, the last 1×1 in the kernels
 :mod:`upsampling`              the convolutions of upsampled maps
+:mod:`referformer`             ReferFormer frame by frame, its mask features taken into the dynamic convolutions
+:mod:`pixel_decoder`           its words taken into the projections of attention
+:mod:`deformable`              its deformable attention as weighted sums of rows
+:mod:`feed_forward`            its feed-forward layers, some tokens at a time
 :mod:`weights`                 folded batch norms, weights stored in the type of the products
 :mod:`norms`                   group norm on contiguous maps
 :mod:`recompute`               activation checkpointing
-=============================  ==========================================================================
+=============================  ================================================================================
 """
 
 from __future__ import annotations

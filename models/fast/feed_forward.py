@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 # (CPU, GPU)
-TOKENS_AT_ONCE = (2048, 1 << 18)
+TOKENS_AT_ONCE = (8192, 1 << 18)
 
 
 def parts(rows: Tensor) -> list[slice]:
