@@ -14,14 +14,13 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from models.deformable import AT_ONCE
-from models.fast.segmenter import frames_at_once
+from models.fast import referformer, segmenter
 from models.network import Network
 from models.referformer import ReferFormer
 from util.options.inference import CLIPS
 
-# maps of ReferFormer's width that its pyramid holds at once, at stride 4, as shares of the input
-REFERRING = (6 + 2 * 8) / 16
-SAMPLED = 2 * AT_ONCE  # numbers that its deformable attention reads together
+SAMPLED = 2 * AT_ONCE  # numbers that ReferFormer's deformable attention reads together on a GPU
+REFERRING = 10  # maps of its width at stride 4 that its pixel decoder holds at once, for each frame that it takes
 DECODING = 5  # maps of its size that the mask decoder holds at once for each map of mask features
 # The longest video of Ref-YouTube-VOS has 36 frames. A multiple of the 8 frames of Video Swin's windows needs no
 # padding.
@@ -85,27 +84,30 @@ def windows(length: int, size: int, overlap: int) -> list[Window]:
 
 
 def window_bytes(model: Network, size: tuple[int, int], frames: int, expressions: int) -> int:
-    """Estimates the bytes that a window needs beside the weights, in float32.
+    """Estimates the bytes that a window needs beside the weights, in float32 and in the forms for inference.
 
     For each frame: the input, the maps of the backbone, and the larger of two things, the other memory of the backbone
-        or
-    the laterals of the mask decoder. In addition the maps of the mask decoder for the few frames that it takes at once.
+    or what decoding keeps of it. In addition the maps of the mask decoder for the few frames that it takes at once.
 
     Args:
         size: height and width that the network sees.
         expressions: answered together.
     """
-    backbone = model.backbone
+    backbone, device = model.backbone, next(model.parameters()).device
     maps = [channels / stride**2 for channels, stride in zip(backbone.channels, backbone.strides, strict=True)]
+    pixels = size[0] * size[1]
     if isinstance(model, ReferFormer):
-        projected = model.dim * (1 / 16 + sum(4.0**-level for level in range(3, 3 + len(model.input_proj))))
-        of_frame = 3 + sum(maps) + max(backbone.working, projected)
-        return int(4 * (size[0] * size[1] * frames * (of_frame + expressions * REFERRING * model.dim) + SAMPLED))
+        levels = [4.0**-level for level in range(2, 3 + len(model.input_proj))]  # of the maps, finest first
+        projected, encoded = model.dim * sum(levels), model.dim * sum(levels[1:4])
+        answers = expressions * model.query_embed.num_embeddings / model.mask_stride**2
+        of_frame = 3 + max(sum(maps) + max(backbone.working, projected), projected + encoded + answers)
+        few = REFERRING * min(frames, referformer.frames_at_once(device)) * model.dim / 16
+        return int(4 * (pixels * (frames * of_frame + few) + SAMPLED * (device.type == "cuda")))
     decoder = model.segmenter.mask_decoder
     laterals = [conv.out_channels / s**2 for conv, s in zip(decoder.lateral, backbone.strides[-2::-1], strict=False)]
     of_frame = 3 + sum(maps) + max(backbone.working, sum(laterals))
-    decoded = min(frames * expressions, max(frames_at_once(next(model.parameters()).device), expressions))
-    return int(4 * size[0] * size[1] * (frames * of_frame + DECODING * decoded * max(laterals)))
+    decoded = min(frames * expressions, max(segmenter.frames_at_once(device), expressions))
+    return int(4 * pixels * (frames * of_frame + DECODING * decoded * max(laterals)))
 
 
 def follow(before: Tensor, now: Tensor) -> Tensor:

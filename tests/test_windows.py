@@ -338,7 +338,7 @@ def test_the_estimate_counts_no_frame_that_is_not_there(monkeypatch):
     model, size = tiny_model(), (320, 640)
 
     def taken(*window: int, at_once: int) -> int:
-        monkeypatch.setattr(module, "frames_at_once", lambda device: at_once)
+        monkeypatch.setattr(module.segmenter, "frames_at_once", lambda device: at_once)
         return window_bytes(model, size, *window)
 
     assert taken(5, 1, at_once=64) == taken(5, 1, at_once=5) < taken(5, 2, at_once=64) < taken(5, 3, at_once=64)
