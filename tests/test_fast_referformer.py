@@ -29,10 +29,12 @@ def share(got: torch.Tensor, wanted: torch.Tensor) -> float:
 
 @pytest.mark.parametrize("frames", [None, [1], [2, 0]], ids=["all frames", "one frame", "two frames"])
 @pytest.mark.parametrize(
-    "choice", [{}, {"refine": False}, {"relative": False}, {"levels": 3}, {"mask_layers": 2}], ids=str
+    "choice",
+    [{}, {"refine": False}, {"relative": False}, {"levels": 3}, {"levels": 5}, {"mask_layers": 2}],
+    ids=str,
 )
 def test_inference_gives_the_numbers_of_the_plain_referformer(choice, frames):
-    """With padding and without, with several expressions of a clip, and in every decoder layer."""
+    """With padding and without, with several expressions of a clip, in the last and in every decoder layer."""
     plain = tiny(**choice).eval()
     model = copy.deepcopy(plain)
     for_inference(model, None)
@@ -44,7 +46,8 @@ def test_inference_gives_the_numbers_of_the_plain_referformer(choice, frames):
     for real in (valid, None):
         with torch.inference_mode():
             asked = (batch.video, batch.expressions, real, batch.clip_index)
-            wanted, got = (net(*asked, frames=frames) for net in (plain, model))
+            wanted, got = (net(*asked, frames=frames, supervised=real is None) for net in (plain, model))
+        assert len(got.aux) == (1 if real is None else 0)
         for mine, theirs in zip([*got.aux, got.final], [*wanted.aux, wanted.final], strict=True):
             for name, value in vars(theirs).items():
                 assert share(getattr(mine, name), value) < 1e-5, name

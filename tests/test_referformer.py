@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import copy
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -19,15 +18,12 @@ import models
 from models import deformable, published
 from models.criterion import Criterion
 from models.deformable import DeformableAttention, DeformableTransformer, Maps, sample_maps
-from models.fast import for_inference
-from models.fast.referformer import FastReferFormer
 from models.matcher import LossWeights, TrajectoryMatcher
 from models.referformer import ReferFormer
 from models.text_encoder import TextEncoder
 from opts import parse_train_args
 from tests.helpers import SHARED, needs_shared
 from tests.runs import log, same, trainer
-from tests.test_model import padded_batch
 from tests.tiny_model import EXPRESSIONS, FakeBackbone, random_batch, tiny_model, tiny_tokenizer
 from tools import compare_referformer as compare
 from tools.make_tiny_text_encoder import make_encoder
@@ -333,36 +329,6 @@ def test_frames_that_are_asked_for_are_answered_alone():
     alone = model.decode(features.at([2]), text).final
     assert only.masks.shape[1] == 1 and torch.equal(only.masks, alone.masks)
     assert not torch.allclose(only.masks[:, 0], model.decode(features, text).final.masks[:, 2], atol=1e-3)
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("frames", [None, [2]], ids=["all frames", "one frame"])
-@pytest.mark.parametrize("choice", [{}, {"refine": True}, {"relative": False, "mask_layers": 2, "levels": 5}])
-def test_the_form_for_inference_gives_the_numbers_of_the_model(choice, frames):
-    """With padding, of two videos and three expressions, the last of which is longer than the others."""
-    plain, batch = tiny(**choice).eval(), padded_batch()
-    model = copy.deepcopy(plain)
-    for_inference(model, None)
-    assert isinstance(model, FastReferFormer) and model.state_dict().keys() == plain.state_dict().keys()
-    for supervised in (False, True):
-        with torch.inference_mode():
-            wanted, got = (
-                net(
-                    batch.video,
-                    batch.expressions,
-                    batch.video_valid,
-                    batch.clip_index,
-                    frames=frames,
-                    supervised=supervised,
-                )
-                for net in (plain, model)
-            )
-        assert len(got.aux) == len(wanted.aux) == (1 if supervised else 0)
-        for one, other in zip((got.final, *got.aux), (wanted.final, *wanted.aux), strict=True):
-            for name, value in vars(other).items():
-                torch.testing.assert_close(
-                    getattr(one, name), value, rtol=0, atol=1e-5 * float(value.abs().max()), msg=name
-                )
 
 
 def test_places_keep_float32_under_autocast():
