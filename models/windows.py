@@ -20,7 +20,9 @@ from models.referformer import ReferFormer
 from util.options.inference import CLIPS
 
 SAMPLED = 2 * AT_ONCE  # numbers that ReferFormer's deformable attention reads together on a GPU
-REFERRING = 10  # maps of its width at stride 4 that its pixel decoder holds at once, for each frame that it takes
+# maps of ReferFormer's width at stride 4, held at once: for each frame of a clip while the finest level is projected and
+# reads it, and for each frame that the pixel decoder takes
+READING, REFERRING = 4, 24
 DECODING = 5  # maps of its size that the mask decoder holds at once for each map of mask features
 # The longest video of Ref-YouTube-VOS has 36 frames. A multiple of the 8 frames of Video Swin's windows needs no
 # padding.
@@ -100,8 +102,9 @@ def window_bytes(model: Network, size: tuple[int, int], frames: int, expressions
         levels = [4.0**-level for level in range(2, 3 + len(model.input_proj))]  # of the maps, finest first
         projected, encoded = model.dim * sum(levels), model.dim * sum(levels[1:4])
         answers = expressions * model.query_embed.num_embeddings / model.mask_stride**2
-        of_frame = 3 + max(sum(maps) + max(backbone.working, projected), projected + encoded + answers)
-        few = REFERRING * min(frames, referformer.frames_at_once(device)) * model.dim / 16
+        reading = projected + READING * model.dim * levels[0]
+        of_frame = 3 + max(sum(maps) + max(backbone.working, reading), projected + encoded + answers)
+        few = REFERRING * min(frames, referformer.frames_at_once(device)) * model.dim * levels[0]
         return int(4 * (pixels * (frames * of_frame + few) + SAMPLED * (device.type == "cuda")))
     decoder = model.segmenter.mask_decoder
     laterals = [conv.out_channels / s**2 for conv, s in zip(decoder.lateral, backbone.strides[-2::-1], strict=False)]

@@ -70,7 +70,6 @@ def report(args: argparse.Namespace, predictor: Predictor, model: str, frames: i
     """
     device = predictor.device
     sequences = [annotator["sequences"] for annotator in scores["annotators"].values()]
-    frames = sum(len(video.frame_names) for video in asked_videos(args.davis_path, args.videos))
     hardware = (
         torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
     )
