@@ -20,8 +20,8 @@ from models.referformer import ReferFormer
 from util.options.inference import CLIPS
 
 SAMPLED = 2 * AT_ONCE  # numbers that ReferFormer's deformable attention reads together on a GPU
-# maps of ReferFormer's width at stride 4, held at once: for each frame of a clip while the finest level is projected and
-# reads it, and for each frame that the pixel decoder takes
+# maps of ReferFormer's width at stride 4, held at once: for each frame of a clip while its finest level is projected
+# and read, and for each frame that the pixel decoder takes
 READING, REFERRING = 4, 24
 DECODING = 5  # maps of its size that the mask decoder holds at once for each map of mask features
 # The longest video of Ref-YouTube-VOS has 36 frames. A multiple of the 8 frames of Video Swin's windows needs no
