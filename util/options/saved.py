@@ -147,7 +147,7 @@ def misfits(options: Mapping[str, object]) -> Iterator[str]:
     if width % heads:
         yield f"--hidden_dim {width} {of_heads}"
     if options["video_reads"] == "words" and not options["proxy_to_video"]:
-        yield "--video_reads words puts words in place of the proxies that --no-proxy_to_video takes away; leave one out"
+        yield "--video_reads words replaces the proxies that --no-proxy_to_video takes away; leave one out"
     if options["mask_decoder"] == "cross_modal" and mask_width % heads:
         yield f"--mask_decoder cross_modal: --mask_dim {mask_width} {of_heads}"
     if width % 8:
