@@ -230,7 +230,7 @@ def test_flags_win_over_a_checkpoint_and_that_over_a_preset():
             "--video_reads words --no-proxy_to_video",
             "--video_reads words replaces the proxies that --no-proxy_to_video",
         ),
-        ("--model referformer --cmie full --no-proxy_to_video", "leave --cmie, --proxy_to_video out"),
+        ("--model referformer --cmie full --no-proxy_to_video", "leave --cmie, --no-proxy_to_video out"),
         ("--model referformer --video_reads words", "has no such part: leave --video_reads out"),
         ("--model referformer --jsc_video after", "--model referformer has no JSC loss"),
         ("--pretrained_weights a.pth --backbone_pretrained b.pth", "leave --backbone_pretrained out"),

@@ -42,7 +42,7 @@ def variant_contradictions(options: Mapping[str, object], given: set[str]) -> It
         options["model"] == "referformer" and bool(given & {"jsc_target", *of_loss}),
         f"--model referformer has no JSC loss: leave --jsc_target, {flags} out",
     )
-    parts = [f"--{name}" for name in _PARTS if name in given]
+    parts = [f"--{'no-' if options[name] is False else ''}{name}" for name in _PARTS if name in given]
     yield (
         options["model"] == "referformer" and bool(parts),
         f"--model referformer has no such part: leave {', '.join(parts)} out",
