@@ -11,10 +11,12 @@ from einops import rearrange, repeat
 from torch import Tensor, nn
 
 from models.attention import Attention
-from models.cmie import CMIE, CMIEStack, Surroundings, masked_mean
+from models.cmie import CMIE, CMIEStack
 from models.position_encoding import sine_1d, sine_2d
+from models.surroundings import Surroundings, masked_mean
 
 B, T, H, W, N, L, C = 2, 3, 2, 3, 4, 5, 16
+VARIANTS = [{"full": full, "video_reads": what} for full in (False, True) for what in ("proxies", "nothing", "words")]
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:
@@ -201,9 +203,10 @@ def test_feed_forward_follows_each_block():
 # The stack ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def stack() -> CMIEStack:
-    return fresh(CMIEStack, layers=2)
+@pytest.fixture(scope="module", params=VARIANTS, ids=str)
+def stack(request) -> CMIEStack:
+    """The whole CMIE, and each variant of the ablations."""
+    return fresh(CMIEStack, layers=2, **request.param)
 
 
 def test_stack_feeds_each_stage_with_the_last_and_with_fresh_words(stack):
@@ -263,11 +266,11 @@ def test_a_fully_masked_frame_is_finite_and_does_not_reach_the_others(stack, wha
         close(a[:, :T], b)
 
 
-def test_proxies_masked_in_a_whole_frame_do_not_reach_the_other_frames(stack):
+def test_proxies_masked_in_a_whole_frame_do_not_reach_the_other_frames():
     video, proxies, text = streams()
     valid = torch.ones(B, T, N, dtype=torch.bool)
     valid[:, 1] = False
-    stage, around = stack.stages[0], surroundings(proxy_valid=valid)
+    stage, around = fresh(CMIE), surroundings(proxy_valid=valid)
     kept = [0, 2]
     without = dataclasses.replace(surroundings(2), time=around.time[kept])
     read = stage.read_proxies_time(video, proxies, around)[:, kept]
@@ -300,9 +303,17 @@ def test_the_order_of_the_words_matters(stack):
     assert (forward[1] - backward[1]).abs().max() > 1e-2
 
 
-def test_video_reads_the_words_from_the_second_stage_on(stack):
+@pytest.mark.parametrize(
+    ("what", "first_stage"), [("proxies", 2), ("nothing", None), ("words", 1)], ids=["proxies", "nothing", "words"]
+)
+@pytest.mark.parametrize("full", [False, True])
+def test_from_which_stage_on_the_video_knows_the_words(full, what, first_stage):
+    """Proxies bring them to the next stage; the proxies know them at once."""
     video, proxies, text = streams()
-    once, again = (stack.stages[0](video, proxies, x, surroundings()) for x in (text, text + 1))
-    close(once[0], again[0])
-    assert (once[1] - again[1]).abs().max() > 1e-2
-    assert (stack(video, proxies, text, surroundings())[0] - stack(video, proxies, text + 1, surroundings())[0]).any()
+    for layers in (1, 2):
+        stack = fresh(CMIEStack, layers=layers, full=full, video_reads=what)
+        once, again = (stack(video, proxies, x, surroundings()) for x in (text, text + 1))
+        difference = (once[0] - again[0]).abs().max().item()
+        knows = first_stage is not None and layers >= first_stage
+        assert (difference > 1e-3) if knows else (difference == 0)
+        assert (once[1][-1] - again[1][-1]).abs().max() > 1e-2

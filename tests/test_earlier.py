@@ -10,6 +10,7 @@ from models.earlier import PREFIXES, current_names, upgraded
 from tests.runs import same, trainer
 from tests.test_checkpoint_optim import saved_model
 from tests.tiny_model import EXPRESSIONS
+from util.options.saved import VARIANTS
 from util.weights import checkpoint
 from util.weights.saver import NEWEST
 
@@ -25,7 +26,8 @@ def earlier(content: dict) -> dict:
         for key in ("model", "average")
         if content.get(key)
     }
-    options = {k: v for k, v in content["options"].items() if k not in ("text_form", "long_text", "loader_timeout")}
+    later = {"text_form", "long_text", "loader_timeout", *VARIANTS}
+    options = {name: value for name, value in content["options"].items() if name not in later}
     options["freeze"] = [earlier_name(pattern) for pattern in options["freeze"]]
     assert renamed["model"].keys() != content["model"].keys()
     return {key: value for key, value in (content | renamed | {"options": options}).items() if key != "format"}

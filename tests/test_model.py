@@ -38,6 +38,9 @@ CHOICES = [
     {"num_classes": 3},
     {"aux_loss": False},
     {"enc_layers": 1},
+    {"full": True},
+    {"video_reads": "nothing", "jsc_after": True},
+    {"video_reads": "words", "jsc_target": "video", "jsc_after": True},
     {
         "token_stride": 16,
         "dec_layers": 2,
@@ -146,14 +149,17 @@ def test_a_frozen_text_encoder_gets_no_gradient_and_its_projection_does():
 
 def test_options_reach_the_model():
     flags = "--enc_layers 3 --dec_layers 2 --num_queries 5 --token_stride 16 --mask_decoder cross_modal --mask_dim 24"
-    flags += " --dim_feedforward 24 --no-time_encoding --no_aux_loss --jsc_target text --dropout 0.3 --nheads 4"
+    flags += " --dim_feedforward 24 --no-time_encoding --no_aux_loss --jsc_target video --dropout 0.3 --nheads 4"
+    flags += " --cmie full --video_reads words --jsc_video after"
     model = models.assemble(tiny_args(*flags.split()), 7, tiny_text_encoder())
     choice = dict(enc_layers=3, dec_layers=2, num_queries=5, token_stride=16, mask_decoder="cross_modal", mask_dim=24)
-    choice |= dict(dim_feedforward=24, time_encoding=False, aux_loss=False, jsc_target="text", dropout=0.3, heads=4)
+    choice |= dict(dim_feedforward=24, time_encoding=False, aux_loss=False, jsc_target="video", dropout=0.3, heads=4)
+    choice |= dict(full=True, video_reads="words", jsc_after=True)
     expected = tiny_model(**choice, num_classes=7, backbone=model.backbone)
     expected.load_state_dict(model.state_dict())
     batch = random_batch(2)
     assert_same(answer(model.eval(), batch), answer(expected.eval(), batch), atol=1e-6)
+    torch.testing.assert_close(answer(model, batch).semantics, answer(expected, batch).semantics)
     assert not answer(model.train(), batch).aux and model.text_proj[2].p == 0.3
 
 
