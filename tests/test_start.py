@@ -64,14 +64,7 @@ def begun(root, folder, monkeypatch, *flags: object):
 
 def test_a_refused_run_reads_no_data_and_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="--backbone tsm_resnet10_half would start from random weights"):
-        begun(
-            tmp_path / "nowhere",
-            tmp_path / "run",
-            monkeypatch,
-            "--resume",
-            "auto",
-            *FLAGS.replace("--random_backbone", "").split(),
-        )
+        begun(tmp_path / "nowhere", tmp_path / "run", monkeypatch)
     assert not (tmp_path / "run").exists()
 
 
@@ -95,7 +88,7 @@ def test_the_plan_says_what_every_part_starts_from(ytvos_root, tmp_path, monkeyp
     plan.describe(first)
     said = starts_in(capsys.readouterr().out)
     text = f"--text_encoder {ytvos_root / 'text'}"
-    assert said == {text: ["text_encoder"], "random weights": [part for part in said["random weights"]]}
+    assert said.keys() == {text, "random weights"} and said[text] == ["text_encoder"]
     assert {*said["random weights"], "text_encoder"} == parts
     first.run()
     weights = tmp_path / "first" / NEWEST
@@ -118,3 +111,7 @@ def test_a_class_head_that_starts_anew_and_a_backbone_from_a_file_are_told_apart
     _, starts = models.start_model(tiny_args(*text, *file), 1)
     assert starts["backbone"] == " ".join(file) and starts["text_encoder"] == " ".join(text)
     assert {starts[part] for part in ("cmie", "segmenter", "reference_head")} == {"random weights"}
+    whole = ["--pretrained_weights", str(tmp_path / "c.pth")]
+    _, starts = models.start_model(tiny_args(*text, *whole), 1)
+    assert {part for part, origin in starts.items() if origin == "random weights"} == {"reference_head.classes"}
+    assert starts["reference_head.boxes"] == starts["backbone"] == starts["text_encoder"] == " ".join(whole)
