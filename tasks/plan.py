@@ -17,8 +17,12 @@ from util.run.memory import peak_bytes
 from util.samples.structures import Batch
 
 
-def describe(trainer: Trainer) -> None:
-    """Prints what will be trained, and on which data."""
+def describe(trainer: Trainer, departure: str | None = None) -> None:
+    """Prints what will be trained, what it starts from, and on which data.
+
+    Args:
+        departure: how the start departs from that of the recipe.
+    """
     if not dist.is_main():
         return
     settings, world, dataset = trainer.settings, dist.world_size(), trainer.loader.dataset
@@ -34,6 +38,13 @@ def describe(trainer: Trainer) -> None:
         print(f"  divided among the {world} ranks")
     for pattern, count in trainer.frozen.items():
         print(f"  frozen by {pattern}: {count / 1e6:.1f} M")
+    origins: dict[str, list[str]] = {}
+    for part, origin in trainer.starts.items():
+        origins.setdefault(origin, []).append(part)
+    for origin, parts in origins.items():
+        print(f"  starting from {origin}: {', '.join(parts)}")
+    if trainer.starts and departure:
+        print(departure)
     at_once = batch_size * world
     print(
         f"{settings.epochs} epochs of {trainer.steps} steps; a step takes {at_once * accumulate} clips of "
