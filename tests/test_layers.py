@@ -54,13 +54,8 @@ OPTION_READERS = {
     "util/weights/checkpoint.py",  # which reads the options that other programs saved
 }
 # what opts.py is made of, which takes no more than the standard library
-OF_OPTS = (
-    "opts.py",
-    *(
-        f"util/options/{name}.py"
-        for name in "given inference losses presets saved start types referformer_flags variants".split()
-    ),
-)
+OPTIONS = ("given", "inference", "losses", "presets", "referformer_flags", "saved", "start", "types", "variants")
+OF_OPTS = ("opts.py", *(f"util/options/{name}.py" for name in OPTIONS))
 
 # distributions whose module has another name
 MODULES = {"opencv-python-headless": "cv2", "pillow": "PIL"}
