@@ -20,7 +20,8 @@ class Row:
 
     Attributes:
         table: its number, such as "IV"; number: of the row, from the top.
-        names: what stands before the values; values: as printed, "-" where the paper has none. None: lost from our copy.
+        names: what stands before the values; None: lost from our copy.
+        values: as printed, "-" where the paper has none.
         options: of main.py, for a row that is made here; None for one of another system.
         choice: what of the options is not in the paper.
     """

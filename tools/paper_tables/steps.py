@@ -150,6 +150,9 @@ def steps(row: Row, folder: Path, others: Sequence[str] = (), further: Sequence[
     Raises:
         ValueError: main.py refuses the options, or the row is of another system.
     """
+    made_here(row)
+    if why := problem(row):
+        raise ValueError(f"{row.id} has no command: {why}")
     args = parsed(training_options(row, others))
     on = TRAINED_ON[benchmarks(row)[0]]
     weights, run = args.pretrained_weights, folder / on
