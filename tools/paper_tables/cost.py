@@ -1,8 +1,8 @@
 """Makes Table VIII on this machine: operations, parameters, time and memory of its four models.
 
-Each row runs in a process of its own, so that its peak memory can be measured. Weights and frames are random. Operations
-are those of the network as the papers describe it; time and memory are those of inference as this repository does it
-(models/fast/), from uint8 frames to masks of their size, in float32.
+Each row runs in a process of its own, so that its peak memory can be measured. Weights and frames are random.
+Operations are those of the network as the papers describe it; time and memory are those of inference as this repository
+does it (models/fast/), from uint8 frames to masks of their size, in float32.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tools.paper_tables.rows import Row, tables, written
-from tools.paper_tables.steps import ROOT, made_here, parsed
+from tools.paper_tables.steps import ROOT, parsed, training_options
 from util.files.writing import write_json
 from util.run.cli import one_line
 
@@ -102,7 +102,7 @@ def measured(
     from util.run.memory import keep_large_buffers
 
     keep_large_buffers()
-    args = parsed([*made_here(row), *others])
+    args = parsed(training_options(row, others))
     vars(args).update(device=device, repeat=repeat)
     where = dist.device_of(device)
     # first, because the peak is that of the process

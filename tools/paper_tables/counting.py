@@ -1,4 +1,4 @@
-"""The operations of a network, counted without computing them: on PyTorch's device "meta", where tensors have shapes alone."""
+"""The operations of a network, counted without computing them: PyTorch's device "meta" has tensors without numbers."""
 
 from __future__ import annotations
 

@@ -34,8 +34,11 @@ TRAINED_ON = {"ytvos": "ytvos", "davis": "ytvos", "a2d": "a2d", "jhmdb": "a2d"}
 CLIPS = {"pretraining": 16, "ytvos": 8, "a2d": 16}
 # as ReferFormer made its numbers of Ref-DAVIS17 (docs/inference.md)
 WINDOWS_OF_REFERFORMER = ("--clips", "independent", "--window", "36")
-# options that hold for the pretraining, too, beside those of the model
-_MACHINE = "device amp num_workers loader_timeout seed compile fsdp activation_checkpointing coco_path"
+# options that say where and how to compute
+OF_MACHINE = (
+    *("device", "num_workers", "loader_timeout", "compile", "fsdp", "activation_checkpointing"),
+    *(f"{name}_path" for name in ("ytvos", "davis", "a2d", "jhmdb", "coco")),
+)
 PRETRAINING, TRAINING = "pretraining", "training"
 
 
@@ -86,7 +89,7 @@ def training_options(row: Row, others: Sequence[str] = ()) -> list[str]:
 
 def pretraining_options(row: Row, others: Sequence[str] = (), further: Sequence[str] = ()) -> list[str]:
     """The options of main.py in the pretraining: the row's, those of ``others`` that hold for it, and ``further``."""
-    shared = words_of(others, model_options() | set(_MACHINE.split()))
+    shared = words_of(others, model_options() | {"seed", "amp", *OF_MACHINE})
     words = ["--global_batch_size", str(CLIPS["pretraining"]), *made_here(row)]
     if "--backbone_pretrained" not in [word.partition("=")[0] for word in shared]:
         words += ["--backbone_pretrained", str(backbone_file(parsed([*words, *shared]).backbone))]
