@@ -19,7 +19,7 @@ from tools.paper_tables.tables import beside, named  # noqa: E402
 PAPER, OURS, OTHERS, LINE, FAINT = "#3d4a5c", "#e8743b", "#b9c1cc", "#e6e9ee", "#7b8696"
 NAMES = {"cost.gmac": "GMAC of Linear and convolution layers (paper: FLOPs)"}
 # inches: the page, its margins, the columns of names and of numbers, and a row, a head and a foot of a panel
-WIDTH, TOP, BOTTOM, NAME, NUMBERS, ROW, HEAD, FOOT = 12, 0.75, 0.55, 2.7, 1.75, 0.3, 0.75, 0.4
+WIDTH, TOP, BOTTOM, NAME, NUMBERS, ROW, HEAD, FOOT = 12, 0.75, 0.55, 2.7, 2.05, 0.3, 0.75, 0.4
 
 
 def draw(scores: Mapping[str, Mapping[str, Score]]) -> Figure:

@@ -49,8 +49,8 @@ def markdown(runs: Sequence[Run], scores: Mapping[str, Mapping[str, Score]], pic
     if scores:
         yield f"![Headline scores: the paper's in grey, ours in orange]({picture})\n"
     yield (
-        "A cell is the paper's value / **ours** (the difference). ± is the standard deviation over runs; * marks scores "
-        "from which damaged items were left out, † those of runs with other options than the row's (see Runs)."
+        "A cell is the paper's value / **ours** (the difference). ± is the standard deviation over runs; * marks "
+        "scores from which damaged items were left out, † those of runs with other options than the row's (see Runs)."
     )
     for table in paper_tables().values():
         if any(row.id in scores for row in table.rows):
