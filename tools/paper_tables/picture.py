@@ -11,10 +11,9 @@ from matplotlib import pyplot as plt  # noqa: E402
 from matplotlib.axes import Axes  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 
-from tools.paper_tables.rows import Table, source, written  # noqa: E402
+from tools.paper_tables.rows import Table, named, source, written  # noqa: E402
 from tools.paper_tables.rows import tables as paper_tables  # noqa: E402
-from tools.paper_tables.scores import Score  # noqa: E402
-from tools.paper_tables.tables import beside, named  # noqa: E402
+from tools.paper_tables.scores import Score, beside  # noqa: E402
 
 PAPER, OURS, OTHERS, LINE, FAINT = "#3d4a5c", "#e8743b", "#b9c1cc", "#e6e9ee", "#7b8696"
 NAMES = {"cost.gmac": "GMAC of Linear and convolution layers (paper: FLOPs)"}

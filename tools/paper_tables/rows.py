@@ -129,6 +129,16 @@ def written(value: Value) -> str:
     return f"{value:.1f}" if isinstance(value, float) else "–" if value == "-" else str(value)
 
 
+def named(row: Row) -> str:
+    """A row's name where there is no room for columns; of our choices the one that makes it."""
+    if row.names == (None,):
+        return row.choice.partition(",")[0].partition(" is ")[0].partition(" by ")[0]
+    if row.table == "V":
+        told = [label for label, name in zip(("video", "text"), row.names, strict=True) if name == "yes"]
+        return " + ".join(told) or "no JSC"
+    return row.title
+
+
 def uneven(row: Row) -> list[str]:
     """Benchmarks for which the J&F that the paper prints is not the mean of its J and F, but for rounding.
 

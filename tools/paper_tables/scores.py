@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tools.paper_tables.rows import Row, every_row, find, tables
+from tools.paper_tables.rows import Row, Value, every_row, find, tables
 from tools.paper_tables.run import read_record
 from tools.paper_tables.steps import OF_MACHINE, TRAINED_ON, benchmarks, preset, score_file, without
 
@@ -163,3 +163,12 @@ def of_row(row: Row, runs: Sequence[Run]) -> dict[str, Score]:
 def all_scores(runs: Sequence[Run]) -> dict[str, dict[str, Score]]:
     """The scores of all rows that have some, by the row's id."""
     return {row.id: found for row in every_row() if (found := of_row(row, runs))}
+
+
+def beside(ours: Score, paper: Value, mark: str = "") -> str:
+    """Our score between two ``mark``, and how much it is above the paper's."""
+    text = f"{mark}{ours}{mark}"
+    if not isinstance(paper, int | float):
+        return text
+    # without the last term a small difference would print as -0.0
+    return f"{text} ({round(ours.mean - paper, 1) + 0.0:+.1f})".replace("-", "−")

@@ -7,9 +7,9 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from tools.paper_tables.rows import Row, Table, Value, source, uneven, written
+from tools.paper_tables.rows import Table, Value, source, uneven, written
 from tools.paper_tables.rows import tables as paper_tables
-from tools.paper_tables.scores import Run, Score, all_scores, read_runs
+from tools.paper_tables.scores import Run, Score, all_scores, beside, read_runs
 from util.files.writing import atomic_path
 
 OF_COST = (
@@ -84,22 +84,3 @@ def table_lines(table: Table, scores: Mapping[str, Mapping[str, Score]]) -> Iter
 def cell(paper: Value, ours: Score | None) -> str:
     """The paper's value, and ours with the difference."""
     return f"{written(paper)} / {beside(ours, paper, '**')}" if ours else written(paper)
-
-
-def beside(ours: Score, paper: Value, mark: str = "") -> str:
-    """Our score between two ``mark``, and how much it is above the paper's."""
-    text = f"{mark}{ours}{mark}"
-    if not isinstance(paper, int | float):
-        return text
-    # without the last term a small difference would print as -0.0
-    return f"{text} ({round(ours.mean - paper, 1) + 0.0:+.1f})".replace("-", "−")
-
-
-def named(row: Row) -> str:
-    """A row's name where there is no room for columns; of our choices the one that makes it."""
-    if row.names == (None,):
-        return row.choice.partition(",")[0].partition(" is ")[0].partition(" by ")[0]
-    if row.table == "V":
-        told = [label for label, name in zip(("video", "text"), row.names, strict=True) if name == "yes"]
-        return " + ".join(told) or "no JSC"
-    return row.title
