@@ -1,0 +1,45 @@
+"""The tables of the paper: which commands make each row, and how our scores compare.
+
+    python tools/paper.py list
+
+Each subcommand is a module of ``tools/paper_tables/`` with two functions: ``add_arguments(parser)`` and ``run(args)``,
+which returns an exit code or None.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from tools.paper_tables import cost, listing, run, show, tables  # noqa: E402
+from util.run import cli  # noqa: E402
+
+COMMANDS = {"list": listing, "show": show, "run": run, "tables": tables, "cost": cost}
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """The options of a subcommand; ``others`` has the options of main.py, where the subcommand takes them."""
+    parser = argparse.ArgumentParser("paper.py", description=__doc__.splitlines()[0], allow_abbrev=False)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, module in COMMANDS.items():
+        words = module.__doc__.splitlines()[0]
+        own = commands.add_parser(name, help=words, description=words, allow_abbrev=False)
+        own.set_defaults(takes_others=False)
+        module.add_arguments(own)
+    args, args.others = parser.parse_known_args(argv)
+    if args.others and not args.takes_others:
+        parser.error(f"{args.command} has no option {' '.join(args.others)}")
+    return args
+
+
+def main() -> int | None:
+    args = parse_args()
+    return COMMANDS[args.command].run(args)
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,1 @@
+"""What tools/paper.py knows and does, a module for each subcommand."""
