@@ -82,8 +82,9 @@ def load_pretrained_model(model: Network, path: str | Path) -> None:
     """Loads the weights of a checkpoint, or of a published file of ReferFormer, into a model that may have other
     classes. A ProxyFormer takes only some parts of a ReferFormer (:func:`models.published.starting_weights`).
 
-    The class head (:data:`REPLACED_HEADS`) keeps its new values where its shape differs, which is printed. Counters of
-    trained batch norms are dropped where the batch norms of this model are frozen.
+    The class head (:data:`REPLACED_HEADS`) keeps its new values where its shape differs, which is printed. So do the
+    biases of distances in time of a model that was trained with another --time_encoding; those that this model has no
+    use for are dropped. Counters of trained batch norms are dropped where the batch norms of this model are frozen.
 
     Raises:
         FileNotFoundError, ValueError: the checkpoint is missing or damaged, or anything else does not fit.
@@ -97,6 +98,12 @@ def load_pretrained_model(model: Network, path: str | Path) -> None:
         state = parameters(content, model.backbone, source)
     else:
         state = starting_weights(content, fresh, model.backbone, source)
+    for biases, what in ((fresh.keys() - state, "start anew"), (state.keys() - fresh, "are left out")):
+        if biases := [name for name in biases if name.endswith(".distance_bias")]:
+            state = {name: x for name, x in state.items() if name not in biases}
+            state |= {name: fresh[name] for name in biases if name in fresh}
+            if dist.is_main():
+                print(f"--pretrained_weights: it has another --time_encoding; the biases of distances {what}")
     for name in (name for name in state if name.startswith(REPLACED_HEADS)):
         if name in fresh and state[name].shape != fresh[name].shape:
             if dist.is_main():

@@ -21,11 +21,12 @@ class Surroundings:
 
     Attributes:
         space: ``[b, h, w, c]`` encoding of the token's place.
-        time: ``[t, c]`` encoding of the frame, None without time encoding.
+        time: ``[t, c]`` or ``[b, t, c]`` encoding of the frame's number, None where numbers are not encoded.
         words: ``[l, c]`` encoding of the word's place.
         text_valid: bool ``[b, l]``.
         video_valid: bool ``[b, t, h, w]``, or None when there is no padding.
         proxy_valid: bool ``[b, t, n]``, or None when there is no padding.
+        distances: long ``[t, t]``, of :func:`models.position_encoding.frame_distances`, where distances are encoded.
     """
 
     space: Tensor
@@ -34,6 +35,7 @@ class Surroundings:
     text_valid: Tensor
     video_valid: Tensor | None = None
     proxy_valid: Tensor | None = None
+    distances: Tensor | None = None
 
 
 def masked_mean(x: Tensor, valid: Tensor | None, dim: int | tuple[int, ...]) -> Tensor:
@@ -50,29 +52,32 @@ class CMIE(nn.Module):
     Args:
         dim: channels; heads: attention heads; dropout: of the attention outputs.
         dim_feedforward: width of a feed-forward layer after each block; 0 is the figure: none.
+        relative: temporal attention learns biases of distances (:class:`models.attention.Attention`).
     """
 
-    def __init__(self, *, dim: int, heads: int, dropout: float, dim_feedforward: int = 0) -> None:
+    def __init__(
+        self, *, dim: int, heads: int, dropout: float, dim_feedforward: int = 0, relative: bool = False
+    ) -> None:
         super().__init__()
 
-        def attention() -> Attention:
-            return Attention(dim=dim, heads=heads, dropout=dropout)
+        def attention(relative: bool = False) -> Attention:
+            return Attention(dim=dim, heads=heads, dropout=dropout, relative=relative)
 
         def feed_forward() -> nn.Module:
             return FeedForward(dim=dim, hidden=dim_feedforward, dropout=dropout) if dim_feedforward else nn.Identity()
 
         self.video_in = nn.Linear(dim, dim)
         self.video_space = attention()
-        self.video_time = attention()
+        self.video_time = attention(relative)
         self.video_from_proxies_space = attention()
-        self.video_from_proxies_time = attention()
+        self.video_from_proxies_time = attention(relative)
         self.video_out = feed_forward()
 
         self.proxies_in = nn.Linear(dim, dim)
         self.text_in = nn.Linear(dim, dim)
         self.proxies_from_text = attention()
         self.proxies_from_video_space = attention()
-        self.proxies_from_video_time = attention()
+        self.proxies_from_video_time = attention(relative)
         self.proxies_out = feed_forward()
 
     def forward(self, video: Tensor, proxies: Tensor, text: Tensor, around: Surroundings) -> tuple[Tensor, Tensor]:
@@ -106,9 +111,17 @@ class CMIE(nn.Module):
         """Tokens of one location attend along time."""
         b, t, h, w, _ = x.shape
         tokens = rearrange(x, "b t h w c -> (b h w) t c")
+        time = around.time
+        if time is not None and time.ndim == 3:
+            time = repeat(time, "b t c -> (b s) t c", s=h * w)
         valid = None if around.video_valid is None else rearrange(around.video_valid, "b t h w -> (b h w) t")
         tokens = self.video_time(
-            tokens, tokens, x_position=around.time, context_position=around.time, context_valid=valid
+            tokens,
+            tokens,
+            x_position=time,
+            context_position=time,
+            context_valid=valid,
+            distances=around.distances,
         )
         return rearrange(tokens, "(b h w) t c -> b t h w c", h=h, w=w)
 
@@ -133,9 +146,10 @@ class CMIE(nn.Module):
         tokens = self.video_from_proxies_time(
             rearrange(y, "b t h w c -> b (t h w) c"),
             masked_mean(proxies, around.proxy_valid, 2),
-            x_position=None if around.time is None else repeat(around.time, "t c -> (t s) c", s=h * w),
+            x_position=None if around.time is None else repeat(around.time, "... t c -> ... (t s) c", s=h * w),
             context_position=around.time,
             context_valid=_frame_valid(around.video_valid, around.proxy_valid),
+            distances=None if around.distances is None else repeat(around.distances, "t k -> (t s) k", s=h * w),
         )
         return rearrange(tokens, "b (t h w) c -> b t h w c", t=t, h=h)
 
@@ -170,9 +184,10 @@ class CMIE(nn.Module):
         proxies = self.proxies_from_video_time(
             rearrange(r, "b t n c -> b (t n) c"),
             masked_mean(video, around.video_valid, (2, 3)),
-            x_position=None if around.time is None else repeat(around.time, "t c -> (t n) c", n=n),
+            x_position=None if around.time is None else repeat(around.time, "... t c -> ... (t n) c", n=n),
             context_position=around.time,
             context_valid=_frame_valid(around.video_valid),
+            distances=None if around.distances is None else repeat(around.distances, "t k -> (t n) k", n=n),
         )
         return rearrange(proxies, "b (t n) c -> b t n c", t=t)
 
@@ -191,11 +206,12 @@ def _frame_valid(*masks: Tensor | None) -> Tensor | None:
 class CMIEStack(nn.Module):
     """K stages, one after the other; each reads the backbone's words afresh."""
 
-    def __init__(self, *, layers: int, dim: int, heads: int, dropout: float, dim_feedforward: int = 0) -> None:
+    def __init__(
+        self, *, layers: int, dim: int, heads: int, dropout: float, dim_feedforward: int = 0, relative: bool = False
+    ) -> None:
         super().__init__()
-        self.stages = nn.ModuleList(
-            CMIE(dim=dim, heads=heads, dropout=dropout, dim_feedforward=dim_feedforward) for _ in range(layers)
-        )
+        options = dict(dim=dim, heads=heads, dropout=dropout, dim_feedforward=dim_feedforward, relative=relative)
+        self.stages = nn.ModuleList(CMIE(**options) for _ in range(layers))
 
     def forward(
         self, video: Tensor, proxies: Tensor, text: Tensor, around: Surroundings

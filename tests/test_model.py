@@ -34,7 +34,9 @@ CHOICES = [
     {"jsc_target": "video"},
     {"jsc_target": "text"},
     {"jsc_target": "none"},
-    {"time_encoding": False},
+    {"time_encoding": "none"},
+    {"time_encoding": "random"},
+    {"time_encoding": "relative"},
     {"num_classes": 3},
     {"aux_loss": False},
     {"enc_layers": 1},
@@ -44,7 +46,7 @@ CHOICES = [
         "mask_decoder": "cross_modal",
         "dim_feedforward": 24,
         "jsc_target": "video",
-        "time_encoding": False,
+        "time_encoding": "none",
         "num_classes": 3,
         "aux_loss": False,
     },
@@ -106,7 +108,7 @@ def cannot_learn(name: str) -> bool:
     Adding the same to all keys changes no softmax. And the first stage's proxies are the same in every frame: how its
     temporal attention weighs equal values changes nothing.
     """
-    blind = [f"cmie.stages.0.video_from_proxies_time.{part}." for part in ("query", "key")]
+    blind = [f"cmie.stages.0.video_from_proxies_time.{part}" for part in ("query.", "key.", "distance_bias")]
     return name.endswith("key.bias") or name.startswith(tuple(blind))
 
 
@@ -146,10 +148,10 @@ def test_a_frozen_text_encoder_gets_no_gradient_and_its_projection_does():
 
 def test_options_reach_the_model():
     flags = "--enc_layers 3 --dec_layers 2 --num_queries 5 --token_stride 16 --mask_decoder cross_modal --mask_dim 24"
-    flags += " --dim_feedforward 24 --no-time_encoding --no_aux_loss --jsc_target text --dropout 0.3 --nheads 4"
+    flags += " --dim_feedforward 24 --time_encoding none --no_aux_loss --jsc_target text --dropout 0.3 --nheads 4"
     model = models.assemble(tiny_args(*flags.split()), 7, tiny_text_encoder())
     choice = dict(enc_layers=3, dec_layers=2, num_queries=5, token_stride=16, mask_decoder="cross_modal", mask_dim=24)
-    choice |= dict(dim_feedforward=24, time_encoding=False, aux_loss=False, jsc_target="text", dropout=0.3, heads=4)
+    choice |= dict(dim_feedforward=24, time_encoding="none", aux_loss=False, jsc_target="text", dropout=0.3, heads=4)
     expected = tiny_model(**choice, num_classes=7, backbone=model.backbone)
     expected.load_state_dict(model.state_dict())
     batch = random_batch(2)

@@ -60,7 +60,7 @@ KINDS = {
     "dropout": Kind(below_one),
     "mask_dim": Kind(between(1, 8192)),
     "mask_decoder": Kind(str, ("fpn", "cross_modal")),
-    "time_encoding": BOOLEAN,
+    "time_encoding": Kind(str, ("absolute", "random", "relative", "none")),
     "text_form": Kind(str, ("clean", "lower", "raw")),
     "binary": BOOLEAN,
     "no_aux_loss": BOOLEAN,
