@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -202,7 +204,7 @@ def with_garbage(features: VideoFeatures) -> VideoFeatures:
     """Large numbers in the padding tokens."""
     padding = ~features.valid[:, None, :, :, None]
     assert padding.any()
-    return VideoFeatures(features.tokens.masked_fill(padding, 50.0), features.valid, features.laterals)
+    return dataclasses.replace(features, tokens=features.tokens.masked_fill(padding, 50.0))
 
 
 @torch.no_grad()
