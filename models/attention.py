@@ -22,7 +22,8 @@ class Attention(nn.Module):
         dropout: applied to the attention's output in training.
         context_dim: channels of what is read, where they are not ``dim``.
         relative: each head learns a bias of its scores for each distance in time, as T5 does for words (Raffel et al.,
-            arXiv 1910.10683, section 2.1), here clipped and not in buckets. It starts at zero: no preference.
+            arXiv 1910.10683, section 2.1), here clipped and not in buckets. The biases start as far apart as scores do,
+            because a learning rate for weights moves single numbers slowly.
     """
 
     def __init__(
@@ -36,7 +37,7 @@ class Attention(nn.Module):
         self.out = nn.Linear(dim, dim)
         self.dropout = nn.Dropout(dropout)
         self.norm = nn.LayerNorm(dim)
-        self.distance_bias = nn.Parameter(torch.zeros(heads, 2 * FARTHEST + 1)) if relative else None
+        self.distance_bias = nn.Parameter(torch.randn(heads, 2 * FARTHEST + 1)) if relative else None
         for layer in (self.query, self.key, self.value, self.out):
             nn.init.xavier_uniform_(layer.weight)
             nn.init.zeros_(layer.bias)
