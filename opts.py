@@ -63,6 +63,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         ("dropout", 0.1, None),
         ("mask_dim", 256, "channels of the mask features (C_m)"),
         ("mask_decoder", "fpn", None),
+        ("time_encoding", "absolute", "what tells the frames apart in temporal attention"),
         ("text_form", "clean", "see docs/data.md, Text"),
         ("jsc_target", "joint", None),
         ("num_feature_levels", 4, "maps that ReferFormer's transformer reads"),
@@ -70,7 +71,6 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         ("dynamic_mask_channels", 8, "channels between them"),
     ):
         group.add_argument(f"--{name}", **KINDS[name].argument(), default=default, help=words)
-    group.add_argument("--time_encoding", action=argparse.BooleanOptionalAction, default=True)
     group.add_argument(
         "--binary", action=argparse.BooleanOptionalAction, default=False, help="one class instead of categories"
     )

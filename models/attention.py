@@ -5,9 +5,12 @@ Shapes: g independent groups, q queries and k keys in each, c channels.
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
+
+from models.position_encoding import FARTHEST
 
 
 class Attention(nn.Module):
@@ -18,9 +21,14 @@ class Attention(nn.Module):
         heads: attention heads; divides ``dim``.
         dropout: applied to the attention's output in training.
         context_dim: channels of what is read, where they are not ``dim``.
+        relative: each head learns a bias of its scores for each distance in time, as T5 does for words (Raffel et al.,
+            arXiv 1910.10683, section 2.1), here clipped and not in buckets. The biases start as far apart as scores do,
+            because a learning rate for weights moves single numbers slowly.
     """
 
-    def __init__(self, *, dim: int, heads: int, dropout: float, context_dim: int | None = None) -> None:
+    def __init__(
+        self, *, dim: int, heads: int, dropout: float, context_dim: int | None = None, relative: bool = False
+    ) -> None:
         super().__init__()
         self.heads = heads
         self.query = nn.Linear(dim, dim)
@@ -29,6 +37,7 @@ class Attention(nn.Module):
         self.out = nn.Linear(dim, dim)
         self.dropout = nn.Dropout(dropout)
         self.norm = nn.LayerNorm(dim)
+        self.distance_bias = nn.Parameter(torch.randn(heads, 2 * FARTHEST + 1)) if relative else None
         for layer in (self.query, self.key, self.value, self.out):
             nn.init.xavier_uniform_(layer.weight)
             nn.init.zeros_(layer.bias)
@@ -41,11 +50,13 @@ class Attention(nn.Module):
         x_position: Tensor | None = None,
         context_position: Tensor | None = None,
         context_valid: Tensor | None = None,
+        distances: Tensor | None = None,
     ) -> Tensor:
         """``x [g, q, c]`` reads ``context [g, k, c]``.
 
         Positions are added to queries and keys, never to values, and broadcast over g. Keys that
         ``context_valid [g, k]`` marks False are not read; a query without any valid key reads nothing (zeros).
+        ``distances`` are long ``[q, k]``, of :func:`models.position_encoding.frame_distances`, where ``relative``.
 
         Returns:
             ``[g, q, c]``.
@@ -54,13 +65,17 @@ class Attention(nn.Module):
         key = self.key(context if context_position is None else context + context_position)
         value = self.value(context)
         query, key, value = (rearrange(a, "g n (h d) -> g h n d", h=self.heads) for a in (query, key, value))
-        if context_valid is None:
-            read = F.scaled_dot_product_attention(query, key, value)
-        else:
+        mask = some = None
+        if context_valid is not None:
             some = context_valid.any(dim=1)[:, None, None, None]
             # softmax over no key is NaN: open such rows, then drop what they read
             mask = context_valid[:, None, None, :] | ~some
-            read = F.scaled_dot_product_attention(query, key, value, attn_mask=mask) * some
+        if distances is not None:
+            bias = self.distance_bias[:, distances].to(query.dtype)[None]
+            mask = bias if mask is None else bias.masked_fill(~mask, -torch.inf)
+        read = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        if some is not None:
+            read = read * some
         read = self.out(rearrange(read, "g h n d -> g n (h d)"))
         return self.norm(x + self.dropout(read))
 

@@ -27,6 +27,8 @@ class CMIE(nn.Module):
             itself, video with proxies, proxies with video (CMIE* of Table IV (3), Table VIII (d)). Each is one
             attention in place of the sum of two; nothing is pooled. The paper names no encoding: here the encodings
             of place and time are added (choice).
+        relative: temporal attention learns biases of distances (:class:`models.attention.Attention`); not with
+            ``full``.
         video_reads: what the video reads once it has read itself:
 
             - "proxies": those of its frame and, pooled, those of all frames.
@@ -47,12 +49,13 @@ class CMIE(nn.Module):
         dim_feedforward: int = 0,
         full: bool = False,
         video_reads: str = "proxies",
+        relative: bool = False,
     ) -> None:
         super().__init__()
         self.full, self.video_reads = full, video_reads
 
-        def attention() -> Attention:
-            return Attention(dim=dim, heads=heads, dropout=dropout)
+        def attention(relative: bool = False) -> Attention:
+            return Attention(dim=dim, heads=heads, dropout=dropout, relative=relative)
 
         def feed_forward() -> nn.Module:
             return FeedForward(dim=dim, hidden=dim_feedforward, dropout=dropout) if dim_feedforward else nn.Identity()
@@ -62,14 +65,14 @@ class CMIE(nn.Module):
             self.video_space_time = attention()
         else:
             self.video_space = attention()
-            self.video_time = attention()
+            self.video_time = attention(relative)
         if video_reads == "words":
             self.video_from_text = attention()
         elif video_reads == "proxies" and full:
             self.video_from_proxies_space_time = attention()
         elif video_reads == "proxies":
             self.video_from_proxies_space = attention()
-            self.video_from_proxies_time = attention()
+            self.video_from_proxies_time = attention(relative)
         self.video_out = feed_forward()
 
         self.proxies_in = nn.Linear(dim, dim)
@@ -79,7 +82,7 @@ class CMIE(nn.Module):
             self.proxies_from_video_space_time = attention()
         else:
             self.proxies_from_video_space = attention()
-            self.proxies_from_video_time = attention()
+            self.proxies_from_video_time = attention(relative)
         self.proxies_out = feed_forward()
 
     def forward(self, video: Tensor, proxies: Tensor, text: Tensor, around: Surroundings) -> tuple[Tensor, Tensor]:
@@ -125,12 +128,14 @@ class CMIE(nn.Module):
         """Tokens of one location attend along time."""
         b, t, h, w, _ = x.shape
         tokens = rearrange(x, "b t h w c -> (b h w) t c")
+        time = around.times_of_places(h * w)
         tokens = self.video_time(
             tokens,
             tokens,
-            x_position=around.time,
-            context_position=around.time,
+            x_position=time,
+            context_position=time,
             context_valid=around.valid_tokens("(b h w) t"),
+            distances=around.distances,
         )
         return rearrange(tokens, "(b h w) t c -> b t h w c", h=h, w=w)
 
@@ -166,6 +171,7 @@ class CMIE(nn.Module):
             x_position=around.times(h * w),
             context_position=around.time,
             context_valid=around.valid_frames(of_proxies=True),
+            distances=around.distances_of(h * w),
         )
         return rearrange(tokens, "b (t h w) c -> b t h w c", t=t, h=h)
 
@@ -227,6 +233,7 @@ class CMIE(nn.Module):
             x_position=around.times(n),
             context_position=around.time,
             context_valid=around.valid_frames(),
+            distances=around.distances_of(n),
         )
         return rearrange(proxies, "b (t n) c -> b t n c", t=t)
 

@@ -27,6 +27,8 @@ OPTIONS = {
     "davis_path": "data/ref-davis",
     "mevis_path": "data/mevis",
 }
+# --time_encoding was a flag before it was a choice
+TIME_ENCODINGS = {True: "absolute", False: "none"}
 # how the names of parameters began, and how they begin now
 PREFIXES = {"mask_decoder.": "segmenter.mask_decoder.", "kernel_head.": "segmenter.kernel_head."}
 
@@ -52,6 +54,8 @@ def upgraded(content: dict[str, Any], source: object) -> dict[str, Any]:
         ValueError: as :func:`current_names`; or an option has no value that it may have.
     """
     trained_with = OPTIONS | content["options"]
+    if type(flag := trained_with.get("time_encoding")) is bool:
+        trained_with["time_encoding"] = TIME_ENCODINGS[flag]
     check_saved(trained_with, source)
     patterns = trained_with.get("freeze", [])
     if not isinstance(patterns, list) or not all(isinstance(pattern, str) for pattern in patterns):

@@ -11,9 +11,14 @@ import torch
 from torch import Tensor
 
 _TEMPERATURE = 10_000.0
+# of the frame numbers that are drawn in training: windows of inference have 40 frames unless asked otherwise
+LAST_FRAME = 63
+# Distances of this many frames and more are one: the longest in the paper's clips of five frames. So a training at
+# T = 5 sees every distance that a window of any length has.
+FARTHEST = 4
 
 
-def _sine(position: Tensor, dim: int) -> Tensor:
+def sine(position: Tensor, dim: int) -> Tensor:
     """Interleaved sine and cosine of ``position [...]`` at geometric frequencies: ``[..., dim]``, ``dim`` even."""
     frequency = torch.arange(dim // 2, dtype=torch.float32, device=position.device)
     angle = position[..., None] / _TEMPERATURE ** (2 * frequency / dim)
@@ -22,7 +27,28 @@ def _sine(position: Tensor, dim: int) -> Tensor:
 
 def sine_1d(length: int, dim: int, device: torch.device | None = None) -> Tensor:
     """Encoding of the positions 0 … length-1 of a sequence: ``[length, dim]``."""
-    return _sine(torch.arange(length, dtype=torch.float32, device=device), dim)
+    return sine(torch.arange(length, dtype=torch.float32, device=device), dim)
+
+
+def drawn_frames(clips: int, frames: int, device: torch.device | None = None) -> Tensor:
+    """Frame numbers ``offset + stride · i`` of clips in training: float ``[clips, frames]``, within 0 … LAST_FRAME.
+
+    Stride and offset are drawn once per clip, from torch's generator of the device. The stride is log-uniform from 1
+    to the largest that fits, so that neighbours at distance 1, as inference has them, stay frequent; the offset is
+    uniform. A clip of more than LAST_FRAME + 1 frames gets 0, 1, 2, …
+    """
+    largest = max(1, LAST_FRAME // max(1, frames - 1))
+    stride, offset = torch.rand(2, clips, 1, device=device)
+    stride = ((largest + 1) ** stride).floor().clamp(max=largest)
+    room = (LAST_FRAME - stride * (frames - 1)).clamp(min=0)
+    offset = (offset * (room + 1)).floor().minimum(room)
+    return offset + stride * torch.arange(frames, device=device)
+
+
+def frame_distances(frames: int, device: torch.device | None = None) -> Tensor:
+    """How many frames each key is after each query, from -FARTHEST … FARTHEST: long ``[frames, frames]``, from 0 on."""
+    number = torch.arange(frames, device=device)
+    return (number - number[:, None]).clamp(-FARTHEST, FARTHEST) + FARTHEST
 
 
 def sine_of_shares(valid: Tensor, dim: int) -> Tensor:
@@ -31,7 +57,7 @@ def sine_of_shares(valid: Tensor, dim: int) -> Tensor:
     ReferFormer's encoding of words (PositionEmbeddingSine1D in its models/position_encoding.py).
     """
     place = valid.float().cumsum(1)
-    return _sine(place / place[:, -1:].clamp(min=1) * 2 * math.pi, dim)
+    return sine(place / place[:, -1:].clamp(min=1) * 2 * math.pi, dim)
 
 
 def sine_2d(valid: Tensor, dim: int, *, of_padding: bool = False) -> Tensor:
@@ -50,4 +76,4 @@ def sine_2d(valid: Tensor, dim: int, *, of_padding: bool = False) -> Tensor:
     # a grid without a valid token has extent 0; its encoding is never read and only has to be finite
     most = [x + 1e-6 if of_padding else x.clamp(min=1) for x in (rows[:, -1:], columns[:, :, -1:])]
     rows, columns = ((x - 0.5) / last * 2 * math.pi for x, last in zip((rows, columns), most, strict=True))
-    return torch.cat((_sine(rows, dim // 2), _sine(columns, dim // 2)), dim=-1)
+    return torch.cat((sine(rows, dim // 2), sine(columns, dim // 2)), dim=-1)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from models.cmie import CMIEStack
 from models.heads import DynamicKernelHead, ReferenceHead
 from models.mask_decoder import MaskDecoder
-from models.position_encoding import sine_1d, sine_2d
+from models.position_encoding import drawn_frames, frame_distances, sine, sine_1d, sine_2d
 from models.segmenter import Segmenter
 from models.surroundings import Surroundings, masked_mean
 from models.text_encoder import TextEncoder
@@ -39,11 +39,14 @@ class VideoFeatures:
         tokens: ``F_v^0 [V, T, H, W, C]``.
         valid: bool ``[V, H, W]`` of the tokens, or None without padding.
         laterals: what the segmenter makes of the backbone's maps, ``[V, T, C, h, w]`` each, coarse to fine.
+        numbers: ``[V, T]`` of the frames where they are drawn (:func:`models.position_encoding.drawn_frames`); None:
+            0, 1, 2, …
     """
 
     tokens: Tensor
     valid: Tensor | None
     laterals: list[Tensor]
+    numbers: Tensor | None = None
 
     def of(self, clip_index: Tensor) -> VideoFeatures:
         """The features of B samples, each of the clip ``clip_index`` that it belongs to."""
@@ -52,8 +55,8 @@ class VideoFeatures:
             # a single clip is shared, not copied: its laterals take most of the memory
             return x.expand(len(clip_index), *x.shape[1:]) if len(x) == 1 else x.index_select(0, clip_index)
 
-        valid = None if self.valid is None else pick(self.valid)
-        return VideoFeatures(pick(self.tokens), valid, [pick(x) for x in self.laterals])
+        valid, numbers = (None if x is None else pick(x) for x in (self.valid, self.numbers))
+        return VideoFeatures(pick(self.tokens), valid, [pick(x) for x in self.laterals], numbers)
 
 
 class ProxyFormer(nn.Module):
@@ -67,7 +70,10 @@ class ProxyFormer(nn.Module):
         num_queries: proxies per frame N; num_classes: of the reference head.
         mask_dim: channels of the mask features; dim_feedforward: 0 for none, as the figure has it.
         token_stride: 32, or 16, where the stride-32 map is upsampled and added before the projection.
-        mask_decoder: "fpn" or "cross_modal"; time_encoding: tell the frames apart in temporal attention.
+        mask_decoder: "fpn" or "cross_modal".
+        time_encoding: what tells the frames apart in temporal attention: "absolute", the sine encoding of their
+            numbers 0, 1, 2, …; "random", the same with offsets and strides in training (:func:`drawn_frames`);
+            "relative", learned biases of distances; or "none".
         aux_loss: predict from every stage for the losses, beside the last.
         jsc_target: what the proxies are compared to by the JSC loss: "joint", "video", "text" or "none" (Table V).
         full, video_reads: variants of the CMIE, see :class:`models.cmie.CMIE`.
@@ -91,7 +97,7 @@ class ProxyFormer(nn.Module):
         dim_feedforward: int = 0,
         token_stride: int = 32,
         mask_decoder: str = "fpn",
-        time_encoding: bool = True,
+        time_encoding: str = "absolute",
         aux_loss: bool = True,
         jsc_target: str = "joint",
         full: bool = False,
@@ -117,6 +123,7 @@ class ProxyFormer(nn.Module):
             dim_feedforward=dim_feedforward,
             full=full,
             video_reads=video_reads,
+            relative=time_encoding == "relative",
         )
         self.segmenter = Segmenter(
             MaskDecoder(
@@ -166,7 +173,9 @@ class ProxyFormer(nn.Module):
         valid = None
         if video_valid is not None:
             valid = _resize_valid(video_valid, tokens.shape[2:4])
-        return VideoFeatures(tokens, valid, self.segmenter.laterals(maps))
+        drawn = self.training and self.time_encoding == "random"
+        numbers = drawn_frames(*tokens.shape[:2], tokens.device) if drawn else None
+        return VideoFeatures(tokens, valid, self.segmenter.laterals(maps), numbers)
 
     def project_tokens(self, maps: list[Tensor]) -> Tensor:
         """The backbone's maps to ``F_v^0 [V, T, H, W, C]``."""
@@ -225,12 +234,19 @@ class ProxyFormer(nn.Module):
         b, t, h, w, _ = features.tokens.shape
         dtype, device = features.tokens.dtype, features.tokens.device
         grid = torch.ones(1, h, w, dtype=torch.bool, device=device) if features.valid is None else features.valid
+        time = distances = None
+        if self.time_encoding in ("absolute", "random"):
+            numbers = torch.arange(t, device=device) if features.numbers is None else features.numbers
+            time = sine(numbers, self.dim).to(dtype)
+        elif self.time_encoding == "relative":
+            distances = frame_distances(t, device)
         return Surroundings(
             space=sine_2d(grid, self.dim).to(dtype).expand(b, -1, -1, -1),
-            time=sine_1d(t, self.dim, device).to(dtype) if self.time_encoding else None,
+            time=time,
             words=sine_1d(words.shape[1], self.dim, device).to(dtype),
             text_valid=text_valid,
             video_valid=None if features.valid is None else repeat(features.valid, "b h w -> b t h w", t=t),
+            distances=distances,
         )
 
     def predict(self, proxies: Tensor, masks: Tensor) -> Prediction:

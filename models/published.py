@@ -39,7 +39,7 @@ SETTINGS = {
     "no_aux_loss": False,
     "token_stride": 32,
     "mask_decoder": "fpn",
-    "time_encoding": True,
+    "time_encoding": "absolute",
     "jsc_target": "none",
     **VARIANTS,
     "pretrained_weights": None,

@@ -33,8 +33,9 @@ def load_pretrained_model(model: Network, path: str | Path) -> set[str]:
     """Loads the weights of a checkpoint, or of a published file of ReferFormer, into a model that may have other
     classes. A ProxyFormer takes only some parts of a ReferFormer (:func:`models.published.starting_weights`).
 
-    The class head (:data:`REPLACED_HEADS`) keeps its new values where its shape differs, which is printed. Counters of
-    trained batch norms are dropped where the batch norms of this model are frozen.
+    The class head (:data:`REPLACED_HEADS`) keeps its new values where its shape differs, which is printed. So do the
+    biases of distances in time of a model that was trained with another --time_encoding; those that this model has no
+    use for are dropped. Counters of trained batch norms are dropped where the batch norms of this model are frozen.
 
     Returns:
         Names of the parameters that were taken from the file.
@@ -51,6 +52,12 @@ def load_pretrained_model(model: Network, path: str | Path) -> set[str]:
         state = parameters(content, model.backbone, source)
     else:
         state = starting_weights(content, fresh, model.backbone, source)
+    for biases, what in ((fresh.keys() - state, "start anew"), (state.keys() - fresh, "are left out")):
+        if biases := [name for name in biases if name.endswith(".distance_bias")]:
+            state = {name: x for name, x in state.items() if name not in biases}
+            state |= {name: fresh[name] for name in biases if name in fresh}
+            if dist.is_main():
+                print(f"--pretrained_weights: it has another --time_encoding; the biases of distances {what}")
     for name in (name for name in state if name.startswith(REPLACED_HEADS)):
         if name in fresh and state[name].shape != fresh[name].shape:
             if dist.is_main():

@@ -18,11 +18,12 @@ class Surroundings:
 
     Attributes:
         space: ``[b, h, w, c]`` encoding of the token's place.
-        time: ``[t, c]`` encoding of the frame, None without time encoding.
+        time: ``[t, c]`` or ``[b, t, c]`` encoding of the frame's number, None where numbers are not encoded.
         words: ``[l, c]`` encoding of the word's place.
         text_valid: bool ``[b, l]``.
         video_valid: bool ``[b, t, h, w]``, or None when there is no padding.
         proxy_valid: bool ``[b, t, n]``, or None when there is no padding.
+        distances: long ``[t, t]``, of :func:`models.position_encoding.frame_distances`, where distances are encoded.
     """
 
     space: Tensor
@@ -31,14 +32,26 @@ class Surroundings:
     text_valid: Tensor
     video_valid: Tensor | None = None
     proxy_valid: Tensor | None = None
+    distances: Tensor | None = None
 
     def places(self, frames: int) -> Tensor:
         """The encoding of each token's place, frame by frame: ``[(b t), (h w), c]``."""
         return repeat(self.space, "b h w c -> (b t) (h w) c", t=frames)
 
     def times(self, copies: int) -> Tensor | None:
-        """The encoding of the frame, for each of the ``copies`` that a frame has: ``[(t n), c]``, or None."""
-        return None if self.time is None else repeat(self.time, "t c -> (t n) c", n=copies)
+        """The encoding of the frame, for each of the ``copies`` that a frame has: ``[..., (t n), c]``, or None."""
+        return None if self.time is None else repeat(self.time, "... t c -> ... (t n) c", n=copies)
+
+    def times_of_places(self, places: int) -> Tensor | None:
+        """The encoding of the frame, for groups of the tokens of one of ``places``: ``[t, c]``, ``[(b s), t, c]`` or
+        None."""
+        if self.time is None or self.time.ndim == 2:
+            return self.time
+        return repeat(self.time, "b t c -> (b s) t c", s=places)
+
+    def distances_of(self, copies: int) -> Tensor | None:
+        """``distances`` for each of the ``copies`` that a frame has of its queries: ``[(t n), t]``, or None."""
+        return None if self.distances is None else repeat(self.distances, "t k -> (t n) k", n=copies)
 
     def places_and_times(self, frames: int) -> Tensor:
         """The encodings of each token's place and frame, added; of its place alone without time encoding.
@@ -48,7 +61,7 @@ class Surroundings:
         """
         added = repeat(self.space, "b h w c -> b t (h w) c", t=frames)
         if self.time is not None:
-            added = added + self.time[:, None]
+            added = added + self.time.unsqueeze(-2)
         return rearrange(added, "b t s c -> b (t s) c")
 
     def valid_tokens(self, groups: str) -> Tensor | None:

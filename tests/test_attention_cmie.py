@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from models.attention import Attention
 from models.cmie import CMIE, CMIEStack
-from models.position_encoding import sine_1d, sine_2d
+from models.position_encoding import frame_distances, sine_1d, sine_2d
 from models.surroundings import Surroundings, masked_mean
 
 B, T, H, W, N, L, C = 2, 3, 2, 3, 4, 5, 16
@@ -28,12 +28,14 @@ def streams(frames: int = T) -> tuple[Tensor, Tensor, Tensor]:
     return noise(B, frames, H, W, C, seed=1), noise(B, frames, N, C, seed=2), noise(B, L, C, seed=3)
 
 
-def surroundings(frames: int = T, time: bool = True, **masks: Tensor) -> Surroundings:
+def surroundings(frames: int = T, time: bool | str = True, **masks: Tensor) -> Surroundings:
+    """With numbers of frames (True), with their distances ("relative"), or with neither."""
     valid = masks.pop("text_valid", torch.ones(B, L, dtype=torch.bool))
     grid = masks["video_valid"].any(1) if "video_valid" in masks else torch.ones(B, H, W, dtype=torch.bool)
     return Surroundings(
         space=sine_2d(grid, C),
-        time=sine_1d(frames, C) if time else None,
+        time=sine_1d(frames, C) if time is True else None,
+        distances=frame_distances(frames) if time == "relative" else None,
         words=sine_1d(valid.shape[1], C),
         text_valid=valid,
         **masks,
@@ -129,7 +131,7 @@ def literal_stage(stage: CMIE, video: Tensor, proxies: Tensor, text: Tensor, aro
         return x.flatten(0, 1).flatten(1, -2)
 
     place = repeat(around.space, "b h w c -> (b t) (h w) c", t=video.shape[1])
-    frames = dict(x_position=around.time, context_position=around.time)
+    frames = dict(x_position=around.time, context_position=around.time, distances=around.distances)
     token, real = around.video_valid, around.proxy_valid
     tokens_of_frame = None if token is None else token.flatten(0, 1).flatten(1)
     times_of_location = None if token is None else rearrange(token, "b t h w -> (b h w) t")
@@ -184,9 +186,9 @@ def some_masks() -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("masks", [{}, some_masks()], ids=["whole", "padded"])
-@pytest.mark.parametrize("time", [True, False])
+@pytest.mark.parametrize("time", [True, False, "relative"])
 def test_stage_is_figure_2_with_replicated_keys(masks, time):
-    stage, around = fresh(CMIE), surroundings(time=time, **masks)
+    stage, around = fresh(CMIE, relative=time == "relative"), surroundings(time=time, **masks)
     for folded, literal in zip(stage(*streams(), around), literal_stage(stage, *streams(), around), strict=True):
         close(folded, literal)
 

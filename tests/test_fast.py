@@ -44,7 +44,11 @@ def parameters(model: nn.Module) -> dict[str, Tensor]:
 # The whole model ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("choice", [CHOICES[0], CHOICES[3], CHOICES[-1]], ids=["default", "cross-modal", "other"])
+@pytest.mark.parametrize(
+    "choice",
+    [CHOICES[0], CHOICES[3] | {"time_encoding": "relative"}, CHOICES[-1]],
+    ids=["default", "cross-modal, relative", "other"],
+)
 @pytest.mark.parametrize("backbone", ["video_swin", "resnet18", "tsm_resnet10_half"])
 def test_inference_gives_the_numbers_of_the_plain_model(backbone, choice):
     """With padding; whether the model comes as it was built or from training."""

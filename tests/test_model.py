@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -34,7 +36,9 @@ CHOICES = [
     {"jsc_target": "video"},
     {"jsc_target": "text"},
     {"jsc_target": "none"},
-    {"time_encoding": False},
+    {"time_encoding": "none"},
+    {"time_encoding": "random"},
+    {"time_encoding": "relative"},
     {"num_classes": 3},
     {"aux_loss": False},
     {"enc_layers": 1},
@@ -47,7 +51,7 @@ CHOICES = [
         "mask_decoder": "cross_modal",
         "dim_feedforward": 24,
         "jsc_target": "video",
-        "time_encoding": False,
+        "time_encoding": "none",
         "num_classes": 3,
         "aux_loss": False,
     },
@@ -109,7 +113,7 @@ def cannot_learn(name: str) -> bool:
     Adding the same to all keys changes no softmax. And the first stage's proxies are the same in every frame: how its
     temporal attention weighs equal values changes nothing.
     """
-    blind = [f"cmie.stages.0.video_from_proxies_time.{part}." for part in ("query", "key")]
+    blind = [f"cmie.stages.0.video_from_proxies_time.{part}" for part in ("query.", "key.", "distance_bias")]
     return name.endswith("key.bias") or name.startswith(tuple(blind))
 
 
@@ -122,7 +126,7 @@ def assert_every_parameter_learns(model: ProxyFormer, batch: Batch) -> None:
         if parameter.requires_grad:
             assert parameter.grad is not None and parameter.grad.isfinite().all(), name
             largest = parameter.grad.abs().max().item()
-            assert (largest < 1e-12) if cannot_learn(name) else (largest > 1e-8), f"{name}: {largest}"
+            assert (largest < 1e-12) if cannot_learn(name) else (largest > 1e-10), f"{name}: {largest}"
 
 
 @each_choice
@@ -149,11 +153,11 @@ def test_a_frozen_text_encoder_gets_no_gradient_and_its_projection_does():
 
 def test_options_reach_the_model():
     flags = "--enc_layers 3 --dec_layers 2 --num_queries 5 --token_stride 16 --mask_decoder cross_modal --mask_dim 24"
-    flags += " --dim_feedforward 24 --no-time_encoding --no_aux_loss --jsc_target video --dropout 0.3 --nheads 4"
+    flags += " --dim_feedforward 24 --time_encoding none --no_aux_loss --jsc_target video --dropout 0.3 --nheads 4"
     flags += " --cmie full --video_reads words --jsc_video after"
     model = models.assemble(tiny_args(*flags.split()), 7, tiny_text_encoder())
     choice = dict(enc_layers=3, dec_layers=2, num_queries=5, token_stride=16, mask_decoder="cross_modal", mask_dim=24)
-    choice |= dict(dim_feedforward=24, time_encoding=False, aux_loss=False, jsc_target="video", dropout=0.3, heads=4)
+    choice |= dict(dim_feedforward=24, time_encoding="none", aux_loss=False, jsc_target="video", dropout=0.3, heads=4)
     choice |= dict(full=True, video_reads="words", jsc_after=True)
     expected = tiny_model(**choice, num_classes=7, backbone=model.backbone)
     expected.load_state_dict(model.state_dict())
@@ -206,7 +210,7 @@ def with_garbage(features: VideoFeatures) -> VideoFeatures:
     """Large numbers in the padding tokens."""
     padding = ~features.valid[:, None, :, :, None]
     assert padding.any()
-    return VideoFeatures(features.tokens.masked_fill(padding, 50.0), features.valid, features.laterals)
+    return dataclasses.replace(features, tokens=features.tokens.masked_fill(padding, 50.0))
 
 
 @torch.no_grad()
@@ -261,11 +265,11 @@ def test_a_token_is_real_when_any_pixel_under_it_is():
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("time_encoding", [True, False])
+@pytest.mark.parametrize("time_encoding", ["absolute", "random", "relative", "none"])
 def test_only_the_time_encoding_knows_the_order_of_the_frames(time_encoding):
     model, batch, order = tiny_model(time_encoding=time_encoding).eval(), random_batch(1, frames=4), [2, 0, 3, 1]
     plain, mixed = (model(video, batch.expressions).final.proxies for video in (batch.video, batch.video[:, order]))
-    assert ((mixed - plain[:, order]).abs().max() < 1e-5) == (not time_encoding)
+    assert ((mixed - plain[:, order]).abs().max() < 1e-5) == (time_encoding == "none")
 
 
 def test_a_tiny_model_learns_which_of_two_objects_is_meant():

@@ -62,7 +62,7 @@ KINDS = {
     "dropout": Kind(below_one),
     "mask_dim": Kind(between(1, 8192)),
     "mask_decoder": Kind(str, ("fpn", "cross_modal")),
-    "time_encoding": BOOLEAN,
+    "time_encoding": Kind(str, ("absolute", "random", "relative", "none")),
     "text_form": Kind(str, ("clean", "lower", "raw")),
     "binary": BOOLEAN,
     "no_aux_loss": BOOLEAN,
@@ -150,6 +150,8 @@ def misfits(options: Mapping[str, object]) -> Iterator[str]:
         yield f"--hidden_dim {width} {of_heads}"
     if options["video_reads"] == "words" and not options["proxy_to_video"]:
         yield "--video_reads words replaces the proxies that --no-proxy_to_video takes away; leave one out"
+    if options["time_encoding"] == "relative" and options["cmie"] == "full":
+        yield "--time_encoding relative has biases between frames, and --cmie full attends to no frames; change one"
     if options["mask_decoder"] == "cross_modal" and mask_width % heads:
         yield f"--mask_decoder cross_modal: --mask_dim {mask_width} {of_heads}"
     if width % 8:
