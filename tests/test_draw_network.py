@@ -32,7 +32,7 @@ def test_every_box_has_a_shape_and_every_arrow_two_boxes():
         ({"jsc_target": "text"}, {"text_proj"}),
         ({"jsc_target": "none"}, set()),
     ],
-    ids=str,
+    ids=["joint", "joint after", "video after", "text", "none"],
 )
 def test_the_semantics_have_the_arrows_of_what_they_are_made_of(choice, sources):
     arrows = draw_network.arrows_to_semantics(tiny_model(**choice))
