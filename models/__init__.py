@@ -168,6 +168,7 @@ def build_criterion(args: argparse.Namespace) -> Criterion:
             args.cls_loss_coef, args.bbox_loss_coef, args.giou_loss_coef, args.mask_loss_coef, args.dice_loss_coef
         ),
         mask_loss_size=args.mask_loss_size,
+        mask_loss_norm=args.mask_loss_norm,
         jsc_weight=args.jsc_loss_coef,
         jsc_temperature=args.jsc_temperature,
         all_frames=args.jsc_target != "none",

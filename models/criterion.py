@@ -42,9 +42,9 @@ class Normaliser:
 class Criterion:
     """Matches the predictions of every stage with the targets, and computes their losses.
 
-    Per-frame terms (class, boxes) are divided by the number of frames in which a target is present, trajectory terms
-    (masks, dice) by the number of targets. Both numbers are counted over all ranks, so that the gradient does not
-    depend on how a global batch is divided among the ranks.
+    Each frame gives a number to the class and box terms. Each trajectory gives one number to the mask term (its focal
+    loss, averaged over t·h·w) and one to the dice term. What the sums are divided by is counted over all ranks, so that
+    the gradient does not depend on how a global batch is divided among the ranks.
 
     Args:
         matcher: finds the query of each target.
@@ -52,6 +52,9 @@ class Criterion:
         focal_alpha, focal_gamma: of the class and mask terms.
         mask_loss_size: "stride4": compare masks at the size of the network's logits, with subsampled ground truth.
             "full": upsample the logits to the size of the frame.
+        mask_loss_norm: what divides the mask and dice terms. "frames": the number of frames in which a target is
+            present, as for all other terms and as in ReferFormer ("num_boxes" in its models/criterion.py); a trajectory
+            then weighs less the longer the clip is. "instances": the number of targets.
         jsc_temperature: of InfoNCE.
         all_frames: the network must answer for all frames of a clip, because the JSC loss takes their mean.
     """
@@ -64,13 +67,14 @@ class Criterion:
         focal_alpha: float = 0.25,
         focal_gamma: float = 2.0,
         mask_loss_size: str = "stride4",
+        mask_loss_norm: str = "frames",
         jsc_weight: float = 1.0,
         jsc_temperature: float = 0.07,
         all_frames: bool = True,
     ) -> None:
         self.matcher, self.weights = matcher, weights
         self.alpha, self.gamma = focal_alpha, focal_gamma
-        self.mask_loss_size = mask_loss_size
+        self.mask_loss_size, self.mask_loss_norm = mask_loss_size, mask_loss_norm
         self.jsc_weight, self.jsc_temperature = jsc_weight, jsc_temperature
         self.all_frames = all_frames
 
@@ -147,7 +151,8 @@ class Criterion:
         over: Normaliser,
     ) -> dict[str, Tensor]:
         """The five terms of one stage, given the matched queries ``[b, n]``."""
-        targets, frames, instances = batch.targets, over.frames, over.instances
+        targets, frames = batch.targets, over.frames
+        trajectories = frames if self.mask_loss_norm == "frames" else over.instances
         t = targets.present.shape[1]
         picked = matched[:, None, :].expand(-1, t, -1)
         present = (targets.present & targets.annotated[:, :, None] & targets.valid[:, None]).to(masks.dtype)
@@ -168,8 +173,8 @@ class Criterion:
             "cls": self.class_loss(precise(prediction.logits), targets, matched, present) / frames,
             "bbox": ((boxes - targets.boxes).abs().sum(-1) * present).sum() / frames,
             "giou": ((1 - giou) * present).sum() / frames,
-            "mask": (focal * targets.valid).sum() / instances,
-            "dice": (dice * targets.valid).sum() / instances,
+            "mask": (focal * targets.valid).sum() / trajectories,
+            "dice": (dice * targets.valid).sum() / trajectories,
         }
 
     def class_loss(self, logits: Tensor, targets: Targets, matched: Tensor, present: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ OPTIONS = {
     "text_form": "clean",
     "long_text": "shorten",
     "absent_object": "keep",
+    "mask_loss_norm": "instances",
     "loader_timeout": 120,
     "a2d_path": "data/a2d_sentences",
     "jhmdb_path": "data/jhmdb_sentences",

@@ -6,12 +6,16 @@ import pytest
 import torch
 
 import models
+from main import refuse_other_run, restore_options
 from models.earlier import PREFIXES, current_names, upgraded
+from opts import parse_train_args
 from tests.runs import same, trainer
 from tests.test_checkpoint_optim import saved_model
 from tests.tiny_model import EXPRESSIONS
 from util.weights import checkpoint
 from util.weights.saver import NEWEST
+
+AS_THEN = ("--mask_loss_norm", "instances")
 
 
 def earlier_name(name: str) -> str:
@@ -25,14 +29,15 @@ def earlier(content: dict) -> dict:
         for key in ("model", "average")
         if content.get(key)
     }
-    options = {k: v for k, v in content["options"].items() if k not in ("text_form", "long_text", "loader_timeout")}
+    later = ("text_form", "long_text", "loader_timeout", "mask_loss_norm")
+    options = {k: v for k, v in content["options"].items() if k not in later}
     options["freeze"] = [earlier_name(pattern) for pattern in options["freeze"]]
     assert renamed["model"].keys() != content["model"].keys()
     return {key: value for key, value in (content | renamed | {"options": options}).items() if key != "format"}
 
 
 def test_names_and_patterns_become_the_present_ones(tmp_path):
-    saved_model(tmp_path / "c.pth", "--freeze", "segmenter.kernel_head.*", "backbone.*")
+    saved_model(tmp_path / "c.pth", "--freeze", "segmenter.kernel_head.*", "backbone.*", *AS_THEN)
     present = checkpoint.load(tmp_path / "c.pth")
     old = earlier(present)
     assert old["options"]["freeze"] == ["kernel_head.*", "backbone.*"]
@@ -60,7 +65,7 @@ def test_an_earlier_checkpoint_predicts_and_is_a_start_for_training(tmp_path):
 
 
 def test_a_run_of_an_earlier_version_goes_on(ytvos_root, tmp_path):
-    flags = ("--ema_decay", 0.9, "--freeze", "segmenter.kernel_head.*", "--epochs")
+    flags = (*AS_THEN, "--ema_decay", 0.9, "--freeze", "segmenter.kernel_head.*", "--epochs")
     trainer(ytvos_root, tmp_path / "run", *flags, 1).run()
     (tmp_path / "old").mkdir()
     content = checkpoint.load(tmp_path / "run" / NEWEST)
@@ -72,3 +77,18 @@ def test_a_run_of_an_earlier_version_goes_on(ytvos_root, tmp_path):
     present, old = (checkpoint.load(tmp_path / folder / NEWEST) for folder in ("run", "old"))
     for part in ("model", "average", "optimizer"):
         assert same(old[part], present[part]), part
+
+
+def test_a_run_of_before_the_option_goes_on_dividing_mask_terms_by_targets(ytvos_root, tmp_path, monkeypatch):
+    trainer(ytvos_root, tmp_path, *AS_THEN, "--epochs", 1).run()
+    checkpoint.save(tmp_path / NEWEST, earlier(checkpoint.load(tmp_path / NEWEST)))
+
+    def resumed(*flags: str):
+        monkeypatch.setattr("sys.argv", ["main.py", "--resume", str(tmp_path / NEWEST), *flags])
+        args, saved = restore_options(parse_train_args())
+        refuse_other_run(args, saved)
+        return models.build_criterion(args)
+
+    assert resumed("--epochs", "2").mask_loss_norm == "instances"
+    with pytest.raises(ValueError, match="--mask_loss_norm is instances there, frames now. Leave these flags out"):
+        resumed("--epochs", "2", "--mask_loss_norm", "frames")

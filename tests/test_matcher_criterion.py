@@ -117,19 +117,21 @@ def test_matching_is_the_cheapest_of_all_permutations(instances):
             assert tuple(matched) == min(choices, key=lambda qs: sum(cost[q][i] for i, q in enumerate(qs)))
 
 
+@pytest.mark.parametrize("norm", ["frames", "instances"])
 @pytest.mark.parametrize("instances", [1, 2])
-def test_terms_are_their_definitions(instances):
+def test_terms_are_their_definitions(instances, norm):
     batch, pred = hard_batch(instances, classes=3), prediction(1, 2, classes=3)
     matched = match(pred, batch)
     pairs = [
         (b, int(matched[b, i]), i, reference_pair(pred, batch, b, int(matched[b, i]), i))
         for b, i in itertools.product(range(2), range(instances))
     ]
-    frames, got = sum(p["frames"] for *_, p in pairs), terms(pred, batch)
+    frames, got = sum(p["frames"] for *_, p in pairs), terms(pred, batch, mask_loss_norm=norm)
+    trajectories = frames if norm == "frames" else len(pairs)
     for name in ("bbox", "giou"):
         assert got[f"loss_{name}"] == pytest.approx(sum(p[name] for *_, p in pairs) / frames, rel=1e-4)
     for name in ("mask", "dice"):
-        assert got[f"loss_{name}"] == pytest.approx(sum(p[name] for *_, p in pairs) / len(pairs), rel=1e-4)
+        assert got[f"loss_{name}"] == pytest.approx(sum(p[name] for *_, p in pairs) / trajectories, rel=1e-4)
     wanted = torch.zeros_like(pred.logits)
     for b, q, i, _ in pairs:
         for t in range(T):
@@ -137,6 +139,38 @@ def test_terms_are_their_definitions(instances):
                 wanted[b, t, q, batch.targets.labels[b, i]] = 1
     focal = sigmoid_focal_loss(pred.logits, wanted, 0.25, 2.0)[batch.targets.annotated]
     assert got["loss_cls"] == pytest.approx(focal.sum().item() / frames, rel=1e-4)
+
+
+def test_mask_terms_of_a_clip_weigh_less_the_longer_it_is_as_in_referformer():
+    """A clip that shows the same frame T times: the focal mean and the dice of its trajectory do not depend on T (but
+    for dice's 1), so ReferFormer's terms, divided by the frames, are 1/T of those of one frame."""
+    frame, pred = random_batch(1), prediction(1)
+    lengths = {}
+    for t in (1, 5):
+        repeated = {
+            name: getattr(frame.targets, name)[:, :1].repeat_interleave(t, 1)
+            for name in ("masks", "boxes", "present", "annotated")
+        }
+        still = Prediction(**{f.name: getattr(pred, f.name)[:, :1].repeat_interleave(t, 1) for f in fields(pred)})
+        for norm in ("frames", "instances"):
+            lengths[norm, t] = terms(still, with_targets(frame, **repeated), mask_loss_norm=norm)
+    for name in ("mask", "dice"):
+        long, short = (lengths["frames", t][f"loss_{name}"] for t in (5, 1))
+        assert long == pytest.approx(short / 5, rel=1e-2)
+        assert lengths["instances", 5][f"loss_{name}"] == pytest.approx(short, rel=1e-2)
+    for name in ("cls", "bbox", "giou"):
+        assert lengths["frames", 5][f"loss_{name}"] == pytest.approx(lengths["frames", 1][f"loss_{name}"], rel=1e-4)
+
+
+def test_the_option_divides_the_mask_terms():
+    pred, batch = prediction(1, 2), random_batch(2)
+    one, other = (
+        models.build_criterion(tiny_args("--mask_loss_norm", norm))(output(pred), batch)[1]
+        for norm in ("frames", "instances")
+    )
+    ratios = {name: (other[f"loss_{name}"] / one[f"loss_{name}"]).item() for name in FIVE}
+    assert ratios == pytest.approx({"cls": 1, "bbox": 1, "giou": 1, "mask": T, "dice": T})
+    assert models.build_criterion(tiny_args()).mask_loss_norm == "frames"
 
 
 def test_loss_is_the_sum_weighted_by_the_options():

@@ -97,6 +97,7 @@ def test_defaults_of_the_paper():
         nheads=8,
         mask_decoder="fpn",
         mask_loss_size="stride4",
+        mask_loss_norm="frames",
         jsc_target="joint",
         jsc_temperature=0.07,
         no_aux_loss=False,

@@ -52,7 +52,7 @@ NETWORK = """
     --binary --backbone tsm_resnet10_half --token_stride 16 --hidden_dim 96 --nheads 4 --mask_dim 32 --enc_layers 2
     --num_queries 1 --dropout 0 --train_sizes 96 --eval_size 96 --max_size 160 --no-random_crop --no-photometric
     --expressions_per_clip 6 --lr_schedule cosine --warmup_steps 50 --amp auto --num_workers 1
-    --lr_text_encoder 5e-4
+    --lr_text_encoder 5e-4 --mask_loss_norm instances
 """
 # as in the paper, which pretrains on the images of RefCOCO (T = 1) before it trains on videos
 IMAGES = "--num_frames 1 --batch_size 8 --lr 1e-3 --lr_backbone 5e-5"

@@ -22,5 +22,12 @@ def add_loss_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--focal_alpha", type=below_one, default=0.25)
     group.add_argument("--focal_gamma", type=non_negative_float, default=2.0)
     group.add_argument("--mask_loss_size", choices=("stride4", "full"), default="stride4")
+    group.add_argument(
+        "--mask_loss_norm",
+        choices=("frames", "instances"),
+        default="frames",
+        help="mask and dice terms are divided by the frames with a target, as the other terms are, and as ReferFormer "
+        "does; or by the targets: they then weigh as many times more as a clip has frames",
+    )
     group.add_argument("--jsc_loss_coef", type=non_negative_float, default=1.0)
     group.add_argument("--jsc_temperature", type=positive_float, default=0.07)
