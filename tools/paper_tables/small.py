@@ -203,7 +203,8 @@ def cpu_name() -> str:
 
 def announce(plan: Sequence[Work], asked: Sequence[Row], out: Path) -> None:
     """Prints what is left to train, and how long it takes by a rehearsal of a minute or two."""
-    print(f"{len(plan)} trainings are left; a rehearsal measures their time", flush=True)
+    many = "1 training is" if len(plan) == 1 else f"{len(plan)} trainings are"
+    print(f"{many} left; a rehearsal measures their time", flush=True)
     ids: dict[tuple[str, ...], list[str]] = {}
     for row in asked:
         ids.setdefault(own_options(row), []).append(row.id)
