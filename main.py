@@ -24,6 +24,7 @@ from tasks import plan
 from tasks.resuming import check_state
 from tasks.scoring import score_split, texts_to_score
 from tasks.training import Parts, RunSettings, Trainer, micro_batches
+from util.options.start import departure, require_start
 from util.run import cli, dist
 from util.run.cli import INCOMPLETE
 from util.run.gaps import Gaps
@@ -49,6 +50,7 @@ FREE_TO_CHANGE = {
     "compile",
     "fsdp",
     "dry_run",
+    "random_backbone",  # a run that goes on starts from its checkpoint
     "resume",
     "eval",
     "eval_split",
@@ -90,7 +92,7 @@ def main() -> int | None:
             return evaluate(args, saved, device)
         trainer = build_trainer(args, saved, device)
         del saved  # it is as large as the model and the state of the optimiser
-        plan.describe(trainer)
+        plan.describe(trainer, departure(vars(args)))
         if args.dry_run:
             plan.rehearse(trainer)
         else:
@@ -151,6 +153,8 @@ def build_trainer(args: argparse.Namespace, saved: dict | None, device: torch.de
     if saved:
         check_state(saved, f"--resume {args.resume}")
         refuse_other_run(args, saved)
+    else:
+        require_start(vars(args))
     args.amp = models.settled_amp(args.amp, device)
     accumulate = micro_batches(args.batch_size, args.global_batch_size, dist.world_size())
     settings = RunSettings(
@@ -174,7 +178,10 @@ def build_parts(args: argparse.Namespace, saved: dict | None, accumulate: int, d
     """The parts of a run; the model has the weights of ``saved`` if there is a checkpoint."""
     loader = datasets.build_train_loader(args, dist.rank(), dist.world_size(), accumulate)
     classes = datasets.num_classes(args)
-    model = models.restore_model(saved, args.resume, to_train=True) if saved else models.build_model(args, classes)
+    if saved:
+        model, starts = models.restore_model(saved, args.resume, to_train=True), {}
+    else:
+        model, starts = models.start_model(args, classes)
     model.text_encoder.announce(training_texts(loader.sets), args.long_text)
     steps = len(loader) // accumulate
     if args.warmup_steps >= steps * args.epochs:
@@ -186,6 +193,7 @@ def build_parts(args: argparse.Namespace, saved: dict | None, accumulate: int, d
     return Parts(
         loader=loader,
         model=model,
+        starts=starts,
         frozen=frozen,
         criterion=models.build_criterion(args),
         optimizer=optimizer,

@@ -11,6 +11,7 @@ from util.options.losses import add_loss_options
 from util.options.presets import PRESETS, recipe
 from util.options.referformer_flags import settle_for_proxyformer, without_referformer_flags
 from util.options.saved import KINDS, OF_MODEL, check_values, misfits
+from util.options.start import add_backbone_options, add_start_options, start_contradictions
 from util.options.types import (
     below_one,
     mixing_weight,
@@ -47,14 +48,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--model", **KINDS["model"].argument(), default="proxyformer", help="referformer: the baseline of the paper"
     )
-    group.add_argument(
-        "--backbone",
-        **KINDS["backbone"].argument(),
-        default="video_swin_t",
-        help="resnet18/34/50/101, video_swin_t/s/b, swin_t/s/b/l_p4w7, tsm_resnet10, tsm_resnet10_half, or timm:NAME "
-        "for any timm feature pyramid",
-    )
-    group.add_argument("--backbone_pretrained", metavar="FILE", help="torchvision, timm or Video-Swin weights")
+    add_backbone_options(group)
     group.add_argument("--text_encoder", default="roberta-base", help="hub name or local directory of a RoBERTa")
     group.add_argument("--freeze_text_encoder", action=argparse.BooleanOptionalAction, default=False)
     for name, default, words in (
@@ -89,8 +83,8 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--no_rel_coord", action="store_true", help="ReferFormer's masks without relative places")
 
 
-# options of the model that change no answer; ReferFormer's command lines give this one at inference, too
-OF_TRAINING = {"freeze_text_encoder"}
+# options of the model that change no answer; ReferFormer's command lines give the first at inference, too
+OF_TRAINING = {"freeze_text_encoder", "freeze_stem", "stochastic_depth"}
 
 
 def model_options() -> set[str]:
@@ -158,7 +152,7 @@ def add_train_options(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="build everything, take a step on clips of each shape, print the plan, and end",
     )
-    group.add_argument("--pretrained_weights", metavar="CKPT", help="start from the weights of this checkpoint")
+    add_start_options(group)
     group.add_argument(
         "--resume",
         metavar="CKPT",
@@ -439,7 +433,4 @@ def _contradictions(args: argparse.Namespace, given: set[str]) -> Iterator[tuple
         args.jsc_target == "none" and bool(given & {"jsc_loss_coef", "jsc_temperature"}),
         "--jsc_target none has no JSC loss: leave --jsc_loss_coef and --jsc_temperature out, or choose a target",
     )
-    yield (
-        "pretrained_weights" in given and "backbone_pretrained" in given,
-        "--pretrained_weights also holds the weights of the backbone: leave --backbone_pretrained out",
-    )
+    yield from start_contradictions(args, given)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -11,14 +11,15 @@ import torch
 from models import prepare
 from models.backbone import SWINS, build_backbone, load_pretrained
 from models.criterion import Criterion
-from models.earlier import current_names, upgraded
+from models.earlier import upgraded
 from models.fast import for_inference, for_training
 from models.matcher import LossWeights, TrajectoryMatcher
 from models.network import Network
 from models.predictor import Predictor, PredictorSettings
 from models.proxyformer import ProxyFormer
-from models.published import LIMIT_OF_FRAMES, NO_LIMIT, as_checkpoint, is_published, parameters, starting_weights
+from models.published import LIMIT_OF_FRAMES, NO_LIMIT, as_checkpoint, is_published
 from models.referformer import ReferFormer
+from models.start import by_part, load_pretrained_model
 from models.text_description import read_description
 from models.text_encoder import TextEncoder
 from models.windows import window_sizes
@@ -27,7 +28,6 @@ from util.run import dist, optim
 from util.run.memory import keep_large_buffers
 from util.run.precision import AMP, amp_dtype, inference_amp
 from util.weights import checkpoint
-from util.weights.names import unwrapped
 
 __all__ = [
     "Network",
@@ -44,26 +44,35 @@ __all__ = [
     "inference_predictor",
     "load_checkpoint",
     "load_predictor",
+    "load_pretrained_model",
     "load_with_options",
     "predictor_settings",
     "prepare_model",
     "restore_model",
     "scoring_settings",
     "settled_amp",
+    "start_model",
     "upgraded",
 ]
 
 TEXT_ENCODER = "roberta-base"  # of all published files
-# what --pretrained_weights may leave out, because its shape depends on the data set
-REPLACED_HEADS = ("reference_head.classes.", "class_embed.")
 
 
 def build_model(args: argparse.Namespace, num_classes: int) -> Network:
+    """The model of :func:`start_model` alone."""
+    return start_model(args, num_classes)[0]
+
+
+def start_model(args: argparse.Namespace, num_classes: int) -> tuple[Network, dict[str, str]]:
     """A new model as the options describe it, with the pretrained parts that they name.
 
     Args:
         args: of ``opts.parse_train_args``.
         num_classes: of the data set.
+
+    Returns:
+        The model, and what each part of it starts from: a flag with its file, or random weights. A part is a module of
+        the network, or, where its weights are of several origins, a module of that.
 
     Raises:
         FileNotFoundError, ValueError: a weights file or the text encoder is missing or does not fit.
@@ -71,40 +80,20 @@ def build_model(args: argparse.Namespace, num_classes: int) -> Network:
     pooler = args.model == "referformer"
     text_encoder = TextEncoder.from_pretrained(args.text_encoder, frozen=args.freeze_text_encoder, pooler=pooler)
     model = assemble(args, num_classes, text_encoder)
+    origins = dict.fromkeys(model.state_dict(), "random weights")
+
+    def begin(names: Iterable[str], flag: str, value: object) -> None:
+        origins.update(dict.fromkeys(names, f"--{flag} {value}"))
+
+    begin((name for name in origins if name.startswith("text_encoder.")), "text_encoder", args.text_encoder)
     if args.backbone_pretrained:
         load_pretrained(model.backbone, args.backbone_pretrained)
+        of_backbone = (name for name in origins if name.startswith("backbone."))
+        begin(of_backbone, "backbone_pretrained", args.backbone_pretrained)
     if args.pretrained_weights:
-        load_pretrained_model(model, args.pretrained_weights)
-    return model
-
-
-def load_pretrained_model(model: Network, path: str | Path) -> None:
-    """Loads the weights of a checkpoint, or of a published file of ReferFormer, into a model that may have other
-    classes. A ProxyFormer takes only some parts of a ReferFormer (:func:`models.published.starting_weights`).
-
-    The class head (:data:`REPLACED_HEADS`) keeps its new values where its shape differs, which is printed. Counters of
-    trained batch norms are dropped where the batch norms of this model are frozen.
-
-    Raises:
-        FileNotFoundError, ValueError: the checkpoint is missing or damaged, or anything else does not fit.
-    """
-    source, fresh, content = f"--pretrained_weights {path}", model.state_dict(), checkpoint.read(path)
-    if not is_published(content):
-        content = checkpoint.checked(content, path)
-        state = current_names(unwrapped(checkpoint.best_weights(content), fresh, source), source)
-        state = {k: v for k, v in state.items() if k in fresh or not k.endswith("num_batches_tracked")}
-    elif isinstance(model, ReferFormer):
-        state = parameters(content, model.backbone, source)
-    else:
-        state = starting_weights(content, fresh, model.backbone, source)
-    for name in (name for name in state if name.startswith(REPLACED_HEADS)):
-        if name in fresh and state[name].shape != fresh[name].shape:
-            if dist.is_main():
-                print(
-                    f"--pretrained_weights: {name} starts anew, for {len(fresh[name])} classes, not {len(state[name])}"
-                )
-            state[name] = fresh[name]
-    checkpoint.load_weights(model, state, source)
+        taken = load_pretrained_model(model, args.pretrained_weights)
+        begin(taken, "pretrained_weights", args.pretrained_weights)
+    return model, by_part(origins)
 
 
 def assemble(args: argparse.Namespace, num_classes: int, text_encoder: TextEncoder) -> Network:
@@ -114,7 +103,12 @@ def assemble(args: argparse.Namespace, num_classes: int, text_encoder: TextEncod
     """
     text_encoder.form = args.text_form
     pretrained = args.backbone_pretrained or args.pretrained_weights
-    backbone = build_backbone(args.backbone, pretrained=pretrained is not None)
+    backbone = build_backbone(
+        args.backbone,
+        pretrained=pretrained is not None,
+        freeze_stem=args.freeze_stem,
+        stochastic_depth=args.stochastic_depth,
+    )
     if args.model == "referformer":
         return ReferFormer(
             backbone=backbone,

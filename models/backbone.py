@@ -61,13 +61,14 @@ class ResNet(nn.Module):
 
     Args:
         name: one of :data:`RESNETS`.
-        pretrained: batch norms use the stored statistics and are never trained, and the stem and the first stage are
-            frozen, too (BackboneBase in models/backbone.py of github.com/wjn922/ReferFormer).
+        pretrained: batch norms use the stored statistics and are never trained.
+        freeze_stem: of a pretrained one the stem and the first stage are frozen, too (BackboneBase in
+            models/backbone.py of github.com/wjn922/ReferFormer).
     """
 
     strides = (4, 8, 16, 32)
 
-    def __init__(self, name: str, *, pretrained: bool) -> None:
+    def __init__(self, name: str, *, pretrained: bool, freeze_stem: bool = True) -> None:
         super().__init__()
         norm = FrozenBatchNorm2d if pretrained else nn.BatchNorm2d
         net = getattr(torchvision.models, name)(weights=None, norm_layer=norm)
@@ -76,7 +77,7 @@ class ResNet(nn.Module):
         width = net.fc.in_features
         self.channels = [width // 8, width // 4, width // 2, width]
         self.working = STEM
-        if pretrained:
+        if pretrained and freeze_stem:
             self.conv1.requires_grad_(False)
             self.layer1.requires_grad_(False)
 
@@ -215,25 +216,32 @@ def _as_images(video: Tensor) -> Tensor:
     return rearrange(video, "v t c h w -> (v t) c h w").contiguous(memory_format=torch.channels_last)
 
 
-def build_backbone(name: str, *, pretrained: bool) -> nn.Module:
+def build_backbone(
+    name: str, *, pretrained: bool, freeze_stem: bool = True, stochastic_depth: float | None = None
+) -> nn.Module:
     """The backbone called ``name``, with random weights.
 
     Args:
         name: ``resnet18/34/50/101``, ``video_swin_t/s/b`` (also ``…_p4w7``), ``swin_t/s/b/l_p4w7``,
             ``tsm_resnet10``, ``tsm_resnet10_half``, ``timm:NAME``.
-        pretrained: pretrained weights will be loaded, so a ResNet's batch norm and its first layers are frozen.
+        pretrained: pretrained weights will be loaded, so a ResNet's batch norm is frozen.
+        freeze_stem: and so are its stem and its first stage; of other backbones nothing is.
+        stochastic_depth: largest chance that a block of a Swin or Video Swin is skipped in training; None:
+            ReferFormer's. No other backbone skips blocks.
 
     Raises:
         ValueError: there is no such backbone.
     """
     if name in RESNETS:
-        return ResNet(name, pretrained=pretrained)
+        return ResNet(name, pretrained=pretrained, freeze_stem=freeze_stem)
+    depth = {} if stochastic_depth is None else {"stochastic_depth": stochastic_depth}
     if name.removesuffix("_p4w7") in VARIANTS:
-        return VideoSwin(**VARIANTS[name.removesuffix("_p4w7")])
+        return VideoSwin(**VARIANTS[name.removesuffix("_p4w7")] | depth)
     if name in SHIFTED:
         return ShiftedResNet(*SHIFTED[name])
     if name in SWINS:
-        return ImageSwin(*SWINS[name])
+        timm_name, usual = SWINS[name]
+        return ImageSwin(timm_name, **{"stochastic_depth": usual} | depth)
     if name.startswith("timm:"):
         return TimmBackbone(name.removeprefix("timm:"))
     known = [*RESNETS, *VARIANTS, *SWINS, *SHIFTED, "timm:NAME"]

@@ -17,6 +17,8 @@ OPTIONS = {
     "long_text": "shorten",
     "absent_object": "keep",
     "mask_loss_norm": "instances",
+    "freeze_stem": True,
+    "stochastic_depth": None,
     "loader_timeout": 120,
     "a2d_path": "data/a2d_sentences",
     "jhmdb_path": "data/jhmdb_sentences",

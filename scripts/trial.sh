@@ -36,25 +36,25 @@ network=(--text_encoder "$out/text_encoder" --backbone tsm_resnet10_half --hidde
 paths=(--ytvos_path "$out/data/ytvos" --coco_path "$out/data/refcoco")
 
 step dist_pretrain.sh
-"$scripts/dist_pretrain.sh" "$out/pretrain" "${network[@]}" "${paths[@]}" --num_frames 1
+"$scripts/dist_pretrain.sh" "$out/pretrain" "${network[@]}" --random_backbone "${paths[@]}" --num_frames 1
 pretrained="$out/pretrain/checkpoint.pth"
 step dist_train_test_refcoco.sh
-"$scripts/dist_train_test_refcoco.sh" "$out/refcoco" refcoco "${network[@]}" "${paths[@]}" --num_frames 1
+"$scripts/dist_train_test_refcoco.sh" "$out/refcoco" refcoco "${network[@]}" --random_backbone "${paths[@]}" --num_frames 1
 step dist_train_test_ytvos.sh
 "$scripts/dist_train_test_ytvos.sh" "$out/ytvos" "$pretrained" "${network[@]}" "${paths[@]}"
 step dist_train_test_ytvos_scratch.sh
-"$scripts/dist_train_test_ytvos_scratch.sh" "$out/scratch" "${network[@]}" "${paths[@]}"
+"$scripts/dist_train_test_ytvos_scratch.sh" "$out/scratch" "${network[@]}" --random_backbone "${paths[@]}"
 step dist_joint_train_ytvos.sh
-"$scripts/dist_joint_train_ytvos.sh" "$out/joint" "${network[@]}" "${paths[@]}"
+"$scripts/dist_joint_train_ytvos.sh" "$out/joint" "${network[@]}" --random_backbone "${paths[@]}"
 step dist_test_davis.sh
 "$scripts/dist_test_davis.sh" "$out/davis" "$out/ytvos/checkpoint.pth" --davis_path "$out/data/davis"
 step dist_train_a2d.sh
 "$scripts/dist_train_a2d.sh" "$out/a2d" "$pretrained" "${network[@]}" --a2d_path "$out/data/a2d"
 step dist_train_a2d_scratch.sh
-"$scripts/dist_train_a2d_scratch.sh" "$out/a2d_scratch" "${network[@]}" --a2d_path "$out/data/a2d"
+"$scripts/dist_train_a2d_scratch.sh" "$out/a2d_scratch" "${network[@]}" --random_backbone --a2d_path "$out/data/a2d"
 step dist_test_jhmdb.sh
 "$scripts/dist_test_jhmdb.sh" "$out/jhmdb" "$out/a2d/checkpoint.pth" --jhmdb_path "$out/data/jhmdb"
 step dist_train_test_mevis.sh
-"$scripts/dist_train_test_mevis.sh" "$out/mevis" "${network[@]}" --mevis_path "$out/data/mevis"
+"$scripts/dist_train_test_mevis.sh" "$out/mevis" "${network[@]}" --random_backbone --mevis_path "$out/data/mevis"
 
 step "all of them ran; everything is in $out"

@@ -17,8 +17,12 @@ from util.run.memory import peak_bytes
 from util.samples.structures import Batch
 
 
-def describe(trainer: Trainer) -> None:
-    """Prints what will be trained, and on which data."""
+def describe(trainer: Trainer, departure: str | None = None) -> None:
+    """Prints what will be trained, what it starts from, and on which data.
+
+    Args:
+        departure: how the start departs from that of the recipe.
+    """
     if not dist.is_main():
         return
     settings, world, dataset = trainer.settings, dist.world_size(), trainer.loader.dataset
@@ -41,6 +45,13 @@ def describe(trainer: Trainer) -> None:
         f"{dataset.expressions_per_clip} expressions each"
     )
     print("clips of an epoch: " + ", ".join(f"{name} {count}" for name, count in trainer.loader.clips.items()))
+    origins: dict[str, list[str]] = {}
+    for part, origin in trainer.starts.items():
+        origins.setdefault(origin, []).append(part)
+    for origin, parts in origins.items():
+        print(f"  starting from {origin}: {', '.join(parts)}")
+    if trainer.starts and departure:
+        print(departure)
     if trainer.steps_done:
         print(f"going on from {settings.resume}, after step {trainer.step} of epoch {trainer.epoch}")
     if getattr(trainer.model, "semantics", None):

@@ -69,7 +69,8 @@ class Parts:
 
     Attributes:
         loader: of the training batches.
-        model: on the device, prepared for training; frozen: parameters that are not trained, counted by pattern, for
+        model: on the device, prepared for training; starts: what each part of a new one started from, by the name of
+            the part, for messages; frozen: parameters that are not trained, counted by pattern, for
             messages.
         criterion, optimizer, scheduler: of the model.
         description: what builds the model again, as plain data for checkpoints: options, classes and text encoder.
@@ -78,6 +79,7 @@ class Parts:
 
     loader: TrainLoader
     model: Network
+    starts: dict[str, str]
     frozen: dict[str, int]
     criterion: Criterion
     optimizer: torch.optim.Optimizer
@@ -100,7 +102,7 @@ class Trainer:
         self.settings, self.device = settings, device
         self.loader, self.model, self.criterion = parts.loader, parts.model, parts.criterion
         self.optimizer, self.scheduler, self.frozen = parts.optimizer, parts.scheduler, parts.frozen
-        self.description, self.scored = parts.description, parts.scored
+        self.starts, self.description, self.scored = parts.starts, parts.description, parts.scored
         self.steps = len(self.loader) // settings.accumulate  # of an epoch
         self.amp = amp_dtype(settings.amp, device)
         # scales the loss so that small gradients do not vanish in float16; else it does nothing

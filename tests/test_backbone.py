@@ -15,12 +15,13 @@ from torchvision.models.feature_extraction import create_feature_extractor
 from torchvision.models.video.swin_transformer import SwinTransformer3d
 from torchvision.ops import FrozenBatchNorm2d, StochasticDepth
 
+import models
 from models.backbone import RESNETS, SHIFTED, SWINS, build_backbone, load_pretrained
 from models.fast import fold_batch_norms
 from models.video_swin import VARIANTS, VideoSwin
 from tests.helpers import SHARED, needs_shared
 from tests.test_checkpoint_optim import Code
-from tests.tiny_model import tiny_model
+from tests.tiny_model import tiny_args, tiny_model, tiny_text_encoder
 
 TINY_SWIN = dict(embed_dim=8, depths=[1, 2, 1, 1], num_heads=[1, 2, 2, 4], window_size=(4, 3, 3))
 TIMM = ("timm:resnet10t", "timm:convnext_atto", "timm:mobilenetv3_small_050", "timm:efficientnet_b0", "timm:pvt_v2_b0")
@@ -163,18 +164,27 @@ def test_a_pretrained_resnet_learns_from_its_second_stage_on():
         assert ("conv1" in learning, "layer1" in learning) == (not pretrained, not pretrained)
 
 
+@pytest.mark.parametrize(("flags", "frozen"), [([], True), (["--no-freeze_stem"], False)])
+def test_the_stem_of_a_pretrained_resnet_learns_where_the_flag_says_so(flags, frozen):
+    net = models.assemble(tiny_args("--backbone_pretrained", "r.pth", *flags), 1, tiny_text_encoder()).backbone
+    assert isinstance(net.bn1, FrozenBatchNorm2d)
+    early = [net.conv1.weight, *net.layer1.parameters()]
+    assert {p.requires_grad for p in early} == {not frozen} and net.layer2[0].conv1.weight.requires_grad
+
+
 @pytest.mark.parametrize(
     ("name", "most"),
     [("video_swin_t", 0.2), ("video_swin_s", 0.2), ("video_swin_b", 0.2)]
     + [("swin_t_p4w7", 0.2), ("swin_s_p4w7", 0.2), ("swin_b_p4w7", 0.3), ("swin_l_p4w7", 0.3)],
 )
 def test_blocks_are_skipped_in_training_as_often_as_in_referformers(name, most):
-    """The chance rises from 0 in the first block to drop_path_rate in the last."""
-    with torch.device("meta"):
-        backbone = build_backbone(name, pretrained=True)
-    chances = [m.p for m in backbone.modules() if isinstance(m, StochasticDepth)]
-    chances += [m.drop_prob for m in backbone.modules() if isinstance(m, DropPath)]
-    assert chances == sorted(chances) and chances[-1] == pytest.approx(most)
+    """The chance rises from 0 in the first block to drop_path_rate, or to what is asked for, in the last."""
+    for asked in (None, 0.1):
+        with torch.device("meta"):
+            backbone = build_backbone(name, pretrained=True, stochastic_depth=asked)
+        chances = [m.p for m in backbone.modules() if isinstance(m, StochasticDepth)]
+        chances += [m.drop_prob for m in backbone.modules() if isinstance(m, DropPath)]
+        assert chances == sorted(chances) and chances[-1] == pytest.approx(asked or most)
 
 
 @pytest.mark.parametrize("name", ["resnet19", "video_swin_x", "timm:no_such_model", "timm:vit_tiny_patch16_224", ""])

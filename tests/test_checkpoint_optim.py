@@ -18,6 +18,7 @@ from torchvision.ops import FrozenBatchNorm2d
 import inference_ytvos
 import main
 import models
+from models.start import REPLACED_HEADS
 from opts import parse_train_args
 from tasks import inference
 from tests.commands import run
@@ -295,7 +296,7 @@ def test_pretrained_weights_keep_all_but_a_class_head_of_other_classes(tmp_path,
     trained, _ = saved_model(tmp_path / "c.pth", num_classes=3)
     torch.manual_seed(6)
     other = models.assemble(tiny_args(), 5, tiny_text_encoder())
-    head = {k: v.clone() for k, v in other.state_dict().items() if k.startswith(models.REPLACED_HEADS)}
+    head = {k: v.clone() for k, v in other.state_dict().items() if k.startswith(REPLACED_HEADS)}
     models.load_pretrained_model(other, tmp_path / "c.pth")
     for name, value in other.state_dict().items():
         assert torch.equal(value, head.get(name, trained.state_dict()[name]))

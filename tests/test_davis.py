@@ -339,7 +339,7 @@ def test_convert_train_infer_and_score(mini, tmp_path):
     run("tools/make_tiny_text_encoder.py", expressions, "--output_dir", text, "--hidden_size", 16)
     words = [*NETWORK.split(), "--dataset_file", "davis", "--davis_path", mini, "--text_encoder", text, "--epochs", 1]
     words += ["--num_frames", 5, "--batch_size", 5]
-    run("main.py", *words, "--output_dir", tmp_path / "run")
+    run("main.py", *words, "--random_backbone", "--output_dir", tmp_path / "run")
     trained = ("--resume", tmp_path / "run" / "checkpoint.pth")
     out = tmp_path / "results" / "valid"
     run("inference_davis.py", *trained, "--davis_path", mini, "--output_dir", out.parent, "--device", "cpu")

@@ -39,7 +39,7 @@ def options(data) -> list:
 @pytest.fixture(scope="module")
 def trained(data, options) -> Path:
     """The folder of a run of two epochs."""
-    run("main.py", *options, "--epochs", 2, "--output_dir", data.parent / "run")
+    run("main.py", *options, "--random_backbone", "--epochs", 2, "--output_dir", data.parent / "run")
     return data.parent / "run"
 
 
@@ -54,7 +54,7 @@ def test_training_leaves_a_log_and_a_checkpoint_of_plain_data(trained):
 def test_resuming_after_one_epoch_ends_like_two_epochs_at_once(data, options, trained):
     """The constant part of the step schedule does not depend on the number of epochs, so only resuming could differ."""
     halves = data.parent / "halves"
-    run("main.py", *options, "--epochs", 1, "--output_dir", halves)
+    run("main.py", *options, "--random_backbone", "--epochs", 1, "--output_dir", halves)
     run("main.py", "--resume", halves / "checkpoint.pth", "--epochs", 2, "--device", "cpu")
     weights = [torch.load(d / "checkpoint.pth", weights_only=True)["model"] for d in (trained, halves)]
     for name, value in weights[0].items():
@@ -124,7 +124,8 @@ def test_videos_that_were_trained_on_are_not_scored_unasked(data, trained, words
 
 def test_pretrained_weights_start_a_new_run_and_must_fit(data, options, trained):
     weights = trained / "checkpoint.pth"
-    run("main.py", *options, "--epochs", 1, "--pretrained_weights", weights, "--output_dir", data.parent / "tuned")
+    words = ("--epochs", 1, "--pretrained_weights", weights, "--output_dir", data.parent / "tuned")
+    assert f"starting from --pretrained_weights {weights}: backbone, " in run("main.py", *options, *words).stdout
     wider = ("--hidden_dim", 32, "--output_dir", data.parent / "wider")
     done = run("main.py", *options, *wider, "--pretrained_weights", weights, ok=False)
     assert done.returncode == 2 and "of another shape" in done.stderr
@@ -163,7 +164,7 @@ def test_aligned_encoders_are_taken_as_pretrained(data, options):
 
 def test_two_processes_train_and_infer_like_one_command(data, options):
     launch = ("-m", "torch.distributed.launch", "--nproc_per_node", 2, "--master_port", 29611)
-    run(*launch, "main.py", *options, "--epochs", 1, "--output_dir", data.parent / "two")
+    run(*launch, "main.py", *options, "--random_backbone", "--epochs", 1, "--output_dir", data.parent / "two")
     out = data.parent / "two_valid"
     checkpoint = data.parent / "two" / "checkpoint.pth"
     words = ("inference_ytvos.py", "--resume", checkpoint, "--device", "cpu", "--output_dir")

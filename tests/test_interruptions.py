@@ -22,9 +22,9 @@ from tools.data.make_synthetic import generate
 
 # with dropout and a trained batch norm, whose results differ where a part of the state is lost
 NETWORK = """
-    --binary --backbone tsm_resnet10_half --hidden_dim 16 --nheads 2 --mask_dim 8 --enc_layers 1 --num_queries 2
-    --dropout 0.2 --train_sizes 32 48 --eval_size 48 --max_size 80 --batch_size 1 --num_frames 2 --seed 3
-    --expressions_per_clip 2 --num_workers 1 --device cpu --epochs 2 --lr 1e-3 --lr_schedule cosine
+    --binary --backbone tsm_resnet10_half --random_backbone --hidden_dim 16 --nheads 2 --mask_dim 8 --enc_layers 1
+    --num_queries 2 --dropout 0.2 --train_sizes 32 48 --eval_size 48 --max_size 80 --batch_size 1 --num_frames 2
+    --seed 3 --expressions_per_clip 2 --num_workers 1 --device cpu --epochs 2 --lr 1e-3 --lr_schedule cosine
 """
 TOGETHER = "--standalone --nproc_per_node 2"
 

@@ -371,6 +371,7 @@ def test_train_infer_and_score(mini, tmp_path):
     run("tools/make_tiny_text_encoder.py", expressions, "--output_dir", tmp_path / "text", "--hidden_size", 16)
     options = [
         *shlex.split(NETWORK),
+        "--random_backbone",
         "--dataset_file",
         "mevis",
         "--mevis_path",

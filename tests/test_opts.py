@@ -18,6 +18,7 @@ from tasks.training import RunSettings
 from tests.helpers import ROOT
 from util.options import referformer_flags
 from util.options.inference import InferenceOptions
+from util.options.start import departure, require_start
 
 # The files that read main.py's options; entry scripts with parsers of their own do not count as readers.
 READERS = ("main.py", "models/__init__.py", "datasets/__init__.py")
@@ -124,6 +125,7 @@ def test_presets_are_recipes_of_existing_options():
     assert all(set(preset) <= set(DESTINATIONS) for preset in PRESETS.values())
     recipes = {name: (preset["epochs"], preset["lr_drop"]) for name, preset in PRESETS.items()}
     assert recipes.items() >= {"finetune": (6, [3, 5]), "scratch": (10, [6, 8]), "paper": (30, [20, 26])}.items()
+    assert recipes["paper_a2d"] == recipes["paper"]
     assert recipes["pretrain"] == recipes["joint"] == (12, [8, 10])
     assert (PRESETS["pretrain"]["batch_size"], PRESETS["pretrain"]["num_frames"]) == (2, 1)
     assert {name for name, preset in PRESETS.items() if not preset["freeze_text_encoder"]} == {"pretrain"}
@@ -148,6 +150,55 @@ def test_recipes_of_a2d():
     assert tuned["lr_drop"] == [3, 5]
     assert scratch.items() >= (common | {"epochs": 12, "num_frames": 6, "dropout": 0, "weight_decay": 1e-4}).items()
     assert scratch["lr_drop"] == [8, 10]
+
+
+@pytest.mark.parametrize(
+    ("preset", "of_data"),
+    [
+        ("paper", dict(dataset_file="ytvos", train_sizes=[360], eval_size=360, max_size=640)),
+        ("paper_a2d", dict(dataset_file="a2d", train_sizes=[320], eval_size=320, max_size=576, batch_size=2)),
+    ],
+)
+def test_recipes_of_the_paper_are_what_it_states(preset, of_data):
+    """Section IV-B. Its learning rates and T are lost in the text: 1e-4 and 5 are choices."""
+    stated = dict(epochs=30, random_crop=False, photometric=False, flip=True, binary=True, num_frames=5, lr=1e-4)
+    args = vars(_parse(f"--preset {preset} --pretrained_weights refcoco.pth"))
+    assert args.items() >= (stated | of_data).items()
+    require_start(args)
+
+
+@pytest.mark.parametrize("preset", ["scratch", "joint", "finetune", "paper", "pretrain"])
+def test_recipes_of_ref_youtube_vos_have_one_class(preset):
+    assert _parse(f"--preset {preset}").binary and not _parse(f"--preset {preset} --no-binary").binary
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("", "--backbone video_swin_t would start from random weights.*--random_backbone"),
+        ("--preset scratch --backbone resnet50", "--backbone resnet50 would start from random weights"),
+        ("--preset pretrain --model referformer --dry_run", "would start from random weights"),
+        (
+            "--preset paper",
+            "--preset paper starts from weights .* pretrained on RefCOCO: .*--pretrained_weights CKPT",
+        ),
+        ("--preset paper_a2d", "--preset paper_a2d starts from weights that were pretrained on RefCOCO"),
+    ],
+)
+def test_a_run_that_names_no_start_is_refused(flags, message):
+    with pytest.raises(ValueError, match=message):
+        require_start(vars(_parse(flags)))
+    for start in ("--random_backbone", "--backbone_pretrained a.pth", "--pretrained_weights a.pth"):
+        require_start(vars(_parse(f"{flags} {start}")))
+
+
+def test_a_departure_from_the_start_of_a_recipe_is_told():
+    for preset in ("paper", "paper_a2d", "finetune"):
+        for start in ("--random_backbone", "--backbone_pretrained a.pth"):
+            said = departure(vars(_parse(f"--preset {preset} {start}")))
+            assert f"--preset {preset} is meant to start from weights pretrained on RefCOCO" in said
+        assert departure(vars(_parse(f"--preset {preset} --pretrained_weights a.pth"))) is None
+    assert departure(vars(_parse("--preset scratch --random_backbone"))) is None
 
 
 _OF_ITS_RECIPES = dict(
@@ -222,6 +273,10 @@ def test_flags_win_over_a_checkpoint_and_that_over_a_preset():
         ("--model referformer --token_stride 16", "has no such part: leave --token_stride out"),
         ("--jsc_target none --jsc_temperature 0.1", "--jsc_target none has no JSC loss"),
         ("--pretrained_weights a.pth --backbone_pretrained b.pth", "leave --backbone_pretrained out"),
+        ("--pretrained_weights a.pth --random_backbone", "leave --random_backbone out"),
+        ("--backbone_pretrained a.pth --random_backbone", "leave --random_backbone out"),
+        ("--backbone swin_t_p4w7 --no-freeze_stem", "leave it out"),
+        ("--backbone resnet50 --stochastic_depth 0.1", "leave --stochastic_depth out"),
     ],
 )
 def test_contradictions_are_refused(argv, named, capsys):

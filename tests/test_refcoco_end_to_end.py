@@ -14,8 +14,9 @@ from tests.mini_refcoco import write_mini_refcoco
 from tests.mini_ytvos import write_mini_ytvos
 
 NETWORK = """
-    --backbone resnet18 --hidden_dim 16 --nheads 2 --mask_dim 8 --enc_layers 1 --num_queries 2 --dropout 0
-    --train_sizes 48 --max_size 80 --batch_size 2 --expressions_per_clip 2 --num_workers 0 --device cpu --epochs 1
+    --backbone resnet18 --random_backbone --hidden_dim 16 --nheads 2 --mask_dim 8 --enc_layers 1
+    --num_queries 2 --dropout 0 --train_sizes 48 --max_size 80 --batch_size 2 --expressions_per_clip 2 --num_workers 0
+    --device cpu --epochs 1
 """
 
 

@@ -141,9 +141,9 @@ def test_a_clip_that_cannot_be_read_stops_with_its_own_message():
 # ------------------------------------------------------------------------------------------------------- the scripts
 
 NETWORK = """
-    --backbone resnet18 --hidden_dim 16 --nheads 2 --mask_dim 8 --enc_layers 1 --num_queries 3 --train_sizes 48
-    --no-random_crop --epochs 1 --eval_size 48 --max_size 80 --num_frames 4 --expressions_per_clip 2 --num_workers 0
-    --device cpu
+    --backbone resnet18 --random_backbone --hidden_dim 16 --nheads 2 --mask_dim 8 --enc_layers 1 --num_queries 3
+    --train_sizes 48 --no-random_crop --epochs 1 --eval_size 48 --max_size 80 --num_frames 4 --expressions_per_clip 2
+    --num_workers 0 --device cpu
 """
 
 

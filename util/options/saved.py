@@ -49,6 +49,8 @@ KINDS = {
     "backbone": Kind(backbone_name),
     "backbone_pretrained": _PATH,
     "pretrained_weights": _PATH,
+    "freeze_stem": BOOLEAN,
+    "stochastic_depth": Kind(below_one, optional=True),
     "freeze_text_encoder": BOOLEAN,
     "token_stride": Kind(int, (32, 16)),
     "hidden_dim": Kind(between(8, 8192)),
