@@ -19,6 +19,7 @@ from util.options.types import (
     non_negative_int,
     positive_int,
 )
+from util.options.variants import add_variant_options, variant_contradictions
 
 _LONG_TEXT_HELP = "texts of too many tokens: read their beginning, or refuse them"
 
@@ -81,6 +82,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         help="ReferFormer refines boxes in each layer (all its presets)",
     )
     group.add_argument("--no_rel_coord", action="store_true", help="ReferFormer's masks without relative places")
+    add_variant_options(parser)
 
 
 # options of the model that change no answer; ReferFormer's command lines give the first at inference, too
@@ -420,17 +422,5 @@ def _contradictions(args: argparse.Namespace, given: set[str]) -> Iterator[tuple
         "--lr_text_encoder has no effect on a frozen text encoder: leave it out, or add --no-freeze_text_encoder",
     )
     # parts that are left out
-    yield (
-        args.model == "referformer" and bool(given & {"jsc_target", "jsc_loss_coef", "jsc_temperature"}),
-        "--model referformer has no JSC loss: leave --jsc_target, --jsc_loss_coef and --jsc_temperature out",
-    )
-    of_proxyformer = [f"--{name}" for name in ("token_stride", "mask_decoder", "time_encoding") if name in given]
-    yield (
-        args.model == "referformer" and bool(of_proxyformer),
-        f"--model referformer has no such part: leave {', '.join(of_proxyformer)} out",
-    )
-    yield (
-        args.jsc_target == "none" and bool(given & {"jsc_loss_coef", "jsc_temperature"}),
-        "--jsc_target none has no JSC loss: leave --jsc_loss_coef and --jsc_temperature out, or choose a target",
-    )
+    yield from variant_contradictions(vars(args), given)
     yield from start_contradictions(args, given)

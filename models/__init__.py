@@ -147,6 +147,9 @@ def assemble(args: argparse.Namespace, num_classes: int, text_encoder: TextEncod
         time_encoding=args.time_encoding,
         aux_loss=not args.no_aux_loss,
         jsc_target=args.jsc_target,
+        full=args.cmie == "full",
+        video_reads=args.video_reads if args.proxy_to_video else "nothing",
+        jsc_after=args.jsc_video == "after",
     )
 
 

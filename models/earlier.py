@@ -6,13 +6,14 @@ from typing import Any
 
 from torch import Tensor
 
-from util.options.saved import OF_REFERFORMER, check_saved
+from util.options.saved import OF_REFERFORMER, VARIANTS, check_saved
 from util.weights.names import renamed
 
 # options that such checkpoints lack, with the values they were trained with
 OPTIONS = {
     "model": "proxyformer",
     **OF_REFERFORMER,
+    **VARIANTS,
     "text_form": "clean",
     "long_text": "shorten",
     "absent_object": "keep",

@@ -13,11 +13,12 @@ import torch.nn.functional as F
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
-from models.cmie import CMIEStack, Surroundings, masked_mean
+from models.cmie import CMIEStack
 from models.heads import DynamicKernelHead, ReferenceHead
 from models.mask_decoder import MaskDecoder
 from models.position_encoding import sine_1d, sine_2d
 from models.segmenter import Segmenter
+from models.surroundings import Surroundings, masked_mean
 from models.text_encoder import TextEncoder
 from util.samples.structures import Output, Prediction
 
@@ -69,6 +70,9 @@ class ProxyFormer(nn.Module):
         mask_decoder: "fpn" or "cross_modal"; time_encoding: tell the frames apart in temporal attention.
         aux_loss: predict from every stage for the losses, beside the last.
         jsc_target: what the proxies are compared to by the JSC loss: "joint", "video", "text" or "none" (Table V).
+        full, video_reads: variants of the CMIE, see :class:`models.cmie.CMIE`.
+        jsc_after: the video of the JSC loss is F_v^K, which has met the proxies, in place of F_v^0 (choice: our text of
+            Section III-B has lost the symbol).
     """
 
     def __init__(
@@ -90,9 +94,12 @@ class ProxyFormer(nn.Module):
         time_encoding: bool = True,
         aux_loss: bool = True,
         jsc_target: str = "joint",
+        full: bool = False,
+        video_reads: str = "proxies",
+        jsc_after: bool = False,
     ) -> None:
         super().__init__()
-        self.dim, self.jsc_target = dim, jsc_target
+        self.dim, self.jsc_target, self.jsc_after = dim, jsc_target, jsc_after
         self.time_encoding, self.aux_loss = time_encoding, aux_loss
         self.backbone = backbone
         self.text_encoder = text_encoder
@@ -102,7 +109,15 @@ class ProxyFormer(nn.Module):
         self.video_norm = nn.LayerNorm(dim)
         self.text_proj = nn.Sequential(nn.Linear(text_encoder.width, dim), nn.LayerNorm(dim), nn.Dropout(dropout))
         self.proxies = nn.Embedding(num_queries, dim)
-        self.cmie = CMIEStack(layers=enc_layers, dim=dim, heads=heads, dropout=dropout, dim_feedforward=dim_feedforward)
+        self.cmie = CMIEStack(
+            layers=enc_layers,
+            dim=dim,
+            heads=heads,
+            dropout=dropout,
+            dim_feedforward=dim_feedforward,
+            full=full,
+            video_reads=video_reads,
+        )
         self.segmenter = Segmenter(
             MaskDecoder(
                 channels=backbone.channels,
@@ -188,6 +203,10 @@ class ProxyFormer(nn.Module):
         around = self.surroundings(features, words, text_valid)
 
         encoded, stages = self.cmie(features.tokens, proxies, words, around)
+        semantics = None
+        if supervised:
+            video = encoded if self.jsc_after else features.tokens
+            semantics = self.joint_semantics(video, around.video_valid, words, text_valid)
         answering, laterals = stages if supervised and self.aux_loss else stages[-1:], features.laterals
         if frames is not None:
             chosen = list(frames)
@@ -195,7 +214,6 @@ class ProxyFormer(nn.Module):
             encoded = encoded[:, chosen]
         masks = self.segmenter(answering, encoded, laterals, words, text_valid, features.valid)
         predictions = [self.predict(stage, mask) for stage, mask in zip(answering, masks, strict=True)]
-        semantics = self.joint_semantics(features, words, text_valid) if supervised else None
         return Output(final=predictions[-1], aux=predictions[:-1], semantics=semantics)
 
     def stages(self) -> list[nn.Module]:
@@ -220,14 +238,14 @@ class ProxyFormer(nn.Module):
         logits, boxes = self.reference_head(proxies)
         return Prediction(logits, boxes, masks, proxies)
 
-    def joint_semantics(self, features: VideoFeatures, words: Tensor, text_valid: Tensor) -> Tensor | None:
-        """``j [B, C]`` of the JSC loss, from the pooled video and words; the video is F_v^0, before the CMIE
-        (choice)."""
+    def joint_semantics(
+        self, video: Tensor, video_valid: Tensor | None, words: Tensor, text_valid: Tensor
+    ) -> Tensor | None:
+        """``j [B, C]`` of the JSC loss, from the pooled ``video [B, T, H, W, C]`` of all frames and the pooled words;
+        None without the loss."""
         if self.semantics is None:
             return None
-        t = features.tokens.shape[1]
-        valid = None if features.valid is None else repeat(features.valid, "b h w -> b t h w", t=t)
-        video = masked_mean(features.tokens, valid, (1, 2, 3))
+        video = masked_mean(video, video_valid, (1, 2, 3))
         text = masked_mean(words, text_valid, 1)
         return self.semantics({"joint": torch.cat((video, text), -1), "video": video, "text": text}[self.jsc_target])
 

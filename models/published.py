@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from models.backbone import ImageSwin, build_backbone, named_as_ours
 from models.referformer_weights import BACKBONE, own_names
 from models.text_encoder import TextEncoder
-from util.options.saved import KINDS, OF_MODEL, OF_REFERFORMER, shown
+from util.options.saved import KINDS, OF_MODEL, OF_REFERFORMER, VARIANTS, shown
 from util.run import dist
 from util.weights.checkpoint import FORMAT, is_plain
 
@@ -41,6 +41,7 @@ SETTINGS = {
     "mask_decoder": "fpn",
     "time_encoding": True,
     "jsc_target": "none",
+    **VARIANTS,
     "pretrained_weights": None,
     "ytvos_path": "data/ref-youtube-vos",
     "davis_path": "data/ref-davis",

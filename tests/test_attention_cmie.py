@@ -11,8 +11,9 @@ from einops import rearrange, repeat
 from torch import Tensor, nn
 
 from models.attention import Attention
-from models.cmie import CMIE, CMIEStack, Surroundings, masked_mean
+from models.cmie import CMIE, CMIEStack
 from models.position_encoding import sine_1d, sine_2d
+from models.surroundings import Surroundings, masked_mean
 
 B, T, H, W, N, L, C = 2, 3, 2, 3, 4, 5, 16
 

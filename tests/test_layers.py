@@ -49,6 +49,7 @@ OPTION_READERS = {
     "util/options/saved.py",
     "util/options/start.py",
     "util/options/types.py",
+    "util/options/variants.py",
     "util/options/referformer_flags.py",
     "util/weights/checkpoint.py",  # which reads the options that other programs saved
 }
@@ -57,7 +58,17 @@ OF_OPTS = (
     "opts.py",
     *(
         f"util/options/{name}.py"
-        for name in ("given", "inference", "losses", "presets", "saved", "start", "types", "referformer_flags")
+        for name in (
+            "given",
+            "inference",
+            "losses",
+            "presets",
+            "saved",
+            "start",
+            "types",
+            "referformer_flags",
+            "variants",
+        )
     ),
 )
 

@@ -72,6 +72,10 @@ KINDS = {
     "dynamic_mask_channels": Kind(between(1, 256)),
     "no_rel_coord": BOOLEAN,
     "jsc_target": Kind(str, ("joint", "video", "text", "none")),
+    "jsc_video": Kind(str, ("before", "after")),
+    "cmie": Kind(str, ("decoupled", "full")),
+    "proxy_to_video": BOOLEAN,
+    "video_reads": Kind(str, ("proxies", "words")),
     "amp": Kind(str, ("off", "bf16", "fp16", "auto")),
     "long_text": Kind(str, ("shorten", "refuse")),
     "loader_timeout": Kind(non_negative_int),
@@ -101,6 +105,8 @@ OF_REFERFORMER = {
     "dynamic_mask_channels": 8,
     "no_rel_coord": False,
 }
+# the variants of ProxyFormer's ablations, with the values of the whole model
+VARIANTS = {"cmie": "decoupled", "proxy_to_video": True, "video_reads": "proxies", "jsc_video": "before"}
 LATER = {"annotations", "expressions"}  # which checkpoints of earlier versions lack
 
 
@@ -142,6 +148,8 @@ def misfits(options: Mapping[str, object]) -> Iterator[str]:
     of_heads = f"is not a multiple of --nheads {heads}"
     if width % heads:
         yield f"--hidden_dim {width} {of_heads}"
+    if options["video_reads"] == "words" and not options["proxy_to_video"]:
+        yield "--video_reads words puts words in place of the proxies that --no-proxy_to_video takes away; leave one out"
     if options["mask_decoder"] == "cross_modal" and mask_width % heads:
         yield f"--mask_decoder cross_modal: --mask_dim {mask_width} {of_heads}"
     if width % 8:
