@@ -238,9 +238,8 @@ def rehearse(works: Mapping[tuple[str, ...], Work], out: Path) -> dict[tuple[str
 def step_seconds(options: Sequence[object]) -> float:
     """Seconds of a step of main.py with these options, by its rehearsal."""
     with tempfile.TemporaryDirectory() as nowhere:
-        said = small_job.command(
-            "main.py", *options, "--random_backbone", "--output_dir", nowhere, "--dry_run", quiet=True
-        )
+        own = ["--random_backbone", "--warmup_steps", "0", "--output_dir", nowhere, "--dry_run"]
+        said = small_job.command("main.py", *options, *own, quiet=True)
     return max(float(line.partition(": ")[2].split()[0]) for line in said.splitlines() if " s a step" in line)
 
 

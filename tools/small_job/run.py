@@ -207,13 +207,17 @@ def step(number: int, what: str) -> None:
 
 
 def command(script: str, *options: object, quiet: bool = False) -> str:
-    """Runs an entry script as a user would, showing the command; with ``quiet`` it returns what the script printed.
+    """Runs an entry script as a user would, showing the command; with ``quiet`` it shows nothing of it.
+
+    Returns:
+        What the script printed, with ``quiet``.
 
     Raises:
         ValueError: the script failed; its own message is printed above.
     """
     words = [str(option) for option in options]
-    print(shlex.join(["python", script, *words]), flush=True)
+    if not quiet:
+        print(shlex.join(["python", script, *words]), flush=True)
     done = subprocess.run([sys.executable, ROOT / script, *words], stdout=subprocess.PIPE if quiet else None, text=True)
     if done.returncode:
         raise ValueError(f"{script} failed; its message is above")
