@@ -15,7 +15,6 @@ import os
 import platform
 import shlex
 import statistics
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -223,23 +222,22 @@ def rehearse(works: Mapping[tuple[str, ...], Work], out: Path) -> dict[tuple[str
     """
     tiny = small_job.Recipe(REHEARSAL, REHEARSAL, 1, 1, "", "")
     kinds = {"referformer" in options: work for options, work in reversed(works.items())}
-    seconds = {}
-    with tempfile.TemporaryDirectory(dir=out, prefix=".rehearsal.") as folder:
-        own = small_job.Starts(Path(folder) / "images", Path(folder) / "data", Path(folder))
-        small_job.generate_all(tiny, own, DATA_SEED)
+    seconds, folder = {}, out / "rehearsal"
+    own = small_job.Starts(folder / "images", folder / "data", folder)
+    small_job.generate_all(tiny, own, DATA_SEED)
+    if not (own.encoders / "text_encoder").exists():
         small_job.make_text_encoder(own, own.encoders / "text_encoder")
-        for baseline, work in kinds.items():
-            images, videos = small_job.stages(BUDGET, own, work.seed, *work.network)
-            seconds[baseline] = step_seconds(images) * steps(BUDGET.images, BUDGET.image_epochs, small_job.IMAGES)
-            seconds[baseline] += step_seconds(videos) * steps(BUDGET.videos, BUDGET.video_epochs, BUDGET.clips)
+    for baseline, work in kinds.items():
+        images, videos = small_job.stages(BUDGET, own, work.seed, *work.network)
+        seconds[baseline] = step_seconds(images, folder) * steps(BUDGET.images, BUDGET.image_epochs, small_job.IMAGES)
+        seconds[baseline] += step_seconds(videos, folder) * steps(BUDGET.videos, BUDGET.video_epochs, BUDGET.clips)
     return {options: seconds["referformer" in options] for options in works}
 
 
-def step_seconds(options: Sequence[object]) -> float:
-    """Seconds of a step of main.py with these options, by its rehearsal."""
-    with tempfile.TemporaryDirectory() as nowhere:
-        own = ["--random_backbone", "--warmup_steps", "0", "--output_dir", nowhere, "--dry_run"]
-        said = small_job.command("main.py", *options, *own, quiet=True)
+def step_seconds(options: Sequence[object], folder: Path) -> float:
+    """Seconds of a step of main.py with these options, by its rehearsal, which leaves nothing in ``folder``."""
+    own = ["--random_backbone", "--warmup_steps", "0", "--output_dir", folder / "run", "--dry_run"]
+    said = small_job.command("main.py", *options, *own, quiet=True)
     return max(float(line.partition(": ")[2].split()[0]) for line in said.splitlines() if " s a step" in line)
 
 
