@@ -42,6 +42,7 @@ from util.video.visualize import PALETTE, SheetRow, contact_sheet, overlay, titl
 
 ROOT = Path(__file__).resolve().parents[2]
 VALID_VIDEOS = 40
+FRAMES = 8  # of a video
 BLANK = "the object"
 CONTROLS = ("shuffled", "blank", "first_frame", "untrained")
 SHEET_ROWS = 9
@@ -111,7 +112,7 @@ def main() -> None:
 
     if asked.quick:
         step(1, f"generating {VALID_VIDEOS} videos")
-        generate(data, videos=1, frames=8, seed=asked.seed)
+        generate(data, videos=1, frames=FRAMES, seed=asked.seed)
         step(2, f"nothing to train: {PRETRAINED.relative_to(ROOT)} is there")
         trained = PRETRAINED
     else:
@@ -165,7 +166,7 @@ def generate_all(recipe: Recipe, starts: Starts, seed: int) -> None:
     """The images, the videos and the held-out videos of a recipe; those that are there stay."""
     # another seed, for other scenes than in the videos
     generate(starts.images, videos=recipe.images, frames=1, seed=seed + 1)
-    generate(starts.videos, videos=recipe.videos, frames=8, seed=seed)
+    generate(starts.videos, videos=recipe.videos, frames=FRAMES, seed=seed)
 
 
 def align(recipe: Recipe, starts: Starts, text_encoder: Path, seed: int) -> None:
