@@ -92,7 +92,7 @@ def main() -> int | None:
             return evaluate(args, saved, device)
         trainer = build_trainer(args, saved, device)
         del saved  # it is as large as the model and the state of the optimiser
-        plan.describe(trainer, departure(vars(args)))
+        plan.describe(trainer, departure(args))
         if args.dry_run:
             plan.rehearse(trainer)
         else:
@@ -154,7 +154,7 @@ def build_trainer(args: argparse.Namespace, saved: dict | None, device: torch.de
         check_state(saved, f"--resume {args.resume}")
         refuse_other_run(args, saved)
     else:
-        require_start(vars(args))
+        require_start(args)
     args.amp = models.settled_amp(args.amp, device)
     accumulate = micro_batches(args.batch_size, args.global_batch_size, dist.world_size())
     settings = RunSettings(

@@ -5,7 +5,7 @@
 # NODE_RANK and MASTER_ADDR. Given again, the same command continues a run that was stopped.
 source "$(dirname "${BASH_SOURCE[0]}")/_common.sh"
 
-arguments OUTPUT_DIR "[options of main.py]" "$@"
+arguments OUTPUT_DIR "--backbone_pretrained FILE [options of main.py]" "$@"
 output_dir="$1"
 shift
 prepare

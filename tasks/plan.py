@@ -38,13 +38,6 @@ def describe(trainer: Trainer, departure: str | None = None) -> None:
         print(f"  divided among the {world} ranks")
     for pattern, count in trainer.frozen.items():
         print(f"  frozen by {pattern}: {count / 1e6:.1f} M")
-    at_once = batch_size * world
-    print(
-        f"{settings.epochs} epochs of {trainer.steps} steps; a step takes {at_once * accumulate} clips of "
-        f"{dataset.num_frames} frames ({batch_size} x {world} ranks x {accumulate} micro-batches), up to "
-        f"{dataset.expressions_per_clip} expressions each"
-    )
-    print("clips of an epoch: " + ", ".join(f"{name} {count}" for name, count in trainer.loader.clips.items()))
     origins: dict[str, list[str]] = {}
     for part, origin in trainer.starts.items():
         origins.setdefault(origin, []).append(part)
@@ -52,6 +45,13 @@ def describe(trainer: Trainer, departure: str | None = None) -> None:
         print(f"  starting from {origin}: {', '.join(parts)}")
     if trainer.starts and departure:
         print(departure)
+    at_once = batch_size * world
+    print(
+        f"{settings.epochs} epochs of {trainer.steps} steps; a step takes {at_once * accumulate} clips of "
+        f"{dataset.num_frames} frames ({batch_size} x {world} ranks x {accumulate} micro-batches), up to "
+        f"{dataset.expressions_per_clip} expressions each"
+    )
+    print("clips of an epoch: " + ", ".join(f"{name} {count}" for name, count in trainer.loader.clips.items()))
     if trainer.steps_done:
         print(f"going on from {settings.resume}, after step {trainer.step} of epoch {trainer.epoch}")
     if getattr(trainer.model, "semantics", None):

@@ -18,12 +18,11 @@ from tasks.training import RunSettings
 from tests.helpers import ROOT
 from util.options import referformer_flags
 from util.options.inference import InferenceOptions
-from util.options.start import departure, require_start
+from util.options.start import require_start
 
 # The files that read main.py's options; entry scripts with parsers of their own do not count as readers.
-READERS = ("main.py", "models/__init__.py", "datasets/__init__.py")
+READERS = ("main.py", "models/__init__.py", "datasets/__init__.py", "util/options/start.py")
 READ_BY_NOBODY = {
-    "preset": "opts.py itself applies it",
     "local_rank": "torch.distributed.launch adds it; the environment says the same",
 }
 DESTINATIONS = {action.dest: action for action in train_parser()._actions if action.dest != "help"}
@@ -162,43 +161,14 @@ def test_recipes_of_a2d():
 def test_recipes_of_the_paper_are_what_it_states(preset, of_data):
     """Section IV-B. Its learning rates and T are lost in the text: 1e-4 and 5 are choices."""
     stated = dict(epochs=30, random_crop=False, photometric=False, flip=True, binary=True, num_frames=5, lr=1e-4)
-    args = vars(_parse(f"--preset {preset} --pretrained_weights refcoco.pth"))
-    assert args.items() >= (stated | of_data).items()
+    args = _parse(f"--preset {preset} --pretrained_weights refcoco.pth")
+    assert vars(args).items() >= (stated | of_data).items()
     require_start(args)
 
 
 @pytest.mark.parametrize("preset", ["scratch", "joint", "finetune", "paper", "pretrain"])
 def test_recipes_of_ref_youtube_vos_have_one_class(preset):
     assert _parse(f"--preset {preset}").binary and not _parse(f"--preset {preset} --no-binary").binary
-
-
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        ("", "--backbone video_swin_t would start from random weights.*--random_backbone"),
-        ("--preset scratch --backbone resnet50", "--backbone resnet50 would start from random weights"),
-        ("--preset pretrain --model referformer --dry_run", "would start from random weights"),
-        (
-            "--preset paper",
-            "--preset paper starts from weights .* pretrained on RefCOCO: .*--pretrained_weights CKPT",
-        ),
-        ("--preset paper_a2d", "--preset paper_a2d starts from weights that were pretrained on RefCOCO"),
-    ],
-)
-def test_a_run_that_names_no_start_is_refused(flags, message):
-    with pytest.raises(ValueError, match=message):
-        require_start(vars(_parse(flags)))
-    for start in ("--random_backbone", "--backbone_pretrained a.pth", "--pretrained_weights a.pth"):
-        require_start(vars(_parse(f"{flags} {start}")))
-
-
-def test_a_departure_from_the_start_of_a_recipe_is_told():
-    for preset in ("paper", "paper_a2d", "finetune"):
-        for start in ("--random_backbone", "--backbone_pretrained a.pth"):
-            said = departure(vars(_parse(f"--preset {preset} {start}")))
-            assert f"--preset {preset} is meant to start from weights pretrained on RefCOCO" in said
-        assert departure(vars(_parse(f"--preset {preset} --pretrained_weights a.pth"))) is None
-    assert departure(vars(_parse("--preset scratch --random_backbone"))) is None
 
 
 _OF_ITS_RECIPES = dict(

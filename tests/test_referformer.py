@@ -168,7 +168,9 @@ def test_proxyformer_starts_from_its_encoders(published_state, tmp_path, capsys)
     words = ["--backbone", "resnet50", "--text_encoder", str(text), "--pretrained_weights", str(path)]
     words += ["--enc_layers", "1"]
     torch.manual_seed(0)
-    model = models.build_model(parse_train_args(words), 3)
+    model, starts = models.start_model(parse_train_args(words), 3)
+    given = " ".join(words[-4:-2])
+    assert {part for part, origin in starts.items() if origin == given} == {"backbone", "text_encoder", "text_proj"}
     said = capsys.readouterr().out
     state = model.state_dict()
     rows = {tuple(line.split()[:2]): line.split()[-1] for line in said.splitlines() if line.startswith("  ")}

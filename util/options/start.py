@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 from util.options.presets import FROM_REFCOCO
 from util.options.saved import KINDS
@@ -68,25 +68,25 @@ def start_contradictions(args: argparse.Namespace, given: set[str]) -> Iterator[
     )
 
 
-def require_start(options: Mapping[str, object]) -> None:
+def require_start(args: argparse.Namespace) -> None:
     """Raises ValueError where a new run would start from a random backbone that nobody asked for."""
-    if options["backbone_pretrained"] or options["pretrained_weights"] or options["random_backbone"]:
+    if args.backbone_pretrained or args.pretrained_weights or args.random_backbone:
         return
-    if options["preset"] in FROM_REFCOCO:
+    if args.preset in FROM_REFCOCO:
         raise ValueError(
-            f"--preset {options['preset']} starts from weights that were pretrained on RefCOCO: give them with "
+            f"--preset {args.preset} starts from weights that were pretrained on RefCOCO: give them with "
             f"--pretrained_weights CKPT ({_FILES}), or name another start with --backbone_pretrained FILE or "
             "--random_backbone"
         )
     raise ValueError(
-        f"--backbone {options['backbone']} would start from random weights: give its weights with "
+        f"--backbone {args.backbone} would start from random weights: give its weights with "
         f"--backbone_pretrained FILE, or those of a whole model with --pretrained_weights CKPT ({_FILES}), or add "
         "--random_backbone"
     )
 
 
-def departure(options: Mapping[str, object]) -> str | None:
+def departure(args: argparse.Namespace) -> str | None:
     """A sentence where the preset starts from weights pretrained on RefCOCO and the run does not; else None."""
-    if options["preset"] not in FROM_REFCOCO or options["pretrained_weights"]:
+    if args.preset not in FROM_REFCOCO or args.pretrained_weights:
         return None
-    return f"--preset {options['preset']} is meant to start from weights pretrained on RefCOCO (--pretrained_weights)"
+    return f"--preset {args.preset} is meant to start from weights pretrained on RefCOCO (--pretrained_weights)"
