@@ -28,7 +28,10 @@ def listed(table: Table) -> str:
     names = 1 + len(table.labels)
     text = [f"Table {table.number}. {table.title}"]
     for line in lines:
-        cells = [f"{cell:<{w}}" if i < names else f"{cell:>{w}}" for i, (cell, w) in enumerate(zip(line, widths))]
+        cells = [
+            f"{cell:<{w}}" if i < names else f"{cell:>{w}}"
+            for i, (cell, w) in enumerate(zip(line, widths, strict=True))
+        ]
         text.append("  ".join([*cells[:-1], line[-1]]))
     if odd := [row.id for row in table.rows if uneven(row)]:
         text.append(f"The printed J&F of {', '.join(odd)} is not the mean of the printed J and F.")

@@ -1,4 +1,4 @@
-"""What a step of training takes, as far as it was measured."""
+"""The memory of a step of training, as far as it was measured."""
 
 from __future__ import annotations
 
@@ -7,20 +7,21 @@ import json
 from pathlib import Path
 
 FILE = Path(__file__).with_name("memory.json")
-# the options of the model on which the memory of a step hardly depends
-_SLIGHT = ("jsc_target", "num_queries")
 
 
-def measured(args: argparse.Namespace, step: str) -> str:
-    """The memory of a step of a training, in words.
+def measured(args: argparse.Namespace) -> str:
+    """The memory of a step with these options of main.py, in words.
 
-    Args:
-        args: options of the training.
-        step: "pretraining" or "training".
+    A measurement holds for all options but those that ``memory.json`` names, which must be its own. An option that
+    main.py does not have is as it was measured.
     """
     content = json.loads(FILE.read_text())
-    usual = all(vars(args).get(name, value) == value for name, value in content["options"][args.model].items())
-    gib = content[step].get(f"{args.model} {args.backbone}") if usual else None
-    if gib is None or args.amp != "off":
-        return "not measured"
-    return f"no GPU was measured; {gib:.1f} GiB is the peak of a process on a CPU, {content['how'][step]}"
+    given = vars(args)
+    for found in content["measured"]:
+        asked = content["options"] | found["options"]
+        if all(given.get(name, value) == value for name, value in asked.items()):
+            return (
+                f"no GPU was measured; on a CPU the process took {found['gib']:.1f} GiB at its peak, {content['how']} "
+                f"({found['command']})"
+            )
+    return "not measured"

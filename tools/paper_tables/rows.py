@@ -20,7 +20,8 @@ class Row:
 
     Attributes:
         table: its number, such as "IV"; number: of the row, from the top.
-        names: what stands before the values; values: as printed, "-" where the paper has none. None: lost from our copy.
+        names: what stands before the values; None: lost from our copy.
+        values: as printed, "-" where the paper has none.
         options: of main.py, for a row that is made here; None for one of another system.
         choice: what of the options is not in the paper.
     """
@@ -126,6 +127,16 @@ def written(value: Value) -> str:
     if value is None:
         return LOST
     return f"{value:.1f}" if isinstance(value, float) else "–" if value == "-" else str(value)
+
+
+def named(row: Row) -> str:
+    """A row's name where there is no room for columns; of our choices the one that makes it."""
+    if row.names == (None,):
+        return row.choice.partition(",")[0].partition(" is ")[0].partition(" by ")[0]
+    if row.table == "V":
+        told = [label for label, name in zip(("video", "text"), row.names, strict=True) if name == "yes"]
+        return " + ".join(told) or "no JSC"
+    return row.title
 
 
 def uneven(row: Row) -> list[str]:

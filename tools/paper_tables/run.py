@@ -84,7 +84,8 @@ class _Record:
     def __init__(self, row: Row, folder: Path, others: Sequence[str]) -> None:
         self.folder, self.content = folder, read_record(folder)
         if self.content is None:
-            self.content = {"row": row.id, "options": list(others), "commands": {}}
+            self.content = {"row": row.id, "options": [], "commands": {}}
+        self.options = list(others)
 
     def _written(self, step: Step) -> str:
         """The command without the name of the folder, which may be another by now."""
@@ -93,7 +94,7 @@ class _Record:
 
     def refuse_other(self, step: Step) -> None:
         before = self.content["commands"].get(step.name)
-        if before and before["command"] != self._written(step):
+        if before and before["done"] and before["command"] != self._written(step):
             raise ValueError(
                 f"--output_dir {self.folder} has a run of {self.content['row']} whose {step.name} was another command "
                 f"({before['command']}, now {self._written(step)}): give the same options, or another folder"
@@ -109,6 +110,7 @@ class _Record:
         self._note(step, True)
 
     def _note(self, step: Step, done: bool) -> None:
+        self.content["options"] = self.options
         self.content["commands"][step.name] = {"command": self._written(step), "done": done}
         write_json(self.folder / RECORD, self.content)
 

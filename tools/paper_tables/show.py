@@ -9,7 +9,15 @@ from pathlib import Path
 
 from tools.paper_tables.memory import measured
 from tools.paper_tables.rows import Row, find, source, tables, written
-from tools.paper_tables.steps import PRETRAINING, TRAINING, downloads, parsed, steps, training_options
+from tools.paper_tables.steps import (
+    PRETRAINING,
+    TRAINING,
+    downloads,
+    parsed,
+    pretraining_options,
+    steps,
+    training_options,
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser, output_dir: str | None = None) -> None:
@@ -55,9 +63,11 @@ def described(row: Row, folder: Path, others: Sequence[str] = (), further: Seque
     for step in commands:
         yield f"\n# {step.name}" + (" (once for all rows)" if step.makes else "")
         yield str(step)
-        if step.name in (PRETRAINING, TRAINING):
-            yield f"# memory: {measured(parsed(training_options(row, others)), step.name)}"
+        if step.name == PRETRAINING:
+            options = ["--preset", "pretrain", *pretraining_options(row, others, further)]
+            yield f"# memory: {measured(parsed(options))}"
         if step.name == TRAINING:
+            yield f"# memory: {measured(parsed(training_options(row, others)))}"
             script, output_dir, weights, *words = step.words
             rehearsal = ["main.py", "--output_dir", output_dir, "--pretrained_weights", weights, *words, "--dry_run"]
             yield f"# measures it on your GPU, and ends: python {shlex.join(rehearsal)}"

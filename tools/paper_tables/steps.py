@@ -34,8 +34,13 @@ TRAINED_ON = {"ytvos": "ytvos", "davis": "ytvos", "a2d": "a2d", "jhmdb": "a2d"}
 CLIPS = {"pretraining": 16, "ytvos": 8, "a2d": 16}
 # as ReferFormer made its numbers of Ref-DAVIS17 (docs/inference.md)
 WINDOWS_OF_REFERFORMER = ("--clips", "independent", "--window", "36")
-# options that hold for the pretraining, too, beside those of the model
-_MACHINE = "device amp num_workers loader_timeout seed compile fsdp activation_checkpointing coco_path"
+# options that say where and how to compute
+OF_MACHINE = (
+    *("device", "num_workers", "loader_timeout", "compile", "fsdp", "activation_checkpointing"),
+    *(f"{name}_path" for name in ("ytvos", "davis", "a2d", "jhmdb", "coco")),
+)
+# options that say from which weights a row starts
+OF_START = {"pretrained_weights", "backbone_pretrained", "random_backbone"}
 PRETRAINING, TRAINING = "pretraining", "training"
 
 
@@ -86,9 +91,9 @@ def training_options(row: Row, others: Sequence[str] = ()) -> list[str]:
 
 def pretraining_options(row: Row, others: Sequence[str] = (), further: Sequence[str] = ()) -> list[str]:
     """The options of main.py in the pretraining: the row's, those of ``others`` that hold for it, and ``further``."""
-    shared = words_of(others, model_options() | set(_MACHINE.split()))
+    shared = words_of(others, model_options() | {"seed", "amp", "random_backbone", *OF_MACHINE})
     words = ["--global_batch_size", str(CLIPS["pretraining"]), *made_here(row)]
-    if "--backbone_pretrained" not in [word.partition("=")[0] for word in shared]:
+    if not {"--backbone_pretrained", "--random_backbone"} & {word.partition("=")[0] for word in shared}:
         words += ["--backbone_pretrained", str(backbone_file(parsed([*words, *shared]).backbone))]
     return [*words, *shared, *further]
 
@@ -150,6 +155,9 @@ def steps(row: Row, folder: Path, others: Sequence[str] = (), further: Sequence[
     Raises:
         ValueError: main.py refuses the options, or the row is of another system.
     """
+    made_here(row)
+    if why := problem(row):
+        raise ValueError(f"{row.id} has no command: {why}")
     args = parsed(training_options(row, others))
     on = TRAINED_ON[benchmarks(row)[0]]
     weights, run = args.pretrained_weights, folder / on
@@ -165,7 +173,7 @@ def steps(row: Row, folder: Path, others: Sequence[str] = (), further: Sequence[
         raise ValueError("--pretrained_weights replaces the pretraining: leave its options out")
     if on == "a2d":
         found.append(_sentences("a2d", args.a2d_path, "a2d_sentences_test_annotations_in_coco_format.json"))
-    training = training_options(row, without(others, {"pretrained_weights", "backbone_pretrained"}))
+    training = training_options(row, without(others, OF_START))
     found.append(Step(TRAINING, (SCRIPTS[on], str(run), weights, *training)))
     for benchmark in benchmarks(row):
         found += _scoring(benchmark, folder, args)
@@ -234,6 +242,8 @@ def downloads(row: Row, others: Sequence[str] = ()) -> list[Download]:
         how = "docs/train.md, Starting from published weights"
         return [*found, Download(Path(args.pretrained_weights), "pretrained weights", how)]
     found.append(Download(Path(args.coco_path), "RefCOCO, RefCOCO+ and RefCOCOg", "docs/data.md, RefCOCO"))
+    if vars(args).get("random_backbone"):
+        return found
     given = args.backbone_pretrained
     path = Path(given) if given else backbone_file(args.backbone)
     how = "as you gave it" if given else f"wget {BACKBONES[args.backbone]}"
