@@ -24,7 +24,7 @@ from tools.small_job import run as small_job
     "stage", [small_job.IMAGES, *(f"{small_job.VIDEOS} {recipe.clips}" for recipe in (small_job.SHORT, small_job.LONG))]
 )
 def test_the_options_are_those_of_main(stage):
-    args = parse_train_args(shlex.split(f"{small_job.NETWORK} {stage}"))
+    args = parse_train_args(shlex.split(f"{small_job.NETWORK} {small_job.DEMO} {stage}"))
     assert args.backbone.startswith("tsm_") and args.bbox_loss_coef > 0
 
 

@@ -15,10 +15,10 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from tools.paper_tables import cost, listing, run, show, tables  # noqa: E402
+from tools.paper_tables import cost, listing, run, show, small, tables  # noqa: E402
 from util.run import cli  # noqa: E402
 
-COMMANDS = {"list": listing, "show": show, "run": run, "tables": tables, "cost": cost}
+COMMANDS = {"list": listing, "show": show, "run": run, "tables": tables, "cost": cost, "small": small}
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

@@ -13,6 +13,7 @@ import shlex
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -25,7 +26,7 @@ import torch
 import datasets
 import models
 from datasets import VideoSet
-from datasets.ytvos import annotations_root, split_videos
+from datasets.ytvos import annotations_root, eval_videos, split_videos
 from davis2017.ytvos_protocol import score_results
 from engine import predict_split
 from models.predictor import Predictor
@@ -41,19 +42,23 @@ from util.video.visualize import PALETTE, SheetRow, contact_sheet, overlay, titl
 
 ROOT = Path(__file__).resolve().parents[2]
 VALID_VIDEOS = 40
+FRAMES = 8  # of a video
 BLANK = "the object"
 CONTROLS = ("shuffled", "blank", "first_frame", "untrained")
 SHEET_ROWS = 9
 
 PRETRAINED = ROOT / "pretrained_weights" / "demo.safetensors"
 
-# A smaller network than the paper's, and stages of minutes instead of days; docs/results.md has the reasons.
+# A smaller network than the paper's, and stages of minutes instead of days. The class counts ten times more than usual in
+# the matching: otherwise five queries divide the picture among them and hardly read the words (docs/results.md).
 NETWORK = """
-    --binary --backbone tsm_resnet10_half --token_stride 16 --hidden_dim 96 --nheads 4 --mask_dim 32 --enc_layers 2
-    --num_queries 1 --dropout 0 --train_sizes 96 --eval_size 96 --max_size 160 --no-random_crop --no-photometric
+    --binary --backbone tsm_resnet10_half --hidden_dim 96 --nheads 4 --mask_dim 32
+    --dropout 0 --train_sizes 96 --eval_size 96 --max_size 160 --no-random_crop --no-photometric
     --expressions_per_clip 6 --lr_schedule cosine --warmup_steps 50 --amp auto --num_workers 1
-    --lr_text_encoder 5e-4 --mask_loss_norm instances
+    --lr_text_encoder 5e-4 --mask_loss_norm instances --set_cost_class 20
 """
+# of the network, where tools/paper.py has the numbers of a row
+DEMO = "--token_stride 16 --enc_layers 2 --num_queries 5"
 # as in the paper, which pretrains on the images of RefCOCO (T = 1) before it trains on videos
 IMAGES = "--num_frames 1 --batch_size 8 --lr 1e-3 --lr_backbone 5e-5"
 # masks are compared at full size, because stride 4 is too coarse for the outlines of small objects
@@ -107,7 +112,7 @@ def main() -> None:
 
     if asked.quick:
         step(1, f"generating {VALID_VIDEOS} videos")
-        generate(data, videos=1, frames=8, seed=asked.seed)
+        generate(data, videos=1, frames=FRAMES, seed=asked.seed)
         step(2, f"nothing to train: {PRETRAINED.relative_to(ROOT)} is there")
         trained = PRETRAINED
     else:
@@ -119,26 +124,12 @@ def main() -> None:
     scores = score(results, data)
 
     step(4, "the same videos without language, without time, without training")
-    predictor, args = models.load_with_options(trained)
-    args.ytvos_path = data
-    videos = datasets.eval_set(args, "valid").videos()
-    meta = split_videos(data, "valid")
-    torch.manual_seed(asked.seed)
-    text_encoder = TextEncoder.from_description(predictor.model.text_encoder.description(), frozen=False)
-    untrained = models.assemble(args, datasets.num_classes(args), text_encoder)
-    settings = models.predictor_settings(args, amp=inference_amp(args.amp))
-    runs = {
-        "shuffled": (predictor, shuffled(videos, meta)),
-        "blank": (predictor, [replace(v, expressions=dict.fromkeys(v.expressions, BLANK)) for v in videos]),
-        "first_frame": (predictor, [replace(v, frame_paths=v.frame_paths[:1] * len(v.frame_paths)) for v in videos]),
-        "untrained": (models.build_predictor(untrained, settings), videos),
-    }
-    controls = {name: control(*runs[name], out / "controls" / name, data, name, trained) for name in CONTROLS}
+    checked = controls(trained, out / "controls", data, asked.seed)
 
     step(5, "pictures")
     sheet, film = out / "contact_sheet.png", out / "demo.mp4"
-    draw(videos, meta, scores, results, data, sheet, film)
-    metrics = summary(scores, controls) | {"seconds": round(time.perf_counter() - start, 1), "seed": asked.seed}
+    draw(scores, results, data, sheet, film)
+    metrics = summary(scores, checked) | {"seconds": round(time.perf_counter() - start, 1), "seed": asked.seed}
     write_json(out / "metrics.json", metrics)
     print(table(metrics))
     print(f"\n{metrics['seconds']:.0f} seconds. Look at {sheet} and {film}; the numbers are in {out / 'metrics.json'},")
@@ -152,24 +143,63 @@ def generate(folder: Path, *, videos: int, frames: int, seed: int) -> None:
     command("tools/data/make_synthetic.py", folder, *counts, "--seed", seed)
 
 
+@dataclass(frozen=True)
+class Starts:
+    """What trainings start from: folders of the generated images and videos, and of the aligned encoders."""
+
+    images: Path
+    videos: Path
+    encoders: Path
+
+
 def train(recipe: Recipe, out: Path, data: Path, seed: int) -> Path:
     """Generates the data and trains from random weights; returns the checkpoint."""
     step(1, f"generating {recipe.images} images, {recipe.videos} training and {VALID_VIDEOS} held-out videos")
-    stills = out / "images"
-    generate(stills, videos=recipe.images, frames=1, seed=seed + 1)  # another seed, for other scenes than in the videos
-    generate(data, videos=recipe.videos, frames=8, seed=seed)
-    texts = [root / "meta_expressions" / "train" / "meta_expressions.json" for root in (stills, data)]
-    command("tools/make_tiny_text_encoder.py", *texts, "--output_dir", out / "text_encoder")
-
+    starts = Starts(out / "images", data, out / "aligned")
+    generate_all(recipe, starts, seed)
     step(2, "training ProxyFormer from random weights: encoders, then on images, then on videos")
-    aligned, first, last = out / "aligned", out / "run_images", out / "run"
-    words = ["--text_encoder", out / "text_encoder", *shlex.split(recipe.alignment)]
-    command("tools/small_job/pretrain_alignment.py", data, *words, "--output_dir", aligned, "--seed", seed)
-    shared = [*shlex.split(NETWORK), "--seed", seed, "--text_encoder", aligned / "text_encoder"]
-    words = [*shlex.split(IMAGES), "--ytvos_path", stills, "--epochs", recipe.image_epochs]
-    command("main.py", *shared, *words, "--backbone_pretrained", aligned / "backbone.pth", "--output_dir", first)
-    words = [*shlex.split(VIDEOS), *shlex.split(recipe.clips), "--ytvos_path", data, "--epochs", recipe.video_epochs]
-    command("main.py", *shared, *words, "--pretrained_weights", first / "checkpoint.pth", "--output_dir", last)
+    align(recipe, starts, out / "text_encoder", seed)
+    return train_stages(recipe, starts, out, seed, *shlex.split(DEMO))
+
+
+def generate_all(recipe: Recipe, starts: Starts, seed: int) -> None:
+    """The images, the videos and the held-out videos of a recipe; those that are there stay."""
+    # another seed, for other scenes than in the videos
+    generate(starts.images, videos=recipe.images, frames=1, seed=seed + 1)
+    generate(starts.videos, videos=recipe.videos, frames=FRAMES, seed=seed)
+
+
+def align(recipe: Recipe, starts: Starts, text_encoder: Path, seed: int) -> None:
+    """Makes a text encoder for the texts of the generated sets, and aligns it with a backbone."""
+    make_text_encoder(starts, text_encoder)
+    words = ["--text_encoder", text_encoder, *shlex.split(recipe.alignment), "--seed", seed]
+    command("tools/small_job/pretrain_alignment.py", starts.videos, *words, "--output_dir", starts.encoders)
+
+
+def make_text_encoder(starts: Starts, folder: Path) -> None:
+    sets = (starts.images, starts.videos)
+    texts = [root / "meta_expressions" / "train" / "meta_expressions.json" for root in sets]
+    command("tools/make_tiny_text_encoder.py", *texts, "--output_dir", folder)
+
+
+def stages(recipe: Recipe, starts: Starts, seed: int, *options: str) -> tuple[list[object], list[object]]:
+    """The options of main.py for the training on images and for the one on videos, without their starting weights.
+
+    Args:
+        options: of the model and the losses, for both.
+    """
+    shared = [*shlex.split(NETWORK), *options, "--seed", seed, "--text_encoder", starts.encoders / "text_encoder"]
+    images = [*shared, *shlex.split(IMAGES), "--ytvos_path", starts.images, "--epochs", recipe.image_epochs]
+    videos = [*shared, *shlex.split(f"{VIDEOS} {recipe.clips}"), "--ytvos_path", starts.videos]
+    return images, [*videos, "--epochs", recipe.video_epochs]
+
+
+def train_stages(recipe: Recipe, starts: Starts, out: Path, seed: int, *options: str) -> Path:
+    """Trains a model on images, then on videos; returns the checkpoint. What ``options`` are is in :func:`stages`."""
+    first, last = out / "run_images", out / "run"
+    images, videos = stages(recipe, starts, seed, *options)
+    command("main.py", *images, "--backbone_pretrained", starts.encoders / "backbone.pth", "--output_dir", first)
+    command("main.py", *videos, "--pretrained_weights", first / "checkpoint.pth", "--output_dir", last)
     return last / "checkpoint.pth"
 
 
@@ -177,16 +207,22 @@ def step(number: int, what: str) -> None:
     print(f"\n[{number}/5] {what}", flush=True)
 
 
-def command(script: str, *options: object) -> None:
-    """Runs an entry script as a user would, showing the command.
+def command(script: str, *options: object, quiet: bool = False) -> str:
+    """Runs an entry script as a user would, showing the command; with ``quiet`` it shows nothing of it.
+
+    Returns:
+        What the script printed, with ``quiet``.
 
     Raises:
         ValueError: the script failed; its own message is printed above.
     """
     words = [str(option) for option in options]
-    print(shlex.join(["python", script, *words]), flush=True)
-    if subprocess.run([sys.executable, ROOT / script, *words]).returncode:
+    if not quiet:
+        print(shlex.join(["python", script, *words]), flush=True)
+    done = subprocess.run([sys.executable, ROOT / script, *words], stdout=subprocess.PIPE if quiet else None, text=True)
+    if done.returncode:
         raise ValueError(f"{script} failed; its message is above")
+    return done.stdout or ""
 
 
 def score(results: Path, data: Path) -> dict:
@@ -207,6 +243,40 @@ def shuffled(videos: VideoSet, meta: dict[str, dict]) -> VideoSet:
             texts[exp_id] = asked[other]["exp"]
         swapped.append(replace(video, expressions=texts))
     return swapped
+
+
+def controls(trained: Path, folder: Path, data: Path, seed: int, names: Sequence[str] = CONTROLS) -> dict[str, dict]:
+    """Scores of the held-out videos under other conditions, by name, which are :data:`CONTROLS` or "asked", for none.
+
+    Args:
+        trained: the checkpoint; folder: takes the masks; seed: of the weights of the untrained model.
+    """
+    predictor, args = models.load_with_options(trained)
+    args.ytvos_path = data
+    videos = datasets.eval_set(args, "valid").videos()
+
+    def untrained() -> Predictor:
+        torch.manual_seed(seed)
+        text_encoder = TextEncoder.from_description(predictor.model.text_encoder.description(), frozen=False)
+        model = models.assemble(args, datasets.num_classes(args), text_encoder)
+        return models.build_predictor(model, models.predictor_settings(args, amp=inference_amp(args.amp)))
+
+    changed = {
+        "shuffled": shuffled(videos, split_videos(data, "valid")),
+        "blank": [replace(v, expressions=dict.fromkeys(v.expressions, BLANK)) for v in videos],
+        "first_frame": [replace(v, frame_paths=v.frame_paths[:1] * len(v.frame_paths)) for v in videos],
+    }
+    return {
+        name: control(
+            untrained() if name == "untrained" else predictor,
+            changed.get(name, videos),
+            folder / name,
+            data,
+            name,
+            trained,
+        )
+        for name in names
+    }
 
 
 def control(predictor: Predictor, videos: VideoSet, folder: Path, data: Path, name: str, trained: Path) -> dict:
@@ -238,10 +308,10 @@ def table(metrics: dict) -> str:
     return "\n".join(lines)
 
 
-def draw(videos: VideoSet, meta: dict, scores: dict, results: Path, data: Path, sheet: Path, film: Path) -> None:
+def draw(scores: dict, results: Path, data: Path, sheet: Path, film: Path) -> None:
     """A contact sheet with cases of each kind from best to worst, and a video of the same cases."""
     chosen = choose(scores)
-    by_id = {video.video_id: video for video in videos}
+    by_id = {video.video_id: video for video in eval_videos(data, "valid", 0)}
     rows, frames = [], []
     with Results(results) as masks:
         for vid, exp_id in chosen:
