@@ -14,12 +14,11 @@ from tasks.training import Trainer
 
 CPU = torch.device("cpu")
 
-# dropout, a batch norm that is trained, and drawn numbers of frames: each would show a state that was not kept
+# dropout, and a batch norm that is trained: both would show a state that was not kept
 FLAGS = """
     --binary --backbone tsm_resnet10_half --random_backbone --hidden_dim 16 --nheads 2 --mask_dim 8 --enc_layers 1
     --num_queries 2 --dropout 0.2 --train_sizes 32 48 --max_size 96 --eval_size 40 --batch_size 2 --num_frames 2
     --seed 3 --expressions_per_clip 2 --num_workers 0 --device cpu --epochs 2 --lr 1e-3 --lr_schedule cosine
-    --time_encoding random
 """
 
 

@@ -49,7 +49,11 @@ def assert_same_run(folder: Path, other: Path) -> None:
 # Interruptions -----------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module", params=["", "--global_batch_size 4 --ema_decay 0.9", "--num_workers 2"])
+# numbers of frames that are drawn would show a state that was not kept, too
+FURTHER = ["", "--global_batch_size 4 --ema_decay 0.9", "--num_workers 2 --time_encoding random"]
+
+
+@pytest.fixture(scope="module", params=FURTHER)
 def whole(request, ytvos_root, tmp_path_factory) -> tuple[Path, list[str]]:
     """The folder of a run without interruption, and its further flags."""
     folder, flags = tmp_path_factory.mktemp("whole") / "run", request.param.split()
