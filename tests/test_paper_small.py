@@ -58,6 +58,16 @@ def test_a_row_is_trained_once_and_its_entry_says_what_it_depends_on(tiny, tmp_p
     assert entry["options"] == ["--jsc_target", "none"] and entry["recipe"]["budget"]["videos"] == 8
     assert 0 <= entry["scores"]["J&F_first_frame"] <= 1 and "motion" in entry["scores"]["by_kind"]
 
+    # killed after its training: the checkpoints are there, and no step is taken again
+    (tmp_path / "results.json").unlink()
+    monkeypatch.setattr(small, "announce", lambda *_: None)
+    small.run(asked(tmp_path, "IV.2"))
+    (again,) = json.loads((tmp_path / "results.json").read_text())["runs"]
+    assert again["scores"] == entry["scores"]
+    logs = list((tmp_path / "out").glob("jsc_target_none/seed0/run*/log.jsonl"))
+    epochs = [sum("seconds" in json.loads(line) for line in log.read_text().splitlines()) for log in logs]
+    assert epochs == [1, 1]
+
     def unwanted(*words: object, **_: object) -> str:
         raise AssertionError(f"nothing is left to run: {words}")
 

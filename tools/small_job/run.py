@@ -55,10 +55,10 @@ NETWORK = """
     --binary --backbone tsm_resnet10_half --hidden_dim 96 --nheads 4 --mask_dim 32
     --dropout 0 --train_sizes 96 --eval_size 96 --max_size 160 --no-random_crop --no-photometric
     --expressions_per_clip 6 --lr_schedule cosine --warmup_steps 50 --amp auto --num_workers 1
-    --lr_text_encoder 5e-4 --mask_loss_norm instances --set_cost_class 20
+    --lr_text_encoder 5e-4 --set_cost_class 20
 """
-# of the network, where tools/paper.py has the numbers of a row
-DEMO = "--token_stride 16 --enc_layers 2 --num_queries 5"
+# where the rows of tools/paper.py have options of their own
+DEMO = "--token_stride 16 --enc_layers 2 --num_queries 5 --mask_loss_norm instances"
 # as in the paper, which pretrains on the images of RefCOCO (T = 1) before it trains on videos
 IMAGES = "--num_frames 1 --batch_size 8 --lr 1e-3 --lr_backbone 5e-5"
 # masks are compared at full size, because stride 4 is too coarse for the outlines of small objects
