@@ -49,8 +49,8 @@ SHEET_ROWS = 9
 
 PRETRAINED = ROOT / "pretrained_weights" / "demo.safetensors"
 
-# A smaller network than the paper's, and stages of minutes instead of days. The class counts ten times more than usual in
-# the matching: otherwise five queries divide the picture among them and hardly read the words (docs/results.md).
+# A smaller network than the paper's, and stages of minutes instead of days. The class counts ten times more than usual
+# in the matching: otherwise five queries divide the picture among them and hardly read the words (docs/results.md).
 NETWORK = """
     --binary --backbone tsm_resnet10_half --hidden_dim 96 --nheads 4 --mask_dim 32
     --dropout 0 --train_sizes 96 --eval_size 96 --max_size 160 --no-random_crop --no-photometric
