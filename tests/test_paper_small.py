@@ -10,7 +10,7 @@ import pytest
 
 from opts import parse_train_args
 from tests.commands import run as ran
-from tools.paper_tables import rows, small
+from tools.paper_tables import rows, small_rows
 from tools.small_job import run as small_job
 
 TINY = small_job.Recipe(8, 8, 1, 1, "--num_frames 4 --steps 20", "--num_frames 2 --batch_size 4")
@@ -30,7 +30,7 @@ def scored(options: tuple[str, ...], seed: int, value: float) -> dict:
     return {
         "options": list(options),
         "seed": seed,
-        "recipe": small.recipe(),
+        "recipe": small_rows.recipe(),
         "seconds": 1,
         "scores": line | {"by_kind": kinds},
     }
@@ -43,15 +43,15 @@ def forked(script: str, *options: object, quiet: bool = False) -> str:
 
 @pytest.fixture
 def tiny(monkeypatch):
-    monkeypatch.setattr(small, "BUDGET", TINY)
-    monkeypatch.setattr(small, "REHEARSAL", 8)
+    monkeypatch.setattr(small_rows, "BUDGET", TINY)
+    monkeypatch.setattr(small_rows, "REHEARSAL", 8)
     monkeypatch.setattr(small_job, "VALID_VIDEOS", 2)
     monkeypatch.setattr(small_job, "NETWORK", small_job.NETWORK.replace("--warmup_steps 50", ""))
     monkeypatch.setattr(small_job, "command", forked)
 
 
 def test_a_row_is_trained_once_and_its_entry_says_what_it_depends_on(tiny, tmp_path, monkeypatch, capsys):
-    small.run(asked(tmp_path, "IV.2"))
+    small_rows.run(asked(tmp_path, "IV.2"))
     said = capsys.readouterr().out
     assert "1 training is left" in said and "IV.2, seed 0:" in said and "hours in all" in said
     (entry,) = json.loads((tmp_path / "results.json").read_text())["runs"]
@@ -60,8 +60,8 @@ def test_a_row_is_trained_once_and_its_entry_says_what_it_depends_on(tiny, tmp_p
 
     # killed after its training: the checkpoints are there, and no step is taken again
     (tmp_path / "results.json").unlink()
-    monkeypatch.setattr(small, "announce", lambda *_: None)
-    small.run(asked(tmp_path, "IV.2"))
+    monkeypatch.setattr(small_rows, "announce", lambda *_: None)
+    small_rows.run(asked(tmp_path, "IV.2"))
     (again,) = json.loads((tmp_path / "results.json").read_text())["runs"]
     assert again["scores"] == entry["scores"]
     logs = list((tmp_path / "out").glob("jsc_target_none/seed0/run*/log.jsonl"))
@@ -72,17 +72,17 @@ def test_a_row_is_trained_once_and_its_entry_says_what_it_depends_on(tiny, tmp_p
         raise AssertionError(f"nothing is left to run: {words}")
 
     monkeypatch.setattr(small_job, "command", unwanted)
-    small.run(asked(tmp_path, "VI.3", "VII.3"))  # the same options
+    small_rows.run(asked(tmp_path, "VI.3", "VII.3"))  # the same options
     assert "| VI.3" in capsys.readouterr().out
-    monkeypatch.setattr(small, "VERSION", small.VERSION + 1)
+    monkeypatch.setattr(small_rows, "VERSION", small_rows.VERSION + 1)
     with pytest.raises(ValueError, match="another recipe"):
-        small.run(asked(tmp_path, "IV.2"))
+        small_rows.run(asked(tmp_path, "IV.2"))
 
 
 def test_every_row_has_options_that_main_takes():
-    for row in small.rows_asked(None):
-        network = small.Work(small.own_options(row), 0).network
-        for stage in small_job.stages(small.BUDGET, small.starts(Path("out")), 0, *network):
+    for row in small_rows.rows_asked(None):
+        network = small_rows.Work(small_rows.own_options(row), 0).network
+        for stage in small_job.stages(small_rows.BUDGET, small_rows.starts(Path("out")), 0, *network):
             args = parse_train_args([str(word) for word in stage])
             assert (args.num_queries == 5) == ("--num_queries" not in row.options)
             assert (args.enc_layers == 4) == ("--enc_layers" not in row.options)
@@ -90,17 +90,17 @@ def test_every_row_has_options_that_main_takes():
 
 
 def test_the_rows_that_say_most_come_first_and_others_are_refused():
-    order = [row.id for row in small.rows_asked(None)]
+    order = [row.id for row in small_rows.rows_asked(None)]
     assert order[:5] == ["IV.1", "IV.2", "IV.5", "IV.4", "VI.1"] and len(order) == 17 == len(set(order))
     with pytest.raises(ValueError, match="--rows VIII.c: only the rows of Tables IV, V, VI, VII"):
-        small.rows_asked(["VIII.c"])
+        small_rows.rows_asked(["VIII.c"])
 
 
 def test_the_table_has_means_and_signed_differences_of_common_seeds(tmp_path, capsys):
-    baseline, cmie = (small.own_options(rows.find(name)) for name in ("IV.1", "IV.2"))
+    baseline, cmie = (small_rows.own_options(rows.find(name)) for name in ("IV.1", "IV.2"))
     runs = [scored(baseline, 0, 0.50), scored(baseline, 1, 0.60), scored(cmie, 0, 0.45), scored(cmie, 1, 0.57)]
     old = scored(cmie, 0, 0.99) | {"recipe": {"version": 0}}
-    lines = small.markdown([rows.find("IV.1"), rows.find("IV.2")], small.finished([old, *runs])).splitlines()
+    lines = small_rows.markdown([rows.find("IV.1"), rows.find("IV.2")], small_rows.finished([old, *runs])).splitlines()
     first, second = ([cell.strip() for cell in line.strip("|").split("|")] for line in lines[-2:])
     assert first[2:7] == ["2", "0.550 ± 0.071", "", "59.4", ""]
     assert second[2:7] == ["2", "0.510 ± 0.085", "-0.040 ± 0.014", "62.0", "+2.6"]
@@ -109,9 +109,9 @@ def test_the_table_has_means_and_signed_differences_of_common_seeds(tmp_path, ca
 def test_a_results_file_of_something_else_is_named(tmp_path):
     (tmp_path / "results.json").write_text('{"runs": [1]}')
     with pytest.raises(ValueError, match="results.json is no file of finished rows"):
-        small.run(asked(tmp_path))
+        small_rows.run(asked(tmp_path))
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.txt").write_text("years of work")
     (tmp_path / "results.json").unlink()
     with pytest.raises(ValueError, match="already holds something"):
-        small.run(asked(tmp_path))
+        small_rows.run(asked(tmp_path))
