@@ -115,7 +115,7 @@ class ProxyFormer(nn.Module):
         self.video_norm = nn.LayerNorm(dim)
         self.text_proj = nn.Sequential(nn.Linear(text_encoder.width, dim), nn.LayerNorm(dim), nn.Dropout(dropout))
         self.proxies = nn.Embedding(num_queries, dim)
-        # Choice: with nn.Embedding's deviation of 1 they outweigh the words at first (docs/results.md, One query and five)
+        # choice: with nn.Embedding's deviation of 1 they outweigh the words at first (docs/results.md)
         nn.init.normal_(self.proxies.weight, std=0.02)
         self.cmie = CMIEStack(
             layers=enc_layers,
