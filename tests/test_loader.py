@@ -27,6 +27,7 @@ from datasets.loader import TrainLoader, WorkerDied, set_up_worker
 from datasets.undelivered import reasons
 from engine import read_ahead
 from models.predictor import Predictor
+from tasks import training
 from tests.commands import FORKS_TRAIN, Program
 from tests.helpers import ROOT
 from tests.runs import FLAGS, trainer
@@ -264,7 +265,17 @@ def run_that_hangs(ytvos_root, tmp_path, monkeypatch):
             time.sleep(100)
         return make(self, request)
 
+    steps, step = [], training.train_step
+
+    def counted(*args, **options):
+        taken = step(*args, **options)
+        steps.append(None)
+        if len(steps) == 2:
+            (tmp_path / "trained").touch()
+        return taken
+
     monkeypatch.setattr(ClipDataset, "make", stuck)
+    monkeypatch.setattr(training, "train_step", counted)
     words = [*FLAGS.split(), "--ytvos_path", ytvos_root, "--text_encoder", ytvos_root / "text"]
     return ["main.py", *words, "--output_dir", tmp_path / "run"], tmp_path
 
@@ -277,8 +288,8 @@ def run_that_hangs(ytvos_root, tmp_path, monkeypatch):
 def test_signals_are_heard_while_nothing_comes(run_that_hangs, number, workers):
     words, folder = run_that_hangs
     with Program(*words, "--num_workers", workers) as program:
-        program.until((folder / "stuck").exists)
-        time.sleep(1.0)  # until the trainer has what there is
+        program.until(lambda: (folder / "stuck").exists() and (folder / "trained").exists())
+        time.sleep(0.2)  # until the trainer waits
         before = time.monotonic()
         os.kill(program.pid, number)
         code = program.wait(20)

@@ -13,7 +13,7 @@ from tests.commands import run as ran
 from tools.paper_tables import rows, small_rows
 from tools.small_job import run as small_job
 
-TINY = small_job.Recipe(8, 8, 1, 1, "--num_frames 4 --steps 20", "--num_frames 2 --batch_size 4")
+TINY = small_job.Recipe(8, 8, 1, 1, "--num_frames 2 --batch_size 2 --steps 20", "--num_frames 2 --batch_size 4")
 
 
 def asked(tmp_path: Path, *names: str, seeds: tuple[int, ...] = (0,), dry_run: bool = False) -> argparse.Namespace:
