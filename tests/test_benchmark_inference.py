@@ -12,6 +12,7 @@ from models import backbone, fast
 from models.fast import segmenter
 from models.fast.window_attention import InferenceBlock
 from tests.commands import FORKS_TRAIN
+from tests.test_referformer import tiny
 from tests.tiny_model import tiny_model
 from tools import benchmark_inference, benchmark_levers
 from tools.profile_model import sections
@@ -52,6 +53,18 @@ def test_each_backbone_and_size_has_its_rows(monkeypatch, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[6].split() == ["4", "3", "bf16", "1.00", "83", "4.00", "3.00", "16%", "6.00x"]
     assert lines[7].startswith("GFLOP of 4 frames: 12.0 (") and lines[7].endswith("a further expression 2.0")
+
+
+def test_the_rows_of_referformer_end_with_its_operations(monkeypatch, capsys):
+    """Counted on the network itself: a module that no section names, or that two name, is an error."""
+    monkeypatch.setattr(benchmark_inference, "run", lambda *row: {"seconds": 1.0, "peak": 1.0})
+    monkeypatch.setattr(benchmark_inference, "build", lambda args, expressions: tiny())
+    monkeypatch.setattr(benchmark_inference, "ceiling", lambda device, dtype: 100.0)
+    words = ["x", *SMALL, "--model", "referformer", "--frames", "2", "--expressions", "1", "--modes", "fp32"]
+    monkeypatch.setattr(benchmark_inference.sys, "argv", words)
+    benchmark_inference.main()
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.startswith("GFLOP of 2 frames: ") and all(name in last for name in sections(tiny()))
 
 
 def test_half_precision_agrees_with_float32_on_the_shipped_weights():

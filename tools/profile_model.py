@@ -43,7 +43,8 @@ from util.run.precision import amp_dtype, autocast  # noqa: E402
 from util.samples.structures import Batch, Clip, Target  # noqa: E402
 
 EXPRESSION = "the person in a red shirt walking behind the dog"
-# the modules that make up each line of the table, by name; ? is a number
+# The modules that make up each line of the table, by name in the form for inference; ? is a number. A line without
+# modules is what the network computes outside of them.
 SECTIONS = {
     ProxyFormer: {
         "text": ("text_encoder", "text_proj"),
@@ -53,13 +54,17 @@ SECTIONS = {
         "heads": ("reference_head", "semantics"),
     },
     ReferFormer: {
-        "text": ("text_encoder", "resizer"),
+        "text": ("text_encoder.model", "resizer"),
         "backbone": ("backbone", "map_norms"),
         "transformer": (
             *("input_proj.?", "fusion", "query_embed", "transformer.level_embed", "transformer.reference_points"),
             *("transformer.encoder.?", "transformer.decoder.?"),
         ),
-        "pixels": ("pixel_decoder.adapters.?", "pixel_decoder.blocks.?", "pixel_decoder.layers.?"),
+        "pixels": (
+            *("pixel_decoder.adapters.?", "pixel_decoder.blocks.?", "pixel_decoder.layers.?"),
+            "pixel_decoder.blocks.?.self_attn",  # which is called beside its block
+        ),
+        "words": (),  # are taken into the projections of the tokens
         "heads": ("class_embed.?", "bbox_embed.?", "mask_head", "pixel_decoder.mask_features"),
     },
 }
@@ -140,8 +145,11 @@ def flops(model: Network, frames: int, size: tuple[int, int], expressions: list[
         section: sum(n for name, n in by_module.items() if any(fnmatch.fnmatchcase(name, p) for p in patterns))
         for section, patterns in sections(model).items()
     }
-    assert sum(counts.values()) == counter.get_total_flops(), "a module is in no section, or in two"
-    return counts
+    rest = counter.get_total_flops() - sum(counts.values())
+    outside = [section for section, patterns in sections(model).items() if not patterns]
+    # what is computed outside of modules is little; more is a module in no section, and less one in two
+    assert 0 <= rest <= (sum(counts.values()) // 50 if outside else 0), f"{rest} FLOPs are in no section"
+    return counts | dict.fromkeys(outside, rest)
 
 
 @torch.no_grad()
