@@ -105,7 +105,6 @@ def as_checkpoint(content: dict, source: object, text_encoder: str, given: Mappi
         )
     options = {"model": "referformer", **SETTINGS, **OF_MODEL["referformer"], **OF_REFERFORMER, "dataset_file": "ytvos"}
     options |= said | given | seen | masks | {"binary": seen["num_classes"] == 1, "model": "referformer"}
-    options["text_encoder"] = text_encoder
     classes = options.pop("num_classes")
     options["text_encoder"] = text_encoder
     options["backbone_pretrained"] = str(source)  # a ResNet's batch norms are frozen
