@@ -32,6 +32,7 @@ from tasks.room import COMING, Room
 from tools.data.make_synthetic import make_scene, paint
 from util.files.own_folder import own_folder
 from util.run import cli
+from util.run.device import use_device
 from util.video.visualize import write_video
 
 EXAMPLES = (11, 10, 9)  # of the generator
@@ -291,7 +292,7 @@ def main() -> int:
     args = parse_args()
     check_can_serve(args.host, args.port)
     how = {name: getattr(args, name) for name in PREDICTOR_OPTIONS}
-    predictor = models.load_predictor(args.resume, args.device, **how)
+    predictor = models.load_predictor(args.resume, use_device(args.device), **how)
     end_by_signals()
     with own_folder("proxyformer-") as folder:
         try:

@@ -18,7 +18,6 @@ from opts import PREDICTOR_OPTIONS, add_predictor_options, add_text_encoder
 from util.files.folders import new_result
 from util.run import cli, dist
 from util.run.log import progress_bar
-from util.run.memory import keep_large_buffers
 from util.samples.text import is_empty
 from util.video.own_video import FOLDER_FPS, open_video
 from util.video.video_result import MASK_FORMS, PIECES, RECORD, write_result
@@ -94,7 +93,6 @@ def infer(asked: argparse.Namespace, device: torch.device) -> None:
 
 def main() -> None:
     asked = parse_args()
-    keep_large_buffers()
     with dist.joined(asked.device) as device:
         infer(asked, device)
 

@@ -28,7 +28,6 @@ from util.options.start import departure, require_start
 from util.run import cli, dist
 from util.run.cli import INCOMPLETE
 from util.run.gaps import Gaps
-from util.run.memory import keep_large_buffers
 from util.run.precision import inference_amp
 from util.weights import checkpoint
 from util.weights.saver import newest
@@ -85,7 +84,6 @@ def main() -> int | None:
     args = parse_train_args()
     with dist.joined(args.device) as device:
         args, saved = restore_options(args)
-        keep_large_buffers()
         torch.manual_seed(args.seed + dist.rank())
         if args.eval:
             refuse_other_model(args, saved["options"])

@@ -25,6 +25,7 @@ from models.text_encoder import TextEncoder
 from models.windows import window_sizes
 from util.options.inference import InferenceOptions
 from util.run import dist, optim
+from util.run.device import device_of
 from util.run.memory import keep_large_buffers
 from util.run.precision import AMP, amp_dtype, inference_amp
 from util.weights import checkpoint
@@ -396,7 +397,7 @@ def load_with_options(
     **asked: int | str | None,
 ) -> tuple[Predictor, argparse.Namespace]:
     """:func:`load_predictor` and the options of the training."""
-    device = dist.device_of(device)
+    device = device_of(device)
     if device.type == "cpu":
         keep_large_buffers()
     saved = load_checkpoint(path, {"text_encoder": text_encoder})

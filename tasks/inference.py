@@ -26,7 +26,6 @@ from util.run import dist
 from util.run.cli import INCOMPLETE
 from util.run.gaps import Gaps, named
 from util.run.log import progress_bar
-from util.run.memory import keep_large_buffers
 from util.video.visualize import PALETTE, overlay, write_video
 from util.weights import checkpoint
 
@@ -39,7 +38,6 @@ def run_inference(asked: InferenceOptions, infer: Callable[[InferenceOptions, to
     Returns:
         The exit code, the same in all processes: 0, or 3 where items were left out.
     """
-    keep_large_buffers()
     with dist.joined(asked.device) as device:
         gaps = Gaps(asked.strict)
         infer(asked, device, gaps)

@@ -70,7 +70,7 @@ def test_the_rows_of_referformer_end_with_its_operations(monkeypatch, capsys):
 def test_half_precision_agrees_with_float32_on_the_shipped_weights():
     # a CPU that emulates bfloat16 takes a hundred times as long
     modes = ["fp16", "bf16"] if cpu_speedup(torch.bfloat16) > 1 else ["fp16"]
-    (_, plain), *halves = benchmark_inference.agreement(modes, "cpu", count=3)
+    (_, plain), *halves = benchmark_inference.agreement(modes, torch.device("cpu"), count=3)
     assert plain.score > 0.85 and plain.difference == 0 and plain.iou == 1
     for mode, half in halves:
         assert 0.98 <= half.iou < 1 and abs(half.difference) <= 0.003, mode

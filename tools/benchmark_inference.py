@@ -36,8 +36,8 @@ from tools.benchmark_train import ceiling, last_error  # noqa: E402
 from tools.data.make_synthetic import generate  # noqa: E402
 from tools.profile_model import EXPRESSION, build, exact_float32, flops, measure, sections  # noqa: E402
 from tools.small_job.run import PRETRAINED, score  # noqa: E402
-from util.run import cli, dist  # noqa: E402
-from util.run.memory import keep_large_buffers  # noqa: E402
+from util.run import cli  # noqa: E402
+from util.run.device import use_device  # noqa: E402
 
 MODES = {"fp32": "off", "bf16": "bf16", "fp16": "fp16"}
 
@@ -99,7 +99,7 @@ def cost(
 ) -> dict[str, float]:
     """Seconds and peak memory in GiB of one video in this process."""
     exact_float32()
-    device = dist.device_of(args.device)
+    device = use_device(args.device)
     torch.manual_seed(args.seed)
     seen = dict(backbone=backbone, eval_size=min(size), max_size=max(size), amp=MODES[mode])
     args = argparse.Namespace(**vars(args) | seen)
@@ -132,7 +132,7 @@ class Agreement:
         return f"J&F {self.score:.4f} ({self.difference:+.4f}), mean IoU with fp32's {self.iou:.4f}"
 
 
-def agreement(modes: Sequence[str], device: str | None, count: int = 12) -> Iterator[tuple[str, Agreement]]:
+def agreement(modes: Sequence[str], device: torch.device, count: int = 12) -> Iterator[tuple[str, Agreement]]:
     """Each mode, float32 first, on ``count`` videos."""
     exact_float32()
     with tempfile.TemporaryDirectory() as folder:
@@ -158,16 +158,15 @@ def iou(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 
 def main() -> None:
     args = parse_args()
-    keep_large_buffers()
+    device = use_device(args.device)
     if args.one:
         backbone, height, width, frames, expressions, mode = args.one
         print(json.dumps(cost(args, backbone, (int(height), int(width)), int(frames), int(expressions), mode)))
         return
     if args.agreement:
-        for mode, found in agreement(args.modes, args.device):
+        for mode, found in agreement(args.modes, device):
             print(f"{mode}: {found}", flush=True)
         return
-    device = dist.device_of(args.device)
     limit = ceiling(device, torch.float32)
     print(
         f"{device}, {torch.get_num_threads()} threads, torch {torch.__version__}; matrix products in fp32: {limit:.0f} "

@@ -34,8 +34,8 @@ from models.fast.window_attention import InferenceBlock  # noqa: E402
 from opts import parse_train_args  # noqa: E402
 from tools.benchmark_train import ceiling, last_error  # noqa: E402
 from tools.profile_model import EXPRESSION, build, exact_float32, measure  # noqa: E402
-from util.run import cli, dist  # noqa: E402
-from util.run.memory import keep_large_buffers  # noqa: E402
+from util.run import cli  # noqa: E402
+from util.run.device import device_of, use_device  # noqa: E402
 from util.samples.frames import normalise  # noqa: E402
 
 ALL = "everything on"
@@ -99,9 +99,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def cost(args: argparse.Namespace, without: str, file: Path) -> dict[str, float]:
     """Seconds and peak GiB in this process; the mask logits are written to ``file``."""
     exact_float32()
-    if without != BUFFERS:
-        keep_large_buffers()
-    device = dist.device_of(args.device)
+    device = (device_of if without == BUFFERS else use_device)(args.device)
     torch.manual_seed(args.seed)
     if leave_out := LEVERS.get(without):
         leave_out()
@@ -124,7 +122,7 @@ def main() -> None:
     if args.one:
         print(json.dumps(cost(args, args.one[0], Path(args.one[1]))))
         return
-    device = dist.device_of(args.device)
+    device = use_device(args.device)
     size = "x".join(map(str, args.size))
     print(
         f"{args.backbone}, {args.num_frames} frames of {size}, {device}, {torch.get_num_threads()} threads, torch "

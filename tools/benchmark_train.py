@@ -38,7 +38,7 @@ from tasks.training import micro_batches  # noqa: E402
 from tools.data.make_synthetic import generate  # noqa: E402
 from tools.profile_model import EXPRESSION, build, make_batch, measure  # noqa: E402
 from util.run import cli, dist  # noqa: E402
-from util.run.memory import keep_large_buffers  # noqa: E402
+from util.run.device import use_device  # noqa: E402
 from util.run.precision import amp_dtype  # noqa: E402
 
 # name of a variant and the flags that make it
@@ -165,14 +165,13 @@ def loading(args: argparse.Namespace) -> float:
 
 def main() -> None:
     args = parse_args()
-    keep_large_buffers()
     if args.one:
         with dist.joined(args.device) as device:
             cost = step_cost(args, device)
             if dist.is_main():
                 print(json.dumps(cost))
         return
-    device = dist.device_of(args.device)
+    device = use_device(args.device)
     limits = {name: ceiling(device, dtype) for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16))}
     limit = limits["fp32"]
     size = "x".join(map(str, args.size))

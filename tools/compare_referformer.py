@@ -28,6 +28,7 @@ from models.published import as_checkpoint  # noqa: E402
 from models.referformer import ReferFormer  # noqa: E402
 from util.options.saved import OF_REFERFORMER  # noqa: E402
 from util.run.cli import run  # noqa: E402
+from util.run.device import use_device  # noqa: E402
 from util.weights import checkpoint  # noqa: E402
 
 OUTPUTS = {"pred_logits", "pred_boxes", "pred_masks", "hs", "init_reference", "inter_references", "memory"}
@@ -103,6 +104,8 @@ def outputs(model: ReferFormer, case: Mapping) -> dict[str, Tensor | list[Tensor
     try:
         video, valid = frames(case["frame_seeds"], case["frame_sizes"])
         scored = case.get("scored_frame")
+        device = next(model.parameters()).device
+        video, valid = video.to(device), None if valid is None else valid.to(device)
         output = model(video, list(case["texts"]), valid, frames=None if scored is None else [scored], supervised=False)
     finally:
         model.transformer.encode, model.transformer.decode = encode, decode
@@ -118,7 +121,7 @@ def difference(ours: Tensor | list[Tensor], theirs: Tensor | list[Tensor]) -> fl
     if ours.shape != theirs.shape:
         return float("inf")
     theirs = theirs.float()
-    largest, range_ = (ours - theirs).abs().max(), theirs.max() - theirs.min()
+    largest, range_ = (ours.cpu() - theirs).abs().max(), theirs.max() - theirs.min()
     return float(largest / (range_ if range_ > 0 else theirs.abs().max()))
 
 
@@ -142,12 +145,14 @@ def main() -> int:
     parser.add_argument("outputs", type=Path, metavar="OUTPUTS.pt")
     parser.add_argument("--text_encoder", required=True, help="directory of the RoBERTa of the outputs")
     parser.add_argument("--tolerance", type=float, default=1e-4, help="share of an output's range; 5 times in half")
+    parser.add_argument("--device", help="cuda, cuda:1, cpu; default: a GPU when there is one")
     args = parser.parse_args()
+    device = use_device(args.device)
     cases, failed = checkpoint.read_plain(args.outputs, str(args.outputs)), 0
     if fault := _fault(cases):
         raise ValueError(f"{args.outputs} holds no outputs of ReferFormer: {fault}")
     for name, case in cases.items():
-        found = outputs(build(case, args.text_encoder, f"{args.outputs}: {name}"), case)
+        found = outputs(build(case, args.text_encoder, f"{args.outputs}: {name}").to(device), case)
         for kind in [kind for kind in found if kind in case]:
             share = difference(found[kind], case[kind])
             limit = args.tolerance * (OF_HALF if is_half(case[kind]) else 1)

@@ -38,7 +38,8 @@ from opts import parse_train_args  # noqa: E402
 from tools.make_tiny_text_encoder import train_tokenizer  # noqa: E402
 from util.masks.box_ops import masks_to_boxes  # noqa: E402
 from util.run import cli  # noqa: E402
-from util.run.memory import keep_large_buffers, peak_bytes  # noqa: E402
+from util.run.device import use_device  # noqa: E402
+from util.run.memory import peak_bytes  # noqa: E402
 from util.run.precision import amp_dtype, autocast  # noqa: E402
 from util.samples.structures import Batch, Clip, Target  # noqa: E402
 
@@ -221,9 +222,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    keep_large_buffers()
+    device = use_device(args.device)
     torch.manual_seed(args.seed)
-    device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     model = build(args, args.expressions).to(device)
     asked = (args.num_frames, args.size, args.expressions)
     clip = f"{args.num_frames} frames of {args.size[0]}×{args.size[1]}, {len(args.expressions)} expression(s)"

@@ -32,6 +32,7 @@ from models.predictor import Predictor  # noqa: E402
 from tools.profile_model import Cost, measure  # noqa: E402
 from util.masks.results import ANNOTATOR_ROOTS  # noqa: E402
 from util.run.cli import run  # noqa: E402
+from util.run.device import use_device  # noqa: E402
 from util.video.pictures import read_label_maps  # noqa: E402
 from util.video.visualize import SheetRow, contact_sheet  # noqa: E402
 from util.weights import checkpoint  # noqa: E402
@@ -104,9 +105,10 @@ def picture(videos: Sequence[AnnotatedVideo], results: Path, root: Path, path: P
 
 def main() -> None:
     args = parse_args()
+    device = use_device(args.device)
     videos = asked_videos(args.davis_path, args.videos)
     predictor, options = models.load_with_options(
-        args.file, args.device, args.text_encoder, clips="independent", window=WINDOW
+        args.file, device, args.text_encoder, clips="independent", window=WINDOW
     )
     if options.model == "referformer":
         predictor.model.text_encoder.form = "raw"  # as inference_davis.py there

@@ -98,13 +98,11 @@ def measured(
     from tools.benchmark_inference import cost
     from tools.paper_tables.counting import count
     from tools.profile_model import EXPRESSION, build
-    from util.run import dist
-    from util.run.memory import keep_large_buffers
+    from util.run.device import use_device
 
-    keep_large_buffers()
+    where = use_device(device)
     args = parsed(training_options(row, others))
     vars(args).update(device=device, repeat=repeat)
-    where = dist.device_of(device)
     # first, because the peak is that of the process
     spent = cost(args, args.backbone, size, frames, 1, "fp32")
     model = build(args, [EXPRESSION])

@@ -9,7 +9,7 @@ to pick one object. That takes far fewer steps than learning to segment, and the
 Two more losses teach the features the category of each pixel and the direction in which it moves.
 
 main.py takes the results: ``--backbone_pretrained OUTPUT_DIR/backbone.pth --text_encoder OUTPUT_DIR/text_encoder``.
-It runs on the CPU, and is for small networks and sets of one frame size.
+It is for small networks and sets of one frame size.
 """
 
 from __future__ import annotations
@@ -38,10 +38,11 @@ from models.criterion import subsample
 from models.text_encoder import TextEncoder
 from util.files.folders import new_folder, require_new
 from util.run.cli import run
+from util.run.device import use_device
 from util.run.log import progress_bar
-from util.run.memory import keep_large_buffers
 from util.run.precision import amp_dtype, autocast
 from util.samples.frames import normalise
+from util.samples.structures import Movable
 from util.samples.text import in_form
 from util.video.pictures import image_size, read_frames, read_label_maps
 
@@ -54,7 +55,7 @@ WHOLE_SHARE = 0.7  # of an object's largest area in the clip; with less in view 
 
 
 @dataclass
-class Clips:
+class Clips(Movable):
     """Some clips with their annotations. Shapes: v clips, t frames, b expressions. Objects are numbered from 1.
 
     Attributes:
@@ -259,10 +260,11 @@ def directions_of(regions: Tensor) -> Tensor:
     t, (height, width) = regions.shape[1], regions.shape[-2:]
     area = regions.flatten(3).sum(-1)
     whole = (area > WHOLE_SHARE * area.amax(1, keepdim=True)) & (area > 0)
-    x = (regions.sum(-2) * torch.arange(width)).sum(-1) / area.clamp(min=1)
-    y = (regions.sum(-1) * torch.arange(height)).sum(-1) / area.clamp(min=1)
+    x = (regions.sum(-2) * torch.arange(width, device=area.device)).sum(-1) / area.clamp(min=1)
+    y = (regions.sum(-1) * torch.arange(height, device=area.device)).sum(-1) / area.clamp(min=1)
     centre = torch.stack((x, y), -1)
-    before, after = (torch.arange(t) - 1).clamp(min=0), (torch.arange(t) + 1).clamp(max=t - 1)
+    number = torch.arange(t, device=area.device)
+    before, after = (number - 1).clamp(min=0), (number + 1).clamp(max=t - 1)
     speed = (centre[:, after] - centre[:, before]) / (after - before).clamp(min=1)[:, None, None]
     axis = speed.abs().argmax(-1, keepdim=True)
     forward = speed.gather(-1, axis)[..., 0] > 0
@@ -280,11 +282,14 @@ def per_pixel(values: Tensor, labels: Tensor, background: int) -> Tensor:
 def pretrain(aligner: Aligner, stream: Iterable[Clips], *, steps: int, lr: float) -> float:
     """Trains in place on the ``steps`` draws of ``stream``; ``lr`` is the highest rate of a one-cycle schedule.
 
+    It computes on the device of the aligner.
+
     Returns:
         Share of the expressions in the last tenth of the steps whose object was found; 0 without such expressions.
     """
     aligner.train()
-    weight = torch.ones(aligner.pixel_classes[0].out_channels)
+    device = aligner.text_embedding.weight.device
+    weight = torch.ones(aligner.pixel_classes[0].out_channels, device=device)
     weight[0] = BACKGROUND_WEIGHT
     text = list(aligner.text_encoder.parameters())
     text_ids = {id(p) for p in text}
@@ -292,13 +297,14 @@ def pretrain(aligner: Aligner, stream: Iterable[Clips], *, steps: int, lr: float
     groups = [{"params": [p for p in aligner.parameters() if id(p) not in text_ids]}, {"params": text}]
     optimizer = torch.optim.AdamW(groups, lr=lr, weight_decay=0.01, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, [lr, lr / 2], total_steps=steps, pct_start=0.1)
-    cpu = torch.device("cpu")
-    amp = amp_dtype("auto", cpu)
+    amp = amp_dtype("auto", device)
+    scene = torch.arange(1, aligner.objects + 1, device=device)[:, None, None]
     found: list[Tensor] = []
     for clips in (bar := progress_bar(stream, desc="alignment", unit="step", total=steps)):
-        regions = clips.labels[:, :, None] == torch.arange(1, aligner.objects + 1)[:, None, None]
+        clips = clips.to(device, non_blocking=True)
+        regions = clips.labels[:, :, None] == scene
         frames = normalise(clips.frames.flatten(0, 1)).unflatten(0, clips.labels.shape[:2])
-        with autocast(cpu, amp):
+        with autocast(device, amp):
             fit, classes, directions = aligner(frames, regions, clips.texts, clips.clip)
         shown = regions.flatten(3).any(-1).any(1)
         fit = fit.masked_fill(~shown[clips.clip], -1e4)
@@ -335,6 +341,7 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--holdout", type=int, default=0, metavar="N", help="as will be given to main.py")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", help="cuda, cuda:1, cpu; default: a GPU when there is one")
     args = parser.parse_args()
     if args.steps < MIN_STEPS or args.batch_size < 1 or args.num_frames < 1 or args.seed < 0 or not args.lr > 0:
         parser.error(
@@ -342,7 +349,7 @@ def main() -> None:
             "above 0"
         )
     require_new(args.output_dir)
-    keep_large_buffers()
+    device = use_device(args.device)
     torch.manual_seed(args.seed)
     backbone = build_backbone(args.backbone, pretrained=False)
     text_encoder = TextEncoder.from_pretrained(args.text_encoder, frozen=False)
@@ -351,11 +358,13 @@ def main() -> None:
         if isinstance(layer, nn.Dropout):
             layer.p = 0.0
     videos = Videos(args.ytvos_path, args.num_frames, args.holdout)
-    aligner = Aligner(backbone, text_encoder, classes=len(videos.categories) + 1, objects=videos.objects)
+    aligner = Aligner(backbone, text_encoder, classes=len(videos.categories) + 1, objects=videos.objects).to(device)
     stream = ClipStream(videos, count=args.batch_size, steps=args.steps, seed=args.seed)
-    loader = TrainLoader(stream, batch_size=None, num_workers=1, worker_init_fn=single_threaded)
+    pinned = device.type == "cuda"
+    loader = TrainLoader(stream, batch_size=None, num_workers=1, worker_init_fn=single_threaded, pin_memory=pinned)
     found = pretrain(aligner, loader, steps=args.steps, lr=args.lr)
     with new_folder(args.output_dir) as folder:
+        aligner.cpu()
         torch.save(getattr(backbone, "net", backbone).state_dict(), folder / "backbone.pth")
         tokenizer.save_pretrained(folder / "text_encoder")
         text_encoder.model.save_pretrained(folder / "text_encoder")

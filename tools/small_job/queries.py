@@ -31,6 +31,7 @@ from models.postprocess import query_scores, resize_logits
 from models.predictor import Predictor
 from util.masks.box_ops import masks_to_boxes
 from util.run import cli
+from util.run.device import use_device
 from util.run.precision import autocast
 from util.samples.structures import Targets
 from util.video.pictures import read_label_maps
@@ -60,16 +61,17 @@ def main() -> None:
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--ytvos_path", type=Path, required=True, help="a set of make_synthetic.py; valid is answered")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to this file")
+    parser.add_argument("--device", help="cuda, cuda:1, cpu; default: a GPU when there is one")
     asked = parser.parse_args()
-    figures = measure(asked.checkpoint, asked.ytvos_path)
+    figures = measure(asked.checkpoint, asked.ytvos_path, use_device(asked.device))
     if asked.json:
         asked.json.write_text(json.dumps(figures, indent=2) + "\n")
     print("\n".join(f"{name:<22}{value:8.3f}" for name, value in figures.items()))
 
 
-def measure(checkpoint: Path, data: Path) -> dict[str, float]:
+def measure(checkpoint: Path, data: Path, device: torch.device | None = None) -> dict[str, float]:
     """The figures of :func:`summary` for the held-out videos of a generated set."""
-    predictor, args = models.load_with_options(checkpoint)
+    predictor, args = models.load_with_options(checkpoint, device)
     if not args.binary:
         raise ValueError(f"{checkpoint} has classes of objects; this tool is for models with one class, --binary")
     args.ytvos_path = data
@@ -108,8 +110,8 @@ def answer(
     encoded = predictor.encode(frames)
     with autocast(predictor.device, predictor.amp):
         text = predictor.model.encode_text([expression["exp"] for expression in expressions])
-        clips = torch.zeros(len(expressions), dtype=torch.long)
-        prediction = predictor.model.decode(encoded.features.of(clips), text).final
+        clips = torch.zeros(len(expressions), dtype=torch.long, device=predictor.device)
+        prediction = predictor.model.decode(encoded.features.of(clips), text).final.to("cpu")
     numbers = [int(number) for number in labels.unique() if number]
     objects = {number: [PreparedMask(label == number) for label in labels.numpy()] for number in numbers}
     meant = [int(expression["obj_id"]) for expression in expressions]

@@ -35,7 +35,7 @@ from util.files.folders import require_new
 from util.files.writing import write_json
 from util.masks.results import Results, claim_results, mask_name
 from util.run import cli
-from util.run.memory import keep_large_buffers
+from util.run.device import use_device
 from util.run.precision import amp_dtype, inference_amp
 from util.video.pictures import read_label_maps
 from util.video.visualize import PALETTE, SheetRow, contact_sheet, overlay, titled, write_video
@@ -89,6 +89,7 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser("demo.sh", description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--output_dir", type=Path, default=Path("output/demo"), help="everything is written here")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", help="cuda, cuda:1, cpu; default: a GPU when there is one")
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--long", action="store_true", help="train far longer: hours on a CPU")
     size.add_argument("--quick", action="store_true", help=f"train nothing; take {PRETRAINED.relative_to(ROOT)}")
@@ -98,11 +99,12 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     asked = parse_args()
     start = time.perf_counter()
-    keep_large_buffers()
+    device = use_device(asked.device)
+    where = ["--device", asked.device] if asked.device else []
     out, data = asked.output_dir, asked.output_dir / "data"
     results = out / "valid"
     require_new(out)
-    if not asked.quick and amp_dtype("auto", torch.device("cpu")) is None:
+    if not asked.quick and device.type == "cpu" and amp_dtype("auto", device) is None:
         print(
             "this CPU has no instructions for bfloat16: in float32 everything takes up to four times as long; --quick "
             "shows a trained model in a minute"
@@ -116,15 +118,15 @@ def main() -> None:
         step(2, f"nothing to train: {PRETRAINED.relative_to(ROOT)} is there")
         trained = PRETRAINED
     else:
-        trained = train(LONG if asked.long else SHORT, out, data, asked.seed)
+        trained = train(LONG if asked.long else SHORT, out, data, asked.seed, where)
 
     step(3, "inference on the held-out videos, submission zip, scores")
     words = ["--resume", trained, "--split", "valid", "--ytvos_path", data, "--output_dir", results]
-    command("inference_ytvos.py", *words, "--visualize")
+    command("inference_ytvos.py", *words, "--visualize", *where)
     scores = score(results, data)
 
     step(4, "the same videos without language, without time, without training")
-    checked = controls(trained, out / "controls", data, asked.seed)
+    checked = controls(trained, out / "controls", data, asked.seed, device=device)
 
     step(5, "pictures")
     sheet, film = out / "contact_sheet.png", out / "demo.mp4"
@@ -152,14 +154,14 @@ class Starts:
     encoders: Path
 
 
-def train(recipe: Recipe, out: Path, data: Path, seed: int) -> Path:
-    """Generates the data and trains from random weights; returns the checkpoint."""
+def train(recipe: Recipe, out: Path, data: Path, seed: int, where: Sequence[str] = ()) -> Path:
+    """Generates the data and trains from random weights, with the options ``where``; returns the checkpoint."""
     step(1, f"generating {recipe.images} images, {recipe.videos} training and {VALID_VIDEOS} held-out videos")
     starts = Starts(out / "images", data, out / "aligned")
     generate_all(recipe, starts, seed)
     step(2, "training ProxyFormer from random weights: encoders, then on images, then on videos")
-    align(recipe, starts, out / "text_encoder", seed)
-    return train_stages(recipe, starts, out, seed, *shlex.split(DEMO))
+    align(recipe, starts, out / "text_encoder", seed, *where)
+    return train_stages(recipe, starts, out, seed, *shlex.split(DEMO), *where)
 
 
 def generate_all(recipe: Recipe, starts: Starts, seed: int) -> None:
@@ -169,11 +171,11 @@ def generate_all(recipe: Recipe, starts: Starts, seed: int) -> None:
     generate(starts.videos, videos=recipe.videos, frames=FRAMES, seed=seed)
 
 
-def align(recipe: Recipe, starts: Starts, text_encoder: Path, seed: int) -> None:
+def align(recipe: Recipe, starts: Starts, text_encoder: Path, seed: int, *options: str) -> None:
     """Makes a text encoder for the texts of the generated sets, and aligns it with a backbone."""
     make_text_encoder(starts, text_encoder)
     words = ["--text_encoder", text_encoder, *shlex.split(recipe.alignment), "--seed", seed]
-    command("tools/small_job/pretrain_alignment.py", starts.videos, *words, "--output_dir", starts.encoders)
+    command("tools/small_job/pretrain_alignment.py", starts.videos, *words, "--output_dir", starts.encoders, *options)
 
 
 def make_text_encoder(starts: Starts, folder: Path) -> None:
@@ -245,20 +247,27 @@ def shuffled(videos: VideoSet, meta: dict[str, dict]) -> VideoSet:
     return swapped
 
 
-def controls(trained: Path, folder: Path, data: Path, seed: int, names: Sequence[str] = CONTROLS) -> dict[str, dict]:
+def controls(
+    trained: Path,
+    folder: Path,
+    data: Path,
+    seed: int,
+    names: Sequence[str] = CONTROLS,
+    device: torch.device | None = None,
+) -> dict[str, dict]:
     """Scores of the held-out videos under other conditions, by name, which are :data:`CONTROLS` or "asked", for none.
 
     Args:
         trained: the checkpoint; folder: takes the masks; seed: of the weights of the untrained model.
     """
-    predictor, args = models.load_with_options(trained)
+    predictor, args = models.load_with_options(trained, device)
     args.ytvos_path = data
     videos = datasets.eval_set(args, "valid").videos()
 
     def untrained() -> Predictor:
         torch.manual_seed(seed)
         text_encoder = TextEncoder.from_description(predictor.model.text_encoder.description(), frozen=False)
-        model = models.assemble(args, datasets.num_classes(args), text_encoder)
+        model = models.assemble(args, datasets.num_classes(args), text_encoder).to(predictor.device)
         return models.build_predictor(model, models.predictor_settings(args, amp=inference_amp(args.amp)))
 
     changed = {

@@ -13,6 +13,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from util.run.device import device_of, use_device
 from util.run.interrupt import Interrupted
 
 # ranks wait for the slowest between steps; torchrun notices a rank that has died
@@ -64,25 +65,6 @@ def joined(device: str | None) -> Iterator[torch.device]:
     shut_down()
 
 
-def device_of(name: str | torch.device | None) -> torch.device:
-    """The device called ``name``; None takes a GPU where there is one.
-
-    Raises:
-        ValueError: there is no such device here.
-    """
-    if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ValueError(f"--device {name} is not the name of a device; give cuda, cuda:1 or cpu") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"--device {name}: this machine has no usable GPU; use --device cpu")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ValueError(f"--device {name}: this machine has {torch.cuda.device_count()} GPUs, counted from cuda:0")
-    return device
-
-
 def _init(name: str | None) -> torch.device:
     global _patient
     device = device_of(name)
@@ -95,14 +77,15 @@ def _init(name: str | None) -> torch.device:
             if local >= torch.cuda.device_count():
                 raise ValueError(f"local rank {local} has no GPU; start at most {torch.cuda.device_count()} per node")
             device = torch.device("cuda", local)
-            torch.cuda.set_device(local)
+        use_device(device)
         store, number, size = next(dist.rendezvous("env://"))
         # restarted ranks would find the addresses of their dead predecessors in the store
         store = dist.PrefixStore(f"attempt_{restarts()}", store)
         backend = "nccl" if kind == "cuda" else "gloo"
         dist.init_process_group(backend, store=store, rank=number, world_size=size, timeout=PATIENCE)
         _patient = dist.new_group(backend="gloo", timeout=LONG_PATIENCE)
-    return device
+        return device
+    return use_device(device)
 
 
 def shut_down() -> None:

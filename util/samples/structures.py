@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 
-class _Movable:
+class Movable:
     """Moves all tensors of a dataclass together; other values stay as they are."""
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
@@ -31,7 +31,7 @@ class _Movable:
 
     def _each(self, move: Callable) -> Self:
         values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return replace(self, **{k: move(v) if isinstance(v, (Tensor, _Movable)) else v for k, v in values.items()})
+        return replace(self, **{k: move(v) if isinstance(v, (Tensor, Movable)) else v for k, v in values.items()})
 
 
 @dataclass
@@ -83,7 +83,7 @@ class Clip:
 
 
 @dataclass
-class Targets(_Movable):
+class Targets(Movable):
     """The ground truth of a batch, padded to the same number of instances.
 
     Attributes:
@@ -112,7 +112,7 @@ class Targets(_Movable):
 
 
 @dataclass
-class Batch(_Movable):
+class Batch(Movable):
     """Input of the model and, in training, its ground truth.
 
     Attributes:
@@ -135,7 +135,7 @@ class Batch(_Movable):
 
 
 @dataclass
-class Prediction:
+class Prediction(Movable):
     """The outputs of the heads for the proxies of one CMIE stage.
 
     Attributes:
