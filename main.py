@@ -19,7 +19,15 @@ import datasets
 import models
 from datasets.texts import training_texts
 from models import PredictorSettings
-from opts import OF_TRAINING, check_train_options, differing, given_model_options, model_options, parse_train_args
+from opts import (
+    OF_TRAINING,
+    check_train_options,
+    differing,
+    given_model_options,
+    given_options,
+    model_options,
+    parse_train_args,
+)
 from tasks import plan
 from tasks.resuming import check_state
 from tasks.scoring import score_split, texts_to_score
@@ -37,6 +45,7 @@ FREE_TO_CHANGE = {
     "output_dir",
     *(data_set.path for data_set in datasets.DATA_SETS.values()),
     "device",
+    "float32",
     "num_workers",
     "loader_timeout",
     "epochs",
@@ -88,6 +97,8 @@ def main() -> int | None:
         if args.eval:
             refuse_other_model(args, saved["options"])
             return evaluate(args, saved, device)
+        if device.type == "cuda" and not saved and "amp" not in given_options():
+            args.amp = "auto"  # on a CPU it is asked for: whether it is faster there depends on the processor
         trainer = build_trainer(args, saved, device)
         del saved  # it is as large as the model and the state of the optimiser
         plan.describe(trainer, departure(args))
@@ -107,7 +118,7 @@ def restore_options(args: argparse.Namespace) -> tuple[argparse.Namespace, dict 
     path, saved = find_checkpoint(args)
     if saved:
         check_train_options(saved["options"], path)
-        ours = OF_THIS_CALL if args.eval else OF_THIS_CALL - {"eval_split"}
+        ours = OF_THIS_CALL | {"float32"} if args.eval else OF_THIS_CALL - {"eval_split"}
         defaults = {k: v for k, v in saved["options"].items() if k not in ours}
         if Path(path).suffix != checkpoint.EXPORTED:
             file = Path(path).resolve() if Path(path).is_symlink() else Path(path)
@@ -161,6 +172,7 @@ def build_trainer(args: argparse.Namespace, saved: dict | None, device: torch.de
         accumulate=accumulate,
         resume=args.resume,
         amp=args.amp,
+        float32=args.float32,
         clip_max_norm=args.clip_max_norm,
         ema_decay=args.ema_decay,
         fsdp=args.fsdp,

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from util.options.given import named_options
 from util.options.inference import InferenceOptions, add_window_options, inference_options
 from util.options.losses import add_loss_options
+from util.options.precision import add_precision_options
 from util.options.presets import PRESETS, recipe
 from util.options.referformer_flags import settle_for_proxyformer, without_referformer_flags
 from util.options.saved import KINDS, OF_MODEL, check_values, misfits
@@ -29,12 +30,7 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--output_dir", default="output", help="folder for checkpoints, logs and results")
     group.add_argument("--device", default=None, help="cuda, cuda:1, cpu; default: a GPU when there is one")
     group.add_argument("--seed", type=non_negative_int, default=42)
-    group.add_argument(
-        "--amp",
-        **KINDS["amp"].argument(),
-        default="off",
-        help="autocast in bfloat16 or float16; auto: bfloat16 where the device is faster with it",
-    )
+    add_precision_options(group, "off", "off; of a new training on a GPU: auto")
     group.add_argument("--num_workers", type=non_negative_int, default=4, help="data loading processes per rank")
     group.add_argument(
         "--loader_timeout",
@@ -265,7 +261,17 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
 
 
 # of models.load_predictor
-PREDICTOR_OPTIONS = ("eval_size", "max_size", "amp", "window", "overlap", "clips", "long_text", "text_encoder")
+PREDICTOR_OPTIONS = (
+    "eval_size",
+    "max_size",
+    "amp",
+    "float32",
+    "window",
+    "overlap",
+    "clips",
+    "long_text",
+    "text_encoder",
+)
 
 
 def add_text_encoder(parser: argparse.ArgumentParser) -> None:
@@ -282,7 +288,7 @@ def add_predictor_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max_size", **KINDS["max_size"].argument(), help="limit of its long side; default: as in training"
     )
-    parser.add_argument("--amp", **KINDS["amp"].argument(), help="default: off if training was off, else auto")
+    add_precision_options(parser, None, "off if training was off, else auto")
     add_window_options(parser)
     parser.add_argument("--device", help="cuda, cuda:1, cpu; default: a GPU when there is one")
     parser.add_argument("--long_text", **KINDS["long_text"].argument(), default="shorten", help=_LONG_TEXT_HELP)
@@ -339,11 +345,15 @@ def check_train_options(options: Mapping[str, object], source: object) -> None:
     check_values(train_parser()._actions, options, source)
 
 
-def given_model_options(argv: list[str] | None = None) -> dict[str, object]:
-    """The options of the model that a command line of ``main.py`` names."""
+def given_options(argv: list[str] | None = None) -> dict[str, object]:
+    """The options that a command line of ``main.py`` names."""
     parser = train_parser()
-    flags = named_options(parser, without_referformer_flags(parser, argv))
-    return {name: value for name, value in flags.items() if name in model_options()}
+    return named_options(parser, without_referformer_flags(parser, argv))
+
+
+def given_model_options(argv: list[str] | None = None) -> dict[str, object]:
+    """Of :func:`given_options` those of the model."""
+    return {name: value for name, value in given_options(argv).items() if name in model_options()}
 
 
 def parse_train_args(argv: list[str] | None = None, defaults: dict | None = None) -> argparse.Namespace:

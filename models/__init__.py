@@ -27,7 +27,7 @@ from util.options.inference import InferenceOptions
 from util.run import dist, optim
 from util.run.device import device_of
 from util.run.memory import keep_large_buffers
-from util.run.precision import AMP, amp_dtype, inference_amp
+from util.run.precision import AMP, amp_dtype, inference_amp, use_float32
 from util.weights import checkpoint
 
 __all__ = [
@@ -254,12 +254,13 @@ def scoring_settings(args: argparse.Namespace, scores_frames: bool, amp: str) ->
         ValueError: the options of windows, which single frames do not have, are given for them.
     """
     windows = dict(window=args.window, overlap=args.overlap, clips=args.clips)
+    computed = dict(amp=amp, float32=args.float32)
     if not scores_frames:
-        return predictor_settings(args, amp=amp, **windows)
+        return predictor_settings(args, **computed, **windows)
     if windows != dict(window=None, overlap=None, clips="followed"):
         raise ValueError("--window, --overlap and --clips are for whole videos, not for single frames; leave them out")
     unlimited = args.model == "referformer" and args.max_size == NO_LIMIT
-    return predictor_settings(args, amp=amp, max_size=LIMIT_OF_FRAMES if unlimited else None)
+    return predictor_settings(args, **computed, max_size=LIMIT_OF_FRAMES if unlimited else None)
 
 
 def asked_settings(trained: Mapping[str, object], asked: InferenceOptions, device: torch.device) -> PredictorSettings:
@@ -279,6 +280,7 @@ def asked_settings(trained: Mapping[str, object], asked: InferenceOptions, devic
         eval_size=asked.eval_size,
         max_size=asked.max_size,
         amp=settled_amp(asked.amp or inference_amp(args.amp), device),
+        float32=asked.float32,
         window=window,
         overlap=overlap,
         clips=asked.clips,
@@ -297,8 +299,9 @@ def settled_amp(amp: str, device: torch.device) -> str:
 
 def build_predictor(model: Network, settings: PredictorSettings) -> Predictor:
     """A predictor of a model as it is, on the device where it is."""
-    how = vars(settings) | {"amp": amp_dtype(settings.amp, next(model.parameters()).device)}
-    return Predictor(model, **how)
+    device, how = next(model.parameters()).device, dict(vars(settings))
+    use_float32(how.pop("float32"), device)
+    return Predictor(model, **how | {"amp": amp_dtype(settings.amp, device)})
 
 
 def inference_predictor(model: Network, settings: PredictorSettings, device: torch.device) -> Predictor:
@@ -317,6 +320,7 @@ def prepare_model(args: argparse.Namespace, model: Network, device: torch.device
     Raises:
         ValueError: an option does not fit this model.
     """
+    use_float32(args.float32, device)
     model.to(device)
     if dist.active():  # now, because the average of the weights starts from them before the first step
         dist.copy_from_main(model.state_dict())
@@ -355,6 +359,7 @@ def load_predictor(
     eval_size: int | None = None,
     max_size: int | None = None,
     amp: str | None = None,
+    float32: str = "tf32",
     window: int | None = None,
     overlap: int | None = None,
     clips: str = "followed",
@@ -373,6 +378,8 @@ def load_predictor(
         device: None takes a GPU when there is one.
         eval_size, max_size: short side of the network's input and limit of its long side; None: as in the training.
         amp: what to compute in, "off" (float32), "bf16", "fp16" or "auto"; None: off, or auto if the training was not.
+        float32: how a GPU computes products of float32, for the whole process: "tf32", from factors rounded to 11 bits,
+            or "ieee".
         window: frames that the network sees together; None: 40. overlap: frames that neighbouring windows share; None:
             8, or half of a window of fewer than 16.
         clips: how the windows of a long video are answered: "followed" follows objects from one to the next,
@@ -385,7 +392,7 @@ def load_predictor(
     Raises:
         FileNotFoundError, ValueError: the file is missing or damaged, or a setting is impossible.
     """
-    asked = dict(eval_size=eval_size, max_size=max_size, amp=amp, long_text=long_text)
+    asked = dict(eval_size=eval_size, max_size=max_size, amp=amp, float32=float32, long_text=long_text)
     asked |= dict(window=window, overlap=overlap, clips=clips)
     return load_with_options(path, device, text_encoder=text_encoder, **asked)[0]
 

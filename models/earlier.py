@@ -21,6 +21,7 @@ OPTIONS = {
     "freeze_stem": True,
     "stochastic_depth": None,
     "loader_timeout": 120,
+    "float32": "ieee",  # on a GPU; convolutions alone were in TF32
     "a2d_path": "data/a2d_sentences",
     "jhmdb_path": "data/jhmdb_sentences",
     "coco_path": "data/coco",

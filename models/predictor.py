@@ -82,12 +82,14 @@ class PredictorSettings:
     Attributes:
         eval_size, max_size: short side of the network's input and limit of its long side.
         amp: "off" (float32), "bf16", "fp16" or "auto", which is settled on a device.
+        float32: how a GPU computes products of float32, "tf32" or "ieee" (:func:`util.run.precision.use_float32`).
         window, overlap, clips, long_text, patience: as in :class:`Predictor`.
     """
 
     eval_size: int
     max_size: int
     amp: str = "off"
+    float32: str = "tf32"
     window: int | None = None
     overlap: int | None = None
     clips: str = "followed"
@@ -95,10 +97,10 @@ class PredictorSettings:
     patience: float = 0
 
     def described(self) -> dict[str, object]:
-        """The settings that masks depend on, as plain data; those of windows where they are not the usual ones."""
+        """The settings that masks depend on, as plain data; some of them where they are not the usual ones."""
         seen = {"eval_size": self.eval_size, "max_size": self.max_size, "amp": self.amp}
-        windows = {"window": self.window, "overlap": self.overlap, "clips": self.clips}
-        return seen | {name: value for name, value in windows.items() if value not in (None, "followed")}
+        others = {"float32": self.float32, "window": self.window, "overlap": self.overlap, "clips": self.clips}
+        return seen | {name: value for name, value in others.items() if value not in (None, "tf32", "followed")}
 
 
 class Predictor:

@@ -14,6 +14,7 @@ from datasets.samplers import ClipRequest
 from tasks.training import Trainer
 from util.run import dist
 from util.run.memory import peak_bytes
+from util.run.precision import in_words
 from util.samples.structures import Batch
 
 
@@ -34,6 +35,7 @@ def describe(trainer: Trainer, departure: str | None = None) -> None:
     for group in trainer.optimizer.param_groups:
         count = sum(p.numel() for p in group["params"])
         print(f"  {group['name']}: {count / 1e6:.1f} M, lr {group['initial_lr']:g}")
+    print(f"  computed in {in_words(trainer.amp, settings.float32, trainer.device)}")
     if settings.fsdp:
         print(f"  divided among the {world} ranks")
     for pattern, count in trainer.frozen.items():

@@ -43,7 +43,7 @@ class RunSettings:
     Attributes:
         output_dir: of checkpoints and logs; resume: the checkpoint that it goes on from, for messages.
         epochs: of the whole run; accumulate: micro-batches of a rank that make a step.
-        amp: what to compute in, as ``--amp`` has it; clip_max_norm: limit of the gradient norm, 0 for none.
+        amp, float32: what to compute in, as the options have it; clip_max_norm: limit of the gradient norm, 0 for none.
         ema_decay: of the averaged weights, 0 for none; fsdp: the model is divided among the ranks.
         save_every: steps, 0 for none; keep: newest checkpoints; eval_every: epochs, 0 for none.
         max_skipped_steps: how many steps of an epoch may have a loss or gradient that is not finite.
@@ -54,6 +54,7 @@ class RunSettings:
     accumulate: int
     resume: str | None = None
     amp: str = "off"
+    float32: str = "tf32"
     clip_max_norm: float = 0.1
     ema_decay: float = 0.0
     fsdp: bool = False

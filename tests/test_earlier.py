@@ -16,7 +16,7 @@ from util.options.saved import VARIANTS
 from util.weights import checkpoint
 from util.weights.saver import NEWEST
 
-AS_THEN = ("--mask_loss_norm", "instances")
+AS_THEN = ("--mask_loss_norm", "instances", "--float32", "ieee")
 
 
 def earlier_name(name: str) -> str:
@@ -30,7 +30,7 @@ def earlier(content: dict) -> dict:
         for key in ("model", "average")
         if content.get(key)
     }
-    later = {"text_form", "long_text", "loader_timeout", "mask_loss_norm", *VARIANTS}
+    later = {"text_form", "long_text", "loader_timeout", "mask_loss_norm", "float32", *VARIANTS}
     options = {name: value for name, value in content["options"].items() if name not in later}
     options["freeze"] = [earlier_name(pattern) for pattern in options["freeze"]]
     assert renamed["model"].keys() != content["model"].keys()

@@ -1,13 +1,26 @@
-"""In which precision --amp computes."""
+"""In which precision --amp and --float32 compute."""
 
 from __future__ import annotations
+
+import sys
+import warnings
+from argparse import Namespace
+from contextlib import nullcontext
 
 import pytest
 import torch
 
+import inference_video
+import inference_ytvos
+import main
+import models
+from tasks import inference
+from tests.mini_ytvos import write_mini_ytvos
+from tests.runs import trainer
+from tests.test_checkpoint_optim import saved_model
 from util.run import precision
 
-CPU = torch.device("cpu")
+CPU, GPU = torch.device("cpu"), torch.device("cuda:0")
 
 
 @pytest.mark.parametrize(
@@ -27,3 +40,116 @@ def test_auto_takes_it_where_it_is_faster(amp, speedup, used, monkeypatch, capsy
     assert precision.amp_dtype(amp, CPU) == used
     told = f"--amp {amp}: this CPU multiplies 100 times slower in {amp}"
     assert (told in capsys.readouterr().out) == (amp in ("bf16", "fp16") and speedup == 0.01)
+
+
+# float32 on a GPU --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def as_before():
+    """PyTorch's settings outlast a test."""
+    yield
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = True
+
+
+def settings() -> list[str]:
+    """What PyTorch says of products and of convolutions, asked in its older and in its newer way; the first is an error
+    where both ways were used to set it."""
+    products, convolutions = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    newer = (torch.backends.cuda.matmul.fp32_precision, torch.backends.cudnn.conv.fp32_precision)
+    return [products, str(convolutions), *(name.replace("none", "ieee") for name in newer)]
+
+
+def test_a_gpu_computes_in_tf32_or_in_float32_and_pytorch_knows_it_in_both_its_ways(as_before):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(2):
+            precision.use_float32("tf32", GPU)
+            assert settings() == ["high", "True", "tf32", "tf32"]
+            precision.use_float32("ieee", CPU)
+            assert settings() == ["high", "True", "tf32", "tf32"]
+            precision.use_float32("ieee", GPU)
+            assert settings() == ["highest", "False", "ieee", "ieee"]
+
+
+def test_the_plan_says_what_is_computed_in():
+    assert precision.in_words(None, "tf32", CPU) == "float32 (--amp off)"
+    wanted = "float32 (--amp off); products of float32 in TF32 (--float32 tf32)"
+    assert precision.in_words(None, "tf32", GPU) == wanted
+    wanted = "bfloat16 (--amp bf16); products of float32 in float32 (--float32 ieee)"
+    assert precision.in_words(torch.bfloat16, "ieee", GPU) == wanted
+
+
+@pytest.fixture
+def used(monkeypatch) -> list[str]:
+    """Takes what a GPU is told to compute float32 in."""
+    told: list[str] = []
+    monkeypatch.setattr(models, "use_float32", lambda precision, device: told.append(precision))
+    return told
+
+
+def optioned(monkeypatch, *words: object) -> None:
+    """Makes these the words of the command line of ``main.py``."""
+    monkeypatch.setattr(sys, "argv", ["main.py", *map(str, words)])
+
+
+@pytest.mark.parametrize(("flags", "wanted"), [([], "tf32"), (["--float32", "ieee"], "ieee")])
+def test_every_way_to_a_predictor_takes_tf32_unless_it_is_told(flags, wanted, used, monkeypatch, tmp_path):
+    """Whatever the training took: nothing in a checkpoint makes inference slow."""
+    weights, root = tmp_path / "c.pth", write_mini_ytvos(tmp_path / "data")
+    saved_model(weights, "--float32", "ieee")
+    asked = inference_ytvos.parse_args(["--resume", str(weights), "--allow_trained", *flags])
+    model, _, settings = inference.restore(asked, CPU, "ytvos")
+    models.inference_predictor(model, settings, CPU)
+    # so the masks of the two are not mixed
+    assert settings.described().get("float32", "tf32") == wanted
+    video = inference_video.parse_args(["video.mp4", "--text", "dog", "--resume", str(weights), *flags])
+    inference_video.load(video, CPU)
+    monkeypatch.setattr(main, "score_split", lambda *_: 0.0)
+    optioned(monkeypatch, "--eval", "--resume", weights, "--ytvos_path", root, "--eval_split", "holdout")
+    sys.argv += ["--holdout", "1", "--allow_trained", "--device", "cpu", *flags]
+    main.main()
+    assert used == [wanted] * 3
+
+
+def test_a_training_computes_in_what_it_was_started_in(used, ytvos_root, monkeypatch, tmp_path):
+    trainer(ytvos_root, tmp_path / "run", "--float32", "ieee")
+    assert used == ["ieee"]
+    saved_model(tmp_path / "c.pth", "--float32", "ieee")
+    for flags, wanted in (([], "ieee"), (["--float32", "tf32"], "tf32")):
+        optioned(monkeypatch, "--resume", tmp_path / "c.pth", *flags)
+        args, saved = main.restore_options(main.parse_train_args())
+        assert args.float32 == wanted
+        assert "float32" in main.FREE_TO_CHANGE and saved["options"]["float32"] == "ieee"
+
+
+class Started(BaseException):
+    """Raised where a run would be built, in place of that."""
+
+
+@pytest.mark.parametrize(
+    ("device", "flags", "amp"),
+    [("cuda", [], "auto"), ("cuda", ["--amp", "off"], "off"), ("cuda", ["--amp", "fp16"], "fp16"), ("cpu", [], "off")],
+)
+def test_a_new_training_takes_half_precision_on_a_gpu_unless_it_is_told(device, flags, amp, monkeypatch):
+    monkeypatch.setattr(main.dist, "joined", lambda name: nullcontext(torch.device(device)))
+    monkeypatch.setattr(main, "build_trainer", raising)
+    optioned(monkeypatch, *flags)
+    with pytest.raises(Started) as started:
+        main.main()
+    assert started.value.args[0].amp == amp
+
+
+def raising(args: Namespace, saved: dict | None, device: torch.device) -> None:
+    raise Started(args)
+
+
+def test_a_training_that_goes_on_keeps_its_precision_on_a_gpu(monkeypatch, tmp_path):
+    saved_model(tmp_path / "c.pth")
+    monkeypatch.setattr(main.dist, "joined", lambda name: nullcontext(torch.device("cuda")))
+    monkeypatch.setattr(main, "build_trainer", raising)
+    optioned(monkeypatch, "--resume", tmp_path / "c.pth")
+    with pytest.raises(Started) as started:
+        main.main()
+    assert started.value.args[0].amp == "off"

@@ -34,12 +34,18 @@ from models.windows import WINDOW  # noqa: E402
 from opts import parse_train_args  # noqa: E402
 from tools.benchmark_train import ceiling, last_error  # noqa: E402
 from tools.data.make_synthetic import generate  # noqa: E402
-from tools.profile_model import EXPRESSION, build, exact_float32, flops, measure, sections  # noqa: E402
+from tools.profile_model import EXPRESSION, build, flops, measure, sections  # noqa: E402
 from tools.small_job.run import PRETRAINED, score  # noqa: E402
 from util.run import cli  # noqa: E402
 from util.run.device import use_device  # noqa: E402
 
-MODES = {"fp32": "off", "bf16": "bf16", "fp16": "fp16"}
+# what each mode computes in; on a CPU the first two are the same
+MODES = {
+    "fp32": dict(amp="off", float32="ieee"),
+    "tf32": dict(amp="off", float32="tf32"),
+    "bf16": dict(amp="bf16", float32="tf32"),
+    "fp16": dict(amp="fp16", float32="tf32"),
+}
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -98,12 +104,11 @@ def cost(
     args: argparse.Namespace, backbone: str, size: tuple[int, int], frames: int, expressions: int, mode: str
 ) -> dict[str, float]:
     """Seconds and peak memory in GiB of one video in this process."""
-    exact_float32()
     device = use_device(args.device)
     torch.manual_seed(args.seed)
-    seen = dict(backbone=backbone, eval_size=min(size), max_size=max(size), amp=MODES[mode])
+    seen = dict(backbone=backbone, eval_size=min(size), max_size=max(size))
     args = argparse.Namespace(**vars(args) | seen)
-    settings = models.predictor_settings(args)
+    settings = models.predictor_settings(args, **MODES[mode])
     predictor = models.inference_predictor(build(args, asked(expressions)), settings, device)
 
     def run(length: int) -> None:
@@ -134,13 +139,12 @@ class Agreement:
 
 def agreement(modes: Sequence[str], device: torch.device, count: int = 12) -> Iterator[tuple[str, Agreement]]:
     """Each mode, float32 first, on ``count`` videos."""
-    exact_float32()
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         generate(root / "data", train_videos=1, valid_videos=count, seed=20261121)
         scores, masks = {}, {}
         for mode in dict.fromkeys(["fp32", *modes]):
-            predictor, trained = models.load_with_options(PRETRAINED, device, amp=MODES[mode])
+            predictor, trained = models.load_with_options(PRETRAINED, device, **MODES[mode])
             trained.ytvos_path = root / "data"
             videos = datasets.eval_set(trained, "valid").videos()
             predict_split(predictor, videos, root / mode, desc=mode)

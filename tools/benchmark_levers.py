@@ -33,9 +33,10 @@ from models.fast.upsampling import joined, kinds  # noqa: E402
 from models.fast.window_attention import InferenceBlock  # noqa: E402
 from opts import parse_train_args  # noqa: E402
 from tools.benchmark_train import ceiling, last_error  # noqa: E402
-from tools.profile_model import EXPRESSION, build, exact_float32, measure  # noqa: E402
+from tools.profile_model import EXPRESSION, build, measure  # noqa: E402
 from util.run import cli  # noqa: E402
 from util.run.device import device_of, use_device  # noqa: E402
+from util.run.precision import use_float32  # noqa: E402
 from util.samples.frames import normalise  # noqa: E402
 
 ALL = "everything on"
@@ -98,8 +99,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 @torch.inference_mode()
 def cost(args: argparse.Namespace, without: str, file: Path) -> dict[str, float]:
     """Seconds and peak GiB in this process; the mask logits are written to ``file``."""
-    exact_float32()
     device = (device_of if without == BUFFERS else use_device)(args.device)
+    use_float32("ieee", device)
     torch.manual_seed(args.seed)
     if leave_out := LEVERS.get(without):
         leave_out()

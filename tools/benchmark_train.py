@@ -43,7 +43,8 @@ from util.run.precision import amp_dtype  # noqa: E402
 
 # name of a variant and the flags that make it
 VARIANTS = {
-    "fp32": "",
+    "fp32": "--float32 ieee",
+    "tf32": "",
     "bf16": "--amp bf16",
     "fp16": "--amp fp16",
     "checkpointing": "--activation_checkpointing",

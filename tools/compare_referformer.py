@@ -29,6 +29,7 @@ from models.referformer import ReferFormer  # noqa: E402
 from util.options.saved import OF_REFERFORMER  # noqa: E402
 from util.run.cli import run  # noqa: E402
 from util.run.device import use_device  # noqa: E402
+from util.run.precision import use_float32  # noqa: E402
 from util.weights import checkpoint  # noqa: E402
 
 OUTPUTS = {"pred_logits", "pred_boxes", "pred_masks", "hs", "init_reference", "inter_references", "memory"}
@@ -148,6 +149,7 @@ def main() -> int:
     parser.add_argument("--device", help="cuda, cuda:1, cpu; default: a GPU when there is one")
     args = parser.parse_args()
     device = use_device(args.device)
+    use_float32("ieee", device)
     cases, failed = checkpoint.read_plain(args.outputs, str(args.outputs)), 0
     if fault := _fault(cases):
         raise ValueError(f"{args.outputs} holds no outputs of ReferFormer: {fault}")

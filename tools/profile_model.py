@@ -40,7 +40,7 @@ from util.masks.box_ops import masks_to_boxes  # noqa: E402
 from util.run import cli  # noqa: E402
 from util.run.device import use_device  # noqa: E402
 from util.run.memory import peak_bytes  # noqa: E402
-from util.run.precision import amp_dtype, autocast  # noqa: E402
+from util.run.precision import amp_dtype, autocast, in_words, use_float32  # noqa: E402
 from util.samples.structures import Batch, Clip, Target  # noqa: E402
 
 EXPRESSION = "the person in a red shirt walking behind the dog"
@@ -112,11 +112,6 @@ def make_batch(frames: int, size: tuple[int, int], expressions: list[str], clips
     return collate(
         [Clip(torch.randn(frames, 3, *size), expressions, targets, f"noise {i}", names, size) for i in range(clips)]
     )
-
-
-def exact_float32() -> None:
-    """Makes convolutions on GPUs use float32 and not TF32, which has 11 bits and is the default."""
-    torch.backends.cudnn.allow_tf32 = False
 
 
 def parameters(model: Network) -> dict[str, int]:
@@ -223,6 +218,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     device = use_device(args.device)
+    use_float32(args.float32, device)
     torch.manual_seed(args.seed)
     model = build(args, args.expressions).to(device)
     asked = (args.num_frames, args.size, args.expressions)
@@ -231,6 +227,7 @@ def main() -> None:
         f"{args.backbone}, {clip}, {device}, {torch.get_num_threads()} threads, torch {torch.__version__}", flush=True
     )
     amp, sizes = amp_dtype(args.amp, device), parameters(model)
+    print(f"computed in {in_words(amp, args.float32, device)}", flush=True)
     to_train = copy.deepcopy(model) if args.train else None
     for_inference(model, amp)
     with autocast(device, amp):

@@ -36,7 +36,7 @@ CLIPS = {"pretraining": 16, "ytvos": 8, "a2d": 16}
 WINDOWS_OF_REFERFORMER = ("--clips", "independent", "--window", "36")
 # options that say where and how to compute
 OF_MACHINE = (
-    *("device", "num_workers", "loader_timeout", "compile", "fsdp", "activation_checkpointing"),
+    *("device", "float32", "num_workers", "loader_timeout", "compile", "fsdp", "activation_checkpointing"),
     *(f"{name}_path" for name in ("ytvos", "davis", "a2d", "jhmdb", "coco")),
 )
 # options that say from which weights a row starts

@@ -20,7 +20,7 @@ class InferenceOptions:
         output_dir: of the masks; overwrite: delete those of another run; visualize: also write videos.
         device: where to compute; strict: the first video that cannot be read is an error.
         holdout: how many training videos make the split ``holdout``; allow_trained: take videos that were trained on.
-        eval_size, max_size, amp, window, overlap, clips, long_text: of the predictor.
+        eval_size, max_size, amp, float32, window, overlap, clips, long_text: of the predictor.
         loader_timeout: seconds to wait for a frame.
         model: options of the model, by name; the checkpoint must agree.
     """
@@ -38,6 +38,7 @@ class InferenceOptions:
     eval_size: int | None
     max_size: int | None
     amp: str | None
+    float32: str
     window: int | None
     overlap: int | None
     clips: str

@@ -77,6 +77,7 @@ KINDS = {
     "proxy_to_video": BOOLEAN,
     "video_reads": Kind(str, ("proxies", "words")),
     "amp": Kind(str, ("off", "bf16", "fp16", "auto")),
+    "float32": Kind(str, ("tf32", "ieee")),
     "long_text": Kind(str, ("shorten", "refuse")),
     "loader_timeout": Kind(non_negative_int),
     "eval_size": _SIZE,

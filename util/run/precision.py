@@ -1,8 +1,9 @@
-"""The types of numbers to compute in: float32, bfloat16, float16, and where each is worth it."""
+"""The types of numbers to compute in: float32, TF32, bfloat16, float16, and where each is worth it."""
 
 from __future__ import annotations
 
 import time
+import warnings
 from functools import cache
 
 import torch
@@ -60,6 +61,33 @@ def amp_dtype(amp: str, device: torch.device) -> torch.dtype | None:
     else:
         fast = torch.cuda.is_bf16_supported(including_emulation=False)
     return half if amp != "auto" or fast else None
+
+
+def use_float32(precision: str, device: torch.device) -> None:
+    """Sets how a GPU computes products and convolutions of float32, in this process from now on; a CPU stays exact.
+
+    PyTorch's own default is TF32 in convolutions alone. It has a newer setting, ``fp32_precision``, and refuses to tell
+    the older one after the newer was set. ``torch.compile`` asks for the older one up to torch 2.13
+    (torch/_inductor/codecache.py, select_algorithm.py), and the newer one follows it. So the older one is set.
+
+    Args:
+        precision: "tf32" rounds the factors to TensorFloat-32, which has 11 bits where float32 has 24, and sums up in
+            float32; GPUs before Ampere do not have it. "ieee" rounds nothing.
+    """
+    if device.type != "cuda":
+        return
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Please use the new API settings", UserWarning)  # of torch 2.9
+        torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+        torch.backends.cudnn.allow_tf32 = precision == "tf32"
+
+
+def in_words(amp: torch.dtype | None, float32: str, device: torch.device) -> str:
+    """What a network is computed in, for messages."""
+    words = f"{str(amp or torch.float32).removeprefix('torch.')} (--amp {AMP[amp]})"
+    if device.type != "cuda":
+        return words
+    return f"{words}; products of float32 in {'TF32' if float32 == 'tf32' else 'float32'} (--float32 {float32})"
 
 
 def autocast(device: torch.device, dtype: torch.dtype | None) -> torch.autocast:
