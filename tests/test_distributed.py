@@ -18,11 +18,14 @@ from datasets.base import VideoEntry
 from datasets.collate import collate
 from engine import train_step
 from models import build_criterion, prepare
+from models.backbone import build_backbone
+from models.video_swin import VideoSwin
 from tasks.scoring import score_split
 from tests.commands import run_ranks
 from tests.helpers import Painted
 from tests.mini_ytvos import mini_args
-from tests.runs import log, trainer
+from tests.runs import log, same, trainer
+from tests.test_window_attention import SWIN as SMALL_SWIN
 from tests.tiny_model import random_clip, random_target, tiny_args, tiny_model
 from util.run import dist
 from util.samples.structures import Batch
@@ -127,6 +130,49 @@ def test_jsc_of_micro_batches_is_their_mean():
     alone = [train(torch.float64, [[batch]])["terms"][0]["loss_jsc"] for batch in batches]
     both = train(torch.float64, [batches])["terms"][0]["loss_jsc"]
     assert both == pytest.approx(sum(alone) / 2, rel=1e-9) and min(alone) > 0
+
+
+# Buffers -------------------------------------------------------------------------------------------------------------
+
+SWIN, SHIFTED = "video_swin_t", "tsm_resnet10_half"  # the latter has trained batch norms
+
+
+def sent_in_forward(rank: int, folder: str) -> None:
+    """Writes down the buffers that each forward pass in training sends from rank 0, and whether the statistics of the
+    ranks are those of rank 0 when it begins."""
+    seen = {}
+    for name, flags in ((SWIN, ""), (SHIFTED, ""), (SHIFTED, "--freeze backbone.*")):
+        args, sent = tiny_args("--backbone", name, *flags.split()), []
+        backbone = VideoSwin(**SMALL_SWIN) if name == SWIN else build_backbone(name, pretrained=False)
+        model = tiny_model(seed=rank, backbone=backbone).train()
+        frozen = models.prepare_model(args, model, CPU)
+        wrapped = prepare.replicate(model, CPU)
+        real = wrapped._distributed_broadcast_coalesced
+
+        def broadcast(tensors, *how, real=real, sent=sent):
+            real(tensors, *how)
+            sent.append([x.clone() for x in tensors])
+
+        wrapped._distributed_broadcast_coalesced = broadcast
+        if frozen:
+            prepare.train_mode(model)
+        before = {name: value.clone() for name, value in model.named_buffers()}
+        for step in range(2):
+            batch = batch_of(step, rank)
+            wrapped(batch.video, batch.expressions, batch.video_valid, batch.clip_index)
+        changed = sorted(name for name, value in model.named_buffers() if not torch.equal(value, before[name]))
+        seen[name, flags] = {"sent": sent, "changed": changed, "bytes": sum(x.nbytes for x in before.values())}
+    torch.save(seen, f"{folder}/{rank}.pt")
+
+
+def test_a_forward_pass_sends_the_statistics_that_change_and_no_table(tmp_path):
+    run_ranks(sent_in_forward, 2, str(tmp_path))
+    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
+    statistics = first[SHIFTED, ""]
+    assert same(statistics["sent"], second[SHIFTED, ""]["sent"]) and len(statistics["sent"]) == 2
+    assert [len(tensors) for tensors in statistics["sent"]] == [len(statistics["changed"])] * 2 != [0, 0]
+    for frozen in (first[SWIN, ""], first[SHIFTED, "--freeze backbone.*"]):
+        assert frozen["sent"] == frozen["changed"] == [] and frozen["bytes"] > 1000
 
 
 # A divided model -----------------------------------------------------------------------------------------------------
