@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import copy
+import math
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 from torchvision.models.swin_transformer import SwinTransformerBlock
 from torchvision.models.video.swin_transformer import ShiftedWindowAttention3d
 
+from datasets.transforms import TrainTransform
 from models.fast import arrangement, window_attention
 from models.fast.forms import take_form
 from models.fast.window_attention import InferenceBlock, TrainedAttention
-from models.video_swin import VideoSwin
+from models.video_swin import VARIANTS, VideoSwin
+from opts import parse_train_args
 
 SWIN = dict(embed_dim=12, depths=[2, 2, 2, 2], num_heads=[1, 2, 3, 4], window_size=(4, 3, 3), stochastic_depth=0.0)
 SIZES = [(1, 32, 32), (4, 96, 96), (5, 50, 70), (8, 33, 130), (9, 64, 40), (19, 100, 36)]
@@ -173,3 +177,33 @@ def test_numbers_of_tokens_take_four_bytes_and_every_token_is_read_once():
     for group, numbered in zip(plain, found.groups, strict=True):
         assert group.tokens.dtype == torch.int32 and group.whole == numbered.whole
         assert torch.equal(group.tokens, numbered.tokens.clamp(max=count))
+
+
+def test_tensors_that_are_copied_together_are_the_same_afterwards():
+    """On a GPU all tensors of an arrangement come by one copy."""
+    plain = arrangement.arrange(SIZE, WINDOW, SHIFT, CPU).groups
+    tensors = [x for group in plain for x in (group.real, group.hidden, group.tokens)]
+    assert None in tensors and len({x.dtype for x in tensors if x is not None}) == 3
+    packed, places = arrangement.packed_together(tensors)
+    for x, place in zip(tensors, places, strict=True):
+        if x is not None:
+            found = arrangement.unpacked(packed, place, x)
+            assert found.dtype == x.dtype and torch.equal(found, x)
+            assert found.data_ptr() == packed.data_ptr() + place
+
+
+def test_a_gpu_keeps_the_arrangements_of_all_sizes_of_a_training():
+    """Of the usual short sides and crops of 1280x720, for which 16 GiB suffice with 5 frames."""
+    args = parse_train_args(["--preset", "scratch"])
+    transform = TrainTransform(args.train_sizes, args.max_size, flip=True, random_crop=True, photometric=True)
+    shared = np.random.default_rng(0)
+    drawn = {transform.draw_size(720, 1280, shared)[0] for _ in range(3000)}
+    sizes = {(-(-height // 32) * 32, -(-width // 32) * 32) for height, width in drawn}
+    assert 80 < len(sizes) < 120
+    height, width = max(sizes, key=math.prod)
+    with torch.device("meta"):
+        attention = [block.attn for block in VideoSwin(**VARIANTS["video_swin_t"]).blocks() if hasattr(block, "attn")]
+    maps = [(5, height // stride, width // stride) for stride in VideoSwin.strides]
+    kinds = {(size, *window_attention.fitted(shifted, size)) for size in maps for shifted in attention[:2]}
+    largest = sum(arrangement.permute(*kind, CPU).nbytes for kind in kinds)
+    assert len(kinds) == 8 and len(sizes) * largest < 16 * 2**30 / arrangement.SHARE

@@ -10,7 +10,7 @@ Shapes: t h w tokens of a clip; w windows of k tokens, of which a are real.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -20,9 +20,11 @@ from torch import Tensor
 
 from util.run.memory import total_bytes
 
-# Arrangements may take a 64th of the memory of a device. Those of 5 frames of 360x640 take 3.7 MB in training, so a
-# machine with 24 GiB keeps about a hundred sizes. (Batches are padded to multiples of 32 pixels.)
-SHARE = 64
+# Arrangements may take a 32nd of the memory of a device, so that a GPU with 16 GiB keeps all sizes of a training. With
+# the usual short sides and crops, and the padding to multiples of 32 pixels, videos of 1280x720 make about 90 sizes
+# (counted over 20,000 clips). The largest takes 5.1 MB with 5 frames in training, 8.5 MB with 8.
+SHARE = 32
+ALIGNED = 16  # bytes; tensors that are copied together begin at multiples of this
 Size = tuple[int, int, int]
 
 
@@ -108,6 +110,7 @@ class Kept(Generic[Kind]):
     def __init__(self, make: Callable[[Size, Size, Size, torch.device], Kind]) -> None:
         self._make = make
         self._kept: dict[torch.device, OrderedDict[tuple[Size, Size, Size], Kind]] = {}
+        self._taken: dict[torch.device, int] = {}  # bytes
         self.made = 0
 
     def __call__(self, size: Size, window: Size, shift: Size, device: torch.device) -> Kind:
@@ -117,15 +120,17 @@ class Kept(Generic[Kind]):
             with torch.inference_mode(False):  # what inference arranges may serve training later
                 kept[key] = self._make(size, window, shift, device)
             self.made += 1
-            limit = total_bytes(device) // SHARE
-            while len(kept) > 1 and sum(arrangement.nbytes for arrangement in kept.values()) > limit:
-                kept.popitem(last=False)
+            taken, limit = self._taken.get(device, 0) + kept[key].nbytes, total_bytes(device) // SHARE
+            while len(kept) > 1 and taken > limit:
+                taken -= kept.popitem(last=False)[1].nbytes
+            self._taken[device] = taken
         kept.move_to_end(key)
         return kept[key]
 
     def forget(self) -> None:
         """Drops all arrangements."""
         self._kept.clear()
+        self._taken.clear()
         self.made = 0
 
 
@@ -152,9 +157,9 @@ def _arrange(size: Size, window: Size, shift: Size, device: torch.device) -> Arr
     for i, (part, padding) in enumerate(zip(*kinds.unbind(-1), strict=True)):
         real = (padding == 0).nonzero()[:, 0]
         hidden = part[real][:, None] != part
-        hidden = _to(hidden if hidden.any() else None, device)
-        groups.append(Group(tokens[kind == i].to(device), real.to(device), hidden))
-    return Arrangement(tuple(groups))
+        groups.append((tokens[kind == i], real, hidden if hidden.any() else None))
+    moved = iter(_moved([x for group in groups for x in group], device))
+    return Arrangement(tuple(Group(*parts) for parts in zip(moved, moved, moved, strict=True)))
 
 
 def _permute(size: Size, window: Size, shift: Size, device: torch.device) -> Permutation:
@@ -164,18 +169,49 @@ def _permute(size: Size, window: Size, shift: Size, device: torch.device) -> Per
     padding = tokens == count
     tokens = torch.where(padding, count - 1 + padding.cumsum(0), tokens)
     real_back = torch.cat([group.tokens[:, group.real].flatten() for group in groups])
-    orders = (order.int().to(device) for order in (tokens, tokens.argsort(), real_back.argsort(), real_back))
-    tokens, tokens_back, real, real_back = orders
+    orders = [order.int() for order in (tokens, _inverse(tokens), _inverse(real_back), real_back)]
+    places = (x for group in groups for x in (group.real, group.hidden))
+    tokens, tokens_back, real, real_back, *places = _moved([*orders, *places], device)
     parts = tokens.split([group.tokens.numel() for group in groups])
     groups = tuple(
-        Group(part.view(group.tokens.shape), group.real.to(device), _to(group.hidden, device))
-        for group, part in zip(groups, parts, strict=True)
+        Group(part.view(group.tokens.shape), seen, hidden)
+        for group, part, seen, hidden in zip(groups, parts, places[::2], places[1::2], strict=True)
     )
     return Permutation(groups, int(padding.sum()), tokens, tokens_back, real, real_back)
 
 
-def _to(x: Tensor | None, device: torch.device) -> Tensor | None:
-    return None if x is None else x.to(device)
+def _inverse(order: Tensor) -> Tensor:
+    """Where each number stands in a permutation ``[n]``."""
+    inverse = torch.empty_like(order)
+    inverse[order.long()] = torch.arange(len(order), dtype=order.dtype)
+    return inverse
+
+
+def _moved(tensors: Sequence[Tensor | None], device: torch.device) -> list[Tensor | None]:
+    """Tensors of the CPU on another device. A GPU gets all in one copy, for which the CPU does not wait."""
+    if device.type != "cuda":
+        return [None if x is None else x.to(device) for x in tensors]
+    packed, places = packed_together(tensors)
+    packed = packed.pin_memory().to(device, non_blocking=True)
+    return [None if x is None else unpacked(packed, place, x) for x, place in zip(tensors, places, strict=True)]
+
+
+def packed_together(tensors: Sequence[Tensor | None]) -> tuple[Tensor, list[int]]:
+    """The bytes of all tensors, uint8 ``[n]``, and where each begins."""
+    places, end = [], 0
+    for x in tensors:
+        places.append(end)
+        end += 0 if x is None else -(-x.nbytes // ALIGNED) * ALIGNED
+    packed = torch.zeros(end, dtype=torch.uint8)
+    for x, place in zip(tensors, places, strict=True):
+        if x is not None:
+            packed[place : place + x.nbytes] = x.flatten().view(torch.uint8)
+    return packed, places
+
+
+def unpacked(packed: Tensor, place: int, like: Tensor) -> Tensor:
+    """The tensor that begins at ``place``, with the type and shape of ``like``; a view of ``packed``."""
+    return packed[place : place + like.nbytes].view(like.dtype).view(like.shape)
 
 
 arrange = Kept(_arrange)
