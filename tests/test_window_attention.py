@@ -53,6 +53,7 @@ def for_training(swin: VideoSwin) -> VideoSwin:
 @pytest.mark.parametrize("size", SIZES)
 def test_the_features_are_those_of_torchvisions_blocks(swin, size, few, monkeypatch):
     monkeypatch.setattr(window_attention, "TOKENS_AT_ONCE", (few, few))
+    monkeypatch.setattr(window_attention, "SCORES_AT_ONCE", (few, few))
     video = torch.randn(2, size[0], 3, *size[1:], dtype=torch.float64)
     swin = copy.deepcopy(swin).double()
     with torch.no_grad():
@@ -175,21 +176,20 @@ def test_numbers_of_tokens_take_four_bytes_and_every_token_is_read_once():
     assert len(found.real) == count and len(found.tokens) == count + found.padding
     plain = arrangement.arrange(SIZE, WINDOW, SHIFT, CPU).groups
     for group, numbered in zip(plain, found.groups, strict=True):
-        assert group.tokens.dtype == torch.int32 and group.whole == numbered.whole
+        assert group.tokens.dtype == torch.int32 and torch.equal(group.padding, numbered.padding)
         assert torch.equal(group.tokens, numbered.tokens.clamp(max=count))
 
 
 def test_tensors_that_are_copied_together_are_the_same_afterwards():
     """On a GPU all tensors of an arrangement come by one copy."""
     plain = arrangement.arrange(SIZE, WINDOW, SHIFT, CPU).groups
-    tensors = [x for group in plain for x in (group.real, group.hidden, group.tokens)]
-    assert None in tensors and len({x.dtype for x in tensors if x is not None}) == 3
+    tensors = [x for group in plain for x in (group.real, group.padding, group.tokens)]
+    assert 0 in map(len, tensors) and len({x.dtype for x in tensors}) == 2
     packed, places = arrangement.packed_together(tensors)
     for x, place in zip(tensors, places, strict=True):
-        if x is not None:
-            found = arrangement.unpacked(packed, place, x)
-            assert found.dtype == x.dtype and torch.equal(found, x)
-            assert found.data_ptr() == packed.data_ptr() + place
+        found = arrangement.unpacked(packed, place, x)
+        assert found.dtype == x.dtype and torch.equal(found, x)
+        assert not len(x) or found.data_ptr() == packed.data_ptr() + place
 
 
 def test_a_gpu_keeps_the_arrangements_of_all_sizes_of_a_training():

@@ -1,14 +1,19 @@
-"""Which tokens make the windows of a Video Swin: the arrangement of a map, kept for each size.
+"""Which tokens of a Video Swin read each other: the arrangement of a map, kept for each size.
 
-A block of torchvision's SwinTransformer3d pads its input to whole windows, rolls it and copies it into windows. Here
-the tokens of a map are numbered, and each window is a list of numbers. Windows with the same padding and the same seams
-(a rolled map joins what lies at opposite ends) form a group, whose attention has one bias and one mask.
+A block of torchvision's SwinTransformer3d pads its input to whole windows, rolls it, copies it into windows, and hides
+from each other what a rolled window joins from opposite ends of the map. Here the tokens of a map are numbered. Each
+window, or each part of it that lies on one side of such a seam, is a list of the numbers of its tokens.
 
-Shapes: t h w tokens of a clip; w windows of k tokens, of which a are real.
+All padding of a block has the same key and the same value, because it is zero before the projection. So the padding that
+a part reads is one more token at its end, whose bias is the logarithm of the sum of the exponentials of all of theirs.
+
+Shapes: t h w tokens of a clip; w parts of a tokens, which read k = a tokens, or a + 1 with padding; p places of padding.
 """
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -30,53 +35,53 @@ Size = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Group:
-    """Windows with the same padding and the same seams.
+    """Windows, or parts of windows, of the same form.
 
     Attributes:
-        tokens: int32 ``[w, k]``, numbers of the tokens in a clip; numbers from t h w on are padding.
-        real: long ``[a]``, the places in a window that hold tokens. What padding reads in attention is of no use.
-        hidden: bool ``[a, k]``, which places a real place does not see; None: it sees all.
+        tokens: int32 ``[w, k]``, numbers of the tokens in a clip; in the last place stands padding, if there is any.
+        real: long ``[a]``, the places of the tokens in a window.
+        padding: long ``[p]``, the places of the padding that they read.
     """
 
     tokens: Tensor
     real: Tensor
-    hidden: Tensor | None
-
-    @property
-    def whole(self) -> bool:
-        """Whether there is no padding."""
-        return len(self.real) == self.tokens.shape[1]
+    padding: Tensor
 
     def added(self, bias: Tensor, dtype: torch.dtype) -> Tensor:
-        """What attention adds to its scores ``[q, a, k]``: the bias ``[q, k, k]``, and -100 for hidden places."""
-        added = bias if self.whole else bias[:, self.real]
-        return (added if self.hidden is None else added - 100.0 * self.hidden).to(dtype)
+        """What attention adds to its scores ``[q, a, k]``, from the bias of all places of a window."""
+        if len(self.real) == bias.shape[-1]:
+            return bias.to(dtype)
+        of_real = bias.index_select(1, self.real)
+        added = of_real.index_select(2, self.real)
+        if len(self.padding):
+            of_padding = of_real.index_select(2, self.padding).logsumexp(-1, keepdim=True)
+            added = torch.cat((added, of_padding), -1)
+        return added.to(dtype)
 
 
 @dataclass(frozen=True)
 class Arrangement:
-    """The windows of a map; every padding has the number t h w."""
+    """The windows of a map; padding has the number t h w."""
 
     groups: tuple[Group, ...]
 
     @property
     def nbytes(self) -> int:
         """The memory that the tensors take, in bytes."""
-        tensors = (x for group in self.groups for x in (group.tokens, group.real, group.hidden) if x is not None)
-        return sum(x.nbytes for x in tensors)
+        return sum(x.nbytes for group in self.groups for x in (group.tokens, group.real, group.padding))
 
 
 @dataclass(frozen=True)
 class Permutation(Arrangement):
-    """The windows of a map; every padding has a number of its own, from t h w on.
+    """The windows of a map; the padding of each part has a number of its own, from t h w on.
 
     So every row is fetched once, and the gradient of the fetching is a permutation, too.
 
     Attributes:
         padding: how many there are.
-        tokens: int32, the tokens and paddings of all windows, group by group; ``tokens_back``: its inverse.
-        real: int32, for each token of a clip where it is among the real places, group by group; ``real_back``: its
-            inverse.
+        tokens: int32, the tokens and paddings of all parts, group by group; ``tokens_back``: its inverse.
+        real: int32, for each token of a clip where it is among those without padding, group by group; ``real_back``:
+            its inverse.
     """
 
     padding: int
@@ -134,48 +139,73 @@ class Kept(Generic[Kind]):
         self.made = 0
 
 
+@dataclass(frozen=True)
+class _Stretch:
+    """What a window, or its part on one side of a seam, covers of an axis.
+
+    Attributes:
+        start: the first token; real: how many tokens; length: the same with padding; place: the first in the window.
+    """
+
+    start: int
+    real: int
+    length: int
+    place: int
+
+    @property
+    def form(self) -> tuple[int, int, int]:
+        """What stretches have in common that share a bias."""
+        return self.real, self.length, self.place
+
+
+def _stretches(size: int, window: int, shift: int) -> list[_Stretch]:
+    """Those of an axis that hold tokens; in a rolled axis the last window lies half at the end, half at the start."""
+    end = -(-size // window) * window
+    cuts = [(start, min(window, end - start), 0) for start in range(shift, end, window)]
+    cuts += [(0, shift, window - shift)] * (shift > 0)
+    return [_Stretch(start, min(length, size - start), length, place) for start, length, place in cuts if start < size]
+
+
+def _box(starts: Sequence[int], lengths: Sequence[int], size: Size) -> Tensor:
+    """Numbers of the tokens of a box in a map of ``size``: int32 ``[n]``."""
+    t, h, w = (
+        torch.arange(start, start + length, dtype=torch.int32, device="cpu")
+        for start, length in zip(starts, lengths, strict=True)
+    )
+    return ((t[:, None, None] * size[1] + h[:, None]) * size[2] + w).flatten()
+
+
 def _arrange(size: Size, window: Size, shift: Size, device: torch.device) -> Arrangement:
-    count = size[0] * size[1] * size[2]
-    numbers = torch.arange(count, dtype=torch.int32, device="cpu").view(size)
-    pad = [n for s, w in zip(reversed(size), reversed(window), strict=True) for n in (0, -s % w)]
-    numbers = F.pad(numbers, pad, value=count)
-    padded = numbers.shape
-    numbers = numbers.roll([-s for s in shift], (0, 1, 2))
-    # at the end of a rolled axis lies what was at its start; in the last windows each of the two sees only itself
-    parts = torch.zeros_like(numbers)
-    for axis, (length, moved) in enumerate(zip(padded, shift, strict=True)):
-        parts.narrow(axis, length - moved, moved).add_(1 << axis)
-
-    def cut(x: Tensor) -> Tensor:
-        """``[t, h, w]`` to ``[windows, places of a window]``."""
-        x = x.unflatten(2, (-1, window[2])).unflatten(1, (-1, window[1])).unflatten(0, (-1, window[0]))
-        return x.permute(0, 2, 4, 1, 3, 5).reshape(-1, window[0] * window[1] * window[2])
-
-    tokens, parts = cut(numbers), cut(parts)
-    kinds, kind = torch.stack((parts, (tokens == count).int()), -1).unique(dim=0, return_inverse=True)
+    count = math.prod(size)
+    forms: dict[tuple, list[tuple[int, ...]]] = {}
+    for axes in itertools.product(*map(_stretches, size, window, shift)):
+        forms.setdefault(tuple(x.form for x in axes), []).append(tuple(x.start for x in axes))
     groups = []
-    for i, (part, padding) in enumerate(zip(*kinds.unbind(-1), strict=True)):
-        real = (padding == 0).nonzero()[:, 0]
-        hidden = part[real][:, None] != part
-        groups.append((tokens[kind == i], real, hidden if hidden.any() else None))
-    moved = iter(_moved([x for group in groups for x in group], device))
+    for form, starts in forms.items():
+        lengths, padded, places = zip(*form, strict=True)
+        real, whole = _box(places, lengths, window).long(), _box(places, padded, window).long()
+        padding = whole[torch.isin(whole, real, invert=True)]
+        first = torch.tensor(starts, dtype=torch.int32) @ torch.tensor([size[1] * size[2], size[2], 1], dtype=torch.int32)
+        tokens = first[:, None] + _box((0, 0, 0), lengths, size)
+        groups += [F.pad(tokens, (0, int(len(padding) > 0)), value=count), real, padding]
+    moved = iter(_moved(groups, device))
     return Arrangement(tuple(Group(*parts) for parts in zip(moved, moved, moved, strict=True)))
 
 
 def _permute(size: Size, window: Size, shift: Size, device: torch.device) -> Permutation:
-    count = size[0] * size[1] * size[2]
+    count = math.prod(size)
     groups = _arrange(size, window, shift, torch.device("cpu")).groups
     tokens = torch.cat([group.tokens.flatten() for group in groups])
     padding = tokens == count
     tokens = torch.where(padding, count - 1 + padding.cumsum(0), tokens)
-    real_back = torch.cat([group.tokens[:, group.real].flatten() for group in groups])
+    real_back = torch.cat([group.tokens[:, : len(group.real)].flatten() for group in groups])
     orders = [order.int() for order in (tokens, _inverse(tokens), _inverse(real_back), real_back)]
-    places = (x for group in groups for x in (group.real, group.hidden))
+    places = (x for group in groups for x in (group.real, group.padding))
     tokens, tokens_back, real, real_back, *places = _moved([*orders, *places], device)
     parts = tokens.split([group.tokens.numel() for group in groups])
     groups = tuple(
-        Group(part.view(group.tokens.shape), seen, hidden)
-        for group, part, seen, hidden in zip(groups, parts, places[::2], places[1::2], strict=True)
+        Group(part.view(group.tokens.shape), seen, empty)
+        for group, part, seen, empty in zip(groups, parts, places[::2], places[1::2], strict=True)
     )
     return Permutation(groups, int(padding.sum()), tokens, tokens_back, real, real_back)
 
@@ -187,25 +217,24 @@ def _inverse(order: Tensor) -> Tensor:
     return inverse
 
 
-def _moved(tensors: Sequence[Tensor | None], device: torch.device) -> list[Tensor | None]:
+def _moved(tensors: Sequence[Tensor], device: torch.device) -> list[Tensor]:
     """Tensors of the CPU on another device. A GPU gets all in one copy, for which the CPU does not wait."""
     if device.type != "cuda":
-        return [None if x is None else x.to(device) for x in tensors]
+        return [x.to(device) for x in tensors]
     packed, places = packed_together(tensors)
     packed = packed.pin_memory().to(device, non_blocking=True)
-    return [None if x is None else unpacked(packed, place, x) for x, place in zip(tensors, places, strict=True)]
+    return [unpacked(packed, place, x) for x, place in zip(tensors, places, strict=True)]
 
 
-def packed_together(tensors: Sequence[Tensor | None]) -> tuple[Tensor, list[int]]:
+def packed_together(tensors: Sequence[Tensor]) -> tuple[Tensor, list[int]]:
     """The bytes of all tensors, uint8 ``[n]``, and where each begins."""
     places, end = [], 0
     for x in tensors:
         places.append(end)
-        end += 0 if x is None else -(-x.nbytes // ALIGNED) * ALIGNED
+        end += -(-x.nbytes // ALIGNED) * ALIGNED
     packed = torch.zeros(end, dtype=torch.uint8)
     for x, place in zip(tensors, places, strict=True):
-        if x is not None:
-            packed[place : place + x.nbytes] = x.flatten().view(torch.uint8)
+        packed[place : place + x.nbytes] = x.flatten().view(torch.uint8)
     return packed, places
 
 
