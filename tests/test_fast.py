@@ -146,6 +146,7 @@ def test_a_lateral_and_its_convolution_are_one(channels):
 @pytest.mark.parametrize("cross_modal", [False, True])
 @pytest.mark.parametrize("steps", [1, 2, 3])
 @pytest.mark.parametrize("grid", [SIZES[-1], (1, 2)], ids=["odd sizes", "doubled sizes"])
+@torch.no_grad()
 def test_the_fast_segmenter_cuts_the_masks_of_the_plain_one(steps, cross_modal, grid):
     torch.manual_seed(0)
     sizes = SIZES if grid == SIZES[-1] else [(8, 16), (4, 8), (2, 4), (1, 2)]

@@ -13,7 +13,7 @@ from torchvision.models.swin_transformer import SwinTransformerBlock
 from torchvision.models.video.swin_transformer import ShiftedWindowAttention3d
 
 from datasets.transforms import TrainTransform
-from models.fast import arrangement, window_attention
+from models.fast import arrangement, feed_forward, window_attention
 from models.fast.forms import take_form
 from models.fast.window_attention import InferenceBlock, TrainedAttention
 from models.video_swin import VARIANTS, VideoSwin
@@ -52,7 +52,7 @@ def for_training(swin: VideoSwin) -> VideoSwin:
 @pytest.mark.parametrize("few", [1, 40, 10**6])
 @pytest.mark.parametrize("size", SIZES)
 def test_the_features_are_those_of_torchvisions_blocks(swin, size, few, monkeypatch):
-    monkeypatch.setattr(window_attention, "TOKENS_AT_ONCE", (few, few))
+    monkeypatch.setattr(feed_forward, "TOKENS_AT_ONCE", (few, few))
     monkeypatch.setattr(window_attention, "SCORES_AT_ONCE", (few, few))
     video = torch.randn(2, size[0], 3, *size[1:], dtype=torch.float64)
     swin = copy.deepcopy(swin).double()

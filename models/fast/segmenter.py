@@ -113,7 +113,7 @@ def _share(frames: Tensor, lateral: SmoothedLateral, smooth: nn.Conv2d, doubled:
     share = None
     for start in range(0, len(frames), step := frames_at_once(frames.device)):
         part = lateral(frames[start : start + step], smooth)
-        part = kinds(part) if doubled else part.contiguous()
+        part = kinds(part) if doubled else part
         share = part.new_empty(len(frames), *part.shape[1:]) if share is None else share
         share[start : start + step] = part
     return share

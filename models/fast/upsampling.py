@@ -17,8 +17,8 @@ from torch import Tensor
 
 
 def kinds(x: Tensor) -> Tensor:
-    """``[..., 2h, 2w]`` to ``[..., 2, 2, h, w]``: its even and odd rows, and of these the even and odd columns."""
-    return rearrange(x, "... (h y) (w x) -> ... y x h w", y=2, x=2).contiguous()
+    """``[..., 2h, 2w]`` to ``[..., 2, 2, h, w]``: its even and odd rows, and of these the even and odd columns. A view."""
+    return rearrange(x, "... (h y) (w x) -> ... y x h w", y=2, x=2)
 
 
 def joined(x: Tensor) -> Tensor:
@@ -81,10 +81,9 @@ def _doubled_conv(x: Tensor, weight: Tensor, added: Tensor) -> Tensor:
     own, by_column, by_row, by_both = (
         product(pixels, kernels) for pixels, kernels in ((x, own), (across, by_column), (down, by_row), (both, by_both))
     )
-    out = added.to(own.dtype, copy=True)
+    out = torch.empty_like(added, dtype=own.dtype)
     for i, j in itertools.product((0, 1), (0, 1)):
-        kind = out[:, :, i, j]
-        kind += own
+        kind = torch.add(added[:, :, i, j], own, out=out[:, :, i, j])
         kind += by_column[:, j, ..., j : j + w]
         kind += by_row[:, i, ..., i : i + h, :]
         kind += by_both[:, i, j, ..., i : i + h, j : j + w]

@@ -18,14 +18,14 @@ from torchvision.models.swin_transformer import SwinTransformerBlock
 from torchvision.models.video.swin_transformer import ShiftedWindowAttention3d
 
 from models.fast.arrangement import Group, Size, arrange, permute
+from models.fast.feed_forward import parts, product
 from models.fast.forms import Form
 from util.run.precision import precise
 
-# (CPU, GPU): on a CPU the results of a layer for so many tokens stay in the cache; a GPU needs more to be filled
-TOKENS_AT_ONCE = (8192, 1 << 18)
-# scores of pairs of tokens, likewise; a GPU never holds them
-SCORES_AT_ONCE = (1 << 21, 1 << 30)
-# the same in training, which holds several numbers for each pair of tokens
+# (CPU, GPU) bytes of the scores of pairs of tokens that are held together: on a CPU they stay in the cache; a GPU's
+# attention does not hold them, and needs many windows to be filled
+SCORES_AT_ONCE = (1 << 22, 1 << 31)
+# tokens that training reads at once, which holds several numbers for each pair of them
 TRAINED_AT_ONCE = (2048, 1 << 16)
 
 
@@ -51,9 +51,11 @@ class InferenceBlock(Form, SwinTransformerBlock):
         for clip in x:
             rows = clip.view(-1, clip.shape[-1])
             read = self._attend(rows, arrange(size, window, shift, x.device).groups, bias)
-            for part in _parts(rows):
-                rows[part] += attention.proj(read[part])
-                rows[part] += self.mlp(self.norm2(rows[part]))
+            widen, activation, _, narrow, _ = self.mlp
+            for part in parts(rows):
+                some = rows[part] + product(read[part], attention.proj)
+                wide = activation(product(self.norm2(some), widen))
+                rows[part] = some.add_(product(wide, narrow))
         return x
 
     def _attend(self, rows: Tensor, groups: tuple[Group, ...], bias: Tensor) -> Tensor:
@@ -61,17 +63,18 @@ class InferenceBlock(Form, SwinTransformerBlock):
         attention = self.attn
         count, channels = rows.shape
         heads = attention.num_heads
-        first = attention.qkv(self.norm1(rows[:1]))
-        qkv = first.new_empty(count + 1, 3 * channels)
-        for part in _parts(rows):
-            qkv[part] = attention.qkv(self.norm1(rows[part]))
+        qkv = None
+        for part in parts(rows):
+            found = product(self.norm1(rows[part]), attention.qkv)
+            qkv = found.new_empty(count + 1, 3 * channels) if qkv is None else qkv
+            qkv[part] = found
         # padding is zero after the norm, so its queries, keys and values are the bias; other tokens read it
         qkv[count] = attention.qkv.bias
-        read = first.new_empty(count, channels)
+        read = qkv.new_empty(count, channels)
         for group in groups:
-            added = group.added(bias, first.dtype)
+            added = group.added(bias, qkv.dtype)
             real, seen = added.shape[1:]
-            for some in group.tokens.split(max(1, SCORES_AT_ONCE[rows.device.type == "cuda"] // added.numel())):
+            for some in group.tokens.split(max(1, SCORES_AT_ONCE[rows.device.type == "cuda"] // added.nbytes)):
                 query, key, value = (
                     qkv.index_select(0, some.flatten()).view(-1, seen, 3, heads, channels // heads).permute(2, 0, 3, 1, 4)
                 )
@@ -93,16 +96,6 @@ def _read(query: Tensor, key: Tensor, value: Tensor, added: Tensor) -> Tensor:
     scores.baddbmm_(query, key.mT, alpha=query.shape[-1] ** -0.5)
     torch.softmax(scores, -1, out=scores)
     return torch.bmm(scores, value).unflatten(0, (-1, len(added)))
-
-
-def _at_once(rows: Tensor) -> int:
-    """Tokens that a layer works on at once."""
-    return TOKENS_AT_ONCE[rows.device.type == "cuda"]
-
-
-def _parts(rows: Tensor) -> list[slice]:
-    step = _at_once(rows)
-    return [slice(start, min(start + step, len(rows))) for start in range(0, len(rows), step)]
 
 
 # Training ----------------------------------------------------------------------------------------------------------
