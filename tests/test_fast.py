@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from models.backbone import build_backbone
 from models.fast import for_inference, for_training
 from models.fast.forms import Form, lay_off_form, take_form
+from models.fast.linear import ConvolvedLinear
 from models.fast.recompute import recompute
 from models.fast.segmenter import FastSegmenter, SmoothedLateral
 from models.fast.upsampling import joined, kinds, upsampled_conv
@@ -115,6 +116,22 @@ def test_a_form_is_taken_on_replaced_and_laid_off():
     assert type(layer) is nn.Linear
     with pytest.raises(AssertionError, match="Doubled is no form of Conv2d"):
         take_form(nn.Conv2d(1, 1, 1), Doubled)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("shape", [(3,), (2, 3), (40, 20, 3), (600, 3)])
+def test_a_convolved_linear_layer_has_the_numbers_and_gradients_of_a_linear_one(shape, bias):
+    torch.manual_seed(0)
+    plain, x = nn.Linear(3, 5, bias=bias).double(), torch.randn(shape, dtype=torch.float64, requires_grad=True)
+    fast = copy.deepcopy(plain)
+    take_form(fast, ConvolvedLinear)
+    results = [layer(x) for layer in (plain, fast)]
+    torch.testing.assert_close(results[1], results[0])
+    wanted, got = (
+        torch.autograd.grad(found.sin().sum(), (x, *layer.parameters()))
+        for layer, found in zip((plain, fast), results, strict=True)
+    )
+    torch.testing.assert_close(got, wanted)
 
 
 # The segmenter -----------------------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from tests.test_referformer import tiny
 from tests.tiny_model import random_batch
 
 FORMS = {"FastReferFormer", "FoldedMaskHead", "WordAttention", "FastBlock", "FastEncoderLayer", "GatheredAttention"}
+FORMS |= {"ConvolvedLinear"}
 
 
 def share(got: torch.Tensor, wanted: torch.Tensor) -> float:

@@ -12,6 +12,7 @@ The model knows none of this. :func:`for_inference` and :func:`for_training` cha
 :mod:`pixel_decoder`           its words taken into the projections of attention
 :mod:`deformable`              its deformable attention as weighted sums of rows
 :mod:`feed_forward`            its feed-forward layers, some tokens at a time
+:mod:`linear`                  linear layers as convolutions, on a CPU
 :mod:`weights`                 folded batch norms, weights stored in the type of the products
 :mod:`norms`                   group norm on contiguous maps
 :mod:`recompute`               activation checkpointing
@@ -27,6 +28,7 @@ from torchvision.models.video.swin_transformer import ShiftedWindowAttention3d
 
 from models.fast.deformable import FastEncoderLayer, GatheredAttention
 from models.fast.forms import lay_off_form, take_form
+from models.fast.linear import convolve_linears
 from models.fast.norms import ContiguousGroupNorm
 from models.fast.pixel_decoder import FastBlock, WordAttention
 from models.fast.referformer import FastReferFormer, FoldedMaskHead
@@ -62,6 +64,7 @@ def for_inference(model: Network, amp: torch.dtype | None) -> None:
         _take_forms_of_referformer(model)
     fold_batch_norms(model)
     store_as_computed(model, amp)
+    convolve_linears(model)
 
 
 def for_training(model: Network) -> None:
@@ -69,6 +72,7 @@ def for_training(model: Network) -> None:
     for module in list(model.modules()):
         if isinstance(module, ShiftedWindowAttention3d):
             take_form(module, TrainedAttention)
+    convolve_linears(model)
     if isinstance(model, ProxyFormer):
         _contiguous_norms(model.segmenter)
 

@@ -4,10 +4,10 @@ A block of torchvision's SwinTransformer3d pads its input to whole windows, roll
 from each other what a rolled window joins from opposite ends of the map. Here the tokens of a map are numbered. Each
 window, or each part of it that lies on one side of such a seam, is a list of the numbers of its tokens.
 
-All padding of a block has the same key and the same value, because it is zero before the projection. So the padding that
-a part reads is one more token at its end, whose bias is the logarithm of the sum of the exponentials of all of theirs.
+All padding of a block has the same key and the same value, because it is zero before the projection. So the padding
+that a part reads is one more token at its end, whose bias is the logarithm of the sum of the exponentials of theirs.
 
-Shapes: t h w tokens of a clip; w parts of a tokens, which read k = a tokens, or a + 1 with padding; p places of padding.
+Shapes: t h w tokens of a clip; w parts of a tokens, which read k = a tokens, with padding a + 1; p places of padding.
 """
 
 from __future__ import annotations
@@ -185,8 +185,8 @@ def _arrange(size: Size, window: Size, shift: Size, device: torch.device) -> Arr
         lengths, padded, places = zip(*form, strict=True)
         real, whole = _box(places, lengths, window).long(), _box(places, padded, window).long()
         padding = whole[torch.isin(whole, real, invert=True)]
-        first = torch.tensor(starts, dtype=torch.int32) @ torch.tensor([size[1] * size[2], size[2], 1], dtype=torch.int32)
-        tokens = first[:, None] + _box((0, 0, 0), lengths, size)
+        first = [(t * size[1] + h) * size[2] + w for t, h, w in starts]
+        tokens = torch.tensor(first, dtype=torch.int32)[:, None] + _box((0, 0, 0), lengths, size)
         groups += [F.pad(tokens, (0, int(len(padding) > 0)), value=count), real, padding]
     moved = iter(_moved(groups, device))
     return Arrangement(tuple(Group(*parts) for parts in zip(moved, moved, moved, strict=True)))

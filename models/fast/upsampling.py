@@ -17,7 +17,7 @@ from torch import Tensor
 
 
 def kinds(x: Tensor) -> Tensor:
-    """``[..., 2h, 2w]`` to ``[..., 2, 2, h, w]``: its even and odd rows, and of these the even and odd columns. A view."""
+    """``[..., 2h, 2w]`` to ``[..., 2, 2, h, w]``, a view: even and odd rows, and of these even and odd columns."""
     return rearrange(x, "... (h y) (w x) -> ... y x h w", y=2, x=2)
 
 

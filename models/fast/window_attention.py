@@ -18,13 +18,13 @@ from torchvision.models.swin_transformer import SwinTransformerBlock
 from torchvision.models.video.swin_transformer import ShiftedWindowAttention3d
 
 from models.fast.arrangement import Group, Size, arrange, permute
-from models.fast.feed_forward import parts, product
+from models.fast.feed_forward import parts
 from models.fast.forms import Form
 from util.run.precision import precise
 
 # (CPU, GPU) bytes of the scores of pairs of tokens that are held together: on a CPU they stay in the cache; a GPU's
 # attention does not hold them, and needs many windows to be filled
-SCORES_AT_ONCE = (1 << 22, 1 << 31)
+SCORES_AT_ONCE = (1 << 22, 1 << 29)
 # tokens that training reads at once, which holds several numbers for each pair of them
 TRAINED_AT_ONCE = (2048, 1 << 16)
 
@@ -51,11 +51,9 @@ class InferenceBlock(Form, SwinTransformerBlock):
         for clip in x:
             rows = clip.view(-1, clip.shape[-1])
             read = self._attend(rows, arrange(size, window, shift, x.device).groups, bias)
-            widen, activation, _, narrow, _ = self.mlp
             for part in parts(rows):
-                some = rows[part] + product(read[part], attention.proj)
-                wide = activation(product(self.norm2(some), widen))
-                rows[part] = some.add_(product(wide, narrow))
+                some = rows[part] + attention.proj(read[part])
+                rows[part] = some + self.mlp(self.norm2(some))
         return x
 
     def _attend(self, rows: Tensor, groups: tuple[Group, ...], bias: Tensor) -> Tensor:
@@ -65,7 +63,7 @@ class InferenceBlock(Form, SwinTransformerBlock):
         heads = attention.num_heads
         qkv = None
         for part in parts(rows):
-            found = product(self.norm1(rows[part]), attention.qkv)
+            found = attention.qkv(self.norm1(rows[part]))
             qkv = found.new_empty(count + 1, 3 * channels) if qkv is None else qkv
             qkv[part] = found
         # padding is zero after the norm, so its queries, keys and values are the bias; other tokens read it
@@ -75,10 +73,8 @@ class InferenceBlock(Form, SwinTransformerBlock):
             added = group.added(bias, qkv.dtype)
             real, seen = added.shape[1:]
             for some in group.tokens.split(max(1, SCORES_AT_ONCE[rows.device.type == "cuda"] // added.nbytes)):
-                query, key, value = (
-                    qkv.index_select(0, some.flatten()).view(-1, seen, 3, heads, channels // heads).permute(2, 0, 3, 1, 4)
-                )
-                found = _read(query[:, :, :real], key, value, added)
+                windows = qkv.index_select(0, some.flatten()).view(-1, seen, 3, heads, channels // heads)
+                found = _read(*_of_heads(windows, real), added)
                 read.index_copy_(0, some[:, :real].flatten().long(), found.transpose(1, 2).reshape(-1, channels))
         return read
 
@@ -94,8 +90,7 @@ def _read(query: Tensor, key: Tensor, value: Tensor, added: Tensor) -> Tensor:
     query, key, value = (x.reshape(-1, *x.shape[2:]) for x in (query, key, value))
     scores = added.repeat(len(query) // len(added), 1, 1)
     scores.baddbmm_(query, key.mT, alpha=query.shape[-1] ** -0.5)
-    torch.softmax(scores, -1, out=scores)
-    return torch.bmm(scores, value).unflatten(0, (-1, len(added)))
+    return torch.bmm(_softmax(scores), value).unflatten(0, (-1, len(added)))
 
 
 # Training ----------------------------------------------------------------------------------------------------------
@@ -190,7 +185,12 @@ class _Read(torch.autograd.Function):
 
 def _weights(query: Tensor, key: Tensor, added: Tensor) -> Tensor:
     """How much of each key a query reads, ``[w, q, a, k]``."""
-    return precise((query * query.shape[-1] ** -0.5) @ key.mT).add_(added).softmax(-1)
+    return _softmax(precise((query * query.shape[-1] ** -0.5) @ key.mT).add_(added))
+
+
+def _softmax(scores: Tensor) -> Tensor:
+    """Over the last axis; on a CPU in the place of ``scores``, because new memory costs as much as the softmax."""
+    return torch.softmax(scores, -1, out=scores if scores.device.type == "cpu" else None)
 
 
 def _of_heads(windows: Tensor, real: int) -> tuple[Tensor, Tensor, Tensor]:
