@@ -73,6 +73,12 @@ def test_a_gpu_computes_in_tf32_or_in_float32_and_pytorch_knows_it_in_both_its_w
             assert settings() == ["highest", "False", "ieee", "ieee"]
 
 
+def test_another_precision_is_refused_on_any_device(tmp_path):
+    saved_model(tmp_path / "c.pth")
+    with pytest.raises(ValueError, match="--float32 fp32 is unknown; choose one of tf32, ieee"):
+        models.load_predictor(tmp_path / "c.pth", "cpu", float32="fp32")
+
+
 def test_the_plan_says_what_is_computed_in():
     assert precision.in_words(None, "tf32", CPU) == "float32 (--amp off)"
     wanted = "float32 (--amp off); products of float32 in TF32 (--float32 tf32)"
