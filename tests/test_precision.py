@@ -14,7 +14,7 @@ import inference_video
 import inference_ytvos
 import main
 import models
-from tasks import inference
+from tasks import inference, plan
 from tests.mini_ytvos import write_mini_ytvos
 from tests.runs import trainer
 from tests.test_checkpoint_optim import saved_model
@@ -73,6 +73,12 @@ def test_a_gpu_computes_in_tf32_or_in_float32_and_pytorch_knows_it_in_both_its_w
             assert settings() == ["highest", "False", "ieee", "ieee"]
 
 
+def test_another_precision_is_refused_on_any_device(tmp_path):
+    saved_model(tmp_path / "c.pth")
+    with pytest.raises(ValueError, match="--float32 fp32 is unknown; choose one of tf32, ieee"):
+        models.load_predictor(tmp_path / "c.pth", "cpu", float32="fp32")
+
+
 def test_the_plan_says_what_is_computed_in():
     assert precision.in_words(None, "tf32", CPU) == "float32 (--amp off)"
     wanted = "float32 (--amp off); products of float32 in TF32 (--float32 tf32)"
@@ -113,9 +119,9 @@ def test_every_way_to_a_predictor_takes_tf32_unless_it_is_told(flags, wanted, us
     assert used == [wanted] * 3
 
 
-def test_a_training_computes_in_what_it_was_started_in(used, ytvos_root, monkeypatch, tmp_path):
-    trainer(ytvos_root, tmp_path / "run", "--float32", "ieee")
-    assert used == ["ieee"]
+def test_a_training_computes_in_what_it_was_started_in(used, ytvos_root, monkeypatch, tmp_path, capsys):
+    plan.describe(trainer(ytvos_root, tmp_path / "run", "--float32", "ieee"))
+    assert used == ["ieee"] and "  computed in float32 (--amp off)\n" in capsys.readouterr().out
     saved_model(tmp_path / "c.pth", "--float32", "ieee")
     for flags, wanted in (([], "ieee"), (["--float32", "tf32"], "tf32")):
         optioned(monkeypatch, "--resume", tmp_path / "c.pth", *flags)

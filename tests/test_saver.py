@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from typing import ClassVar
 
 import pytest
 import torch
@@ -59,6 +60,41 @@ def test_what_is_saved_is_of_the_moment(tmp_path):
     weight += 1
     saver.close()
     assert not checkpoint.load(tmp_path / NEWEST)["nested"][0]["weight"].any()
+
+
+class OnGpu(torch.Tensor):
+    """Says that it is on a GPU; a copy that is not waited for has no numbers yet."""
+
+    arriving: ClassVar[list[tuple[torch.Tensor, torch.Tensor]]] = []
+    device = property(lambda self: torch.device("cuda:0"))
+
+    def detach(self) -> OnGpu:
+        return self
+
+    def to(self, device: str, *, non_blocking: bool, copy: bool) -> torch.Tensor:
+        assert device == "cpu" and non_blocking and copy
+        here = torch.full(self.shape, -1.0)
+        self.arriving.append((here, self.as_subclass(torch.Tensor)))
+        return here
+
+
+def test_copies_of_a_gpu_are_begun_together_and_waited_for_once(tmp_path, monkeypatch):
+    waits = []
+
+    def wait(device: torch.device) -> None:
+        waits.append(len(OnGpu.arriving))
+        while OnGpu.arriving:
+            here, there = OnGpu.arriving.pop()
+            here.copy_(there)
+
+    monkeypatch.setattr(torch.cuda, "synchronize", wait)
+    weights = {str(i): torch.full((i,), float(i)).as_subclass(OnGpu) for i in range(1, 6)}
+    saver = Saver(tmp_path, keep=1)
+    saver.save(checkpoint_of(nested=[weights], here=torch.ones(1)), 1)
+    assert waits == [5]
+    saver.close()
+    found = checkpoint.load(tmp_path / NEWEST)["nested"][0]
+    assert all((value == int(i)).all() and len(value) == int(i) for i, value in found.items())
 
 
 def test_the_last_and_the_best_are_kept(tmp_path):

@@ -135,6 +135,27 @@ def test_the_average_is_exponential(ytvos_root):
     assert torch.equal(average.values["1.running_mean"], model[1].running_mean)
 
 
+def test_the_average_is_the_same_bit_for_bit_as_tensor_by_tensor():
+    """Frozen parameters are their own average, and are left alone."""
+    model = tiny_model(frozen_text=True)
+    average, wanted = Average(model, 0.99), {name: value.clone() for name, value in model.state_dict().items()}
+    parameters = dict(model.named_parameters())
+    frozen = [name for name, parameter in parameters.items() if not parameter.requires_grad]
+    assert frozen and len(frozen) < len(parameters)
+    for steps in range(0, 300, 60):
+        with torch.no_grad():
+            for parameter in parameters.values():
+                if parameter.requires_grad:
+                    parameter.add_(torch.randn_like(parameter))
+        average.update(model, steps)
+        for name, value in model.state_dict().items():
+            if name in parameters:
+                wanted[name].lerp_(value, 1 - min(0.99, (1 + steps) / (10 + steps)))
+            else:
+                wanted[name].copy_(value)
+    assert same(average.values, wanted)
+
+
 def test_curves_of_several_runs_are_drawn(tmp_path, monkeypatch, capsys):
     for name in ("a", "b"):
         (tmp_path / name).mkdir()

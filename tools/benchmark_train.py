@@ -5,8 +5,9 @@
 Every variant runs in a process of its own, so that its peak memory can be measured. A step trains random weights on
 clips of noise. Loading is measured separately, on a small generated set of frames of the same size. FLOPs are counted
 by torch in one step of the plain variant. The ceiling is the speed of the fastest product of two large matrices in
-float32, also for variants in half precision. "against fp32" compares frames per second. ``ddp`` and ``fsdp`` run on all
-GPUs, or on a CPU as two processes that share its cores; their memory is that of the process that takes most.
+float32, also for variants in half precision. "against fp32" compares frames per second. On a GPU ``fp32`` is without
+TF32, and variants that name no precision are with it. ``ddp`` and ``fsdp`` run on all GPUs, or on a CPU as two
+processes that share its cores; their memory is that of the process that takes most.
 """
 
 from __future__ import annotations

@@ -324,7 +324,7 @@ def pretrain(aligner: Aligner, stream: Iterable[Clips], *, steps: int, lr: float
         optimizer.step()
         schedule.step()
         found.append(fit[asked].argmax(1) + 1 == clips.target[asked])
-        bar.set_postfix(found=f"{torch.cat(found[-10:]).float().mean():.2f}", refresh=False)
+        bar.set_postfix(found=f"{torch.cat(found[-10:]).float().mean().item():.2f}", refresh=False)
     last = torch.cat(found[-max(1, steps // 10) :]).float()
     return last.mean().item() if len(last) else 0.0
 

@@ -133,14 +133,18 @@ class Average:
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.decay = decay
         self.values = {name: value.detach().clone() for name, value in model.state_dict().items()}
-        self.parameters = {name for name, _ in model.named_parameters()}
+        parameters = dict(model.named_parameters())
+        # the others stay as they are, and so does their average
+        self.trained = [name for name, parameter in parameters.items() if parameter.requires_grad]
+        self.buffers = [name for name in self.values if name not in parameters]
 
     @torch.no_grad()
     def update(self, model: nn.Module, steps: int) -> None:
-        """Takes in the weights after ``steps`` steps."""
-        rate = 1 - min(self.decay, (1 + steps) / (10 + steps))
-        for name, value in model.state_dict().items():
-            if name in self.parameters:
-                self.values[name].lerp_(value, rate)
-            else:
-                self.values[name].copy_(value)
+        """Takes in the weights after ``steps`` steps; on a GPU by few kernels for all of them."""
+        rate, state = 1 - min(self.decay, (1 + steps) / (10 + steps)), model.state_dict()
+        if self.trained:
+            own, new = ([values[name] for name in self.trained] for values in (self.values, state))
+            torch._foreach_lerp_(own, new, rate)
+        if self.buffers:
+            own, new = ([values[name] for name in self.buffers] for values in (self.values, state))
+            torch._foreach_copy_(own, new)

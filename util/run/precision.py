@@ -13,6 +13,7 @@ from util.run import dist
 
 # the name of each type for --amp
 AMP = {None: "off", torch.bfloat16: "bf16", torch.float16: "fp16"}
+FLOAT32 = ("tf32", "ieee")  # of --float32
 
 # Below this speedup, the loss of precision is not worth the time saved.
 _WORTH = 1.3
@@ -73,7 +74,12 @@ def use_float32(precision: str, device: torch.device) -> None:
     Args:
         precision: "tf32" rounds the factors to TensorFloat-32, which has 11 bits where float32 has 24, and sums up in
             float32; GPUs before Ampere do not have it. "ieee" rounds nothing.
+
+    Raises:
+        ValueError: there is no such ``--float32``.
     """
+    if precision not in FLOAT32:
+        raise ValueError(f"--float32 {precision} is unknown; choose one of {', '.join(FLOAT32)}")
     if device.type != "cuda":
         return
     with warnings.catch_warnings():
