@@ -167,7 +167,7 @@ def of_ranks(*numbers: int) -> list[list[int]]:
     """These numbers of every rank, in rank order. Processes wait for each other, but not for what GPUs still do."""
     if world_size() == 1:
         return [list(numbers)]
-    mine = torch.tensor(numbers)
+    mine = torch.tensor(numbers, dtype=torch.long)
     told = [torch.empty_like(mine) for _ in range(world_size())]
     dist.all_gather(told, mine, group=_prompt)
     return [values.tolist() for values in told]
