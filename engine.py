@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
@@ -83,31 +83,34 @@ def train_step(
     optimizer.zero_grad(set_to_none=True)
     statistics = _statistics(model)
     before = [value.clone() for value in statistics]
-    normaliser = criterion.normaliser([batch.targets for batch in batches])
-    sums: Counter[str] = Counter()
-    for number, batch in enumerate(batches, start=1):
+    normalisers = criterion.normalisers([batch.targets for batch in batches])
+    sums: Tensor | float = 0.0
+    for number, (batch, normaliser) in enumerate(zip(batches, normalisers, strict=True), start=1):
         # the gradients of the ranks are summed once, with the last micro-batch; a divided model (FSDP) sums them with
         # every micro-batch, because no rank has room for all gradients
         alone = model.no_sync() if number < len(batches) and hasattr(model, "no_sync") else nullcontext()
         # on a CPU the backward pass of the fused attention is slower than plain products on short sequences
         attention = sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
         with alone, attention:
-            sums.update(_backward(model, criterion, batch, normaliser, scaler, amp))
+            terms = _backward(model, criterion, batch, normaliser, scaler, amp)
+        sums = sums + torch.stack(list(terms.values())).double()
     scaler.unscale_(optimizer)
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    norm = nn.utils.clip_grad_norm_(parameters, clip_max_norm or math.inf)
-    norm = dist.unsharded(norm).item()
-    (bad_loss,) = dist.any_rank(not math.isfinite(sums["loss"]), device=device)
+    norm = dist.whole(nn.utils.clip_grad_norm_(parameters, clip_max_norm or math.inf))
+    bad_losses = dist.total((~sums[0].isfinite()).double())
+    # read together, because each reading waits until a GPU has done the whole step
+    *values, bad_loss, norm = torch.cat((sums, torch.stack((bad_losses, norm.double())))).tolist()
+    values = dict(zip(terms, values, strict=True))
     if bad_loss or not math.isfinite(norm):  # both are the same on all ranks
         for value, old in zip(statistics, before, strict=True):
             value.copy_(old)
         overflow = scaler.is_enabled() and not bad_loss and scaler.get_scale() > 1
         if scaler.is_enabled():
             scaler.update()  # to a smaller scale
-        return Step(False, overflow, dict(sums), norm)
+        return Step(False, overflow, values, norm)
     scaler.step(optimizer)
     scaler.update()
-    return Step(True, False, dict(sums), norm)
+    return Step(True, False, values, norm)
 
 
 def _backward(
@@ -117,7 +120,7 @@ def _backward(
     normaliser: Normaliser,
     scaler: torch.amp.GradScaler,
     amp: torch.dtype | None,
-) -> dict[str, float]:
+) -> dict[str, Tensor]:
     """Adds the gradients of a micro-batch to those of the model, frees its activations, and returns its loss terms."""
     frames = criterion.frames(batch.targets)
     with autocast(batch.video.device, amp):
@@ -126,8 +129,7 @@ def _backward(
         batch = replace(batch, targets=batch.targets.at(frames))
     loss, terms = criterion(output, batch, normaliser)
     scaler.scale(loss).backward()
-    named = {"loss": loss.detach(), **terms}
-    return dict(zip(named, torch.stack(list(named.values())).tolist(), strict=True))
+    return {"loss": loss.detach(), **terms}  # the loss first
 
 
 def _statistics(model: nn.Module) -> list[Tensor]:

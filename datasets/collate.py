@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import torch
 from torch import Tensor
 
@@ -29,17 +31,25 @@ def _stack(parts: list[Tensor], shape: tuple[int, ...]) -> Tensor:
     return stacked
 
 
+def identity_numbers(identities: list[str]) -> Tensor:
+    """A 64-bit number for each name, the same in every process: long ``[b]``."""
+    digests = [hashlib.blake2b(name.encode(), digest_size=8).digest() for name in identities]
+    return torch.tensor([int.from_bytes(d, "big", signed=True) for d in digests], dtype=torch.long)
+
+
 def _collate_targets(targets: list[Target], size: tuple[int, int]) -> Targets:
     length = len(targets[0].annotated)
     most = max(len(target.labels) for target in targets)
+    annotated = torch.stack([target.annotated for target in targets])
     return Targets(
         masks=_stack([target.masks for target in targets], (length, most, *size)),
         boxes=_stack([target.boxes for target in targets], (length, most, 4)),
         labels=_stack([target.labels for target in targets], (most,)),
         present=_stack([target.present for target in targets], (length, most)),
-        annotated=torch.stack([target.annotated for target in targets]),
+        annotated=annotated,
         valid=_stack([torch.ones_like(target.labels, dtype=torch.bool) for target in targets], (most,)),
-        identities=[target.identity for target in targets],
+        identities=identity_numbers([target.identity for target in targets]),
+        annotated_frames=annotated.any(0).nonzero()[:, 0].tolist(),
     )
 
 

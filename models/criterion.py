@@ -5,7 +5,6 @@ Shapes: b samples, t frames, q queries, n target instances, k classes, h w mask 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -32,11 +31,13 @@ class Normaliser:
         frames: number of frames in which a target is present.
         instances: number of targets.
         micro_batches: number of micro-batches of the step on each rank.
+        samples: number of samples of this micro-batch on each rank.
     """
 
     frames: Tensor
     instances: Tensor
     micro_batches: int
+    samples: list[int]
 
 
 class Criterion:
@@ -86,8 +87,8 @@ class Criterion:
         """
         if self.all_frames:
             return None
-        wanted = targets.annotated.any(0)
-        return wanted.nonzero()[:, 0].tolist() if 0 < wanted.sum() < len(wanted) else None
+        wanted = targets.annotated_frames
+        return wanted if 0 < len(wanted) < targets.annotated.shape[1] else None
 
     def __call__(
         self, output: Output, batch: Batch, normaliser: Normaliser | None = None
@@ -100,8 +101,8 @@ class Criterion:
         Args:
             output: of the model.
             batch: the input of the model, with targets.
-            normaliser: of all micro-batches of the step, whose losses add up to that of the step; None: this batch is
-                the whole step.
+            normaliser: of this micro-batch, for losses that add up to that of the step; None: this batch is the whole
+                step.
         """
         targets, size = batch.targets, output.final.masks.shape[-2:]
         dtype = precise(output.final.masks).dtype
@@ -110,7 +111,7 @@ class Criterion:
         terms: dict[str, Tensor] = {}
         loss = output.final.masks.new_zeros((), dtype=dtype)
         with torch.autocast(output.final.masks.device.type, enabled=False):
-            over = normaliser or self.normaliser([targets])
+            over = normaliser or self.normalisers([targets])[0]
             stages = [(f"_{k}", aux) for k, aux in enumerate(output.aux, start=1)] + [("", output.final)]
             for suffix, prediction in stages:
                 matched = self.matcher(prediction, targets, masks, weight)
@@ -119,7 +120,7 @@ class Criterion:
                     terms[f"loss_{name}{suffix}"] = value.detach()
             if output.semantics is not None:
                 # `matched` is the matching of the last stage, because it comes last
-                jsc = self.jsc(output, targets, matched) / over.micro_batches
+                jsc = self.jsc(output, targets, matched, over.samples) / over.micro_batches
                 loss = loss + self.jsc_weight * jsc
                 terms["loss_jsc"] = jsc.detach()
         return loss, terms
@@ -132,14 +133,15 @@ class Criterion:
         pixels = subsample(batch.video_valid, size)[batch.clip_index].float()
         return annotated * pixels[:, None, None]
 
-    def normaliser(self, micro_batches: Sequence[Targets]) -> Normaliser:
-        """The divisors for the micro-batches of a step. Every rank must have the same number of micro-batches."""
+    def normalisers(self, micro_batches: Sequence[Targets]) -> list[Normaliser]:
+        """The divisors for each micro-batch of a step. Every rank must have the same number of micro-batches."""
         counted = torch.zeros(2, device=micro_batches[0].present.device)
         for targets in micro_batches:
             frames = (targets.present & targets.annotated[:, :, None] & targets.valid[:, None]).sum()
             counted += torch.stack((frames, targets.valid.sum()))
         frames, instances = dist.total(counted).clamp(min=1) / dist.world_size()
-        return Normaliser(frames, instances, len(micro_batches))
+        samples = dist.of_ranks(*(len(targets.valid) for targets in micro_batches))
+        return [Normaliser(frames, instances, len(micro_batches), list(of)) for of in zip(*samples, strict=True)]
 
     def stage_terms(
         self,
@@ -190,10 +192,10 @@ class Criterion:
         loss = sigmoid_focal_loss(logits, wanted, self.alpha, self.gamma)
         return (loss * targets.annotated[:, :, None, None]).sum()
 
-    def jsc(self, output: Output, targets: Targets, matched: Tensor) -> Tensor:
+    def jsc(self, output: Output, targets: Targets, matched: Tensor, samples: Sequence[int]) -> Tensor:
         """Joint Semantic Consistency loss over the global batch; 0 for a single sample.
 
-        A sample whose object is in no annotated frame of the clip is left out.
+        A sample whose object is in no annotated frame of the clip is left out. ``samples`` are counted on each rank.
         """
         t = output.final.proxies.shape[1]
         index = matched[:, None, :, None].expand(-1, t, -1, output.final.proxies.shape[-1])
@@ -201,11 +203,10 @@ class Criterion:
         share = targets.valid.float()[..., None]
         queries = (queries * share).sum(1) / share.sum(1).clamp(min=1)
         seen = (targets.present & targets.annotated[:, :, None] & targets.valid[:, None]).any((1, 2))
-        identities = identity_numbers(targets.identities).to(queries.device)
-        identities, seen = dist.gather_rows(torch.stack((identities, seen.long()), 1)).unbind(1)
+        identities, seen = dist.gather_rows(torch.stack((targets.identities, seen.long()), 1), samples).unbind(1)
         return info_nce(
-            dist.gather_rows(queries),
-            dist.gather_rows(precise(output.semantics)),
+            dist.gather_rows(queries, samples),
+            dist.gather_rows(precise(output.semantics), samples),
             self.jsc_temperature,
             identities,
             seen.bool(),
@@ -233,9 +234,3 @@ def continue_edge(x: Tensor, valid: Tensor) -> Tensor:
         index = index[:, None, None, :, None] if axis == 3 else index[:, None, None, None, :]
         x = x.gather(axis, index.expand_as(x))
     return x
-
-
-def identity_numbers(identities: list[str]) -> Tensor:
-    """A 64-bit number for each name, the same on every rank: long ``[b]``."""
-    digests = [hashlib.blake2b(name.encode(), digest_size=8).digest() for name in identities]
-    return torch.tensor([int.from_bytes(d, "big", signed=True) for d in digests], dtype=torch.long)

@@ -20,7 +20,7 @@ from models.position_encoding import drawn_frames, frame_distances, sine, sine_1
 from models.segmenter import Segmenter
 from models.surroundings import Surroundings, masked_mean
 from models.text_encoder import TextEncoder
-from util.samples.structures import Output, Prediction
+from util.samples.structures import Output, Prediction, at_frames
 
 
 @dataclass
@@ -220,9 +220,8 @@ class ProxyFormer(nn.Module):
             semantics = self.joint_semantics(video, around.video_valid, words, text_valid)
         answering, laterals = stages if supervised and self.aux_loss else stages[-1:], features.laterals
         if frames is not None:
-            chosen = list(frames)
-            answering, laterals = ([x[:, chosen] for x in maps] for maps in (answering, laterals))
-            encoded = encoded[:, chosen]
+            answering, laterals = ([at_frames(x, frames) for x in maps] for maps in (answering, laterals))
+            encoded = at_frames(encoded, frames)
         masks = self.segmenter(answering, encoded, laterals, words, text_valid, features.valid)
         predictions = [self.predict(stage, mask) for stage, mask in zip(answering, masks, strict=True)]
         return Output(final=predictions[-1], aux=predictions[:-1], semantics=semantics)

@@ -22,7 +22,7 @@ from models.heads import mlp
 from models.pixel_decoder import CrossModalPyramid, Level
 from models.position_encoding import sine_2d, sine_of_shares
 from models.text_encoder import TextEncoder
-from util.samples.structures import Output, Prediction
+from util.samples.structures import Output, Prediction, at_frames
 
 GROUPS = 32
 FIXED_DROPOUT = 0.1  # of the words and in the pyramid of the mask features, whatever that of the transformer is
@@ -60,8 +60,8 @@ class ClipFeatures:
 
     def at(self, frames: Sequence[int]) -> ClipFeatures:
         """The features of some frames."""
-        chosen = list(frames)
-        return replace(self, maps=[x[:, chosen] for x in self.maps], lateral=self.lateral[:, chosen])
+        maps = [at_frames(x, frames) for x in self.maps]
+        return replace(self, maps=maps, lateral=at_frames(self.lateral, frames))
 
 
 @dataclass

@@ -19,6 +19,7 @@ from transformers import AutoConfig, AutoTokenizer, RobertaConfig, RobertaModel
 
 from models.text_description import read_config, read_description, read_tokenizer
 from util.run import dist
+from util.run.memory import sent
 from util.samples.text import in_form, shortened
 from util.weights.checkpoint import load_weights
 
@@ -48,6 +49,7 @@ class TextEncoder(nn.Module):
     ) -> None:
         super().__init__()
         self.model = RobertaModel(config, add_pooling_layer=pooler)
+        self.model.set_attn_implementation("sdpa")  # takes the mask that `pooled` makes
         self.tokenizer = tokenizer
         self.tokenizer.no_truncation()
         self.tokenizer.enable_padding(pad_id=config.pad_token_id)
@@ -228,9 +230,12 @@ class TextEncoder(nn.Module):
     def pooled(self, expressions: list[str]) -> tuple[Tensor, Tensor, Tensor | None]:
         """Word features and their validity, and with a pooler the feature of each whole expression ``[b, d]``."""
         device = next(self.parameters()).device
-        ids, valid = (a.to(device) for a in self.tokenize(expressions))
+        ids, valid = self.tokenize(expressions)
+        padded = not valid.all()  # asked here, on the CPU: transformers would ask a GPU, and wait for its answer
+        ids, valid = sent(ids, device), sent(valid, device)
+        seen = valid[:, None, None].expand(-1, 1, valid.shape[1], -1) if padded else None
         with torch.no_grad() if self.frozen else contextlib.nullcontext():
-            found = self.model(input_ids=ids, attention_mask=valid.long())
+            found = self.model(input_ids=ids, attention_mask=seen)
         return found.last_hidden_state, valid, found.pooler_output
 
     def train(self, mode: bool = True) -> TextEncoder:

@@ -227,7 +227,7 @@ class Trainer:
             pass  # all ranks learn of it below
         except (ValueError, OSError) as reason:
             error = reason
-        failed, stopped = dist.any_rank(error is not None, self.stop.received is not None, device=self.device)
+        failed, stopped = dist.any_rank(error is not None, self.stop.received is not None)
         if failed or stopped:
             self.save()
             self.ending = True
@@ -261,7 +261,7 @@ class Trainer:
         score, scoring = None, Gaps()
         if self.scored and (self.epoch + 1) % self.settings.eval_every == 0:
             self.save()  # an error in scoring then costs no training
-            if any(dist.any_rank(self.stop.received is not None, device=self.device)):
+            if any(dist.any_rank(self.stop.received is not None)):
                 self.ending = True
                 raise Interrupted(self.goodbye())
             with self.stop.at_once(self.goodbye()):  # scoring may take longer than the sender of a signal waits

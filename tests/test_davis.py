@@ -15,6 +15,7 @@ from PIL import Image
 import eval_davis
 import inference_davis
 from datasets import build_train_loader, eval_set, num_classes
+from datasets.collate import identity_numbers
 from datasets.davis import CATEGORIES
 from davis2017.davis_protocol import score_results
 from davis2017.label_maps import read_labels
@@ -81,8 +82,10 @@ def test_training_clips_have_the_masks_and_categories_of_the_originals(mini):
     loader = build_train_loader(mini_args(mini, *plain, "--max_size", "80"))
     known, seen = {video.name: video for video in TRAIN}, set()
     for batch in loader:
-        clip, number = batch.clips[0], int(batch.targets.identities[0].split("/")[1])
+        clip = batch.clips[0]
         video = known[clip["video_id"]]
+        numbers = identity_numbers([f"{video.name}/{n}" for n in range(1, video.named + 1)]).tolist()
+        number = 1 + numbers.index(batch.targets.identities[0])
         masks = [video.labels(video.frames.index(name)) == number for name in clip["frame_ids"]]
         assert np.array_equal(batch.targets.masks[0, :, 0, :48, :80], masks)
         assert batch.targets.labels.tolist() == [[CATEGORIES.index(video.categories[number - 1])]]

@@ -46,6 +46,17 @@ def test_a_batch_gives_the_words_of_each_expression_alone():
         torch.testing.assert_close(row[:length], encoder([text])[0][0], atol=1e-5, rtol=0)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("texts", [EXPRESSIONS, EXPRESSIONS[:1]], ids=["padded", "alone"])
+def test_padding_is_masked_as_transformers_masks_it(texts):
+    encoder = tiny_text_encoder().eval()
+    ids, valid = encoder.tokenize(list(texts))
+    expected = encoder.model(input_ids=ids, attention_mask=valid.long()).last_hidden_state
+    assert torch.equal(encoder(list(texts))[0], expected)
+    wrong = encoder.model(input_ids=ids).last_hidden_state
+    assert torch.equal(wrong, expected) == bool(valid.all())
+
+
 @pytest.mark.parametrize("text", ["", " ", "\t\n", "?", "\u200b...", "\u201c\u201d"])
 def test_empty_expressions_are_refused(text):
     with pytest.raises(ValueError, match="expression is empty"):

@@ -143,7 +143,8 @@ def as_targets(masks: Tensor) -> Targets:
         present=masks.flatten(2).any(-1)[..., None],
         annotated=torch.ones(b, t, dtype=torch.bool),
         valid=torch.ones(b, 1, dtype=torch.bool),
-        identities=[""] * b,
+        identities=torch.arange(b),
+        annotated_frames=list(range(t)),
     )
 
 

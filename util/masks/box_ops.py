@@ -50,7 +50,8 @@ def masks_to_boxes(masks: Tensor) -> Tensor:
 
 
 def _areas(boxes: Tensor) -> Tensor:
-    return (boxes[..., 2:] - boxes[..., :2]).clamp(min=0).prod(-1)
+    width, height = (boxes[..., 2:] - boxes[..., :2]).clamp(min=0).unbind(-1)
+    return width * height  # the gradient of prod() would read numbers back from a GPU
 
 
 def _intersection_union(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
@@ -21,7 +21,9 @@ PATIENCE = timedelta(minutes=30)
 # the other ranks wait while one rank scores a whole split
 LONG_PATIENCE = timedelta(hours=4)
 
-_patient: dist.ProcessGroup | None = None  # a group on the CPU, for objects and long waits; None: the default group
+# groups on the CPU; None: the default group
+_patient: dist.ProcessGroup | None = None  # for objects and long waits
+_prompt: dist.ProcessGroup | None = None  # for what ranks tell each other in every step; waits no longer than PATIENCE
 
 
 def active() -> bool:
@@ -66,7 +68,7 @@ def joined(device: str | None) -> Iterator[torch.device]:
 
 
 def _init(name: str | None) -> torch.device:
-    global _patient
+    global _patient, _prompt
     device = device_of(name)
     kind = device.type
     if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
@@ -84,13 +86,14 @@ def _init(name: str | None) -> torch.device:
         backend = "nccl" if kind == "cuda" else "gloo"
         dist.init_process_group(backend, store=store, rank=number, world_size=size, timeout=PATIENCE)
         _patient = dist.new_group(backend="gloo", timeout=LONG_PATIENCE)
+        _prompt = dist.new_group(backend="gloo", timeout=PATIENCE) if kind == "cuda" else None
         return device
     return use_device(device)
 
 
 def shut_down() -> None:
-    global _patient
-    _patient = None
+    global _patient, _prompt
+    _patient = _prompt = None
     if active():
         dist.destroy_process_group()
 
@@ -113,13 +116,18 @@ def unsharded(state: Any, *, everywhere: bool = True) -> Any:
         everywhere: all ranks get these tensors; otherwise only rank 0, and the other ranks get None.
     """
     if isinstance(state, DTensor):
-        value = state.full_tensor()  # one tensor at a time, because the device may lack the memory for all
+        value = whole(state)  # one tensor at a time, because the device may lack the memory for all
         return value.cpu() if everywhere or is_main() else None
     if isinstance(state, dict):
         return {key: unsharded(value, everywhere=everywhere) for key, value in state.items()}
     if isinstance(state, list | tuple):
         return type(state)(unsharded(value, everywhere=everywhere) for value in state)
     return state
+
+
+def whole(value: Tensor) -> Tensor:
+    """A tensor that may be sharded, put together on its device. All ranks must call it."""
+    return value.full_tensor() if isinstance(value, DTensor) else value
 
 
 def sharded_like(value: Tensor, other: Tensor) -> Tensor:
@@ -138,11 +146,19 @@ def total(value: Tensor) -> Tensor:
     return value
 
 
-def any_rank(*flags: bool, device: torch.device) -> list[bool]:
-    """For each flag, whether it is True on any rank."""
+def of_ranks(*numbers: int) -> list[list[int]]:
+    """These numbers of every rank, in rank order. Processes wait for each other, but not for what GPUs still do."""
     if world_size() == 1:
-        return list(flags)
-    return [value > 0 for value in total(torch.tensor([float(flag) for flag in flags], device=device)).tolist()]
+        return [list(numbers)]
+    mine = torch.tensor(numbers, dtype=torch.long)
+    told = [torch.empty_like(mine) for _ in range(world_size())]
+    dist.all_gather(told, mine, group=_prompt)
+    return [values.tolist() for values in told]
+
+
+def any_rank(*flags: bool) -> list[bool]:
+    """For each flag, whether it is True on any rank; waits as :func:`of_ranks`."""
+    return [any(told) for told in zip(*of_ranks(*flags), strict=True)]
 
 
 def from_main(value: Any) -> Any:
@@ -209,12 +225,13 @@ class _AllGather(torch.autograd.Function):
         return gradient[rank()]
 
 
-def gather_rows(x: Tensor) -> Tensor:
-    """Rows ``[b_r, …]`` of all ranks, in rank order, with gradient; ranks may hold different numbers of rows."""
+def gather_rows(x: Tensor, counts: Sequence[int]) -> Tensor:
+    """Rows ``[b_r, …]`` of all ranks, in rank order, with gradient.
+
+    Args:
+        counts: the number of rows b_r of each rank, from :func:`of_ranks`.
+    """
     if world_size() == 1:
         return x
-    counts = [torch.zeros(1, dtype=torch.long, device=x.device) for _ in range(world_size())]
-    dist.all_gather(counts, torch.tensor([len(x)], device=x.device))
-    most = int(max(counts))
-    parts = _AllGather.apply(torch.cat((x, x.new_zeros(most - len(x), *x.shape[1:]))))
-    return torch.cat([part[: int(count)] for part, count in zip(parts, counts, strict=True)])
+    parts = _AllGather.apply(torch.cat((x, x.new_zeros(max(counts) - len(x), *x.shape[1:]))))
+    return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])

@@ -1,4 +1,4 @@
-"""Memory of the process and of the device."""
+"""Memory of the process and of the device, and the way from one to the other."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 CGROUP = "/sys/fs/cgroup/memory"
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
@@ -24,6 +25,11 @@ def keep_large_buffers() -> None:
         if hasattr(libc, "mallopt"):
             libc.mallopt(_M_MMAP_THRESHOLD, 1 << 30)
             libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def sent(x: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the CPU on ``device``; the CPU does not wait until a GPU has it."""
+    return (x.pin_memory() if device.type == "cuda" else x).to(device, non_blocking=True)
 
 
 def peak_bytes(device: torch.device) -> int:

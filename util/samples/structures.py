@@ -19,6 +19,12 @@ import torch
 from torch import Tensor
 
 
+def at_frames(x: Tensor, frames: Sequence[int]) -> Tensor:
+    """Some frames of ``x [B, T, …]``. An index would be copied to a GPU first, which waits for it."""
+    parts = x.unbind(1)
+    return torch.stack([parts[frame] for frame in frames], 1)
+
+
 class Movable:
     """Moves all tensors of a dataclass together; other values stay as they are."""
 
@@ -93,7 +99,8 @@ class Targets(Movable):
         present: bool ``[B, T, n]``.
         annotated: bool ``[B, T]``.
         valid: bool ``[B, n]``, False on padded instances.
-        identities: ``B`` strings.
+        identities: long ``[B]``, a number for the identity of each :class:`Target`, the same on every rank.
+        annotated_frames: positions of the frames that are annotated in any sample.
     """
 
     masks: Tensor
@@ -102,13 +109,16 @@ class Targets(Movable):
     present: Tensor
     annotated: Tensor
     valid: Tensor
-    identities: list[str]
+    identities: Tensor
+    annotated_frames: list[int]
 
     def at(self, frames: Sequence[int]) -> Self:
         """The ground truth of some frames."""
-        chosen = list(frames)
         of_frames = ("masks", "boxes", "present", "annotated")
-        return replace(self, **{name: getattr(self, name)[:, chosen] for name in of_frames})
+        annotated = [i for i, frame in enumerate(frames) if frame in self.annotated_frames]
+        return replace(
+            self, annotated_frames=annotated, **{name: at_frames(getattr(self, name), frames) for name in of_frames}
+        )
 
 
 @dataclass
