@@ -21,9 +21,9 @@ from datasets.texts import training_texts
 from models import PredictorSettings
 from opts import OF_TRAINING, check_train_options, differing, given_model_options, model_options, parse_train_args
 from tasks import plan
-from tasks.resuming import check_state
+from tasks.resuming import check_state, global_batch, micro_batches
 from tasks.scoring import score_split, texts_to_score
-from tasks.training import Parts, RunSettings, Trainer, micro_batches
+from tasks.training import Parts, RunSettings, Trainer
 from util.options.start import departure, require_start
 from util.run import cli, dist
 from util.run.cli import INCOMPLETE
@@ -152,11 +152,14 @@ def build_trainer(args: argparse.Namespace, saved: dict | None, device: torch.de
         )
     if saved:
         check_state(saved, f"--resume {args.resume}")
+        saved["options"]["global_batch_size"] = global_batch(saved)
+        args.global_batch_size = args.global_batch_size or global_batch(saved)
         refuse_other_run(args, saved)
     else:
         require_start(args)
     args.amp = models.settled_amp(args.amp, device)
-    accumulate = micro_batches(args.batch_size, args.global_batch_size, dist.world_size())
+    accumulate = micro_batches(args.batch_size, args.global_batch_size, dist.world_size(), args.resume)
+    args.global_batch_size = args.batch_size * dist.world_size() * accumulate  # any number of ranks goes on with it
     settings = RunSettings(
         output_dir=folder,
         epochs=args.epochs,
@@ -165,13 +168,19 @@ def build_trainer(args: argparse.Namespace, saved: dict | None, device: torch.de
         amp=args.amp,
         clip_max_norm=args.clip_max_norm,
         ema_decay=args.ema_decay,
-        fsdp=args.fsdp,
+        fsdp=divides(args, saved),
         save_every=args.save_every,
         keep=args.keep,
         eval_every=args.eval_every,
         max_skipped_steps=args.max_skipped_steps,
     )
     return Trainer(settings, build_parts(args, saved, accumulate, device), saved, device)
+
+
+def divides(args: argparse.Namespace, saved: dict | None) -> bool:
+    """Whether the model is divided among the ranks: one that was goes on in a single process, too, which holds it
+    whole."""
+    return args.fsdp and not (saved and dist.world_size() == 1)
 
 
 def build_parts(args: argparse.Namespace, saved: dict | None, accumulate: int, device: torch.device) -> Parts:
@@ -188,7 +197,8 @@ def build_parts(args: argparse.Namespace, saved: dict | None, accumulate: int, d
         raise ValueError(
             f"--warmup_steps {args.warmup_steps}: the whole run has {steps * args.epochs} steps; give less"
         )
-    frozen = models.prepare_model(args, model, device)
+    to_prepare = argparse.Namespace(**vars(args) | {"fsdp": divides(args, saved)})
+    frozen = models.prepare_model(to_prepare, model, device)
     optimizer, scheduler = models.build_optimizer(args, model, steps)
     return Parts(
         loader=loader,
@@ -255,12 +265,7 @@ def refuse_lists_of_others(args: argparse.Namespace) -> None:
 
 
 def refuse_other_run(args: argparse.Namespace, saved: dict) -> None:
-    """Raises ValueError where the flags or the number of processes contradict the run of the checkpoint."""
-    if len(saved["ranks"]) != dist.world_size():
-        raise ValueError(
-            f"--resume {args.resume} is of a run of {len(saved['ranks'])} processes, these are {dist.world_size()}: "
-            "start as many, or start a new run with --pretrained_weights"
-        )
+    """Raises ValueError where the flags contradict the run of the checkpoint."""
     if args.epochs <= saved["epoch"] and saved["epoch"] < saved["options"]["epochs"]:
         raise ValueError(
             f"--epochs {args.epochs}: {saved['epoch']} epochs of the run of --resume {args.resume} are done; give more"

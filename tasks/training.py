@@ -21,6 +21,7 @@ from datasets.loader import TrainLoader, WorkerDied
 from engine import Step, train_step
 from models import Network, PredictorSettings, prepare
 from models.criterion import Criterion
+from tasks import resuming
 from tasks.scoring import pictures, score_split
 from util.files.writing import atomic_path
 from util.run import dist, optim
@@ -114,11 +115,12 @@ class Trainer:
         self.taken = self.skipped = 0  # steps of the epoch
         self.replaced = 0  # clips of the epoch on this rank
         self.ending = False  # all ranks are about to end together
+        self.promise = ""  # what a run that goes on has in common with one without interruption, for the plan
         if saved:
             self.restore(saved)
 
     def restore(self, saved: dict) -> None:
-        """Restores the state beside the weights, as it was when ``saved`` was written.
+        """Restores the state beside the weights, as it was when ``saved`` was written, by any number of ranks.
 
         ``tasks.resuming.check_state`` has checked the form of ``saved``.
 
@@ -135,10 +137,15 @@ class Trainer:
             self.average.values = {name: dist.sharded_like(average[name], own[name]) for name in own}
         # a best score counts only while its weights are in the folder
         self.best = saved["best"] if (self.settings.output_dir / BEST).is_file() else None
-        mine = saved["ranks"][dist.rank()]
+        mine = resuming.of_rank(saved, dist.rank(), dist.world_size())
+        options = self.description["options"]
+        self.promise = resuming.promise(saved, options, dist.world_size())
+        # for the streams that are not in the checkpoint
+        torch.manual_seed(resuming.derived_seed(options["seed"], saved, dist.rank()))
         try:
-            torch.set_rng_state(mine["rng"])
-            if mine["device_rng"] is not None:
+            if mine["rng"] is not None:
+                torch.set_rng_state(mine["rng"])
+            if mine["device_rng"] is not None and self.device.type == "cuda":
                 torch.cuda.set_rng_state(mine["device_rng"], self.device)
         except RuntimeError as error:
             raise ValueError(f"{source} is damaged: its random stream cannot be continued ({error})") from error
@@ -427,21 +434,3 @@ class Trainer:
             self.steps_done,
             best=best,
         )
-
-
-def micro_batches(batch_size: int, global_batch_size: int | None, world_size: int) -> int:
-    """Batches that a rank takes for one step.
-
-    Raises:
-        ValueError: ``--global_batch_size`` is no multiple of ``batch_size * world_size``.
-    """
-    at_once = batch_size * world_size
-    if global_batch_size is None:
-        return 1
-    if global_batch_size % at_once:
-        raise ValueError(
-            f"--global_batch_size {global_batch_size} is no multiple of {at_once}, which {world_size} ranks with "
-            f"--batch_size {batch_size} take at once; the next that is one is "
-            f"{-(-global_batch_size // at_once) * at_once}"
-        )
-    return global_batch_size // at_once
