@@ -62,6 +62,8 @@ FREE_TO_CHANGE = {
     "window",
     "overlap",
     "clips",
+    "rank_timeout",
+    "collective_timeout",
     "local_rank",
 }
 # options that are never taken from a checkpoint
@@ -77,13 +79,15 @@ OF_THIS_CALL = {
     "window",
     "overlap",
     "clips",
+    "rank_timeout",
+    "collective_timeout",
     "local_rank",
 }
 
 
 def main() -> int | None:
     args = parse_train_args()
-    with dist.joined(args.device) as device:
+    with dist.joined(args.device, args.rank_timeout, args.collective_timeout) as device:
         args, saved = restore_options(args)
         keep_large_buffers()
         torch.manual_seed(args.seed + dist.rank())

@@ -9,6 +9,7 @@ from util.options.given import named_options
 from util.options.inference import InferenceOptions, add_window_options, inference_options
 from util.options.losses import add_loss_options
 from util.options.presets import PRESETS, recipe
+from util.options.ranks import add_rank_options
 from util.options.referformer_flags import settle_for_proxyformer, without_referformer_flags
 from util.options.saved import KINDS, OF_MODEL, check_values, misfits
 from util.options.start import add_backbone_options, add_start_options, start_contradictions
@@ -196,7 +197,7 @@ def add_train_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--allow_trained", action="store_true", help="also score videos of the training")
     group.add_argument("--strict", action="store_true", help="with --eval: a damaged or missing file is an error")
     add_window_options(group)
-    group.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)
+    add_rank_options(group)
 
 
 def add_data_options(parser: argparse.ArgumentParser) -> None:

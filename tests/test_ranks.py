@@ -13,7 +13,6 @@ import pytest
 import torch
 
 from engine import Step
-from tasks import plan
 from tests.commands import run_ranks
 from tests.runs import log, trainer
 from util.run import dist
