@@ -21,7 +21,7 @@ from datasets.texts import training_texts
 from models import PredictorSettings
 from opts import OF_TRAINING, check_train_options, differing, given_model_options, model_options, parse_train_args
 from tasks import plan
-from tasks.resuming import check_state, global_batch, micro_batches
+from tasks.resuming import check_state, clips_grouped, global_batch, micro_batches
 from tasks.scoring import score_split, texts_to_score
 from tasks.training import Parts, RunSettings, Trainer
 from util.options.start import departure, require_start
@@ -36,6 +36,7 @@ from util.weights.saver import newest
 # options that may change when a run is resumed
 FREE_TO_CHANGE = {
     "output_dir",
+    "batch_size",  # the global batch stays
     *(data_set.path for data_set in datasets.DATA_SETS.values()),
     "device",
     "num_workers",
@@ -189,7 +190,8 @@ def divides(args: argparse.Namespace, saved: dict | None) -> bool:
 
 def build_parts(args: argparse.Namespace, saved: dict | None, accumulate: int, device: torch.device) -> Parts:
     """The parts of a run; the model has the weights of ``saved`` if there is a checkpoint."""
-    loader = datasets.build_train_loader(args, dist.rank(), dist.world_size(), accumulate)
+    grouped = clips_grouped(saved) if saved else args.batch_size
+    loader = datasets.build_train_loader(args, dist.rank(), dist.world_size(), accumulate, grouped)
     classes = datasets.num_classes(args)
     if saved:
         model, starts = models.restore_model(saved, args.resume, to_train=True), {}

@@ -17,7 +17,7 @@ from datasets.sampling import stream
 NUMBERS = ("epoch", "step", "taken", "skipped")
 MOST_PROCESSES = 4096  # that a message counts up to
 # options that may change when a run goes on, and change how it rounds
-ROUNDING = ("activation_checkpointing", "compile", "device", "fsdp")
+ROUNDING = ("activation_checkpointing", "batch_size", "compile", "device", "fsdp")
 
 
 def check_state(saved: dict, source: object) -> None:
@@ -36,7 +36,7 @@ def check_state(saved: dict, source: object) -> None:
             f"{source} was written by an earlier version of this program, without what it takes to go on exactly; "
             "start a new run from it with --pretrained_weights"
         )
-    best, ranks = saved.get("best"), saved["ranks"]
+    best, ranks, grouped = saved.get("best"), saved["ranks"], clips_grouped(saved)
     sound = (
         all(_is_count(saved.get(name)) for name in NUMBERS)
         and (best is None or isinstance(best, int | float))
@@ -44,6 +44,9 @@ def check_state(saved: dict, source: object) -> None:
         and isinstance(ranks, list)
         and bool(ranks)
         and all(map(_is_of_rank, ranks))
+        and _is_count(grouped)
+        and grouped > 0
+        and global_batch(saved) % grouped == 0
     )
     if not sound:
         raise ValueError(
@@ -82,6 +85,11 @@ def global_batch(saved: dict) -> int:
     return options.get("global_batch_size") or options.get("batch_size", 1) * len(saved["ranks"])
 
 
+def clips_grouped(saved: dict) -> int:
+    """Clips that the sampler of the run puts together by their shape; in earlier checkpoints those of a batch."""
+    return saved.get("grouped", saved["options"].get("batch_size", 1))
+
+
 def micro_batches(batch_size: int, global_batch_size: int | None, world_size: int, resume: str | None = None) -> int:
     """Batches that a rank takes for one step.
 
@@ -108,7 +116,7 @@ def micro_batches(batch_size: int, global_batch_size: int | None, world_size: in
     raise ValueError(
         f"--resume {resume}: a step of this run takes {global_batch_size} clips, {batch_size} of them at once in a "
         f"process (--batch_size), and {world_size} processes cannot share them evenly; start one of these numbers of "
-        f"processes: {', '.join(able)}"
+        f"processes: {', '.join(able)}; or give another --batch_size"
     )
 
 

@@ -424,6 +424,7 @@ class Trainer:
                 "scaler": self.scaler.state_dict(),
                 "best": self.best,
                 "ranks": ranks,
+                "grouped": self.loader.batch_sampler.grouped,
                 "epoch": self.epoch,
                 "step": self.step,
                 "taken": self.taken,
