@@ -23,7 +23,7 @@ from util.weights.saver import NEWEST
 
 # Without dropout and the JSC loss, which differ with the number of ranks, the losses are the same.
 SHARED = """
-    --backbone timm:convnext_atto --dropout 0 --freeze_text_encoder --jsc_target none --num_frames 1 --epochs 1
+    --freeze backbone.* --dropout 0 --freeze_text_encoder --jsc_target none --num_frames 1 --epochs 1
     --expressions_per_clip 2 --batch_size 1 --global_batch_size 6 --ema_decay 0.9 --lr 1e-4
 """
 STEPS, CLIPS = 4, 24
