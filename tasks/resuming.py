@@ -45,7 +45,7 @@ def check_state(saved: dict, source: object) -> None:
         and bool(ranks)
         and all(map(_is_of_rank, ranks))
         and _is_count(grouped)
-        and grouped > 0
+        and 0 < grouped <= global_batch(saved)
         and global_batch(saved) % grouped == 0
     )
     if not sound:

@@ -46,6 +46,7 @@ OPTION_READERS = {
     "util/options/given.py",
     "util/options/inference.py",
     "util/options/losses.py",
+    "util/options/ranks.py",
     "util/options/saved.py",
     "util/options/start.py",
     "util/options/types.py",
@@ -54,7 +55,8 @@ OPTION_READERS = {
     "util/weights/checkpoint.py",  # which reads the options that other programs saved
 }
 # what opts.py is made of, which takes no more than the standard library
-OPTIONS = ("given", "inference", "losses", "presets", "referformer_flags", "saved", "start", "types", "variants")
+OPTIONS = ("given", "inference", "losses", "presets", "ranks", "referformer_flags", "saved", "start", "types")
+OPTIONS += ("variants",)
 OF_OPTS = ("opts.py", *(f"util/options/{name}.py" for name in OPTIONS))
 
 # distributions whose module has another name
