@@ -40,7 +40,7 @@ def run_inference(asked: InferenceOptions, infer: Callable[[InferenceOptions, to
         The exit code, the same in all processes: 0, or 3 where items were left out.
     """
     keep_large_buffers()
-    with dist.joined(asked.device) as device:
+    with dist.joined(asked.device, asked.rank_timeout) as device:
         gaps = Gaps(asked.strict)
         infer(asked, device, gaps)
         return gaps.code()
