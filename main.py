@@ -21,7 +21,7 @@ from datasets.texts import training_texts
 from models import PredictorSettings
 from opts import OF_TRAINING, check_train_options, differing, given_model_options, model_options, parse_train_args
 from tasks import plan
-from tasks.resuming import check_state, clips_grouped, global_batch, micro_batches
+from tasks.resuming import check_state, clips_grouped, global_batch, micro_batches, promise
 from tasks.scoring import score_split, texts_to_score
 from tasks.training import Parts, RunSettings, Trainer
 from util.options.start import departure, require_start
@@ -170,6 +170,8 @@ def build_trainer(args: argparse.Namespace, saved: dict | None, device: torch.de
         epochs=args.epochs,
         accumulate=accumulate,
         resume=args.resume,
+        promise=promise(saved, vars(args), dist.world_size()) if saved else "",
+        seed=args.seed,
         amp=args.amp,
         clip_max_norm=args.clip_max_norm,
         ema_decay=args.ema_decay,

@@ -55,7 +55,8 @@ def describe(trainer: Trainer, departure: str | None = None) -> None:
     )
     print("clips of an epoch: " + ", ".join(f"{name} {count}" for name, count in trainer.loader.clips.items()))
     if trainer.steps_done:
-        print(f"going on from {settings.resume}, after step {trainer.step} of epoch {trainer.epoch}, {trainer.promise}")
+        place = f"after step {trainer.step} of epoch {trainer.epoch}"
+        print(f"going on from {settings.resume}, {place}, {settings.promise}")
     if getattr(trainer.model, "semantics", None):
         if at_once * dataset.expressions_per_clip == 1:
             print("a micro-batch is one sample: the JSC loss has no negatives and is 0")

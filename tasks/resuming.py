@@ -81,8 +81,8 @@ def _is_stream(value: object) -> bool:
 
 def global_batch(saved: dict) -> int:
     """Clips of a step of the run, over all its processes; earlier checkpoints say it by the number of these."""
-    options = saved["options"]
-    return options.get("global_batch_size") or options.get("batch_size", 1) * len(saved["ranks"])
+    wanted, batch = (saved["options"].get(name) for name in ("global_batch_size", "batch_size"))
+    return wanted or (batch or 1) * len(saved["ranks"])
 
 
 def clips_grouped(saved: dict) -> int:
@@ -113,10 +113,10 @@ def micro_batches(batch_size: int, global_batch_size: int | None, world_size: in
         )
     most = min(global_batch_size // batch_size, MOST_PROCESSES)
     able = [str(n) for n in range(1, most + 1) if not global_batch_size % (batch_size * n)]
+    start = f"start one of these numbers of processes: {', '.join(able)}; or " if able else ""
     raise ValueError(
         f"--resume {resume}: a step of this run takes {global_batch_size} clips, {batch_size} of them at once in a "
-        f"process (--batch_size), and {world_size} processes cannot share them evenly; start one of these numbers of "
-        f"processes: {', '.join(able)}; or give another --batch_size"
+        f"process (--batch_size), and {counted(world_size)} cannot share them evenly; {start}give another --batch_size"
     )
 
 
@@ -142,21 +142,18 @@ def derived_seed(seed: int, saved: dict, rank: int) -> int:
     return int(stream(seed, saved["epoch"], saved["step"], rank).integers(2**63))
 
 
-def promise(saved: dict, options: Mapping[str, object], world_size: int) -> str:
-    """A sentence: what a run that goes on with these options has in common with one without interruption."""
+def promise(saved: dict, now: Mapping[str, object], world_size: int) -> str:
+    """A sentence: what a run that goes on with the options ``now`` has in common with one that was not stopped."""
     before = len(saved["ranks"])
-    if world_size != before:
+    changed = [f"--{name}" for name in ROUNDING if now[name] != saved["options"].get(name)]
+    if world_size == before and not changed:
         return (
-            f"with {counted(world_size)} where {before} were: its steps see the same clips as those of an "
-            "uninterrupted run, but its weights are not the same to the last bit"
+            f"with {counted(world_size)} as before: on a CPU of the same kind bit for bit as if it had not been stopped"
         )
-    if changed := [name for name in ROUNDING if options[name] != saved["options"].get(name)]:
-        return (
-            f"with {counted(world_size)} as before, but another --{', --'.join(changed)}: its steps see the same clips "
-            "as those of an uninterrupted run, but its weights are not the same to the last bit"
-        )
+    other = f"where {before} were" if world_size != before else f"as before, but another {', '.join(changed)}"
     return (
-        f"with {counted(world_size)} as before: on a CPU of the same kind it ends as an uninterrupted run, bit for bit"
+        f"with {counted(world_size)} {other}: its steps see the same clips as if it had not been stopped, but its "
+        "weights are not the same to the last bit"
     )
 
 

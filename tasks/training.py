@@ -42,7 +42,9 @@ class RunSettings:
     """The settings of a run of training.
 
     Attributes:
-        output_dir: of checkpoints and logs; resume: the checkpoint that it goes on from, for messages.
+        output_dir: of checkpoints and logs; resume: the checkpoint that it goes on from, for messages; promise: what
+            it then has in common with a run that was not stopped, for messages.
+        seed: of the random streams of ranks that have none in the checkpoint.
         epochs: of the whole run; accumulate: micro-batches of a rank that make a step.
         amp: what to compute in, as ``--amp`` has it; clip_max_norm: limit of the gradient norm, 0 for none.
         ema_decay: of the averaged weights, 0 for none; fsdp: the model is divided among the ranks.
@@ -54,6 +56,8 @@ class RunSettings:
     epochs: int
     accumulate: int
     resume: str | None = None
+    promise: str = ""
+    seed: int = 0
     amp: str = "off"
     clip_max_norm: float = 0.1
     ema_decay: float = 0.0
@@ -115,7 +119,6 @@ class Trainer:
         self.taken = self.skipped = 0  # steps of the epoch
         self.replaced = 0  # clips of the epoch on this rank
         self.ending = False  # all ranks are about to end together
-        self.promise = ""  # what a run that goes on has in common with one without interruption, for the plan
         if saved:
             self.restore(saved)
 
@@ -138,10 +141,8 @@ class Trainer:
         # a best score counts only while its weights are in the folder
         self.best = saved["best"] if (self.settings.output_dir / BEST).is_file() else None
         mine = resuming.of_rank(saved, dist.rank(), dist.world_size())
-        options = self.description["options"]
-        self.promise = resuming.promise(saved, options, dist.world_size())
         # for the streams that are not in the checkpoint
-        torch.manual_seed(resuming.derived_seed(options["seed"], saved, dist.rank()))
+        torch.manual_seed(resuming.derived_seed(self.settings.seed, saved, dist.rank()))
         try:
             if mine["rng"] is not None:
                 torch.set_rng_state(mine["rng"])

@@ -114,7 +114,7 @@ def test_a_checkpoint_that_does_not_name_its_global_batch_tells_it_by_its_ranks(
     run = trainer(ytvos_root, tmp_path / "run", "--batch_size", 1)
     assert run.settings.accumulate == 4 and run.loader.batch_sampler.grouped == 2
     assert same(torch.get_rng_state(), saved["ranks"][0]["rng"])
-    with pytest.raises(ValueError, match="takes 4 clips, 3 of them at once in a process .* or give another --batch"):
+    with pytest.raises(ValueError, match="takes 4 clips, 3 of them at once in a process .* evenly; give another --batch"):
         trainer(ytvos_root, tmp_path / "run", "--batch_size", 3)
     with pytest.raises(ValueError, match="--global_batch_size is 4 there, 8 now"):
         trainer(ytvos_root, tmp_path / "run", "--global_batch_size", 8)
@@ -139,9 +139,9 @@ def test_streams_stay_with_their_ranks_and_others_are_new():
     assert len(set(seeds)) == len(places) and seeds == [resuming.derived_seed(*place) for place in places]
 
 
-def test_what_a_run_that_goes_on_has_in_common_with_an_uninterrupted_one():
+def test_what_a_run_that_goes_on_has_in_common_with_one_that_was_not_stopped():
     options = dict.fromkeys(resuming.ROUNDING)
     saved = {"ranks": [None] * 2, "options": options}
-    assert resuming.promise(saved, options, 2).endswith("ends as an uninterrupted run, bit for bit")
+    assert resuming.promise(saved, options, 2).endswith("bit for bit as if it had not been stopped")
     assert "but another --compile" in resuming.promise(saved, options | {"compile": "inductor"}, 2)
     assert "with 3 processes where 2 were" in resuming.promise(saved, options, 3)
