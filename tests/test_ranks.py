@@ -114,7 +114,7 @@ def test_a_checkpoint_that_does_not_name_its_global_batch_tells_it_by_its_ranks(
     run = trainer(ytvos_root, tmp_path / "run", "--batch_size", 1)
     assert run.settings.accumulate == 4 and run.loader.batch_sampler.grouped == 2
     assert same(torch.get_rng_state(), saved["ranks"][0]["rng"])
-    with pytest.raises(ValueError, match="takes 4 clips, 3 of them at once in a process .* evenly; give another --batch"):
+    with pytest.raises(ValueError, match="takes 4 clips, 3 of them at once .* evenly; give another --batch"):
         trainer(ytvos_root, tmp_path / "run", "--batch_size", 3)
     with pytest.raises(ValueError, match="--global_batch_size is 4 there, 8 now"):
         trainer(ytvos_root, tmp_path / "run", "--global_batch_size", 8)
