@@ -29,9 +29,9 @@ from opts import (
     parse_train_args,
 )
 from tasks import plan
-from tasks.resuming import check_state
+from tasks.resuming import check_state, clips_grouped, global_batch, micro_batches, promise
 from tasks.scoring import score_split, texts_to_score
-from tasks.training import Parts, RunSettings, Trainer, micro_batches
+from tasks.training import Parts, RunSettings, Trainer
 from util.options.start import departure, require_start
 from util.run import cli, dist
 from util.run.cli import INCOMPLETE
@@ -43,6 +43,7 @@ from util.weights.saver import newest
 # options that may change when a run is resumed
 FREE_TO_CHANGE = {
     "output_dir",
+    "batch_size",  # the global batch stays
     *(data_set.path for data_set in datasets.DATA_SETS.values()),
     "device",
     "float32",
@@ -70,6 +71,8 @@ FREE_TO_CHANGE = {
     "window",
     "overlap",
     "clips",
+    "rank_timeout",
+    "collective_timeout",
     "local_rank",
 }
 # options that are never taken from a checkpoint
@@ -85,13 +88,15 @@ OF_THIS_CALL = {
     "window",
     "overlap",
     "clips",
+    "rank_timeout",
+    "collective_timeout",
     "local_rank",
 }
 
 
 def main() -> int | None:
     args = parse_train_args()
-    with dist.joined(args.device) as device:
+    with dist.joined(args.device, args.rank_timeout, args.collective_timeout) as device:
         args, saved = restore_options(args)
         torch.manual_seed(args.seed + dist.rank())
         if args.eval:
@@ -161,21 +166,26 @@ def build_trainer(args: argparse.Namespace, saved: dict | None, device: torch.de
         )
     if saved:
         check_state(saved, f"--resume {args.resume}")
+        saved["options"]["global_batch_size"] = global_batch(saved)
+        args.global_batch_size = args.global_batch_size or global_batch(saved)
         refuse_other_run(args, saved)
     else:
         require_start(args)
     args.amp = models.settled_amp(args.amp, device)
-    accumulate = micro_batches(args.batch_size, args.global_batch_size, dist.world_size())
+    accumulate = micro_batches(args.batch_size, args.global_batch_size, dist.world_size(), args.resume)
+    args.global_batch_size = args.batch_size * dist.world_size() * accumulate  # any number of ranks goes on with it
     settings = RunSettings(
         output_dir=folder,
         epochs=args.epochs,
         accumulate=accumulate,
         resume=args.resume,
+        promise=promise(saved, vars(args), dist.world_size()) if saved else "",
+        seed=args.seed,
         amp=args.amp,
         float32=args.float32,
         clip_max_norm=args.clip_max_norm,
         ema_decay=args.ema_decay,
-        fsdp=args.fsdp,
+        fsdp=divides(args, saved),
         save_every=args.save_every,
         keep=args.keep,
         eval_every=args.eval_every,
@@ -184,9 +194,16 @@ def build_trainer(args: argparse.Namespace, saved: dict | None, device: torch.de
     return Trainer(settings, build_parts(args, saved, accumulate, device), saved, device)
 
 
+def divides(args: argparse.Namespace, saved: dict | None) -> bool:
+    """Whether the model is divided among the ranks: one that was goes on in a single process, too, which holds it
+    whole."""
+    return args.fsdp and not (saved and dist.world_size() == 1)
+
+
 def build_parts(args: argparse.Namespace, saved: dict | None, accumulate: int, device: torch.device) -> Parts:
     """The parts of a run; the model has the weights of ``saved`` if there is a checkpoint."""
-    loader = datasets.build_train_loader(args, dist.rank(), dist.world_size(), accumulate)
+    grouped = clips_grouped(saved) if saved else args.batch_size
+    loader = datasets.build_train_loader(args, dist.rank(), dist.world_size(), accumulate, grouped)
     classes = datasets.num_classes(args)
     if saved:
         model, starts = models.restore_model(saved, args.resume, to_train=True), {}
@@ -198,7 +215,8 @@ def build_parts(args: argparse.Namespace, saved: dict | None, accumulate: int, d
         raise ValueError(
             f"--warmup_steps {args.warmup_steps}: the whole run has {steps * args.epochs} steps; give less"
         )
-    frozen = models.prepare_model(args, model, device)
+    to_prepare = argparse.Namespace(**vars(args) | {"fsdp": divides(args, saved)})
+    frozen = models.prepare_model(to_prepare, model, device)
     optimizer, scheduler = models.build_optimizer(args, model, steps)
     return Parts(
         loader=loader,
@@ -265,12 +283,7 @@ def refuse_lists_of_others(args: argparse.Namespace) -> None:
 
 
 def refuse_other_run(args: argparse.Namespace, saved: dict) -> None:
-    """Raises ValueError where the flags or the number of processes contradict the run of the checkpoint."""
-    if len(saved["ranks"]) != dist.world_size():
-        raise ValueError(
-            f"--resume {args.resume} is of a run of {len(saved['ranks'])} processes, these are {dist.world_size()}: "
-            "start as many, or start a new run with --pretrained_weights"
-        )
+    """Raises ValueError where the flags contradict the run of the checkpoint."""
     if args.epochs <= saved["epoch"] and saved["epoch"] < saved["options"]["epochs"]:
         raise ValueError(
             f"--epochs {args.epochs}: {saved['epoch']} epochs of the run of --resume {args.resume} are done; give more"

@@ -10,6 +10,7 @@ from util.options.inference import InferenceOptions, add_window_options, inferen
 from util.options.losses import add_loss_options
 from util.options.precision import add_precision_options
 from util.options.presets import PRESETS, recipe
+from util.options.ranks import add_collective_options, add_rank_options
 from util.options.referformer_flags import settle_for_proxyformer, without_referformer_flags
 from util.options.saved import KINDS, OF_MODEL, check_values, misfits
 from util.options.start import add_backbone_options, add_start_options, start_contradictions
@@ -192,7 +193,8 @@ def add_train_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--allow_trained", action="store_true", help="also score videos of the training")
     group.add_argument("--strict", action="store_true", help="with --eval: a damaged or missing file is an error")
     add_window_options(group)
-    group.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)
+    add_rank_options(group)
+    add_collective_options(group)
 
 
 def add_data_options(parser: argparse.ArgumentParser) -> None:
@@ -313,8 +315,7 @@ def inference_parser(program: str, description: str, output: str) -> argparse.Ar
     parser.add_argument("--allow_trained", action="store_true", help="also take videos of the training")
     parser.add_argument("--overwrite", action="store_true", help="delete masks that another run left in --output_dir")
     parser.add_argument("--strict", action="store_true", help="the first video that cannot be read is an error")
-    # torch.distributed.launch passes this; the environment holds the same number
-    parser.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)
+    add_rank_options(parser)
     # The checkpoint holds the options of the model. ReferFormer's commands give them, and must not contradict it.
     add_model_options(parser)
     parser.set_defaults(**dict.fromkeys(model_options()))

@@ -322,9 +322,11 @@ def refuse_trained(split: str, holdout: int, trained_holdout: int) -> None:
 
 
 def build_train_loader(
-    args: argparse.Namespace, rank: int = 0, world_size: int = 1, accumulate: int = 1
+    args: argparse.Namespace, rank: int = 0, world_size: int = 1, accumulate: int = 1, grouped: int | None = None
 ) -> TrainLoader:
     """Batches of training clips for one of ``world_size`` processes, ``accumulate`` of which make a step.
+
+    Clips are put together by their shape in groups of ``grouped``, by default a batch (:class:`ShapeBatchSampler`).
 
     ``loader.batch_sampler.set_epoch(e)`` selects the order and augmentation of an epoch, ``len(loader)`` is its number
     of batches. The content of a batch depends on the options and the epoch, and not on the number of workers.
@@ -369,7 +371,8 @@ def build_train_loader(
     )
     owners = np.repeat(list(sets), [len(videos) for videos in sets.values()])[dataset.entries[:, 0]]
     shares = np.array([weights[name] for name in owners])
-    sampler = ShapeBatchSampler(dataset.sizes(), args.batch_size, args.seed, rank, world_size, shares, accumulate)
+    sizes, size = dataset.sizes(), args.batch_size
+    sampler = ShapeBatchSampler(sizes, size, args.seed, rank, world_size, shares, accumulate, grouped)
     if not len(sampler):
         raise ValueError("--mix: the weights are so small that an epoch has no clip; give larger ones")
     loader = TrainLoader(

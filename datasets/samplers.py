@@ -33,12 +33,17 @@ class ShapeBatchSampler:
     epoch over all ranks: the last incomplete batch is filled up, and the batches are made a multiple of
     ``world_size`` (times ``accumulate``), by repeating samples.
 
+    A step takes ``batch_size * world_size * accumulate`` clips. As long as this product and ``grouped`` stay the same,
+    a step has the same clips whatever the factors are, so that a run may go on with others within an epoch.
+
     Args:
         sizes: height and width of each entry's frames.
         batch_size: clips per rank.
         seed: of the run.
         rank, world_size: place among the processes of a distributed run.
         accumulate: batches that make a step; their number is a multiple of it.
+        grouped: clips that are put together by their shape, and then divided into batches; a step takes a multiple of
+            it. None: a batch.
         shares: how often each entry occurs in an epoch, on average; None: once. Of entries with 0.3, every epoch draws
             three tenths; entries with 2.3 occur twice, and three tenths of them a third time.
     """
@@ -52,6 +57,7 @@ class ShapeBatchSampler:
         world_size: int = 1,
         shares: Sequence[float] | None = None,
         accumulate: int = 1,
+        grouped: int | None = None,
     ) -> None:
         self.log_aspects = np.log2([width / height for height, width in sizes])
         # Steps of a quarter of an octave put 16:9 together with 854x480, and separate 4:3, square and portrait.
@@ -60,6 +66,7 @@ class ShapeBatchSampler:
         self.seed, self.rank, self.world_size = seed, rank, world_size
         self.shares = np.ones(len(sizes)) if shares is None else np.asarray(shares, dtype=float)
         self.accumulate = accumulate
+        self.grouped = grouped or batch_size
         self.epoch = self.first = 0
 
     def set_epoch(self, epoch: int, step: int = 0) -> None:
@@ -81,23 +88,26 @@ class ShapeBatchSampler:
         batches, rest = [], []
         for group in np.unique(self.groups[order]):
             members = order[self.groups[order] == group]
-            whole = len(members) - len(members) % self.batch_size
-            batches += np.split(members[:whole], whole // self.batch_size) if whole else []
+            whole = len(members) - len(members) % self.grouped
+            batches += np.split(members[:whole], whole // self.grouped) if whole else []
             rest += members[whole:].tolist()
         rest.sort(key=lambda index: self.log_aspects[index])
-        for start in range(0, len(rest), self.batch_size):
-            batch = rest[start : start + self.batch_size]
-            batches.append(np.concatenate([batch, np.resize(order, self.batch_size - len(batch))]).astype(int))
+        for start in range(0, len(rest), self.grouped):
+            batch = rest[start : start + self.grouped]
+            batches.append(np.concatenate([batch, np.resize(order, self.grouped - len(batch))]).astype(int))
         batches = [batches[i] for i in rng.permutation(len(batches))]
-        return [batches[i % len(batches)] for i in range(len(self) * self.world_size)]
+        clips = len(self) * self.world_size * self.batch_size
+        repeated = np.concatenate([batches[i % len(batches)] for i in range(clips // self.grouped)])
+        return list(repeated.reshape(-1, self.batch_size))
 
     def __len__(self) -> int:
         """Batches per epoch, the same in every epoch and on every rank."""
         # the epochs differ in their entries, but not in the number of entries
         drawn = self.groups[self._draw(stream(self.seed))]
         counts = np.unique(drawn, return_counts=True)[1]
-        batches = int((counts // self.batch_size).sum()) + math.ceil((counts % self.batch_size).sum() / self.batch_size)
-        return math.ceil(batches / (self.world_size * self.accumulate)) * self.accumulate
+        batches = int((counts // self.grouped).sum()) + math.ceil((counts % self.grouped).sum() / self.grouped)
+        of_step = self.batch_size * self.world_size * self.accumulate // self.grouped
+        return math.ceil(batches / of_step) * self.accumulate
 
     def __iter__(self) -> Iterator[list[ClipRequest]]:
         batches = self._batches(stream(self.seed, self.epoch))

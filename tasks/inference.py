@@ -38,7 +38,7 @@ def run_inference(asked: InferenceOptions, infer: Callable[[InferenceOptions, to
     Returns:
         The exit code, the same in all processes: 0, or 3 where items were left out.
     """
-    with dist.joined(asked.device) as device:
+    with dist.joined(asked.device, asked.rank_timeout) as device:
         gaps = Gaps(asked.strict)
         infer(asked, device, gaps)
         return gaps.code()

@@ -38,6 +38,8 @@ def describe(trainer: Trainer, departure: str | None = None) -> None:
     print(f"  computed in {in_words(trainer.amp, settings.float32, trainer.device)}")
     if settings.fsdp:
         print(f"  divided among the {world} ranks")
+    elif trainer.description["options"]["fsdp"]:
+        print("  whole in this one process, which has nobody to divide it with (--fsdp)")
     for pattern, count in trainer.frozen.items():
         print(f"  frozen by {pattern}: {count / 1e6:.1f} M")
     origins: dict[str, list[str]] = {}
@@ -55,7 +57,8 @@ def describe(trainer: Trainer, departure: str | None = None) -> None:
     )
     print("clips of an epoch: " + ", ".join(f"{name} {count}" for name, count in trainer.loader.clips.items()))
     if trainer.steps_done:
-        print(f"going on from {settings.resume}, after step {trainer.step} of epoch {trainer.epoch}")
+        place = f"after step {trainer.step} of epoch {trainer.epoch}"
+        print(f"going on from {settings.resume}, {place}, {settings.promise}")
     if getattr(trainer.model, "semantics", None):
         if at_once * dataset.expressions_per_clip == 1:
             print("a micro-batch is one sample: the JSC loss has no negatives and is 0")

@@ -1,11 +1,23 @@
-"""The state of a run in a checkpoint, beside its model: what it must hold so that the run can go on."""
+"""The state of a run in a checkpoint, beside its model: what it must hold so that the run can go on, with as many
+processes as before or with others.
+
+With as many, each process takes up its own state, and the run ends as one without interruption, bit for bit. With
+others, the steps see the same clips: a step takes as many as before, in the same order (:mod:`datasets.samplers`).
+"""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
+from datasets.sampling import stream
+
 NUMBERS = ("epoch", "step", "taken", "skipped")
+MOST_PROCESSES = 4096  # that a message counts up to
+# options that may change when a run goes on, and change how it rounds
+ROUNDING = ("activation_checkpointing", "batch_size", "compile", "device", "fsdp")
 
 
 def check_state(saved: dict, source: object) -> None:
@@ -24,7 +36,7 @@ def check_state(saved: dict, source: object) -> None:
             f"{source} was written by an earlier version of this program, without what it takes to go on exactly; "
             "start a new run from it with --pretrained_weights"
         )
-    best, ranks = saved.get("best"), saved["ranks"]
+    best, ranks, grouped = saved.get("best"), saved["ranks"], clips_grouped(saved)
     sound = (
         all(_is_count(saved.get(name)) for name in NUMBERS)
         and (best is None or isinstance(best, int | float))
@@ -32,6 +44,9 @@ def check_state(saved: dict, source: object) -> None:
         and isinstance(ranks, list)
         and bool(ranks)
         and all(map(_is_of_rank, ranks))
+        and _is_count(grouped)
+        and 0 < grouped <= global_batch(saved)
+        and global_batch(saved) % grouped == 0
     )
     if not sound:
         raise ValueError(
@@ -62,3 +77,85 @@ def _is_of_rank(state: object) -> bool:
 def _is_stream(value: object) -> bool:
     """Whether this has the form of a random stream's state, uint8 ``[n]``."""
     return type(value) is Tensor and value.layout is torch.strided and value.dtype == torch.uint8 and value.ndim == 1
+
+
+def global_batch(saved: dict) -> int:
+    """Clips of a step of the run, over all its processes; earlier checkpoints say it by the number of these."""
+    wanted, batch = (saved["options"].get(name) for name in ("global_batch_size", "batch_size"))
+    return wanted or (batch or 1) * len(saved["ranks"])
+
+
+def clips_grouped(saved: dict) -> int:
+    """Clips that the sampler of the run puts together by their shape; in earlier checkpoints those of a batch."""
+    return saved.get("grouped", saved["options"].get("batch_size", 1))
+
+
+def micro_batches(batch_size: int, global_batch_size: int | None, world_size: int, resume: str | None = None) -> int:
+    """Batches that a rank takes for one step.
+
+    Args:
+        global_batch_size: clips of a step over all ranks; None: as many as these take at once.
+        resume: the checkpoint whose run goes on, for the message.
+
+    Raises:
+        ValueError: ``global_batch_size`` is no multiple of ``batch_size * world_size``.
+    """
+    at_once = batch_size * world_size
+    if global_batch_size is None:
+        return 1
+    if not global_batch_size % at_once:
+        return global_batch_size // at_once
+    if resume is None:
+        raise ValueError(
+            f"--global_batch_size {global_batch_size} is no multiple of {at_once}, which {world_size} ranks with "
+            f"--batch_size {batch_size} take at once; the next that is one is "
+            f"{-(-global_batch_size // at_once) * at_once}"
+        )
+    most = min(global_batch_size // batch_size, MOST_PROCESSES)
+    able = [str(n) for n in range(1, most + 1) if not global_batch_size % (batch_size * n)]
+    start = f"start one of these numbers of processes: {', '.join(able)}; or " if able else ""
+    raise ValueError(
+        f"--resume {resume}: a step of this run takes {global_batch_size} clips, {batch_size} of them at once in a "
+        f"process (--batch_size), and {counted(world_size)} cannot share them evenly; {start}give another --batch_size"
+    )
+
+
+def of_rank(saved: dict, rank: int, world_size: int) -> dict:
+    """The state of one of the processes with which a run goes on.
+
+    As many as before take up their own. Of another number, each gets the mean of the sums, whose mean over the
+    processes stays the same, and the first one all replaced clips. Random streams stay with the rank that had them; a
+    rank that had none gets None, for :func:`derived_seed`.
+    """
+    ranks = saved["ranks"]
+    if len(ranks) == world_size:
+        return ranks[rank]
+    own = ranks[rank] if rank < len(ranks) else {"rng": None, "device_rng": None}
+    names = {name: None for of_rank in ranks for name in of_rank["sums"]}
+    sums = {name: sum(of_rank["sums"].get(name, 0.0) for of_rank in ranks) / len(ranks) for name in names}
+    return own | {"sums": sums, "replaced": 0 if rank else sum(of_rank["replaced"] for of_rank in ranks)}
+
+
+def derived_seed(seed: int, saved: dict, rank: int) -> int:
+    """The seed of a process whose random stream no checkpoint has: a function of the seed of the run, the place where
+    it goes on, and the rank. So a rank that comes anew draws what no rank has drawn before."""
+    return int(stream(seed, saved["epoch"], saved["step"], rank).integers(2**63))
+
+
+def promise(saved: dict, now: Mapping[str, object], world_size: int) -> str:
+    """A sentence: what a run that goes on with the options ``now`` has in common with one that was not stopped."""
+    before = len(saved["ranks"])
+    changed = [f"--{name}" for name in ROUNDING if now[name] != saved["options"].get(name)]
+    if world_size == before and not changed:
+        return (
+            f"with {counted(world_size)} as before: on a CPU of the same kind bit for bit as if it had not been stopped"
+        )
+    other = f"where {before} were" if world_size != before else f"as before, but another {', '.join(changed)}"
+    return (
+        f"with {counted(world_size)} {other}: its steps see the same clips as if it had not been stopped, but its "
+        "weights are not the same to the last bit"
+    )
+
+
+def counted(processes: int) -> str:
+    return f"{processes} process{'es' * (processes != 1)}"

@@ -21,6 +21,7 @@ from datasets.loader import TrainLoader, WorkerDied
 from engine import Step, train_step
 from models import Network, PredictorSettings, prepare
 from models.criterion import Criterion
+from tasks import resuming
 from tasks.scoring import pictures, score_split
 from util.files.writing import atomic_path
 from util.run import dist, optim
@@ -41,7 +42,9 @@ class RunSettings:
     """The settings of a run of training.
 
     Attributes:
-        output_dir: of checkpoints and logs; resume: the checkpoint that it goes on from, for messages.
+        output_dir: of checkpoints and logs; resume: the checkpoint that it goes on from, for messages; promise: what
+            it then has in common with a run that was not stopped, for messages.
+        seed: of the random streams of ranks that have none in the checkpoint.
         epochs: of the whole run; accumulate: micro-batches of a rank that make a step.
         amp, float32: what to compute in, as the options have it; clip_max_norm: limit of the gradient norm, 0 for none.
         ema_decay: of the averaged weights, 0 for none; fsdp: the model is divided among the ranks.
@@ -53,6 +56,8 @@ class RunSettings:
     epochs: int
     accumulate: int
     resume: str | None = None
+    promise: str = ""
+    seed: int = 0
     amp: str = "off"
     float32: str = "tf32"
     clip_max_norm: float = 0.1
@@ -119,7 +124,7 @@ class Trainer:
             self.restore(saved)
 
     def restore(self, saved: dict) -> None:
-        """Restores the state beside the weights, as it was when ``saved`` was written.
+        """Restores the state beside the weights, as it was when ``saved`` was written, by any number of ranks.
 
         ``tasks.resuming.check_state`` has checked the form of ``saved``.
 
@@ -136,10 +141,13 @@ class Trainer:
             self.average.values = {name: dist.sharded_like(average[name], own[name]) for name in own}
         # a best score counts only while its weights are in the folder
         self.best = saved["best"] if (self.settings.output_dir / BEST).is_file() else None
-        mine = saved["ranks"][dist.rank()]
+        mine = resuming.of_rank(saved, dist.rank(), dist.world_size())
+        # for the streams that are not in the checkpoint
+        torch.manual_seed(resuming.derived_seed(self.settings.seed, saved, dist.rank()))
         try:
-            torch.set_rng_state(mine["rng"])
-            if mine["device_rng"] is not None:
+            if mine["rng"] is not None:
+                torch.set_rng_state(mine["rng"])
+            if mine["device_rng"] is not None and self.device.type == "cuda":
                 torch.cuda.set_rng_state(mine["device_rng"], self.device)
         except RuntimeError as error:
             raise ValueError(f"{source} is damaged: its random stream cannot be continued ({error})") from error
@@ -418,6 +426,7 @@ class Trainer:
                 "scaler": self.scaler.state_dict(),
                 "best": self.best,
                 "ranks": ranks,
+                "grouped": self.loader.batch_sampler.grouped,
                 "epoch": self.epoch,
                 "step": self.step,
                 "taken": self.taken,
@@ -428,21 +437,3 @@ class Trainer:
             self.steps_done,
             best=best,
         )
-
-
-def micro_batches(batch_size: int, global_batch_size: int | None, world_size: int) -> int:
-    """Batches that a rank takes for one step.
-
-    Raises:
-        ValueError: ``--global_batch_size`` is no multiple of ``batch_size * world_size``.
-    """
-    at_once = batch_size * world_size
-    if global_batch_size is None:
-        return 1
-    if global_batch_size % at_once:
-        raise ValueError(
-            f"--global_batch_size {global_batch_size} is no multiple of {at_once}, which {world_size} ranks with "
-            f"--batch_size {batch_size} take at once; the next that is one is "
-            f"{-(-global_batch_size // at_once) * at_once}"
-        )
-    return global_batch_size // at_once

@@ -96,6 +96,22 @@ def test_a_killed_rank_ends_the_others_and_all_are_started_again(options, whole,
     assert_same(folder, whole)
 
 
+def test_a_rank_that_stands_still_ends_the_other_and_one_process_goes_on(options, whole, tmp_path):
+    """The other one is blocked in a collective, and its connections stay open, as those to a node without power."""
+    folder = tmp_path / "run"
+    words = [*options, "--output_dir", folder, "--save_every", 1, "--resume", "auto"]
+    process = start(*words, "--rank_timeout", 2)
+    process.until((folder / "checkpoint_00000002.pth").exists)
+    _, still = ranks(process)
+    os.kill(still, signal.SIGSTOP)
+    process.until(lambda: "no sign of life from rank 1 for 2 s (--rank_timeout), so rank 0 ends" in process.said())
+    os.kill(still, signal.SIGKILL)  # as torchrun does after some time
+    assert process.wait(60)
+    said = finish(start(*words, meeting="--standalone --nproc_per_node 1"))
+    assert "with 1 process where 2 were: its steps see the same clips" in said and "1 ranks x 2 micro-batches" in said
+    assert [line["epoch"] for line in log(folder)] == [line["epoch"] for line in log(whole)]
+
+
 def test_a_signal_saves_on_all_ranks(options, whole, tmp_path):
     folder = tmp_path / "run"
     words = [*options, "--output_dir", folder, "--resume", "auto"]

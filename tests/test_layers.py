@@ -47,6 +47,7 @@ OPTION_READERS = {
     "util/options/inference.py",
     "util/options/losses.py",
     "util/options/precision.py",
+    "util/options/ranks.py",
     "util/options/saved.py",
     "util/options/start.py",
     "util/options/types.py",
@@ -55,8 +56,8 @@ OPTION_READERS = {
     "util/weights/checkpoint.py",  # which reads the options that other programs saved
 }
 # what opts.py is made of, which takes no more than the standard library
-OPTIONS = ("given", "inference", "losses", "precision", "presets", "referformer_flags", "saved", "start", "types")
-OPTIONS += ("variants",)
+OPTIONS = ("given", "inference", "losses", "precision", "presets", "ranks", "referformer_flags", "saved", "start")
+OPTIONS += ("types", "variants")
 OF_OPTS = ("opts.py", *(f"util/options/{name}.py" for name in OPTIONS))
 
 # distributions whose module has another name

@@ -70,14 +70,31 @@ def test_ranks_share_the_epoch_evenly(sizes, batch, world, epoch):
 
 
 @quick
-@given(sizes=SIZES, batch=st.integers(1, 3), ways=st.sampled_from([(4, 1), (2, 2), (1, 4)]))
-def test_a_step_has_the_same_clips_of_the_same_size_on_any_number_of_ranks(sizes, batch, ways):
-    def steps(world: int, accumulate: int) -> list[Counter]:
-        samplers = [ShapeBatchSampler(sizes, batch, 5, rank, world, None, accumulate) for rank in range(world)]
-        requests = [request for sampler in samplers for batch in sampler for request in batch]
-        return Counter(requests)
+@given(
+    shapes=SIZES,
+    share=st.sampled_from([0.5, 1.0, 1.5]),
+    # clips that are grouped, and number of ranks, clips of a rank, and micro-batches: a step takes 12 clips
+    grouped=st.sampled_from([1, 2, 3, 4]),
+    ways=st.sampled_from([(4, 1, 3), (2, 6, 1), (3, 1, 4), (1, 4, 3), (3, 2, 2), (6, 2, 1)]),
+    first=st.integers(0, 2),
+)
+def test_a_step_has_the_same_clips_of_the_same_size_whoever_shares_it(shapes, share, grouped, ways, first):
+    """Also where an epoch takes more or less of a part of the clips, as in joint training, and from its middle on."""
+    sizes = shapes * 2  # no epoch is empty
+    shares = [share] * len(shapes) + [1.0] * len(shapes)
 
-    assert steps(*ways) == steps(4, 1)
+    def steps(world: int, batch: int, accumulate: int) -> Counter:
+        samplers = [ShapeBatchSampler(sizes, batch, 5, r, world, shares, accumulate, grouped) for r in range(world)]
+        assert len({len(sampler) // accumulate for sampler in samplers}) == 1
+        for sampler in samplers:
+            sampler.set_epoch(3, first)
+        assert all(len(requests) == batch for sampler in samplers for requests in sampler)
+        return Counter(request for sampler in samplers for requests in sampler for request in requests)
+
+    whole = ShapeBatchSampler(sizes, grouped, 5, 0, 1, shares, 12 // grouped)  # a run that was never interrupted
+    whole.set_epoch(3)
+    wanted = Counter(request for requests in whole for request in requests if request.step >= first)
+    assert steps(*ways) == wanted
 
 
 def test_batches_hold_one_shape():

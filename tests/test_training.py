@@ -205,14 +205,10 @@ def test_an_interrupted_program_ends_with_a_code_to_requeue_on(capsys, tmp_path,
     assert (tmp_path / "mark").stat().st_size > 0  # for scripts that see torchrun's code only
 
 
-def test_a_process_of_another_number_of_ranks_is_refused(ytvos_root, tmp_path, monkeypatch):
+def test_a_checkpoint_that_does_not_say_what_it_takes_to_go_on_is_refused(ytvos_root, tmp_path):
     trainer(ytvos_root, tmp_path / "run", "--epochs", 1).run()
     path = tmp_path / "run" / NEWEST
     saved = checkpoint.load(path)
-    saved["ranks"] *= 2
-    checkpoint.save(path, saved)
-    with pytest.raises(ValueError, match="a run of 2 processes, these are 1: start as many"):
-        trainer(ytvos_root, tmp_path / "run")
     del saved["ranks"]
     checkpoint.save(path, saved)
     with pytest.raises(ValueError, match="--pretrained_weights"):

@@ -21,7 +21,7 @@ class InferenceOptions:
         device: where to compute; strict: the first video that cannot be read is an error.
         holdout: how many training videos make the split ``holdout``; allow_trained: take videos that were trained on.
         eval_size, max_size, amp, float32, window, overlap, clips, long_text: of the predictor.
-        loader_timeout: seconds to wait for a frame.
+        loader_timeout: seconds to wait for a frame; rank_timeout: for a sign of life of another process.
         model: options of the model, by name; the checkpoint must agree.
     """
 
@@ -44,6 +44,7 @@ class InferenceOptions:
     clips: str
     long_text: str | None
     loader_timeout: int | None
+    rank_timeout: int
     model: dict[str, object]
 
 

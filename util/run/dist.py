@@ -15,15 +15,16 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from util.run.device import device_of, use_device
 from util.run.interrupt import Interrupted
+from util.run.watch import RANK_TIMEOUT, Watch
 
-# ranks wait for the slowest between steps; torchrun notices a rank that has died
-PATIENCE = timedelta(minutes=30)
+COLLECTIVE_TIMEOUT = 1800  # seconds; ranks wait for the slowest between steps
 # the other ranks wait while one rank scores a whole split
 LONG_PATIENCE = timedelta(hours=4)
 
 # groups on the CPU; None: the default group
 _patient: dist.ProcessGroup | None = None  # for objects and long waits
-_prompt: dist.ProcessGroup | None = None  # for what ranks tell each other in every step; waits no longer than PATIENCE
+_prompt: dist.ProcessGroup | None = None  # for what ranks tell each other in every step
+_watch: Watch | None = None  # for ranks that die; None: nobody looks
 
 
 def active() -> bool:
@@ -48,27 +49,32 @@ def barrier() -> None:
 
 
 @contextmanager
-def joined(device: str | None) -> Iterator[torch.device]:
+def joined(
+    device: str | None, rank_timeout: int = RANK_TIMEOUT, collective_timeout: int = COLLECTIVE_TIMEOUT
+) -> Iterator[torch.device]:
     """Joins the processes that torchrun or torch.distributed.launch started, and yields the device of this one.
 
-    After an error the process leaves without a message to the others, which may be waiting; torchrun ends them.
+    After an error the process leaves without a message to the others, which may be waiting; torchrun ends them, and on
+    other nodes they end by themselves (:mod:`util.run.watch`).
 
     Args:
         device: "cuda", "cuda:1", "cpu" …; None takes a GPU when there is one.
+        rank_timeout: seconds without a sign of life, after which a rank counts as dead and the others end; 0: none.
+        collective_timeout: seconds that living ranks wait for each other, except where one rank works for all.
 
     Raises:
         ValueError: ``device`` is a GPU and there is none, or this node has fewer GPUs than ranks.
     """
     try:
-        yield _init(device)
+        yield _init(device, rank_timeout, timedelta(seconds=collective_timeout))
     except Interrupted:  # all ranks leave this block together
         shut_down()
         raise
     shut_down()
 
 
-def _init(name: str | None) -> torch.device:
-    global _patient, _prompt
+def _init(name: str | None, rank_timeout: int, collective_timeout: timedelta) -> torch.device:
+    global _patient, _prompt, _watch
     device = device_of(name)
     kind = device.type
     if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
@@ -84,16 +90,21 @@ def _init(name: str | None) -> torch.device:
         # restarted ranks would find the addresses of their dead predecessors in the store
         store = dist.PrefixStore(f"attempt_{restarts()}", store)
         backend = "nccl" if kind == "cuda" else "gloo"
-        dist.init_process_group(backend, store=store, rank=number, world_size=size, timeout=PATIENCE)
+        _watch = Watch(store, number, size, rank_timeout) if rank_timeout and size > 1 else None
+        dist.init_process_group(backend, store=store, rank=number, world_size=size, timeout=collective_timeout)
         _patient = dist.new_group(backend="gloo", timeout=LONG_PATIENCE)
-        _prompt = dist.new_group(backend="gloo", timeout=PATIENCE) if kind == "cuda" else None
+        _prompt = dist.new_group(backend="gloo", timeout=collective_timeout) if kind == "cuda" else None
+        if _watch:
+            _watch.start()
         return device
     return use_device(device)
 
 
 def shut_down() -> None:
-    global _patient, _prompt
-    _patient = _prompt = None
+    global _patient, _prompt, _watch
+    if _watch:
+        _watch.stop()
+    _patient = _prompt = _watch = None
     if active():
         dist.destroy_process_group()
 

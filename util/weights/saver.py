@@ -6,7 +6,7 @@ import os
 import re
 import shutil
 import sys
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,11 @@ import torch
 from torch import Tensor
 
 from util.files.writing import atomic_path
+from util.run import watch
 from util.weights import checkpoint
 
 NEWEST, BEST = "checkpoint.pth", "checkpoint_best.pth"
+LAST_SECONDS = 120.0  # for a file, where the process ends because another one has died
 _NUMBERED = re.compile(r"checkpoint_(\d+)\.pth")
 
 
@@ -37,6 +39,7 @@ class Saver:
         self._writing: Future | None = None
         # the content of the best checkpoint, while it cannot be written
         self._owed: tuple[dict[str, Any], int] | None = None
+        watch.last_duties.append(self._finish)
 
     def save(self, content: dict[str, Any], step: int, *, best: bool = False) -> None:
         """Starts to write a checkpoint; what ``content`` holds may change as soon as this returns.
@@ -66,7 +69,13 @@ class Saver:
             if self._writing:
                 self._writing.result()
         finally:
+            watch.last_duties.remove(self._finish)
             self._pool.shutdown()
+
+    def _finish(self) -> None:
+        """Waits for the file that is being written, in another thread than that of the training."""
+        if self._writing:
+            wait([self._writing], LAST_SECONDS)
 
     def _pay(self) -> None:
         """Tries again to write the best checkpoint, if that failed before."""
