@@ -1,8 +1,8 @@
 """A GPU that is pretended, so that tests on a CPU find what would fail, or would wait, on CUDA.
 
-Within :func:`pretended_gpu` there is a device cuda:0. Its tensors say so, to Python and to torch's dispatcher, and the CPU
-computes their numbers. So autograd, CUDA's autocast and GradScaler do what they do on a GPU. What mixes tensors of both
-devices raises, as on CUDA. What makes the CPU wait for the GPU is counted.
+Within :func:`pretended_gpu` there is a device cuda:0. Its tensors say so, to Python and to torch's dispatcher, and the
+CPU computes their numbers. So autograd, CUDA's autocast and GradScaler do what they do on a GPU. What mixes tensors of
+both devices raises, as on CUDA. What makes the CPU wait for the GPU is counted.
 
 Not seen are CUDA's own kernels and their rounding; waits in the formulas of autograd itself, which torch computes in
 another way for tensors of a subclass (count ``aten::item`` in a backward pass on a CPU instead); the reducer of
@@ -20,6 +20,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cache
+from pathlib import Path
 from unittest import mock
 
 import pytest
@@ -98,9 +99,9 @@ class Device(TorchDispatchMode):
         here, there = [x for x in tensors if type(x) is OnGpu], [x for x in tensors if type(x) is not OnGpu]
         asked = kwargs.get("device")
         to_gpu = bool(here) if asked is None else torch.device(asked).type == "cuda"
-        if not tensors and _in_formula():
+        if not there and _in_formula():  # what it makes for itself
             to_gpu = True
-        if asked is not None:
+        if to_gpu and asked is not None:
             kwargs = kwargs | {"device": CPU}
         self._judge(func, args, kwargs, here, there, to_gpu)
         found = func(*_held(args), **{name: _held(value) for name, value in kwargs.items()})
@@ -130,19 +131,28 @@ class Device(TorchDispatchMode):
 
     def _judge_message(self, func, args, here: list[OnGpu], there: list[Tensor]) -> None:
         """The default process group is NCCL's on a GPU; others are on the CPU."""
-        of = [dist.ProcessGroup.unbox(x) for x in args if isinstance(x, torch.ScriptObject) and "Group" in str(x._type())]
+        of = [
+            dist.ProcessGroup.unbox(x) for x in args if isinstance(x, torch.ScriptObject) and "Group" in str(x._type())
+        ]
         if not all(x.is_contiguous() for x in here) or (there and dist.group.WORLD in of):
             raise RuntimeError(f"{func}: NCCL takes contiguous tensors of a GPU")
 
     def _wait(self, why: str) -> None:
         frame = sys._getframe(1)
-        while frame and (frame.f_code.co_filename == __file__ or not frame.f_code.co_filename.startswith(f"{ROOT}/")):
+        while frame and not _ours(frame.f_code.co_filename):
             frame = frame.f_back
         where = "elsewhere"
         if frame:
             function = frame.f_code.co_qualname.split(".<locals>")[0]
-            where = f"{frame.f_code.co_filename.removeprefix(f'{ROOT}/')} {function}"
+            where = f"{Path(frame.f_code.co_filename).relative_to(ROOT)} {function}"
         self.waits[f"{where}: {why}"] += 1
+
+
+@cache
+def _ours(file: str) -> bool:
+    """Whether it is a file of this repository, but not this one."""
+    path = Path(file)
+    return path.is_relative_to(ROOT) and "site-packages" not in path.parts and file != __file__
 
 
 @cache
@@ -233,7 +243,9 @@ def pretended_gpu() -> Iterator[Counter[str]]:
         "threading.Thread.run": run,
     }
     torch._C._ensureCUDADeviceGuardSet()
-    if torch._C._get_privateuse1_backend_name() != "pretended":  # autograd asks an accelerator for streams; this has some
+    if (
+        torch._C._get_privateuse1_backend_name() != "pretended"
+    ):  # autograd asks an accelerator for streams; this has some
         _setup_privateuseone_for_python_backend("pretended")
     torch._C._set_only_lift_cpu_tensors(True)
     torch.__future__.set_overwrite_module_params_on_conversion(True)  # model.to() makes new parameters
