@@ -38,9 +38,24 @@ GPU, CPU = torch.device("cuda:0"), torch.device("cpu")
 aten, DEVICE_OF = torch.ops.aten, torch.ops.prim.device.default
 COPYING = {aten.copy_.default, aten._to_copy.default}
 INDEXING = {aten.index.Tensor, aten.index_put_.default, aten.index_put.default, aten._index_put_impl_.default}
-# numbers on the GPU decide the size of their result, or the CPU asks for a number
-COUNTING = {aten.nonzero.default, aten.masked_select.default, aten._local_scalar_dense.default, aten.equal.default}
-COUNTING |= {aten.unique_dim.default, aten._unique2.default, aten.repeat_interleave.Tensor}
+# numbers on the GPU decide the size of a result, or are asked for
+COUNTING = {
+    aten.nonzero.default: "nonzero",
+    aten.masked_select.default: "masked_select",
+    aten._local_scalar_dense.default: "item",
+    aten.equal.default: "equal",
+    aten.unique_dim.default: "unique",
+    aten._unique2.default: "unique",
+    aten.repeat_interleave.Tensor: "repeat_interleave",
+}
+# what CUDA computes and the CPU does not
+OF_CUDA = {
+    aten._fused_sdp_choice.default: lambda *_, **__: 0,  # plain products
+    aten._softmax.default: lambda x, dim, to_float: torch._softmax(x.float() if to_float else x, dim, False),
+    aten._softmax_backward_data.default: lambda gradient, y, dim, dtype: torch._softmax_backward_data(
+        gradient, y, dim, gradient.dtype
+    ).to(dtype),
+}
 
 _run_thread, _run_backward = threading.Thread.run, torch.autograd._engine_run_backward
 
@@ -93,8 +108,6 @@ class Device(TorchDispatchMode):
         if _is_whole(func):
             with self:
                 return func.decompose(*args, **kwargs)
-        if func is aten._fused_sdp_choice.default:
-            return 0  # plain products
         tensors = list(_tensors((args, *kwargs.values())))
         here, there = [x for x in tensors if type(x) is OnGpu], [x for x in tensors if type(x) is not OnGpu]
         asked = kwargs.get("device")
@@ -104,7 +117,8 @@ class Device(TorchDispatchMode):
         if to_gpu and asked is not None:
             kwargs = kwargs | {"device": CPU}
         self._judge(func, args, kwargs, here, there, to_gpu)
-        found = func(*_held(args), **{name: _held(value) for name, value in kwargs.items()})
+        compute = OF_CUDA.get(func, func) if to_gpu else func
+        found = compute(*_held(args), **{name: _held(value) for name, value in kwargs.items()})
         return _as_on_gpu(found, {id(x.held): x for x in here}) if to_gpu else found
 
     def _judge(self, func, args, kwargs, here: list[OnGpu], there: list[Tensor], to_gpu: bool) -> None:
@@ -124,7 +138,7 @@ class Device(TorchDispatchMode):
             if any(type(x) is not OnGpu or (x.dtype == torch.bool and not filled) for x in indices):
                 self._wait("index")
         elif func in COUNTING and here:
-            self._wait(func.overloadpacket.__name__)
+            self._wait(COUNTING[func])
         elif here and any(x.ndim or torch.Tag.pointwise not in func.tags for x in there):
             found = [(str(x.device), tuple(x.shape)) for x in here + there]
             raise RuntimeError(f"{func}: expected all tensors on one device, got {found}")
