@@ -26,7 +26,7 @@ from unittest import mock
 import pytest
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
@@ -82,6 +82,13 @@ class OnGpu(Tensor):
     def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
         assert func is DEVICE_OF, f"{func} outside of pretended_gpu()"
         return _place()
+
+    def __deepcopy__(self, memo: dict[int, object]) -> Tensor:
+        """Without its gradient, as torch copies a parameter."""
+        if id(self) not in memo:
+            made = self.detach().clone()
+            memo[id(self)] = nn.Parameter(made, self.requires_grad) if isinstance(self, nn.Parameter) else made
+        return memo[id(self)]
 
     def tolist(self) -> list:
         return self.cpu().tolist()
