@@ -71,8 +71,8 @@ NETWORKS = {
     "video_swin_t": "--backbone video_swin_t",
     "tsm_resnet10_half": "--enc_layers 2",
     "referformer": "--model referformer --with_box_refine --dec_layers 2 --dim_feedforward 32 --hidden_dim 32",
-    "variants": """--backbone video_swin_t --mask_decoder cross_modal --cmie full --time_encoding random --mask_loss_size full
-        --activation_checkpointing --ema_decay 0.9 --global_batch_size 4""",
+    "variants": """--backbone video_swin_t --mask_decoder cross_modal --cmie full --time_encoding random
+        --mask_loss_size full --activation_checkpointing --ema_decay 0.9 --global_batch_size 4""",
 }
 TEXTS = ["the red box on the left", "a box that is not blue"]
 
