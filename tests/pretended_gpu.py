@@ -159,14 +159,18 @@ class Device(TorchDispatchMode):
             raise RuntimeError(f"{func}: NCCL takes contiguous tensors of a GPU")
 
     def _wait(self, why: str) -> None:
-        frame = sys._getframe(1)
-        while frame and not _ours(frame.f_code.co_filename):
-            frame = frame.f_back
-        where = "elsewhere"
-        if frame:
-            function = frame.f_code.co_qualname.split(".<locals>")[0]
-            where = f"{Path(frame.f_code.co_filename).relative_to(ROOT)} {function}"
-        self.waits[f"{where}: {why}"] += 1
+        self.waits[f"{_where()}: {why}"] += 1
+
+
+def _where() -> str:
+    """The file and the function of this repository that is running."""
+    frame = sys._getframe(1)
+    while frame and not _ours(frame.f_code.co_filename):
+        frame = frame.f_back
+    if not frame:
+        return "elsewhere"
+    function = frame.f_code.co_qualname.split(".<locals>")[0]
+    return f"{Path(frame.f_code.co_filename).relative_to(ROOT)} {function}"
 
 
 @cache
@@ -255,7 +259,8 @@ def pretended_gpu() -> Iterator[Counter[str]]:
         "torch.cuda.get_device_capability": lambda device=None: (8, 0),
         "torch.cuda.mem_get_info": lambda device=None: (1 << 40, 1 << 40),
         "torch.cuda.memory_reserved": lambda device=None: 0,
-        "torch.cuda.synchronize": lambda device=None: None,
+        "torch.cuda.set_device": lambda device: None,
+        "torch.cuda.synchronize": lambda device=None: waits.update([f"{_where()}: synchronize"]),
         "torch.cuda.get_rng_state": lambda device=None: torch.get_rng_state(),
         "torch.cuda.set_rng_state": lambda state, device=None: None,
         "torch.cuda.amp.common.amp_definitely_not_available": lambda: False,

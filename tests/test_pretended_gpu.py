@@ -86,7 +86,7 @@ def small_swin() -> Iterator[None]:
 
 def start(root: Path, folder: Path, network: str, *flags: object) -> Trainer:
     """A new run that draws nothing in its steps."""
-    run = trainer(root, folder, *NETWORKS[network].split(), "--dropout", 0, *flags)
+    run = trainer(root, folder, *NETWORKS[network].split(), "--dropout", 0, "--amp", "off", *flags)
     for module in run.model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
@@ -157,6 +157,7 @@ def test_waits_of_a_step_on_one_gpu_of_eight_are_known(ytvos_root, tmp_path):
         options = FakeProcessGroup.Options()
         options.simulate_uniform_ranks = True
         torch.distributed.init_process_group("fake", rank=0, world_size=8, pg_options=options)
+        dist._patient = torch.distributed.new_group(backend="fake", pg_options=options)
         assert dist.world_size() == 8
         _, found = waits_of_steps(run, waits)
         more = found - Counter(WAITS)
@@ -259,7 +260,18 @@ def results(folder: Path, root: Path, resume: Path, device: str) -> dict[str, ob
 @in_own_process
 def test_programs_give_what_they_give_on_the_cpu(ytvos_root, tmp_path):
     words = [*FLAGS.split(), "--dropout", 0, "--freeze_text_encoder", "--lr_schedule", "step"]
-    words += ["--ytvos_path", ytvos_root, "--text_encoder", ytvos_root / "text", "--holdout", 1, "--eval_every", 1]
+    words += [
+        "--ytvos_path",
+        ytvos_root,
+        "--text_encoder",
+        ytvos_root / "text",
+        "--holdout",
+        1,
+        "--eval_every",
+        1,
+        "--amp",
+        "off",
+    ]
     program("main.py", *words, "--epochs", 2, "--output_dir", tmp_path / "cpu")
     checkpoint = tmp_path / "cpu" / "checkpoint.pth"
     wanted = results(tmp_path / "of_cpu", ytvos_root, checkpoint, "cpu")
