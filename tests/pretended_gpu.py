@@ -126,27 +126,31 @@ class Device(TorchDispatchMode):
         self._judge(func, args, kwargs, here, there, to_gpu)
         compute = OF_CUDA.get(func, func) if to_gpu else func
         found = compute(*_held(args), **{name: _held(value) for name, value in kwargs.items()})
-        return _as_on_gpu(found, {id(x.held): x for x in here}) if to_gpu else found
+        # what is changed in place stays the same tensor
+        same = {id(x.held): x for x in here} | {id(x): x for x in there}
+        return _as_on_gpu(found, same) if to_gpu else found
 
     def _judge(self, func, args, kwargs, here: list[OnGpu], there: list[Tensor], to_gpu: bool) -> None:
-        """Counts a wait, or raises, where the operation on tensors ``here`` and ``there`` would."""
+        """Counts a wait, or raises, where CUDA would wait or raise for these tensors of the GPU and of the CPU."""
         if func.namespace == "c10d":
-            self._judge_message(func, args, here, there)
-        elif func in COPYING:
+            return self._judge_message(func, args, here, there)
+        if func in COPYING:
             crosses = (bool(here) or to_gpu) and (bool(there) or not to_gpu)
             later = kwargs.get("non_blocking") or (func is aten.copy_.default and len(args) > 2 and args[2])
             # a copy to the CPU that need not be waited for is made in pinned memory, unless the place for it is given
-            pinned = all(getattr(x, "pinned", False) for x in there)
-            if crosses and not (later and pinned):
+            if crosses and not (later and all(getattr(x, "pinned", False) for x in there)):
                 self._wait("copy")
-        elif func in INDEXING and type(args[0]) is OnGpu:
+            return None
+        if func in INDEXING and type(args[0]) is OnGpu:
             indices = [x for x in args[1] if x is not None]
             filled = func is not aten.index.Tensor and args[2].numel() == 1
             if any(type(x) is not OnGpu or (x.dtype == torch.bool and not filled) for x in indices):
                 self._wait("index")
+            there = [x for x in there if all(x is not index for index in indices)]
         elif func in COUNTING and here:
             self._wait(COUNTING[func])
-        elif here and any(x.ndim or torch.Tag.pointwise not in func.tags for x in there):
+        takes_numbers = func in INDEXING or torch.Tag.pointwise in func.tags
+        if here and any(x.ndim or not takes_numbers for x in there):
             found = [(str(x.device), tuple(x.shape)) for x in here + there]
             raise RuntimeError(f"{func}: expected all tensors on one device, got {found}")
 
@@ -201,11 +205,11 @@ def _held(x: object) -> object:
     return type(x)(map(_held, x)) if type(x) in (list, tuple) else x
 
 
-def _as_on_gpu(x: object, own: dict[int, OnGpu]) -> object:
-    """``x`` with tensors of the GPU for plain ones; what is changed in place stays the same tensor (``own``)."""
+def _as_on_gpu(x: object, same: dict[int, Tensor]) -> object:
+    """``x`` with tensors of the GPU for plain ones; ``same``: what stands for some of these."""
     if isinstance(x, Tensor):
-        return own[id(x)] if id(x) in own else OnGpu(x)
-    return type(x)(_as_on_gpu(value, own) for value in x) if type(x) in (list, tuple) else x
+        return same[id(x)] if id(x) in same else OnGpu(x)
+    return type(x)(_as_on_gpu(value, same) for value in x) if type(x) in (list, tuple) else x
 
 
 # whether a backward pass runs
