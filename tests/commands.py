@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import importlib
 import os
@@ -113,6 +114,22 @@ def _rank(rank: int, work: Callable[..., None], count: int, meeting: str, argume
     torch.distributed.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=count)
     work(rank, *arguments)
     dist.shut_down()
+
+
+def in_own_process(test: Callable[..., None]) -> Callable[..., None]:
+    """Runs a test in a fork of this process. What it changes, also in torch itself, ends with the fork."""
+
+    @functools.wraps(test)
+    def forked(**fixtures: object) -> None:
+        mp.start_processes(_test, (test, fixtures), start_method="fork")
+
+    return forked
+
+
+def _test(_: int, test: Callable[..., None], fixtures: dict[str, object]) -> None:
+    _after_fork()
+    signal.alarm(SECONDS)
+    test(**fixtures)
 
 
 def _after_fork() -> None:

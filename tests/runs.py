@@ -29,7 +29,7 @@ def trainer(root: Path, folder: Path, *flags: object, resume: str | Path | None 
     args.resume = resume and str(resume)
     args.resume, saved = find_checkpoint(args)
     torch.manual_seed(args.seed)
-    return build_trainer(args, saved, CPU)
+    return build_trainer(args, saved, torch.device(args.device))
 
 
 def log(folder: Path) -> list[dict]:
