@@ -210,7 +210,8 @@ def predictor(model: Network, device: torch.device, amp: str = "off", window: in
 
 def answers(asked: Predictor) -> tuple[Tensor, Tensor]:
     """Mask logits of a video, scores of it, and the scores of all queries in one of its frames."""
-    frames = torch.randint(256, (5, 3, 48, 80), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    # in the size that the network sees: a resize on a GPU rounds in another way than torchvision's on a CPU
+    frames = torch.randint(256, (5, 3, 40, 66), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     found = asked.segment(InMemory(frames), TEXTS)
     logits = torch.stack([found.logits(e, 0, len(frames)).cpu() for e in range(len(TEXTS))])
     assert found.masks(0, len(frames)).equal(logits > 0)
@@ -227,7 +228,7 @@ def test_predictions_are_those_of_the_cpu(trained, network):
     with pretended_gpu():
         for window, of_cpu in wanted.items():
             for found, there in zip(answers(predictor(model, GPU, window=window)), of_cpu, strict=True):
-                assert found.device == CPU and torch.allclose(found, there, rtol=1e-3, atol=1e-3), window
+                assert found.device == CPU and torch.allclose(found, there, rtol=1e-3, atol=1e-4), window
         for amp in ("bf16", "fp16"):
             found, scores = answers(predictor(model, GPU, amp))
             assert torch.allclose(scores, wanted[None][1], atol=0.02) and found.isfinite().all(), amp
@@ -282,10 +283,9 @@ def test_programs_give_what_they_give_on_the_cpu(ytvos_root, tmp_path):
         found = results(tmp_path / "of_gpu", ytvos_root, checkpoint, "cuda")
     for here, there in zip(log(gpu), log(tmp_path / "cpu"), strict=True):
         assert here == pytest.approx(there, rel=1e-3, abs=1e-4)
-    print(found.keys(), found["scores"], wanted["scores"])
-    assert found.keys() == wanted.keys()
-    for name in found:
-        print(name, (found[name] != wanted[name]).mean() if name != "scores" else None)
+    assert found.keys() == wanted.keys() and found["scores"] == wanted["scores"]
+    for name in found.keys() - {"scores"}:
+        assert (found[name] != wanted[name]).mean() < 1e-3, name
 
 
 # Planted faults ------------------------------------------------------------------------------------------------------
@@ -304,7 +304,7 @@ def plant(function: Callable, sound: str, faulty: str) -> None:
     function.__code__ = code.replace(co_qualname=function.__code__.co_qualname)
 
 
-MIXED, UNLIKE = "one device", "dtype"
+MIXED, UNLIKE = "one device", "dtype|scalar type"
 OF_TRAINING = {
     "batches are not moved": (Trainer.train_step, "batch.to(self.device, non_blocking=True)", "batch", MIXED),
     "places are on the CPU": (position_encoding.sine, ", device=position.device", "", MIXED),
