@@ -114,7 +114,7 @@ def two_steps(run: Trainer, after: Callable[[], object] = lambda: None) -> list[
 def test_steps_give_the_numbers_of_the_cpu(ytvos_root, tmp_path, network):
     wanted = two_steps(start(ytvos_root, tmp_path / "cpu", network))
     with pretended_gpu():
-        for amp in ("off", "bf16", "fp16"):
+        for amp in ("off", "fp16") if network == "variants" else ("off", "bf16", "fp16"):
             run = start(ytvos_root, tmp_path / amp, network, "--device", "cuda", "--amp", amp)
             if amp == "fp16":  # the first scale, 2^16, would take some steps to fall
                 run.scaler.load_state_dict(run.scaler.state_dict() | {"scale": 64.0})
