@@ -139,7 +139,7 @@ class Started(BaseException):
     [("cuda", [], "auto"), ("cuda", ["--amp", "off"], "off"), ("cuda", ["--amp", "fp16"], "fp16"), ("cpu", [], "off")],
 )
 def test_a_new_training_takes_half_precision_on_a_gpu_unless_it_is_told(device, flags, amp, monkeypatch):
-    monkeypatch.setattr(main.dist, "joined", lambda name: nullcontext(torch.device(device)))
+    monkeypatch.setattr(main.dist, "joined", lambda *_: nullcontext(torch.device(device)))
     monkeypatch.setattr(main, "build_trainer", raising)
     optioned(monkeypatch, *flags)
     with pytest.raises(Started) as started:
@@ -153,7 +153,7 @@ def raising(args: Namespace, saved: dict | None, device: torch.device) -> None:
 
 def test_a_training_that_goes_on_keeps_its_precision_on_a_gpu(monkeypatch, tmp_path):
     saved_model(tmp_path / "c.pth")
-    monkeypatch.setattr(main.dist, "joined", lambda name: nullcontext(torch.device("cuda")))
+    monkeypatch.setattr(main.dist, "joined", lambda *_: nullcontext(torch.device("cuda")))
     monkeypatch.setattr(main, "build_trainer", raising)
     optioned(monkeypatch, "--resume", tmp_path / "c.pth")
     with pytest.raises(Started) as started:

@@ -35,7 +35,7 @@ import models  # noqa: E402
 from engine import train_step  # noqa: E402
 from models import prepare  # noqa: E402
 from opts import parse_train_args  # noqa: E402
-from tasks.training import micro_batches  # noqa: E402
+from tasks.resuming import micro_batches  # noqa: E402
 from tools.data.make_synthetic import generate  # noqa: E402
 from tools.profile_model import EXPRESSION, build, make_batch, measure  # noqa: E402
 from util.run import cli, dist  # noqa: E402
