@@ -22,6 +22,7 @@ from datasets.davis import AnnotatedVideo
 from models.criterion import Criterion, Normaliser
 from models.postprocess import fuse_objects
 from models.predictor import ASKED_TOGETHER, FrameAnswer, Predictor
+from models.prepare import trained_norms
 from models.segmentation import Segmentation
 from util.files.names import inside
 from util.masks.coco import CATEGORY, encode_masks
@@ -134,8 +135,7 @@ def _backward(
 
 def _statistics(model: nn.Module) -> list[Tensor]:
     """The running statistics of trained batch norms, which a forward pass in training changes."""
-    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
-    return [value for norm in norms for value in norm.buffers()]
+    return [value for norm in trained_norms(model) for value in norm.buffers()]
 
 
 class Writer:

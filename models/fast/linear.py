@@ -1,4 +1,7 @@
-"""Linear layers on a CPU: as 1×1 convolutions, which torch computes 1.1 to 1.4 times as fast as products there.
+"""Linear layers on a CPU: as 1×1 convolutions, which torch computes faster than products for many tokens.
+
+On an AMD EPYC (Zen 4, 2 cores, torch 2.15) layers of Video-Swin-T in float32 were 1.1 to 1.5 times as fast with their
+gradients, for 1,200 to 72,000 tokens. For up to 512 tokens narrow layers were slower.
 
 Shapes: n tokens, c channels.
 """
@@ -10,7 +13,7 @@ from torch import Tensor, nn
 
 from models.fast.forms import Form, take_form
 
-ENOUGH = 512  # tokens; for fewer the setting up of a convolution costs more than it saves
+ENOUGH = 1024  # tokens; for fewer the setting up of a convolution costs about what it saves, or more
 
 
 class ConvolvedLinear(Form, nn.Linear):
