@@ -123,7 +123,6 @@ def test_no_scores_of_pairs_are_kept_for_the_gradient(swin):
 
 @pytest.fixture
 def forgotten() -> None:
-    arrangement.arrange.forget()
     arrangement.permute.forget()
 
 
@@ -133,7 +132,7 @@ def test_windows_are_arranged_once_for_maps_of_a_size(swin, forgotten):
     with torch.no_grad():
         for _ in range(3):
             fast(video)
-    assert 4 <= arrangement.arrange.made <= 8 and arrangement.permute.made == 0
+    assert 4 <= arrangement.permute.made <= 8
 
 
 def test_training_goes_on_after_an_inference_of_the_same_size(swin, forgotten):
@@ -174,22 +173,16 @@ def test_numbers_of_tokens_take_four_bytes_and_every_token_is_read_once():
         assert torch.equal(order[back], torch.arange(len(order), dtype=torch.int32))
     count = 4 * 8 * 8
     assert len(found.real) == count and len(found.tokens) == count + found.padding
-    plain = arrangement.arrange(SIZE, WINDOW, SHIFT, CPU).groups
-    for group, numbered in zip(plain, found.groups, strict=True):
-        assert group.tokens.dtype == torch.int32 and torch.equal(group.padding, numbered.padding)
-        assert torch.equal(group.tokens, numbered.tokens.clamp(max=count))
 
 
 def test_tensors_that_are_copied_together_are_the_same_afterwards():
     """On a GPU all tensors of an arrangement come by one copy."""
-    plain = arrangement.arrange(SIZE, WINDOW, SHIFT, CPU).groups
-    tensors = [x for group in plain for x in (group.real, group.padding, group.tokens)]
-    assert 0 in map(len, tensors) and len({x.dtype for x in tensors}) == 2
+    tensors = [torch.zeros(3, 0), torch.arange(5, dtype=torch.int32), torch.randn(2, 3), torch.arange(3)]
     packed, places = arrangement.packed_together(tensors)
     for x, place in zip(tensors, places, strict=True):
         found = arrangement.unpacked(packed, place, x)
         assert found.dtype == x.dtype and torch.equal(found, x)
-        assert not len(x) or found.data_ptr() == packed.data_ptr() + place
+        assert not x.numel() or found.data_ptr() == packed.data_ptr() + place
 
 
 def test_a_gpu_keeps_the_arrangements_of_all_sizes_of_a_training():

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -29,7 +29,7 @@ from torchvision.models.swin_transformer import SwinTransformerBlock  # noqa: E4
 
 from models import backbone, fast  # noqa: E402
 from models.fast import segmenter  # noqa: E402
-from models.fast.upsampling import joined, kinds  # noqa: E402
+from models.fast.upsampling import channels_first, channels_last, joined, kinds  # noqa: E402
 from models.fast.window_attention import InferenceBlock  # noqa: E402
 from opts import parse_train_args  # noqa: E402
 from tools.benchmark_train import ceiling, last_error  # noqa: E402
@@ -49,14 +49,18 @@ def _plain_blocks() -> None:
 def _after_upsampling() -> None:
     def conv(x: Tensor, weight: Tensor, added: Tensor) -> Tensor:
         whole = joined(added) if added.ndim == 6 else added
-        out = F.conv2d(F.interpolate(x, size=whole.shape[2:], mode="nearest"), weight, padding=1) + whole
+        up = F.interpolate(channels_first(x), size=whole.shape[1:3], mode="nearest")
+        out = channels_last(F.conv2d(up, weight, padding=1)) + whole
         return kinds(out) if added.ndim == 6 else out
 
     segmenter.upsampled_conv = conv
 
 
 def _two_convolutions() -> None:
-    segmenter.SmoothedLateral.forward = lambda self, x, smooth: smooth(self._conv_forward(x, self.weight, self.bias))
+    def conv(self, x: Tensor, smooth: nn.Conv2d) -> Tensor:
+        return channels_last(smooth(self._conv_forward(x, self.weight, self.bias)))
+
+    segmenter.SmoothedLateral.forward = conv
 
 
 def _norms() -> None:

@@ -14,7 +14,7 @@ The model knows none of this. :func:`for_inference` and :func:`for_training` cha
 :mod:`feed_forward`            its feed-forward layers, some tokens at a time
 :mod:`linear`                  linear layers as convolutions, on a CPU
 :mod:`weights`                 folded batch norms, weights stored in the type of the products
-:mod:`norms`                   group norm on contiguous maps
+:mod:`norms`                   group norm on contiguous maps, in training
 :mod:`recompute`               activation checkpointing
 =============================  ================================================================================
 """
@@ -38,7 +38,6 @@ from models.fast.window_attention import InferenceBlock, TrainedAttention
 from models.network import Network
 from models.proxyformer import ProxyFormer
 from models.referformer import ReferFormer
-from models.segmenter import Segmenter
 
 
 def for_inference(model: Network, amp: torch.dtype | None) -> None:
@@ -59,7 +58,6 @@ def for_inference(model: Network, amp: torch.dtype | None) -> None:
         take_form(model.segmenter, FastSegmenter)
         for lateral in model.segmenter.mask_decoder.lateral:
             take_form(lateral, SmoothedLateral)
-        _contiguous_norms(model.segmenter)
     else:
         _take_forms_of_referformer(model)
     fold_batch_norms(model)
@@ -74,7 +72,9 @@ def for_training(model: Network) -> None:
             take_form(module, TrainedAttention)
     convolve_linears(model)
     if isinstance(model, ProxyFormer):
-        _contiguous_norms(model.segmenter)
+        for module in model.segmenter.modules():
+            if isinstance(module, nn.GroupNorm):
+                take_form(module, ContiguousGroupNorm)
 
 
 def _take_forms_of_referformer(model: ReferFormer) -> None:
@@ -89,9 +89,3 @@ def _take_forms_of_referformer(model: ReferFormer) -> None:
         take_form(layer.self_attn, GatheredAttention)
     for layer in model.transformer.decoder:
         take_form(layer.cross_attn, GatheredAttention)
-
-
-def _contiguous_norms(segmenter: Segmenter) -> None:
-    for module in segmenter.modules():
-        if isinstance(module, nn.GroupNorm):
-            take_form(module, ContiguousGroupNorm)

@@ -15,9 +15,8 @@ from __future__ import annotations
 import itertools
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -38,53 +37,47 @@ class Group:
     """Windows, or parts of windows, of the same form.
 
     Attributes:
-        tokens: int32 ``[w, k]``, numbers of the tokens in a clip; in the last place stands padding, if there is any.
-        real: long ``[a]``, the places of the tokens in a window.
-        padding: long ``[p]``, the places of the padding that they read.
+        windows: how many there are.
+        box: which places of a window their tokens fill.
+        padded: whether they read padding.
     """
 
-    tokens: Tensor
-    real: Tensor
-    padding: Tensor
-
-    def added(self, bias: Tensor, dtype: torch.dtype) -> Tensor:
-        """What attention adds to its scores ``[q, a, k]``, from the bias of all places of a window."""
-        if len(self.real) == bias.shape[-1]:
-            return bias.to(dtype)
-        of_real = bias.index_select(1, self.real)
-        added = of_real.index_select(2, self.real)
-        if len(self.padding):
-            of_padding = of_real.index_select(2, self.padding).logsumexp(-1, keepdim=True)
-            added = torch.cat((added, of_padding), -1)
-        return added.to(dtype)
-
-
-@dataclass(frozen=True)
-class Arrangement:
-    """The windows of a map; padding has the number t h w."""
-
-    groups: tuple[Group, ...]
+    windows: int
+    box: tuple[slice, slice, slice]
+    padded: bool
 
     @property
-    def nbytes(self) -> int:
-        """The memory that the tensors take, in bytes."""
-        return sum(x.nbytes for group in self.groups for x in (group.tokens, group.real, group.padding))
+    def real(self) -> int:
+        """How many tokens each has, without padding."""
+        return math.prod(x.stop - x.start for x in self.box)
+
+    @property
+    def seen(self) -> int:
+        """How many tokens each reads, with padding."""
+        return self.real + self.padded
 
 
 @dataclass(frozen=True)
-class Permutation(Arrangement):
-    """The windows of a map; the padding of each part has a number of its own, from t h w on.
+class Permutation:
+    """The windows of a map, group by group, and the numbers of their tokens in this order.
 
-    So every row is fetched once, and the gradient of the fetching is a permutation, too.
+    The padding of each part has a number of its own, from t h w on. So training fetches every row once, and the
+    gradient of the fetching is a permutation, too.
 
     Attributes:
-        padding: how many there are.
-        tokens: int32, the tokens and paddings of all parts, group by group; ``tokens_back``: its inverse.
-        real: int32, for each token of a clip where it is among those without padding, group by group; ``real_back``:
-            its inverse.
+        groups: in this order.
+        window: the size of a whole window.
+        padding: how many parts read padding.
+        places: float32 ``[p, padded groups]``, one for each of the p places of a window with padding that they read.
+        tokens: int32, the tokens and paddings of all parts; ``tokens_back``: its inverse.
+        real: int32, for each token of a clip where it is among those without padding; ``real_back``: its inverse,
+            which is the numbers of the tokens in this order.
     """
 
+    groups: tuple[Group, ...]
+    window: Size
     padding: int
+    places: Tensor
     tokens: Tensor
     tokens_back: Tensor
     real: Tensor
@@ -93,15 +86,51 @@ class Permutation(Arrangement):
     @property
     def nbytes(self) -> int:
         """The memory that the tensors take, in bytes."""
-        # ``tokens`` are counted with the groups, whose tokens are views of them
-        return super().nbytes + sum(x.nbytes for x in (self.tokens_back, self.real, self.real_back))
+        return sum(x.nbytes for x in (self.places, self.tokens, self.tokens_back, self.real, self.real_back))
+
+    def added(self, bias: Tensor, dtype: torch.dtype) -> list[Tensor]:
+        """What attention adds to the scores of each group ``[q, a, k]``, from the bias of all places of a window."""
+        of_padding = iter(self._of_padding(bias).to(dtype).unbind(-1) if self.places.shape[1] else ())
+        of_places, found = bias.to(dtype), []
+        for group in self.groups:
+            of_real = of_places
+            if group.real < of_places.shape[-1]:
+                pairs = of_places.unflatten(2, self.window).unflatten(1, self.window)
+                of_real = pairs[(slice(None), *group.box, *group.box)].flatten(4).flatten(1, 3)
+            if group.padded:
+                more = next(of_padding).unflatten(1, self.window)[(slice(None), *group.box)].flatten(1)
+                of_real = torch.cat((of_real, more[..., None]), -1)
+            found.append(of_real)
+        return found
+
+    def _of_padding(self, bias: Tensor) -> Tensor:
+        """The bias of all padding that a part reads, as of one token: ``[q, p, padded groups]``."""
+        with torch.autocast(bias.device.type, enabled=False):
+            highest = bias.detach().amax((1, 2), keepdim=True)
+            return ((bias - highest).exp() @ self.places.to(bias.dtype)).log() + highest
+
+    def pieces(self, at_once: int) -> Iterator[list[tuple[int, int]]]:
+        """Windows in their order, without padding at most ``at_once`` tokens together, but at least one window.
+
+        Yields:
+            Numbers of groups, and how many windows of each.
+        """
+        piece, room = [], at_once
+        for i, group in enumerate(self.groups):
+            left = group.windows
+            while left:
+                taken = min(left, max(room // group.real, 0 if piece else 1))
+                if taken:
+                    piece.append((i, taken))
+                    left, room = left - taken, room - taken * group.real
+                if left:
+                    yield piece
+                    piece, room = [], at_once
+        yield piece
 
 
-Kind = TypeVar("Kind", bound=Arrangement)
-
-
-class Kept(Generic[Kind]):
-    """Arrangements by size, window, shift and device; on each device they take a bounded share of the memory.
+class Kept:
+    """Permutations by size, window, shift and device; on each device they take a bounded share of the memory.
 
     Where a new one exceeds :data:`SHARE`, those that were not used for longest are dropped.
 
@@ -112,13 +141,13 @@ class Kept(Generic[Kind]):
         made: how many were computed.
     """
 
-    def __init__(self, make: Callable[[Size, Size, Size, torch.device], Kind]) -> None:
+    def __init__(self, make: Callable[[Size, Size, Size, torch.device], Permutation]) -> None:
         self._make = make
-        self._kept: dict[torch.device, OrderedDict[tuple[Size, Size, Size], Kind]] = {}
+        self._kept: dict[torch.device, OrderedDict[tuple[Size, Size, Size], Permutation]] = {}
         self._taken: dict[torch.device, int] = {}  # bytes
         self.made = 0
 
-    def __call__(self, size: Size, window: Size, shift: Size, device: torch.device) -> Kind:
+    def __call__(self, size: Size, window: Size, shift: Size, device: torch.device) -> Permutation:
         """The windows of a map of ``size`` tokens, shifted by ``shift``; sizes as time, height, width."""
         kept, key = self._kept.setdefault(device, OrderedDict()), (size, window, shift)
         if key not in kept:
@@ -133,7 +162,7 @@ class Kept(Generic[Kind]):
         return kept[key]
 
     def forget(self) -> None:
-        """Drops all arrangements."""
+        """Drops all permutations."""
         self._kept.clear()
         self._taken.clear()
         self.made = 0
@@ -166,48 +195,36 @@ def _stretches(size: int, window: int, shift: int) -> list[_Stretch]:
     return [_Stretch(start, min(length, size - start), length, place) for start, length, place in cuts if start < size]
 
 
-def _box(starts: Sequence[int], lengths: Sequence[int], size: Size) -> Tensor:
-    """Numbers of the tokens of a box in a map of ``size``: int32 ``[n]``."""
-    t, h, w = (
-        torch.arange(start, start + length, dtype=torch.int32, device="cpu")
-        for start, length in zip(starts, lengths, strict=True)
-    )
+def _box(lengths: Sequence[int], size: Size) -> Tensor:
+    """Numbers of the tokens of a box in the corner of a map of ``size``: int32 ``[n]``."""
+    t, h, w = (torch.arange(length, dtype=torch.int32, device="cpu") for length in lengths)
     return ((t[:, None, None] * size[1] + h[:, None]) * size[2] + w).flatten()
-
-
-def _arrange(size: Size, window: Size, shift: Size, device: torch.device) -> Arrangement:
-    count = math.prod(size)
-    forms: dict[tuple, list[tuple[int, ...]]] = {}
-    for axes in itertools.product(*map(_stretches, size, window, shift)):
-        forms.setdefault(tuple(x.form for x in axes), []).append(tuple(x.start for x in axes))
-    groups = []
-    for form, starts in forms.items():
-        lengths, padded, places = zip(*form, strict=True)
-        real, whole = _box(places, lengths, window).long(), _box(places, padded, window).long()
-        padding = whole[torch.isin(whole, real, invert=True)]
-        first = [(t * size[1] + h) * size[2] + w for t, h, w in starts]
-        tokens = torch.tensor(first, dtype=torch.int32)[:, None] + _box((0, 0, 0), lengths, size)
-        groups += [F.pad(tokens, (0, int(len(padding) > 0)), value=count), real, padding]
-    moved = iter(_moved(groups, device))
-    return Arrangement(tuple(Group(*parts) for parts in zip(moved, moved, moved, strict=True)))
 
 
 def _permute(size: Size, window: Size, shift: Size, device: torch.device) -> Permutation:
     count = math.prod(size)
-    groups = _arrange(size, window, shift, torch.device("cpu")).groups
-    tokens = torch.cat([group.tokens.flatten() for group in groups])
+    forms: dict[tuple, list[tuple[int, ...]]] = {}
+    for axes in itertools.product(*map(_stretches, size, window, shift)):
+        forms.setdefault(tuple(x.form for x in axes), []).append(tuple(x.start for x in axes))
+    groups, tokens, places = [], [], []
+    for form, starts in forms.items():
+        box, whole = (tuple(slice(x[2], x[2] + x[i]) for x in form) for i in (0, 1))
+        group = Group(len(starts), box, padded=box != whole)
+        groups.append(group)
+        corners = torch.tensor([(t * size[1] + h) * size[2] + w for t, h, w in starts], dtype=torch.int32, device="cpu")
+        numbers = corners[:, None] + _box([x[0] for x in form], size)
+        tokens.append(F.pad(numbers, (0, group.padded), value=count).flatten())
+        if group.padded:
+            places.append(torch.zeros(window, device="cpu"))
+            places[-1][whole] = 1
+            places[-1][box] = 0
+    tokens = torch.cat(tokens)
     padding = tokens == count
-    tokens = torch.where(padding, count - 1 + padding.cumsum(0), tokens)
-    real_back = torch.cat([group.tokens[:, : len(group.real)].flatten() for group in groups])
-    orders = [order.int() for order in (tokens, _inverse(tokens), _inverse(real_back), real_back)]
-    places = (x for group in groups for x in (group.real, group.padding))
-    tokens, tokens_back, real, real_back, *places = _moved([*orders, *places], device)
-    parts = tokens.split([group.tokens.numel() for group in groups])
-    groups = tuple(
-        Group(part.view(group.tokens.shape), seen, empty)
-        for group, part, seen, empty in zip(groups, parts, places[::2], places[1::2], strict=True)
-    )
-    return Permutation(groups, int(padding.sum()), tokens, tokens_back, real, real_back)
+    real_back = tokens[~padding]
+    tokens = torch.where(padding, count - 1 + padding.cumsum(0), tokens).int()
+    places = torch.stack(places, -1).flatten(0, 2) if places else torch.zeros(math.prod(window), 0, device="cpu")
+    orders = tokens, _inverse(tokens), _inverse(real_back), real_back
+    return Permutation(tuple(groups), window, int(padding.sum()), *_moved([places, *orders], device))
 
 
 def _inverse(order: Tensor) -> Tensor:
@@ -243,5 +260,4 @@ def unpacked(packed: Tensor, place: int, like: Tensor) -> Tensor:
     return packed[place : place + like.nbytes].view(like.dtype).view(like.shape)
 
 
-arrange = Kept(_arrange)
 permute = Kept(_permute)

@@ -5,15 +5,21 @@ Shapes: n tokens, c channels.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 # (CPU, GPU)
 TOKENS_AT_ONCE = (8192, 1 << 18)
 
 
+def tokens_at_once(device: torch.device) -> int:
+    """How many tokens a layer works on together."""
+    return TOKENS_AT_ONCE[device.type == "cuda"]
+
+
 def parts(rows: Tensor) -> list[slice]:
     """Which of ``rows [n, …]`` a layer works on together."""
-    step = TOKENS_AT_ONCE[rows.device.type == "cuda"]
+    step = tokens_at_once(rows.device)
     return [slice(start, min(start + step, len(rows))) for start in range(0, len(rows), step)]
 
 

@@ -7,18 +7,18 @@
 
 Shapes: v clips, b samples, t frames, g frames of all clips or samples, n proxies, c channels, m mask channels, h w grid
 of a map.
-A map of twice the size of the one before it is held as its four kinds of pixels ``[…, 2, 2, h, w]``.
+Channels stand last. A map of twice the size of the one before it is held as its four kinds of pixels
+``[…, 2, 2, h, w, c]``.
 """
 
 from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from torch import Tensor, nn
 
 from models.fast.forms import Form
-from models.fast.upsampling import joined, kinds, upsampled_conv
+from models.fast.upsampling import channels_first, channels_last, joined, kinds, upsampled_conv
 from models.segmenter import Segmenter
 
 
@@ -31,15 +31,15 @@ class SmoothedLateral(Form, nn.Conv2d):
     """The form of a lateral, a 1×1 convolution, which does the 3×3 convolution after it, too."""
 
     def forward(self, x: Tensor, smooth: nn.Conv2d) -> Tensor:
-        """``smooth(lateral(x))`` of ``x [g, c, h, w]``, in one convolution where that is less work."""
+        """``smooth(lateral(x))`` of ``x [g, c, h, w]``, in one convolution where that is less work: ``[g, h, w, m]``."""
         if 9 * (self.in_channels + 1) >= self.in_channels + 9 * self.out_channels:
-            return smooth(super().forward(x))
+            return channels_last(smooth(super().forward(x)))
         # a further channel of ones carries the bias, which the zeros around the map do not have
         first = torch.cat((self.weight[:, :, 0, 0], self.bias[:, None]), 1)
         weight = torch.einsum("mwyx,wc->mcyx", smooth.weight, first)
-        ones = x.new_ones(()).expand(len(x), 1, *x.shape[2:])
-        x = torch.cat((x, ones), 1).contiguous(memory_format=torch.channels_last)
-        return F.conv2d(x, weight, smooth.bias, padding=1)
+        with_ones = x.new_ones(len(x), *x.shape[2:], self.in_channels + 1)
+        with_ones[..., :-1] = channels_last(x)
+        return channels_last(F.conv2d(channels_first(with_ones), weight, smooth.bias, padding=1))
 
 
 class FastSegmenter(Form, Segmenter):
@@ -49,7 +49,7 @@ class FastSegmenter(Form, Segmenter):
         """The share of the laterals in each 3×3 convolution, from the maps ``[v, t, c_i, h_i, w_i]``, finest first.
 
         Returns:
-            Coarse to fine ``[v, t, c, h_i, w_i]``, or ``[v, t, c, 2, 2, h, w]`` where the map before has half the size.
+            Coarse to fine ``[v, t, h_i, w_i, c]``, or ``[v, t, 2, 2, h, w, c]`` where the map before has half the size.
         """
         decoder, shares = self.mask_decoder, []
         coarse_to_fine = maps[::-1][: 1 + len(decoder.lateral)]
@@ -77,32 +77,33 @@ class FastSegmenter(Form, Segmenter):
             shares = [x[:, part] for x in laterals]
             features = self._mask_features(encoded[:, part], shares, words, text_valid, video_valid)
             masks = [self._cut(proxies[:, part], features) for proxies in stages]
-            parts.append([joined(x) if x.ndim == 7 else x for x in masks])
+            parts.append([joined(x[..., None])[..., 0] if x.ndim == 7 else x for x in masks])
         return [torch.cat(pieces, dim=1) for pieces in zip(*parts, strict=True)]
 
     def _mask_features(
         self, encoded: Tensor, laterals: list[Tensor], words: Tensor, text_valid: Tensor, video_valid: Tensor | None
     ) -> Tensor:
-        """The mask features before the last 1×1 convolution: ``[b, t, m, h, w]``, or their four kinds of pixels."""
+        """The mask features before the last 1×1 convolution: ``[b, t, h, w, m]``, or their four kinds of pixels."""
         decoder = self.mask_decoder
         b, t, h, w, _ = encoded.shape
-        x = rearrange(encoded, "b t h w c -> (b t) c h w").contiguous()
+        x = encoded.flatten(0, 1)
         for i, (share, smooth) in enumerate(zip(laterals, decoder.smooth, strict=True)):
             last = i == len(laterals) - 1
-            x = decoder.narrow(x) if last else x
-            x = smooth[1:](upsampled_conv(x, smooth[0].weight, share.flatten(0, 1)))
+            x = channels_last(decoder.narrow(channels_first(x))) if last else x
+            x = upsampled_conv(x, smooth[0].weight, share.flatten(0, 1))
+            x = channels_last(smooth[1:](channels_first(x.flatten(1, -3)))).view(x.shape)
             x = joined(x) if x.ndim == 6 and (decoder.words or not last) else x
             if decoder.words:
-                x = decoder.words[i](x, (h, w), video_valid, words, text_valid)
+                x = channels_last(decoder.words[i](channels_first(x), (h, w), video_valid, words, text_valid))
         return x.unflatten(0, (b, t))
 
     def _cut(self, proxies: Tensor, features: Tensor) -> Tensor:
-        """Mask logits ``[b, t, n, …]`` of ``proxies [b, t, n, c]`` from ``features [b, t, m, …]``."""
+        """Mask logits ``[b, t, n, …]`` of ``proxies [b, t, n, c]`` from ``features [b, t, …, m]``."""
         out, kernels = self.mask_decoder.out, self.kernel_head.kernel(proxies)
         bias = kernels @ out.bias.to(kernels.dtype)
         kernels = kernels @ out.weight[:, :, 0, 0].to(kernels.dtype)
-        masks = torch.einsum("btnm,btmp->btnp", kernels, features.flatten(3)) + bias[..., None]
-        return masks.unflatten(-1, features.shape[3:])
+        masks = torch.einsum("btnm,btpm->btnp", kernels, features.flatten(2, -2)) + bias[..., None]
+        return masks.unflatten(-1, features.shape[2:-1])
 
 
 def _share(frames: Tensor, lateral: SmoothedLateral, smooth: nn.Conv2d, doubled: bool) -> Tensor:

@@ -17,8 +17,8 @@ from torch.autograd.function import once_differentiable
 from torchvision.models.swin_transformer import SwinTransformerBlock
 from torchvision.models.video.swin_transformer import ShiftedWindowAttention3d
 
-from models.fast.arrangement import Group, Size, arrange, permute
-from models.fast.feed_forward import parts
+from models.fast.arrangement import Group, Size, permute
+from models.fast.feed_forward import tokens_at_once
 from models.fast.forms import Form
 from util.run.precision import precise
 
@@ -40,7 +40,10 @@ def fitted(attention: ShiftedWindowAttention3d, size: Size) -> tuple[Size, Size]
 
 
 class InferenceBlock(Form, SwinTransformerBlock):
-    """The form of a block for inference: without gradients and without stochastic depth."""
+    """The form of a block for inference: without gradients and without stochastic depth.
+
+    Each token stands in one window only, so some windows go through the whole block before the next ones.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         """``[v, t, h, w, c]`` to the same shape; ``x`` may be overwritten."""
@@ -48,35 +51,51 @@ class InferenceBlock(Form, SwinTransformerBlock):
         size = tuple(x.shape[1:4])
         window, shift = fitted(attention, size)
         bias = attention.get_relative_position_bias(list(window))[0]
+        order = permute(size, window, shift, x.device)
+        added = None
         for clip in x:
-            rows = clip.view(-1, clip.shape[-1])
-            read = self._attend(rows, arrange(size, window, shift, x.device).groups, bias)
-            for part in parts(rows):
-                some = rows[part] + attention.proj(read[part])
-                rows[part] = some + self.mlp(self.norm2(some))
+            rows, stop = clip.view(-1, clip.shape[-1]), 0
+            for piece in order.pieces(tokens_at_once(x.device)):
+                start, stop = stop, stop + sum(windows * order.groups[i].real for i, windows in piece)
+                tokens = order.real_back[start:stop]
+                some = rows.index_select(0, tokens)
+                qkv = attention.qkv(self.norm1(some))
+                added = order.added(bias, qkv.dtype) if added is None else added
+                some += attention.proj(self._attend(qkv, [(order.groups[i], n, added[i]) for i, n in piece]))
+                some += self.mlp(self.norm2(some))
+                rows.index_copy_(0, tokens.long(), some)
         return x
 
-    def _attend(self, rows: Tensor, groups: tuple[Group, ...], bias: Tensor) -> Tensor:
-        """What each token ``rows [n, c]`` reads in its window, before the projection: ``[n, c]``."""
+    def _attend(self, qkv: Tensor, piece: list[tuple[Group, int, Tensor]]) -> Tensor:
+        """What each token reads in its window, of queries, keys and values ``[n, 3 c]``, window after window: ``[n, c]``.
+
+        Args:
+            piece: groups, how many windows of each, and what is added to their scores.
+        """
         attention = self.attn
-        count, channels = rows.shape
-        heads = attention.num_heads
-        qkv = None
-        for part in parts(rows):
-            found = attention.qkv(self.norm1(rows[part]))
-            qkv = found.new_empty(count + 1, 3 * channels) if qkv is None else qkv
-            qkv[part] = found
+        form = 3, attention.num_heads, qkv.shape[-1] // (3 * attention.num_heads)
         # padding is zero after the norm, so its queries, keys and values are the bias; other tokens read it
-        qkv[count] = attention.qkv.bias
-        read = qkv.new_empty(count, channels)
-        for group in groups:
-            added = group.added(bias, qkv.dtype)
-            real, seen = added.shape[1:]
-            for some in group.tokens.split(max(1, SCORES_AT_ONCE[rows.device.type == "cuda"] // added.nbytes)):
-                windows = qkv.index_select(0, some.flatten()).view(-1, seen, 3, heads, channels // heads)
-                found = _read(*_of_heads(windows, real), added)
-                read.index_copy_(0, some[:, :real].flatten().long(), found.transpose(1, 2).reshape(-1, channels))
-        return read
+        padding, qkv = attention.qkv.bias.to(qkv.dtype).view(form), qkv.unflatten(-1, form)
+        read, stop = torch.empty_like(qkv[:, 0]), 0
+        for group, windows, added in piece:
+            real = group.real
+            start, stop = stop, stop + windows * real
+            step = real * max(1, SCORES_AT_ONCE[qkv.device.type == "cuda"] // added.nbytes)
+            for place in range(start, stop, step):
+                some = slice(place, min(place + step, stop))
+                query, key, value = _of_heads(qkv[some].unflatten(0, (-1, real)), real)
+                if group.padded:
+                    key, value = _with_padding(key, padding[1]), _with_padding(value, padding[2])
+                read[some].unflatten(0, (-1, real))[:] = _read(query, key, value, added).transpose(1, 2)
+        return read.flatten(1)
+
+
+def _with_padding(x: Tensor, padding: Tensor) -> Tensor:
+    """Keys or values ``[w, q, a, d]`` and one more, ``padding [q, d]``: ``[w, q, a + 1, d]``."""
+    more = x.new_empty(*x.shape[:2], x.shape[2] + 1, x.shape[3])
+    more[:, :, :-1] = x
+    more[:, :, -1] = padding
+    return more
 
 
 def _read(query: Tensor, key: Tensor, value: Tensor, added: Tensor) -> Tensor:
@@ -87,10 +106,11 @@ def _read(query: Tensor, key: Tensor, value: Tensor, added: Tensor) -> Tensor:
     """
     if query.device.type != "cpu":
         return F.scaled_dot_product_attention(query, key, value, attn_mask=added[None])
+    windows = len(query)
     query, key, value = (x.reshape(-1, *x.shape[2:]) for x in (query, key, value))
-    scores = added.repeat(len(query) // len(added), 1, 1)
+    scores = added.new_empty(windows, *added.shape).copy_(added).flatten(0, 1)
     scores.baddbmm_(query, key.mT, alpha=query.shape[-1] ** -0.5)
-    return torch.bmm(_softmax(scores), value).unflatten(0, (-1, len(added)))
+    return torch.bmm(_softmax(scores), value).unflatten(0, (windows, -1))
 
 
 # Training ----------------------------------------------------------------------------------------------------------
@@ -116,14 +136,12 @@ class TrainedAttention(Form, ShiftedWindowAttention3d):
             padding = self.qkv.bias.to(qkv.dtype).expand(len(qkv), order.padding, -1)
             qkv = torch.cat((qkv, padding), 1)
         rows = _Permuted.apply(qkv, order.tokens, order.tokens_back)
-        read, start = [], 0
-        for group in order.groups:
-            stop = start + group.tokens.numel()
+        read, stop = [], 0
+        for group, added in zip(order.groups, order.added(bias, rows.dtype), strict=True):
+            start, stop = stop, stop + group.windows * group.seen
             # [v, n, 3 c] to [v w, k, 3, q, d]
-            windows = rows[:, start:stop].reshape(-1, group.tokens.shape[1], 3, heads, channels // heads)
-            found = _Read.apply(windows, group.added(bias, rows.dtype))
-            read.append(found.view(len(qkv), -1, channels))
-            start = stop
+            windows = rows[:, start:stop].reshape(-1, group.seen, 3, heads, channels // heads)
+            read.append(_Read.apply(windows, added).view(len(qkv), -1, channels))
         return _Permuted.apply(torch.cat(read, 1), order.real, order.real_back)
 
 
