@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 # (CPU, GPU)
-TOKENS_AT_ONCE = (8192, 1 << 18)
+TOKENS_AT_ONCE = (1 << 14, 1 << 18)
 
 
 def tokens_at_once(device: torch.device) -> int:

@@ -24,14 +24,14 @@ from models.segmenter import Segmenter
 
 def frames_at_once(device: torch.device) -> int:
     """Frames that are segmented together: few enough for a CPU's cache, enough to fill a GPU."""
-    return 64 if device.type == "cuda" else 4
+    return 64 if device.type == "cuda" else 5
 
 
 class SmoothedLateral(Form, nn.Conv2d):
     """The form of a lateral, a 1×1 convolution, which does the 3×3 convolution after it, too."""
 
     def forward(self, x: Tensor, smooth: nn.Conv2d) -> Tensor:
-        """``smooth(lateral(x))`` of ``x [g, c, h, w]``, in one convolution where that is less work: ``[g, h, w, m]``."""
+        """``smooth(lateral(x))`` of ``x [g, c, h, w]``: ``[g, h, w, m]``; one convolution where that is less work."""
         if 9 * (self.in_channels + 1) >= self.in_channels + 9 * self.out_channels:
             return channels_last(smooth(super().forward(x)))
         # a further channel of ones carries the bias, which the zeros around the map do not have

@@ -24,7 +24,7 @@ from util.run.precision import precise
 
 # (CPU, GPU) bytes of the scores of pairs of tokens that are held together: on a CPU they stay in the cache; a GPU's
 # attention does not hold them, and needs many windows to be filled
-SCORES_AT_ONCE = (1 << 22, 1 << 29)
+SCORES_AT_ONCE = (1 << 23, 1 << 29)
 # tokens that training reads at once, which holds several numbers for each pair of them
 TRAINED_AT_ONCE = (2048, 1 << 16)
 
@@ -67,7 +67,7 @@ class InferenceBlock(Form, SwinTransformerBlock):
         return x
 
     def _attend(self, qkv: Tensor, piece: list[tuple[Group, int, Tensor]]) -> Tensor:
-        """What each token reads in its window, of queries, keys and values ``[n, 3 c]``, window after window: ``[n, c]``.
+        """What each token reads in its window, of queries, keys and values ``[n, 3 c]`` in windows: ``[n, c]``.
 
         Args:
             piece: groups, how many windows of each, and what is added to their scores.
