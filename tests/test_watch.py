@@ -4,8 +4,9 @@ dead."""
 from __future__ import annotations
 
 import os
+import sys
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from threading import Event, Thread
 
@@ -125,3 +126,30 @@ def test_a_checkpoint_that_is_being_written_is_finished_first(ended, monkeypatch
     assert torch.load(tmp_path / NEWEST, weights_only=True)["format"] == checkpoint.FORMAT
     one._end([1])
     assert watch.last_duties == []
+
+
+@pytest.mark.parametrize("pipe", ["closed", "full"])
+def test_a_rank_ends_though_its_message_cannot_be_written_and_a_duty_fails(ended, monkeypatch, pipe):
+    """As where the program that took its messages has gone, or has stopped reading."""
+    done: list[str] = []
+    monkeypatch.setattr(watch, "last_duties", [lambda: 1 / 0, lambda: done.append("the next one")])
+    monkeypatch.setattr(watch, "END_SECONDS", PATIENCE)
+    reading, writing = os.pipe()
+    if pipe == "closed":
+        os.close(reading)
+    else:
+        os.set_blocking(writing, False)
+        with suppress(BlockingIOError):
+            while True:
+                os.write(writing, bytes(4096))
+        os.set_blocking(writing, True)
+    one, message = Watch(Store(), 0, 2, PATIENCE), open(writing, "w")
+    monkeypatch.setattr(sys, "stderr", message)
+    one.start()
+    one._thread.join(4 * PATIENCE)
+    assert ended[:1] == [1] and done == ["the next one"] * (pipe == "closed")
+    if pipe == "full":
+        os.close(reading)  # ends the message
+        one._thread.join()
+    with suppress(OSError):  # what could not be written
+        message.close()

@@ -18,7 +18,6 @@ from util.run import watch
 from util.weights import checkpoint
 
 NEWEST, BEST = "checkpoint.pth", "checkpoint_best.pth"
-LAST_SECONDS = 120.0  # for a file, where the process ends because another one has died
 _NUMBERED = re.compile(r"checkpoint_(\d+)\.pth")
 
 
@@ -74,8 +73,8 @@ class Saver:
 
     def _finish(self) -> None:
         """Waits for the file that is being written, in another thread than that of the training."""
-        if self._writing:
-            wait([self._writing], LAST_SECONDS)
+        if writing := self._writing:  # read once, because the thread of the training changes it
+            wait([writing], watch.LAST_SECONDS)
 
     def _pay(self) -> None:
         """Tries again to write the best checkpoint, if that failed before."""
