@@ -419,6 +419,7 @@ class Trainer:
         if not dist.is_main():
             return
         self.log.flush()
+        version, threads = resuming.made_with()
         self.saver.save(
             {
                 **weights,
@@ -432,7 +433,8 @@ class Trainer:
                 "taken": self.taken,
                 "skipped": self.skipped,
                 **self.description,
-                "version": {"torch": str(torch.__version__)},
+                "version": {"torch": version},
+                "threads": threads,
             },
             self.steps_done,
             best=best,
