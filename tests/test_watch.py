@@ -13,8 +13,9 @@ from threading import Event, Thread
 import pytest
 import torch
 
+from opts import parse_train_args
 from tests.tiny_model import checkpoint_of
-from util.run import watch
+from util.run import dist, watch
 from util.run.watch import Watch
 from util.weights import checkpoint
 from util.weights.saver import NEWEST, Saver
@@ -103,6 +104,12 @@ def test_time_in_which_the_process_itself_was_stopped_is_no_silence(ended, monke
     time.sleep(PATIENCE / 4)
     assert ended == []
     one.stop()
+
+
+def test_the_options_have_the_limits_of_the_library():
+    """Which may not import each other: options take the standard library alone."""
+    args = parse_train_args([])
+    assert (args.rank_timeout, args.collective_timeout) == (watch.RANK_TIMEOUT, dist.COLLECTIVE_TIMEOUT)
 
 
 def test_a_checkpoint_that_is_being_written_is_finished_first(ended, monkeypatch, tmp_path):
