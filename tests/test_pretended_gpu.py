@@ -43,8 +43,8 @@ pytestmark = needs_pretended_gpu
 
 # What makes the CPU wait for the GPU in a training step: file, function, kind, and how often. It is the same for each
 # network, in each precision, and in the first step, whose maps have a size that was not seen before. These numbers may
-# only fall. Where a test finds fewer, write the new numbers here. Where it finds more, steps have become slower on a GPU:
-# copy from pinned memory with non_blocking, and ask for all numbers at once.
+# only fall. Where a test finds fewer, write the new numbers here. Where it finds more, steps have become slower on a
+# GPU: copy from pinned memory with non_blocking, and ask for all numbers at once.
 WAITS = {"engine.py train_step: copy": 1}
 # those that the step has besides on one GPU of eight
 WAITS_OF_EIGHT: dict[str, int] = {}

@@ -139,7 +139,7 @@ def copied_to_main(state: Any) -> Any:
     gpus: set[torch.device] = set()
 
     def begun(x: Tensor) -> Tensor | None:
-        x = whole(x)
+        x = whole(x)  # whose memory a GPU uses again for the next one, after the copy
         if not is_main():
             return None
         if x.device.type == "cuda":
