@@ -45,7 +45,7 @@ def infer(asked: InferenceOptions, device: torch.device, gaps: Gaps) -> None:
     results_dir = Path(asked.output_dir) / asked.split
     predictor = models.inference_predictor(model, settings, device)
     predictor.announce(asked_texts("davis", videos))
-    claim(asked, split, settings, results_dir, ANNOTATOR_ROOTS, videos)
+    claim(asked, split, settings, device, results_dir, ANNOTATOR_ROOTS, videos)
     predict_annotators(predictor, videos, results_dir, gaps=gaps)
     gaps.share()
     if not dist.is_main():

@@ -179,7 +179,7 @@ def build_trainer(args: argparse.Namespace, saved: dict | None, device: torch.de
         epochs=args.epochs,
         accumulate=accumulate,
         resume=args.resume,
-        promise=promise(saved, vars(args), dist.world_size()) if saved else "",
+        promise=promise(saved, vars(args), dist.world_size(), device) if saved else "",
         seed=args.seed,
         amp=args.amp,
         float32=args.float32,

@@ -16,6 +16,7 @@ from util.options.saved import KINDS, OF_MODEL, check_values, misfits
 from util.options.start import add_backbone_options, add_start_options, start_contradictions
 from util.options.types import (
     below_one,
+    compile_backend,
     mixing_weight,
     non_negative_float,
     non_negative_int,
@@ -131,19 +132,22 @@ def add_train_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--activation_checkpointing",
         "--use_checkpoint",
-        action="store_true",
+        action=argparse.BooleanOptionalAction,
+        default=False,
         help="compute the activations of backbone and CMIE again in the backward pass: less memory, more time",
     )
     group.add_argument(
         "--compile",
+        type=compile_backend,
         nargs="?",
         const="inductor",
         metavar="BACKEND",
-        help="compile the blocks of the encoders with torch.compile; default backend: inductor",
+        help="compile the blocks of the encoders with torch.compile; default backend: inductor; off: do not",
     )
     group.add_argument(
         "--fsdp",
-        action="store_true",
+        action=argparse.BooleanOptionalAction,
+        default=False,
         help="shard weights, gradients and the optimiser's state over the ranks (FSDP2), for large backbones",
     )
     group.add_argument(

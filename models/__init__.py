@@ -405,7 +405,7 @@ def load_with_options(
 ) -> tuple[Predictor, argparse.Namespace]:
     """:func:`load_predictor` and the options of the training."""
     device = device_of(device)
-    if device.type == "cpu":
+    if device.type == "cpu":  # not use_device: a library leaves the current GPU of its caller as it is
         keep_large_buffers()
     saved = load_checkpoint(path, {"text_encoder": text_encoder})
     model, args = restore_model(saved, path), argparse.Namespace(**saved["options"])

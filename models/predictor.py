@@ -28,7 +28,7 @@ from util.masks.box_ops import cxcywh_to_xyxy
 from util.run.daemon_threads import DaemonThreads, Stalled, take
 from util.run.interrupt import Interrupted
 from util.run.memory import free_bytes
-from util.run.precision import autocast
+from util.run.precision import autocast, settled_float32
 from util.samples.frames import fitted_size, normalise, resize_frames
 from util.samples.structures import Prediction
 from util.video.own_video import open_video
@@ -96,11 +96,16 @@ class PredictorSettings:
     long_text: str = "shorten"
     patience: float = 0
 
-    def described(self) -> dict[str, object]:
-        """The settings that masks depend on, as plain data; some of them where they are not the usual ones."""
+    def described(self, device: torch.device) -> dict[str, object]:
+        """The settings that masks depend on, as plain data; windows where they are not the usual ones.
+
+        ``float32`` is what the device computes in. It is left out on a CPU. So masks of a CPU, and those that a GPU
+        made before there was TF32, are not continued in TF32.
+        """
         seen = {"eval_size": self.eval_size, "max_size": self.max_size, "amp": self.amp}
-        others = {"float32": self.float32, "window": self.window, "overlap": self.overlap, "clips": self.clips}
-        return seen | {name: value for name, value in others.items() if value not in (None, "tf32", "followed")}
+        others = {"float32": settled_float32(self.float32, device)}
+        others |= {"window": self.window, "overlap": self.overlap, "clips": self.clips}
+        return seen | {name: value for name, value in others.items() if value not in (None, "followed")}
 
 
 class Predictor:

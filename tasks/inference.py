@@ -83,6 +83,7 @@ def claim(
     asked: InferenceOptions,
     split: EvalSet,
     settings: PredictorSettings,
+    device: torch.device,
     results_dir: Path,
     roots: Sequence[str] = (RESULTS_ROOT,),
     videos: VideoSet = (),
@@ -92,7 +93,7 @@ def claim(
         if dist.is_main():
             # the form of texts belongs to the checkpoint, except where a published file is read in another one
             form = {name: value for name, value in asked.model.items() if name == "text_form"}
-            run = record(checkpoint.fingerprint(asked.resume), split, settings) | form
+            run = record(checkpoint.fingerprint(asked.resume), split, settings, device) | form
             claim_results(results_dir, run, asked.overwrite, roots, digests(videos))
 
 
@@ -109,7 +110,7 @@ def segment_split(asked: InferenceOptions, device: torch.device, gaps: Gaps, dat
     output_dir = Path(asked.output_dir)
     predictor = models.inference_predictor(model, settings, device)
     predictor.announce(asked_texts(dataset_file, videos))
-    claim(asked, split, settings, output_dir, videos=videos)
+    claim(asked, split, settings, device, output_dir, videos=videos)
     predict_split(predictor, videos, output_dir, gaps=gaps)
     gaps.share()
     if not dist.is_main():

@@ -1,8 +1,9 @@
 """The state of a run in a checkpoint, beside its model: what it must hold so that the run can go on, with as many
 processes as before or with others.
 
-With as many, each process takes up its own state, and the run ends as one without interruption, bit for bit. With
-others, the steps see the same clips: a step takes as many as before, in the same order (:mod:`datasets.samplers`).
+With as many, each process takes up its own state. The run then ends as one without interruption, bit for bit, on a CPU
+of the same kind, with the same version of torch and as many threads. With others, the steps see the same clips: a step
+takes as many as before, in the same order (:mod:`datasets.samplers`).
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from datasets.sampling import stream
 NUMBERS = ("epoch", "step", "taken", "skipped")
 MOST_PROCESSES = 4096  # that a message counts up to
 # options that may change when a run goes on, and change how it rounds
-ROUNDING = ("activation_checkpointing", "batch_size", "compile", "device", "fsdp")
+ROUNDING = ("activation_checkpointing", "batch_size", "compile", "fsdp")
 
 
 def check_state(saved: dict, source: object) -> None:
@@ -123,8 +124,8 @@ def micro_batches(batch_size: int, global_batch_size: int | None, world_size: in
 def of_rank(saved: dict, rank: int, world_size: int) -> dict:
     """The state of one of the processes with which a run goes on.
 
-    As many as before take up their own. Of another number, each gets the mean of the sums, whose mean over the
-    processes stays the same, and the first one all replaced clips. Random streams stay with the rank that had them; a
+    With as many ranks as before, each takes its own state. With another number, every rank gets the mean of the loss
+    sums, and rank 0 the number of replaced clips. Random streams stay with the rank that had them; a
     rank that had none gets None, for :func:`derived_seed`.
     """
     ranks = saved["ranks"]
@@ -142,19 +143,39 @@ def derived_seed(seed: int, saved: dict, rank: int) -> int:
     return int(stream(seed, saved["epoch"], saved["step"], rank).integers(2**63))
 
 
-def promise(saved: dict, now: Mapping[str, object], world_size: int) -> str:
-    """A sentence: what a run that goes on with the options ``now`` has in common with one that was not stopped."""
-    before = len(saved["ranks"])
-    changed = [f"--{name}" for name in ROUNDING if now[name] != saved["options"].get(name)]
+def promise(saved: dict, now: Mapping[str, object], world_size: int, device: torch.device) -> str:
+    """A sentence: what a run that goes on with the options ``now`` on ``device`` has in common with one that was not
+    stopped."""
+    before, gpu = len(saved["ranks"]), device.type == "cuda"
+    options = (*ROUNDING, *["float32"] * gpu)  # a CPU has no TF32
+    changed = [f"another --{name}" for name in options if now[name] != saved["options"].get(name)]
+    if gpu != any(of_rank["device_rng"] is not None for of_rank in saved["ranks"]):
+        changed.append("another kind of device")
+    version = saved.get("version")
+    written = (version.get("torch") if isinstance(version, dict) else None, saved.get("threads"))
+    for name, there, here in zip(("torch", "number of threads"), written, made_with(), strict=True):
+        if not isinstance(there, str | int):  # an earlier checkpoint does not say it
+            changed.append(f"perhaps another {name}")
+        elif there != here:
+            changed.append(f"another {name}")
     if world_size == before and not changed:
-        return (
-            f"with {counted(world_size)} as before: on a CPU of the same kind bit for bit as if it had not been stopped"
-        )
-    other = f"where {before} were" if world_size != before else f"as before, but another {', '.join(changed)}"
+        end = "on a CPU of the same kind bit for bit as if it had not been stopped"
+        if gpu:
+            end = (
+                "its steps see the same clips with the same state as if it had not been stopped, but some sums of CUDA "
+                "are not reproducible"
+            )
+        return f"with {counted(world_size)} as before: {end}"
+    other = f"where {before} were" if world_size != before else f"as before, but {', '.join(changed)}"
     return (
         f"with {counted(world_size)} {other}: its steps see the same clips as if it had not been stopped, but its "
         "weights are not the same to the last bit"
     )
+
+
+def made_with() -> tuple[str, int]:
+    """What changes the last bits of a CPU's sums: the version of torch, and the number of threads."""
+    return str(torch.__version__), torch.get_num_threads()
 
 
 def counted(processes: int) -> str:

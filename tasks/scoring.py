@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from datasets import EvalClip, EvalSet, davis, refcoco
 from datasets.davis import AnnotatedVideo
@@ -49,15 +50,15 @@ def score_split(
         On rank 0 the score by which a model is chosen: J&F of videos, mAP of single frames; elsewhere None.
     """
     results = output_dir / f"eval_{split.name}_{split.split}"
-    run = {"split": split.split, **record(weights, split, settings)}
+    run = {"split": split.split, **record(weights, split, settings, predictor.device)}
     if split.scores_frames:
         return score_frames(split, predictor, results, run, gaps, settings.patience)
     return score_videos(split, predictor, results, run, gaps)
 
 
-def record(weights: str, split: EvalSet, settings: PredictorSettings) -> dict[str, object]:
+def record(weights: str, split: EvalSet, settings: PredictorSettings, device: torch.device) -> dict[str, object]:
     """All that masks depend on."""
-    return {"checkpoint": weights, **split.described(), **settings.described()}
+    return {"checkpoint": weights, **split.described(), **settings.described(device)}
 
 
 def pictures(split: EvalSet, predictor: Predictor) -> dict[str, np.ndarray]:

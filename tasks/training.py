@@ -407,21 +407,17 @@ class Trainer:
 
     def save(self, *, best: bool = False) -> None:
         """Starts to write a checkpoint from which the run can go on. ``best``: it has the best score so far."""
+        if dist.is_main():
+            self.saver.settle()  # before the copy, so that there are not two; the others wait below, patiently
         device_rng = torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None
         mine = {"rng": torch.get_rng_state(), "device_rng": device_rng}
         ranks = dist.gather_list([mine | {"sums": dict(self.sums), "replaced": self.replaced}])
-        weights = {
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "average": self.average.values if self.average else None,
-        }
-        weights = dist.unsharded(weights, everywhere=False)
-        if not dist.is_main():
-            return
-        self.log.flush()
-        self.saver.save(
+        version, threads = resuming.made_with()
+        content = dist.copied_to_main(
             {
-                **weights,
+                "model": self.model.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "average": self.average.values if self.average else None,
                 "scheduler": self.scheduler.state_dict(),
                 "scaler": self.scaler.state_dict(),
                 "best": self.best,
@@ -432,8 +428,10 @@ class Trainer:
                 "taken": self.taken,
                 "skipped": self.skipped,
                 **self.description,
-                "version": {"torch": str(torch.__version__)},
-            },
-            self.steps_done,
-            best=best,
+                "version": {"torch": version},
+                "threads": threads,
+            }
         )
+        if dist.is_main():
+            self.log.flush()
+            self.saver.save(content, self.steps_done, best=best)

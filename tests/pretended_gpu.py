@@ -5,8 +5,8 @@ CPU computes their numbers. So autograd, CUDA's autocast and GradScaler do what 
 both devices raises, as on CUDA. What makes the CPU wait for the GPU is counted.
 
 Not seen are CUDA's own kernels and their rounding; waits in the formulas of autograd itself, which torch computes in
-another way for tensors of a subclass (count ``aten::item`` in a backward pass on a CPU instead); the reducer of
-DistributedDataParallel, and FSDP.
+another way for tensors of a subclass (count ``aten::item`` in a backward pass on a CPU instead); how long it takes to
+allocate pinned memory and to ask the driver; the reducer of DistributedDataParallel, and FSDP.
 
 It takes private parts of torch, so it is for one version; and CUDA must find no GPU. Much of what it changes stays
 changed, so use it in a process of its own, and compute on the CPU first what is to be compared.

@@ -217,6 +217,8 @@ def test_one_process_has_nothing_to_divide(ytvos_root, tmp_path):
 class Bright:
     """A predictor whose masks are the bright pixels of the colour channel that the expression's length chooses."""
 
+    device = CPU
+
     def announce(self, texts: Iterable[tuple[str, str]]) -> None:
         """Takes texts of any length."""
 

@@ -101,7 +101,7 @@ def test_a_score_says_what_it_was_computed_in_and_norms_are_folded(times, amp, s
     args.resume = tmp_path / "c.pth"
 
     def scored(split, predictor, settings, weights, *_):
-        seen.append((predictor, scoring.record(weights, split, settings)))
+        seen.append((predictor, scoring.record(weights, split, settings, predictor.device)))
 
     monkeypatch.setattr(main, "score_split", scored)
     main.evaluate(args, checkpoint.load(tmp_path / "c.pth"), CPU)

@@ -7,7 +7,7 @@ import sys
 
 import torch
 
-from util.run.memory import peak_bytes
+from util.run.memory import peak_bytes, total_bytes
 
 GIB = 2**30
 
@@ -22,3 +22,12 @@ def test_the_peak_is_of_this_process_alone():
     assert GIB // 16 < int(child.stdout) < GIB
     del held
     assert peak_bytes(torch.device("cpu")) > GIB
+
+
+def test_the_driver_of_a_gpu_is_asked_once_for_its_memory(monkeypatch):
+    asked = []
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda gpu: asked.append(gpu) or (GIB, (1 + gpu.index) * GIB))
+    gpus = [torch.device("cuda", index) for index in (0, 1)]
+    total_bytes.cache_clear()
+    assert [total_bytes(gpu) for gpu in gpus * 2] == [GIB, 2 * GIB] * 2 and asked == gpus
+    total_bytes.cache_clear()

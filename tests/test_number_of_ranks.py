@@ -140,8 +140,20 @@ def test_streams_stay_with_their_ranks_and_others_are_new():
 
 
 def test_what_a_run_that_goes_on_has_in_common_with_one_that_was_not_stopped():
-    options = dict.fromkeys(resuming.ROUNDING)
-    saved = {"ranks": [None] * 2, "options": options}
-    assert resuming.promise(saved, options, 2).endswith("bit for bit as if it had not been stopped")
-    assert "but another --compile" in resuming.promise(saved, options | {"compile": "inductor"}, 2)
-    assert "with 3 processes where 2 were" in resuming.promise(saved, options, 3)
+    options, cpu, gpu = dict.fromkeys((*resuming.ROUNDING, "float32")), torch.device("cpu"), torch.device("cuda")
+    version, threads = resuming.made_with()
+    saved = {"ranks": [{"device_rng": None}] * 2, "options": options, "version": {"torch": version}, "threads": threads}
+    of_gpu = saved | {"ranks": [{"device_rng": torch.zeros(1)}] * 2}
+    for before, now, count, device, told in (
+        (saved, {}, 2, cpu, "as before: on a CPU of the same kind bit for bit as if it had not been stopped"),
+        (saved, {"float32": "ieee"}, 2, cpu, "on a CPU of the same kind bit for bit"),
+        (saved, {"compile": "inductor"}, 2, cpu, "as before, but another --compile: its steps"),
+        (saved, {}, 3, cpu, "with 3 processes where 2 were: its steps"),
+        (saved, {}, 2, gpu, "but another kind of device: its steps"),
+        (saved | {"version": {"torch": "1.0"}}, {}, 2, cpu, "but another torch: its steps"),
+        (saved | {"threads": threads + 1}, {}, 2, cpu, "but another number of threads: its steps"),
+        (saved | {"threads": None}, {}, 2, cpu, "but perhaps another number of threads: its steps"),
+        (of_gpu, {}, 2, gpu, "as before: its steps see the same clips with the same state as if"),
+        (of_gpu, {"float32": "ieee"}, 2, gpu, "but another --float32: its steps"),
+    ):
+        assert told in resuming.promise(before, options | now, count, device), told

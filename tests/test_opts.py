@@ -373,6 +373,16 @@ def test_the_ranks_of_a_run_say_it_together_once(untold, capsys, monkeypatch):
     assert not capsys.readouterr().err
 
 
+def test_a_run_goes_on_without_what_only_changed_its_speed_and_memory():
+    first = vars(_parse("--fsdp --use_checkpoint --compile"))
+    opts.check_train_options(first, "c.pth")
+    assert first["compile"] == "inductor"
+    assert _parse("", defaults=first) == Namespace(**first)
+    args = _parse("--no-fsdp --no-activation_checkpointing --compile off", defaults=first)
+    assert (args.fsdp, args.activation_checkpointing, args.compile) == (False, False, None)
+    opts.check_train_options(vars(args), "c.pth")
+
+
 def test_checkpointing_goes_by_referformers_name_too():
     assert _parse("--use_checkpoint").activation_checkpointing
 

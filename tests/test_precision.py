@@ -14,10 +14,12 @@ import inference_video
 import inference_ytvos
 import main
 import models
+from models import PredictorSettings
 from tasks import inference, plan
 from tests.mini_ytvos import write_mini_ytvos
 from tests.runs import trainer
 from tests.test_checkpoint_optim import saved_model
+from util.masks.results import claim_results
 from util.run import precision
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda:0")
@@ -79,12 +81,47 @@ def test_another_precision_is_refused_on_any_device(tmp_path):
         models.load_predictor(tmp_path / "c.pth", "cpu", float32="fp32")
 
 
-def test_the_plan_says_what_is_computed_in():
+@pytest.fixture
+def capability(monkeypatch):
+    """Sets the compute capability of the GPU."""
+    return lambda *of_gpu: monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: of_gpu)
+
+
+def test_the_plan_says_what_is_computed_in(capability):
+    capability(8, 0)
     assert precision.in_words(None, "tf32", CPU) == "float32 (--amp off)"
     wanted = "float32 (--amp off); products of float32 in TF32 (--float32 tf32)"
     assert precision.in_words(None, "tf32", GPU) == wanted
     wanted = "bfloat16 (--amp bf16); products of float32 in float32 (--float32 ieee)"
     assert precision.in_words(torch.bfloat16, "ieee", GPU) == wanted
+    capability(7, 5)
+    wanted = "float32 (--amp off); products of float32 in float32 (this GPU has no TF32)"
+    assert precision.in_words(None, "tf32", GPU) == wanted
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "told"),
+    [
+        ((CPU, "tf32"), (CPU, "ieee"), None),
+        ((CPU, "tf32"), (GPU, "tf32"), "float32 None there, tf32 now"),
+        ((GPU, "tf32"), (GPU, "tf32"), None),
+        ((GPU, "tf32"), (GPU, "ieee"), "float32 tf32 there, ieee now"),
+    ],
+)
+def test_masks_of_float32_and_of_tf32_are_not_mixed(before, now, told, capability, tmp_path):
+    """Masks that a GPU made before there was TF32 say nothing of it, like those of a CPU."""
+
+    def claim(device: torch.device, float32: str) -> None:
+        run = PredictorSettings(eval_size=40, max_size=96, float32=float32).described(device)
+        claim_results(tmp_path, run, replace=False)
+
+    capability(8, 0)
+    claim(*before)
+    (tmp_path / "Annotations").mkdir()
+    with pytest.raises(ValueError, match=rf"another run \({told}\)") if told else nullcontext():
+        claim(*now)
+    capability(7, 0)
+    assert PredictorSettings(40, 96).described(GPU)["float32"] == "ieee"
 
 
 @pytest.fixture
@@ -108,8 +145,6 @@ def test_every_way_to_a_predictor_takes_tf32_unless_it_is_told(flags, wanted, us
     asked = inference_ytvos.parse_args(["--resume", str(weights), "--allow_trained", *flags])
     model, _, settings = inference.restore(asked, CPU, "ytvos")
     models.inference_predictor(model, settings, CPU)
-    # so the masks of the two are not mixed
-    assert settings.described().get("float32", "tf32") == wanted
     video = inference_video.parse_args(["video.mp4", "--text", "dog", "--resume", str(weights), *flags])
     inference_video.load(video, CPU)
     monkeypatch.setattr(main, "score_split", lambda *_: 0.0)

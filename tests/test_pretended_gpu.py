@@ -41,14 +41,13 @@ from util.run.log import RunLog
 
 pytestmark = needs_pretended_gpu
 
-# What makes the CPU wait for the GPU in a training step of tsm_resnet10_half: file, function, kind, and how often.
-# These numbers may only fall. Where a test finds fewer, write the new numbers here. Where it finds more, steps have
-# become slower on a GPU: copy from pinned memory with non_blocking, and ask for all numbers at once.
+# What makes the CPU wait for the GPU in a training step: file, function, kind, and how often. It is the same for each
+# network, in each precision, and in the first step, whose maps have a size that was not seen before. These numbers may
+# only fall. Where a test finds fewer, write the new numbers here. Where it finds more, steps have become slower on a
+# GPU: copy from pinned memory with non_blocking, and ask for all numbers at once.
 WAITS = {"engine.py train_step: copy": 1}
 # those that the step has besides on one GPU of eight
 WAITS_OF_EIGHT: dict[str, int] = {}
-# those that a step of video_swin_t has besides, whose maps have a size that was not seen before
-WAITS_OF_A_SIZE: dict[str, int] = {}
 # formulas of autograd that call ``.item()`` in the backward pass of the step, which is a wait on a GPU
 ITEMS: dict[str, int] = {}
 
@@ -93,35 +92,11 @@ def two_steps(run: Trainer, after: Callable[[], object] = lambda: None) -> list[
     return steps
 
 
-# Training ------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("network", NETWORKS)
-@in_own_process
-def test_steps_give_the_numbers_of_the_cpu(ytvos_root, tmp_path, network):
-    wanted = two_steps(start(ytvos_root, tmp_path / "cpu", network))
-    with pretended_gpu():
-        for amp in ("off", "fp16") if network == "variants" else ("off", "bf16", "fp16"):
-            run = start(ytvos_root, tmp_path / amp, network, "--device", "cuda", "--amp", amp)
-            if amp == "fp16":  # the first scale, 2^16, would take some steps to fall
-                run.scaler.load_state_dict(run.scaler.state_dict() | {"scale": 64.0})
-            steps = two_steps(run)
-            assert {p.device for p in run.model.parameters()} == {GPU}
-            for found, step in zip(steps, wanted, strict=True):
-                near = dict(rel=1e-4, abs=1e-5) if amp == "off" else dict(rel=0.1, abs=0.1)
-                assert found.taken and found.terms == pytest.approx(step.terms, **near), amp
-                assert found.gradient_norm == pytest.approx(step.gradient_norm, rel=near["rel"]), amp
-
-
-# Waits ---------------------------------------------------------------------------------------------------------------
-
-
-def waits_of_steps(run: Trainer, waits: Counter[str]) -> list[Counter[str]]:
-    """Those of the first and of the second step."""
+def counted_steps(run: Trainer, waits: Counter[str]) -> tuple[list[Step], list[Counter[str]]]:
+    """Two steps, and the waits of each."""
     found: list[Counter[str]] = []
     waits.clear()
-    two_steps(run, lambda: (found.append(waits.copy()), waits.clear()))
-    return found
+    return two_steps(run, lambda: (found.append(waits.copy()), waits.clear())), found
 
 
 def assert_held(found: Counter[str], held: dict[str, int]) -> None:
@@ -130,11 +105,26 @@ def assert_held(found: Counter[str], held: dict[str, int]) -> None:
     assert not told, f"{told}. Where these are fewer, lower the numbers at the top of this file; more make steps slower"
 
 
+# Training ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("network", NETWORKS)
 @in_own_process
-def test_waits_of_a_step_are_known(ytvos_root, tmp_path):
+def test_steps_give_the_numbers_of_the_cpu_and_wait_as_known(ytvos_root, tmp_path, network):
+    wanted = two_steps(start(ytvos_root, tmp_path / "cpu", network))
     with pretended_gpu() as waits:
-        _, found = waits_of_steps(start(ytvos_root, tmp_path, "tsm_resnet10_half", "--device", "cuda"), waits)
-        assert_held(found, WAITS)
+        for amp in ("off", "bf16", "fp16"):
+            run = start(ytvos_root, tmp_path / amp, network, "--device", "cuda", "--amp", amp)
+            if amp == "fp16":  # the first scale, 2^16, would take some steps to fall
+                run.scaler.load_state_dict(run.scaler.state_dict() | {"scale": 64.0})
+            steps, found = counted_steps(run, waits)
+            for of_step in found:
+                assert_held(of_step, WAITS)
+            assert {p.device for p in run.model.parameters()} == {GPU}
+            for here, step in zip(steps, wanted, strict=True):
+                near = dict(rel=1e-4, abs=1e-5) if amp == "off" else dict(rel=0.1, abs=0.1)
+                assert here.taken and here.terms == pytest.approx(step.terms, **near), amp
+                assert here.gradient_norm == pytest.approx(step.gradient_norm, rel=near["rel"]), amp
 
 
 @in_own_process
@@ -147,17 +137,9 @@ def test_waits_of_a_step_on_one_gpu_of_eight_are_known(ytvos_root, tmp_path):
         # gloo's, of the CPU
         dist._patient = dist._prompt = torch.distributed.new_group(backend="fake", pg_options=options)
         assert dist.world_size() == 8
-        _, found = waits_of_steps(run, waits)
+        _, (_, found) = counted_steps(run, waits)
         more = found - Counter(WAITS)
         assert_held(more, WAITS_OF_EIGHT)
-
-
-@in_own_process
-def test_waits_of_a_size_of_maps_are_known(ytvos_root, tmp_path):
-    with pretended_gpu() as waits:
-        first, _ = waits_of_steps(start(ytvos_root, tmp_path, "video_swin_t", "--device", "cuda"), waits)
-        more = first - Counter(WAITS)
-        assert_held(more, WAITS_OF_A_SIZE)
 
 
 def test_formulas_of_autograd_that_ask_for_a_number_are_known(ytvos_root, tmp_path, monkeypatch):
@@ -324,5 +306,6 @@ def test_a_fault_of_evaluation_is_found(trained, fault):
 def test_a_further_wait_is_found(ytvos_root, tmp_path):
     plant(subsample, "torch.arange(small, device=masks.device)", "torch.arange(small)")
     with pretended_gpu() as waits:
-        _, found = waits_of_steps(start(ytvos_root, tmp_path, "tsm_resnet10_half", "--device", "cuda"), waits)
+        run = start(ytvos_root, tmp_path, "tsm_resnet10_half", "--device", "cuda")
+        _, (_, found) = counted_steps(run, waits)
         assert found["models/criterion.py subsample: index"] == 2

@@ -11,6 +11,7 @@ import torch
 
 from tests.helpers import full_disk
 from tests.tiny_model import checkpoint_of
+from util.run import dist
 from util.weights import checkpoint
 from util.weights.saver import BEST, NEWEST, Saver, newest
 
@@ -18,11 +19,11 @@ from util.weights.saver import BEST, NEWEST, Saver, newest
 def test_a_full_disk_costs_a_checkpoint_and_nothing_else(tmp_path, capsys):
     saver = Saver(tmp_path, keep=2)
     saver.save(checkpoint_of(a=torch.zeros(10)), 1)
-    saver._settle()
+    saver.settle()
     with full_disk(30_000):
         saver.save(checkpoint_of(a=torch.zeros(20_000)), 2)
         saver.save(checkpoint_of(a=torch.ones(10)), 3)
-        saver._settle()
+        saver.settle()
     assert "no checkpoint was written, training goes on: " in (said := capsys.readouterr().err)
     assert "checkpoint_00000002.pth" in said and os.strerror(errno.EFBIG) in said
     saver.close()
@@ -37,7 +38,7 @@ def test_the_best_is_written_once_there_is_space_and_no_later_one_for_it(tmp_pat
         saver = Saver(folder, keep=1)
         with full_disk(30_000):
             saver.save(checkpoint_of(a=torch.zeros(20_000)), 2, best=True)
-            saver._settle()
+            saver.settle()
         if later:
             saver.save(checkpoint_of(a=torch.ones(10)), 3)
         saver.close()
@@ -56,7 +57,7 @@ def test_a_run_whose_last_checkpoint_cannot_be_written_says_so(tmp_path):
 
 def test_what_is_saved_is_of_the_moment(tmp_path):
     saver, weight = Saver(tmp_path, keep=1), torch.zeros(1000)
-    saver.save(checkpoint_of(nested=[{"weight": weight}]), 1)
+    saver.save(dist.copied_to_main(checkpoint_of(nested=[{"weight": weight}])), 1)
     weight += 1
     saver.close()
     assert not checkpoint.load(tmp_path / NEWEST)["nested"][0]["weight"].any()
@@ -90,7 +91,7 @@ def test_copies_of_a_gpu_are_begun_together_and_waited_for_once(tmp_path, monkey
     monkeypatch.setattr(torch.cuda, "synchronize", wait)
     weights = {str(i): torch.full((i,), float(i)).as_subclass(OnGpu) for i in range(1, 6)}
     saver = Saver(tmp_path, keep=1)
-    saver.save(checkpoint_of(nested=[weights], here=torch.ones(1)), 1)
+    saver.save(dist.copied_to_main(checkpoint_of(nested=[weights], here=torch.ones(1))), 1)
     assert waits == [5]
     saver.close()
     found = checkpoint.load(tmp_path / NEWEST)["nested"][0]

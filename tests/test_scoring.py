@@ -26,6 +26,8 @@ from tests.mini_mevis import write_mini_mevis
 from tests.mini_ytvos import mini_args, write_mini_ytvos
 from tools.data.convert_davis_to_ytvos import convert
 
+CPU = torch.device("cpu")
+
 
 class Painter:
     """A predictor whose masks are all ``value``."""
@@ -53,7 +55,7 @@ def asked(root: Path, *flags: str) -> argparse.Namespace:
 
 def score_videos(args: argparse.Namespace, split: str, predictor: Painter | None, results: Path) -> float:
     of = datasets.eval_set(args, split)
-    run = scoring.record("weights", of, models.predictor_settings(args))
+    run = scoring.record("weights", of, models.predictor_settings(args), CPU)
     return scoring.score_videos(of, predictor, results, run)
 
 
@@ -80,7 +82,7 @@ def test_inference_does_not_mix_in_masks_of_another_data_set(ytvos, tmp_path):
 
     def claim(root: Path) -> None:
         args = mini_args(root)
-        inference.claim(given, datasets.eval_set(args, "valid"), models.predictor_settings(args), results)
+        inference.claim(given, datasets.eval_set(args, "valid"), models.predictor_settings(args), CPU, results)
 
     claim(ytvos)
     (results / "Annotations").mkdir()
@@ -104,8 +106,8 @@ def test_inference_does_not_mix_in_masks_of_other_clips_or_texts(ytvos, tmp_path
 
     def claim(words: str) -> None:
         given = inference_ytvos.parse_args(["--resume", str(tmp_path / "checkpoint.pth"), *words.split()])
-        settings = models.asked_settings(vars(args), given, torch.device("cpu"))
-        inference.claim(given, datasets.eval_set(args, "valid"), settings, results)
+        settings = models.asked_settings(vars(args), given, CPU)
+        inference.claim(given, datasets.eval_set(args, "valid"), settings, CPU, results)
 
     claim(before)
     (results / "Annotations").mkdir()

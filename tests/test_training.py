@@ -429,7 +429,7 @@ def test_a_full_disk_costs_log_and_checkpoint_and_no_training(ytvos_root, tmp_pa
         with full_disk(1):
             finish(seconds)
             run.log.flush()
-            run.saver._settle()
+            run.saver.settle()
 
     run.finish_epoch = in_the_first_epoch
     run.run()

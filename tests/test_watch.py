@@ -4,16 +4,18 @@ dead."""
 from __future__ import annotations
 
 import os
+import sys
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from threading import Event, Thread
 
 import pytest
 import torch
 
+from opts import parse_train_args
 from tests.tiny_model import checkpoint_of
-from util.run import watch
+from util.run import dist, watch
 from util.run.watch import Watch
 from util.weights import checkpoint
 from util.weights.saver import NEWEST, Saver
@@ -104,6 +106,12 @@ def test_time_in_which_the_process_itself_was_stopped_is_no_silence(ended, monke
     one.stop()
 
 
+def test_the_options_have_the_limits_of_the_library():
+    """Which may not import each other: options take the standard library alone."""
+    args = parse_train_args([])
+    assert (args.rank_timeout, args.collective_timeout) == (watch.RANK_TIMEOUT, dist.COLLECTIVE_TIMEOUT)
+
+
 def test_a_checkpoint_that_is_being_written_is_finished_first(ended, monkeypatch, tmp_path):
     begun, save = Event(), checkpoint.save
 
@@ -125,3 +133,30 @@ def test_a_checkpoint_that_is_being_written_is_finished_first(ended, monkeypatch
     assert torch.load(tmp_path / NEWEST, weights_only=True)["format"] == checkpoint.FORMAT
     one._end([1])
     assert watch.last_duties == []
+
+
+@pytest.mark.parametrize("pipe", ["closed", "full"])
+def test_a_rank_ends_though_its_message_cannot_be_written_and_a_duty_fails(ended, monkeypatch, pipe):
+    """As where the program that took its messages has gone, or has stopped reading."""
+    done: list[str] = []
+    monkeypatch.setattr(watch, "last_duties", [lambda: 1 / 0, lambda: done.append("the next one")])
+    monkeypatch.setattr(watch, "END_SECONDS", PATIENCE)
+    reading, writing = os.pipe()
+    if pipe == "closed":
+        os.close(reading)
+    else:
+        os.set_blocking(writing, False)
+        with suppress(BlockingIOError):
+            while True:
+                os.write(writing, bytes(4096))
+        os.set_blocking(writing, True)
+    one = Watch(Store(), 0, 2, PATIENCE)
+    # the error is of the message, which is still there when the file is closed
+    with suppress(BrokenPipeError), open(writing, "w") as message, monkeypatch.context() as patch:
+        patch.setattr(sys, "stderr", message)
+        one.start()
+        one._thread.join(4 * PATIENCE)
+        assert ended[:1] == [1] and done == ["the next one"] * (pipe == "closed")
+        if pipe == "full":
+            os.close(reading)  # ends the message
+            one._thread.join()

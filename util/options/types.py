@@ -34,6 +34,11 @@ def backbone_name(text: str) -> str:
     return text
 
 
+def compile_backend(text: str) -> str | None:
+    """The name of a backend of torch.compile; None for ``off``."""
+    return None if text == "off" else text
+
+
 def non_negative_int(text: str) -> int:
     """A whole number of at least 0."""
     value = int(text)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
@@ -120,19 +120,46 @@ def copy_from_main(state: dict[str, Tensor]) -> None:
         dist.broadcast(value, 0)
 
 
-def unsharded(state: Any, *, everywhere: bool = True) -> Any:
-    """Nested plain data whose sharded tensors are put together on the CPU. All ranks must call it.
+def unsharded(state: Any) -> Any:
+    """Nested plain data whose sharded tensors are put together on the CPU. All ranks must call it."""
+    # one tensor at a time, because the device may lack the memory for all
+    return _mapped(lambda x: whole(x).cpu() if isinstance(x, DTensor) else x, state)
 
-    Args:
-        everywhere: all ranks get these tensors; otherwise only rank 0, and the other ranks get None.
+
+def copied_to_main(state: Any) -> Any:
+    """A copy of nested plain data on rank 0, whose tensors are whole and on the CPU. All ranks must call it.
+
+    Tensors of a GPU are copied into pinned memory, and waited for once at the end instead of one by one. PyTorch pins
+    what such a copy makes (``_to_copy`` in aten/src/ATen/native/TensorConversions.cpp), and keeps the memory for the
+    next time.
+
+    Returns:
+        On other ranks the same with None for each tensor.
     """
-    if isinstance(state, DTensor):
-        value = whole(state)  # one tensor at a time, because the device may lack the memory for all
-        return value.cpu() if everywhere or is_main() else None
+    gpus: set[torch.device] = set()
+
+    def begun(x: Tensor) -> Tensor | None:
+        x = whole(x)  # whose memory a GPU uses again for the next one, after the copy
+        if not is_main():
+            return None
+        if x.device.type == "cuda":
+            gpus.add(x.device)
+        return x.detach().to("cpu", non_blocking=True, copy=True)
+
+    copy = _mapped(begun, state)
+    for gpu in gpus:
+        torch.cuda.synchronize(gpu)
+    return copy
+
+
+def _mapped(change: Callable[[Tensor], Tensor | None], state: Any) -> Any:
+    """A copy of nested plain data, in which its tensors are changed, one after another."""
+    if isinstance(state, Tensor):
+        return change(state)
     if isinstance(state, dict):
-        return {key: unsharded(value, everywhere=everywhere) for key, value in state.items()}
+        return {key: _mapped(change, value) for key, value in state.items()}
     if isinstance(state, list | tuple):
-        return type(state)(unsharded(value, everywhere=everywhere) for value in state)
+        return type(state)(_mapped(change, value) for value in state)
     return state
 
 

@@ -6,6 +6,7 @@ import ctypes
 import os
 import resource
 import sys
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -43,8 +44,9 @@ def peak_bytes(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
+@cache  # the driver of a GPU answers slowly
 def total_bytes(device: torch.device) -> int:
-    """All memory of the GPU, else of the machine, or the limit of the container where that is lower."""
+    """All memory of the GPU, else of the machine, or the limit of the container where that is lower; asked once."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[1]
     machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

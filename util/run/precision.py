@@ -88,12 +88,23 @@ def use_float32(precision: str, device: torch.device) -> None:
         torch.backends.cudnn.allow_tf32 = precision == "tf32"
 
 
+def settled_float32(precision: str, device: torch.device) -> str | None:
+    """How a device computes products of float32 when it is told ``precision``; None for a CPU, which has no choice.
+
+    GPUs have TF32 from compute capability 8 on, Ampere; ``torch.cuda.is_tf32_supported`` asks for the same.
+    """
+    if device.type != "cuda":
+        return None
+    return precision if torch.cuda.get_device_capability(device)[0] >= 8 else "ieee"
+
+
 def in_words(amp: torch.dtype | None, float32: str, device: torch.device) -> str:
     """What a network is computed in, for messages."""
     words = f"{str(amp or torch.float32).removeprefix('torch.')} (--amp {AMP[amp]})"
-    if device.type != "cuda":
+    if (settled := settled_float32(float32, device)) is None:
         return words
-    return f"{words}; products of float32 in {'TF32' if float32 == 'tf32' else 'float32'} (--float32 {float32})"
+    why = f"--float32 {float32}" if settled == float32 else "this GPU has no TF32"
+    return f"{words}; products of float32 in {'TF32' if settled == 'tf32' else 'float32'} ({why})"
 
 
 def autocast(device: torch.device, dtype: torch.dtype | None) -> torch.autocast:

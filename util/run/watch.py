@@ -13,7 +13,8 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, wait
-from threading import Event, Thread
+from contextlib import suppress
+from threading import Event, Thread, Timer
 
 from torch.distributed import Store
 
@@ -21,6 +22,8 @@ from util.run.daemon_threads import DaemonThreads
 
 RANK_TIMEOUT = 40  # seconds
 SIGNS = 10  # of life, within this time
+LAST_SECONDS = 120.0  # the longest wait for a file that is being written when another process has died
+END_SECONDS = LAST_SECONDS + 5  # the longest that a process lives on then, whatever blocks it
 CODE = 1  # of the process that ends because another one has died; torchrun makes it 1 anyway
 FAREWELL = b"left"
 
@@ -94,14 +97,22 @@ class Watch:
             wait([self._reader.submit(self._store.set, self._keys[self._rank], FAREWELL.decode())], pause)
 
     def _end(self, dead: list[int]) -> None:
-        """Ends the process, whose main thread may be blocked for good."""
-        who = f"rank{'s' * (len(dead) > 1)} {', '.join(map(str, dead))}"
-        print(
-            f"no sign of life from {who} for {self._patience:g} s (--rank_timeout), so rank {self._rank} ends, too; "
-            "start the run again to go on",
-            file=sys.stderr,
-            flush=True,
-        )
-        for duty in list(last_duties):
-            duty()
-        os._exit(CODE)
+        """Ends the process, whose main thread may be blocked for good; so this must not fail or block either."""
+        try:
+            # a full pipe that nobody reads blocks the message, a file system that hangs the last duties
+            last = Timer(END_SECONDS, os._exit, (CODE,))
+            last.daemon = True
+            last.start()
+            who = f"rank{'s' * (len(dead) > 1)} {', '.join(map(str, dead))}"
+            with suppress(Exception):  # a closed pipe
+                print(
+                    f"no sign of life from {who} for {self._patience:g} s (--rank_timeout), so rank {self._rank} ends, "
+                    "too; start the run again to go on",
+                    file=sys.stderr,
+                    flush=True,
+                )
+            for duty in list(last_duties):
+                with suppress(Exception):
+                    duty()
+        finally:
+            os._exit(CODE)

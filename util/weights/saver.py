@@ -10,15 +10,11 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from util.files.writing import atomic_path
 from util.run import watch
 from util.weights import checkpoint
 
 NEWEST, BEST = "checkpoint.pth", "checkpoint_best.pth"
-LAST_SECONDS = 120.0  # for a file, where the process ends because another one has died
 _NUMBERED = re.compile(r"checkpoint_(\d+)\.pth")
 
 
@@ -42,19 +38,19 @@ class Saver:
         watch.last_duties.append(self._finish)
 
     def save(self, content: dict[str, Any], step: int, *, best: bool = False) -> None:
-        """Starts to write a checkpoint; what ``content`` holds may change as soon as this returns.
+        """Starts to write a checkpoint.
 
         Args:
-            content: plain data and tensors.
+            content: plain data and tensors that change no more, as of :func:`util.run.dist.copied_to_main`.
             step: of the run; the file's name has it.
             best: also make ``checkpoint_best.pth`` a name of the file.
         """
-        self._settle()
+        self.settle()
         if best:
             self._owed = None
         self._pay()
-        self._settle()
-        self._writing = self._pool.submit(self._write, _copied(content), step, [BEST, NEWEST] if best else [NEWEST])
+        self.settle()
+        self._writing = self._pool.submit(self._write, content, step, [BEST, NEWEST] if best else [NEWEST])
 
     def close(self) -> None:
         """Waits for the last file.
@@ -74,8 +70,8 @@ class Saver:
 
     def _finish(self) -> None:
         """Waits for the file that is being written, in another thread than that of the training."""
-        if self._writing:
-            wait([self._writing], LAST_SECONDS)
+        if writing := self._writing:  # read once, because the thread of the training changes it
+            wait([writing], watch.LAST_SECONDS)
 
     def _pay(self) -> None:
         """Tries again to write the best checkpoint, if that failed before."""
@@ -83,7 +79,7 @@ class Saver:
             (content, step), self._owed = self._owed, None
             self._writing = self._pool.submit(self._write, content, step, [BEST])
 
-    def _settle(self) -> None:
+    def settle(self) -> None:
         """Waits for the file that is being written; warns if that failed."""
         if self._writing and (error := self._writing.exception()):
             if not isinstance(error, OSError):
@@ -155,30 +151,3 @@ def _numbered(folder: Path) -> list[tuple[int, Path]]:
     """Step and path of each ``checkpoint_<step>.pth``, the newest first."""
     found = [(int(match[1]), path) for path in folder.glob("*.pth") if (match := _NUMBERED.fullmatch(path.name))]
     return sorted(found, reverse=True)
-
-
-def _copied(content: Any) -> Any:
-    """A copy in which all tensors are on the CPU.
-
-    Those of a GPU are copied into pinned memory, and waited for once at the end instead of one by one. PyTorch pins
-    what such a copy makes (``_to_copy`` in aten/src/ATen/native/TensorConversions.cpp), and keeps the memory for the
-    next time.
-    """
-    gpus: set[torch.device] = set()
-    copy = _begun(content, gpus)
-    for gpu in gpus:
-        torch.cuda.synchronize(gpu)
-    return copy
-
-
-def _begun(content: Any, gpus: set[torch.device]) -> Any:
-    """:func:`_copied`, before the copies of ``gpus`` have ended; these are added to the set."""
-    if isinstance(content, Tensor):
-        if content.device.type == "cuda":
-            gpus.add(content.device)
-        return content.detach().to("cpu", non_blocking=True, copy=True)
-    if isinstance(content, dict):
-        return {key: _begun(value, gpus) for key, value in content.items()}
-    if isinstance(content, list | tuple):
-        return type(content)(_begun(value, gpus) for value in content)
-    return content
