@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import multiprocessing.connection
 import multiprocessing.queues
 import re
 import signal
@@ -88,12 +89,15 @@ class TrainLoader(DataLoader):
             raise
         except (Stalled, WorkerDied):
             raise
-        except (RuntimeError, ValueError, OSError) as error:
+        except (RuntimeError, ValueError, OSError, EOFError) as error:
             if lacks_means(error):
                 raise self._stalled(batches, "a batch could not be made or handed over", error) from error
             if isinstance(error, RuntimeError) and _WORKER_DIED.match(str(error)):
                 raise self._died(batches, str(error)) from error
-            if isinstance(error, RuntimeError) or not str(error).startswith("Caught "):
+            of_worker = str(error).startswith("Caught ")
+            if isinstance(error, (OSError, EOFError)) and not of_worker and (dead := _dead(batches, LOOK_SECONDS)):
+                raise self._died(batches, f"the data loading process {dead} exited unexpectedly") from error
+            if isinstance(error, RuntimeError) or not of_worker:
                 raise
             # torch's message is the worker's whole traceback, which ends with "ValueError: our message".
             message = str(error).rstrip().rpartition("\n")[2].partition(": ")[2]
@@ -116,8 +120,8 @@ class TrainLoader(DataLoader):
             if _due(batches) != due:
                 idle, due = 0.0, _due(batches)
             if self.patience and idle >= self.patience:
-                if dead := [str(worker.pid) for worker in _workers(batches) if worker.exitcode]:
-                    raise self._died(batches, f"the data loading process {', '.join(dead)} has ended")
+                if dead := _dead(batches):
+                    raise self._died(batches, f"the data loading process {dead} has ended")
                 who = f"{len(_workers(batches))} living data loading processes" if _workers(batches) else "the disk"
                 raise self._stalled(batches, f"no batch from {who} for {self.patience:g} s (--loader_timeout)")
 
@@ -147,6 +151,15 @@ class TrainLoader(DataLoader):
 
 def _workers(batches: Iterator[Batch] | None) -> list[multiprocessing.Process]:
     return getattr(batches, "_workers", [])
+
+
+def _dead(batches: Iterator[Batch] | None, seconds: float = 0.0) -> str:
+    """The numbers of the workers that died, or die within the time: one that is killed while it hands over a batch
+    closes the connection shortly before it has ended. Empty where all live."""
+    workers = _workers(batches)
+    if workers:
+        multiprocessing.connection.wait([worker.sentinel for worker in workers], seconds)
+    return ", ".join(str(worker.pid) for worker in workers if worker.exitcode)
 
 
 def _last_words(batches: Iterator[Batch]) -> str:

@@ -125,8 +125,8 @@ def of_rank(saved: dict, rank: int, world_size: int) -> dict:
     """The state of one of the processes with which a run goes on.
 
     With as many ranks as before, each takes its own state. With another number, every rank gets the mean of the loss
-    sums, and rank 0 the number of replaced clips. Random streams stay with the rank that had them; a
-    rank that had none gets None, for :func:`derived_seed`.
+    sums, and rank 0 the number of replaced clips. Random streams stay with the rank that had them. A rank that had none
+    gets None, for :func:`derived_seed`.
     """
     ranks = saved["ranks"]
     if len(ranks) == world_size:

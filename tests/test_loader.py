@@ -198,6 +198,30 @@ def test_a_thread_that_pins_memory_and_ends_has_a_reason(monkeypatch):
         list(batches)
 
 
+@pytest.mark.parametrize("error", [ConnectionResetError(errno.ECONNRESET, "Connection reset by peer"), EOFError()])
+def test_a_worker_that_dies_while_it_hands_over_a_batch_has_died(error, monkeypatch):
+    """The connection breaks before the process has ended, so the trainer sees the broken connection first."""
+
+    def cut_off(batches):
+        os.kill(batches._workers[0].pid, signal.SIGKILL)
+        raise error
+
+    batches = loader(nothing)
+    monkeypatch.setattr("torch.utils.data.dataloader._MultiProcessingDataLoaderIter._get_data", cut_off)
+    with pytest.raises(WorkerDied, match="process \\d+ exited unexpectedly; .*lower --num_workers"):
+        list(batches)
+
+
+def test_a_broken_connection_between_living_processes_is_told_as_it_is(monkeypatch):
+    def cut_off(_):
+        raise ConnectionResetError(errno.ECONNRESET, "Connection reset by peer")
+
+    batches = loader(nothing)
+    monkeypatch.setattr("torch.utils.data.dataloader._MultiProcessingDataLoaderIter._get_data", cut_off)
+    with pytest.raises(ConnectionResetError):
+        list(batches)
+
+
 def test_a_frame_that_too_many_open_files_hide_is_not_called_damaged(ytvos_root, tmp_path):
     run = trainer(ytvos_root, tmp_path / "run", "--num_workers", 1)
     make = ClipDataset.make

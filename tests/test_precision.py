@@ -138,13 +138,15 @@ def optioned(monkeypatch, *words: object) -> None:
 
 
 @pytest.mark.parametrize(("flags", "wanted"), [([], "tf32"), (["--float32", "ieee"], "ieee")])
-def test_every_way_to_a_predictor_takes_tf32_unless_it_is_told(flags, wanted, used, monkeypatch, tmp_path):
+def test_every_way_to_a_predictor_takes_tf32_unless_it_is_told(flags, wanted, used, capability, monkeypatch, tmp_path):
     """Whatever the training took: nothing in a checkpoint makes inference slow."""
     weights, root = tmp_path / "c.pth", write_mini_ytvos(tmp_path / "data")
     saved_model(weights, "--float32", "ieee")
     asked = inference_ytvos.parse_args(["--resume", str(weights), "--allow_trained", *flags])
     model, _, settings = inference.restore(asked, CPU, "ytvos")
     models.inference_predictor(model, settings, CPU)
+    capability(8, 0)
+    assert settings.described(GPU)["float32"] == wanted  # so the masks of the two are not mixed
     video = inference_video.parse_args(["video.mp4", "--text", "dog", "--resume", str(weights), *flags])
     inference_video.load(video, CPU)
     monkeypatch.setattr(main, "score_split", lambda *_: 0.0)

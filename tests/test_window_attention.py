@@ -173,6 +173,14 @@ def test_numbers_of_tokens_take_four_bytes_and_every_token_is_read_once():
         assert torch.equal(order[back], torch.arange(len(order), dtype=torch.int32))
     count = 4 * 8 * 8
     assert len(found.real) == count and len(found.tokens) == count + found.padding
+    start = 0
+    for group in found.groups:
+        stop = start + group.windows * group.seen
+        numbers, start = found.tokens[start:stop].view(group.windows, group.seen), stop
+        # padding stands last in each window, and nowhere else
+        assert (numbers[:, : group.real] < count).all() and (numbers[:, group.real :] >= count).all()
+    assert start == len(found.tokens) and any(group.padded for group in found.groups)
+    assert torch.equal(found.real_back, found.tokens[found.tokens < count])
 
 
 def test_tensors_that_are_copied_together_are_the_same_afterwards():

@@ -26,7 +26,7 @@ from util.run.memory import total_bytes
 
 # Arrangements may take a 32nd of the memory of a device, so that a GPU with 16 GiB keeps all sizes of a training. With
 # the usual short sides and crops, and the padding to multiples of 32 pixels, videos of 1280x720 make about 90 sizes
-# (counted over 20,000 clips). The largest takes 5.1 MB with 5 frames in training, 8.5 MB with 8.
+# (counted over 20,000 clips). The largest takes 4.4 MB with 5 frames, 7.0 MB with 8.
 SHARE = 32
 ALIGNED = 16  # bytes; tensors that are copied together begin at multiples of this
 Size = tuple[int, int, int]

@@ -4,7 +4,7 @@ The pixels of a doubled map are of four kinds: even or odd row, even or odd colu
 size. Norms, activations and 1×1 kernels treat all pixels alike, so they work on the four kinds directly.
 
 Channels stand last, as in the backbone's maps and tokens, so a CPU transposes no map. CUDA's group norm returns maps
-with channels first.
+with channels first (``group_norm`` in torch's aten/src/ATen/native/group_norm.cpp).
 
 Shapes: g maps, c channels, m channels after the convolution, h w small size, H W size after upsampling.
 """

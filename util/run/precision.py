@@ -91,7 +91,7 @@ def use_float32(precision: str, device: torch.device) -> None:
 def settled_float32(precision: str, device: torch.device) -> str | None:
     """How a device computes products of float32 when it is told ``precision``; None for a CPU, which has no choice.
 
-    GPUs have TF32 from compute capability 8 on, Ampere; ``torch.cuda.is_tf32_supported`` asks for the same.
+    GPUs have TF32 from compute capability 8 on, Ampere (``is_tf32_supported`` in torch/cuda/__init__.py).
     """
     if device.type != "cuda":
         return None
