@@ -145,7 +145,9 @@ DATA_SETS = {
         classes=len(ytvos.CATEGORIES),
         path="ytvos_path",
         eval_splits=("valid", "holdout"),
-        train=lambda args: ytvos.train_videos(Path(args.ytvos_path), args.holdout, args.binary),
+        train=lambda args: ytvos.train_videos(
+            Path(args.ytvos_path), args.holdout, args.binary, absent=args.absent > 0
+        ),
         videos=lambda of, gaps: ytvos.eval_videos(of.root, of.split, of.holdout, gaps=gaps),
     ),
     "a2d": DataSet(
@@ -167,7 +169,9 @@ DATA_SETS = {
         classes=len(davis.CATEGORIES),
         path="davis_path",
         eval_splits=("valid", "holdout"),
-        train=lambda args: davis.train_videos(Path(args.davis_path), args.holdout, args.binary),
+        train=lambda args: davis.train_videos(
+            Path(args.davis_path), args.holdout, args.binary, absent=args.absent > 0
+        ),
         videos=lambda of, gaps: davis.eval_videos(of.root, of.split, of.holdout, gaps),
     ),
     "mevis": DataSet(
@@ -367,8 +371,14 @@ def build_train_loader(
         seed=args.seed,
         bad_sample=args.bad_sample,
         absent_object=args.absent_object,
+        absent=args.absent,
         text_form=args.text_form,
     )
+    if args.absent and not any(map(dataset.absent_texts.knows, dataset.videos)):
+        raise ValueError(
+            f"--absent {args.absent:g}: of no training video of {', '.join(sets)} is it known what means nothing in it; "
+            "leave it out (docs/data.md says which data sets tell)"
+        )
     owners = np.repeat(list(sets), [len(videos) for videos in sets.values()])[dataset.entries[:, 0]]
     shares = np.array([weights[name] for name in owners])
     sizes, size = dataset.sizes(), args.batch_size
