@@ -284,6 +284,7 @@ PREDICTOR_OPTIONS = (
     "clips",
     "long_text",
     "text_encoder",
+    "not_there",
 )
 
 

@@ -403,7 +403,6 @@ class ClipDataset(Dataset):
             original_size=original_size,
         )
 
-
     def _with_absent(self, video: TrainVideo, expressions: list[Expression], request: ClipRequest) -> list[Expression]:
         """The expressions, some of which are replaced by texts that mean nothing in the video."""
         if not self.absent:

@@ -340,8 +340,7 @@ def train_videos(
             mask_dir=inside(annotations_root(root, "train", layout), name),
             mask_files=masks[name],
             expressions=tuple(
-                training_expression(name, exp_id, expression)
-                for exp_id, expression in entry["expressions"].items()
+                training_expression(name, exp_id, expression) for exp_id, expression in entry["expressions"].items()
             ),
             absent=tuple(entry.get("absent", ())),
         )

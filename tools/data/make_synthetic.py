@@ -59,9 +59,7 @@ def make_scene(
             return scene, expressions, rng
 
 
-def absent_texts(
-    scene: Scene, count: int, seed: int, split: str, number: int
-) -> list[str]:
+def absent_texts(scene: Scene, count: int, seed: int, split: str, number: int) -> list[str]:
     """Expressions of other scenes that mean nothing in the scene of this video."""
     rng = np.random.default_rng([seed, SPLITS.index(split), number, 1])  # so that no other file changes
     frames, *size = scene.labels.shape

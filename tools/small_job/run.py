@@ -70,8 +70,8 @@ VIDEOS = "--lr 5e-4 --lr_backbone 1e-4 --mask_loss_size full"
 class Recipe:
     """Numbers of generated images and videos, epochs on them, and options of the alignment and of the clips.
 
-    ``absent`` is the number of texts for each of them that mean nothing in it; a tenth of the expressions is replaced by
-    such texts, and ``holdout`` videos are kept out of the training, to calibrate the scores.
+    ``absent`` is the number of texts for each of them that mean nothing in it. A tenth of the expressions is replaced
+    by such texts, and ``holdout`` videos are kept out of the training, to calibrate the scores.
 
     With clips of 4 of the 8 frames, training sees twice as many videos in the same time. But such a clip may show only
     the first half of "going up and then down", which then looks like "moving up". Inference sees whole videos.
