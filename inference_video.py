@@ -88,9 +88,7 @@ def infer(asked: argparse.Namespace, device: torch.device) -> None:
         for text, score, there, count in found:
             print(f"{score:.2f}  {text}: {where_found(there, count, len(video))}")
         if predictor.calibration is None:
-            print(
-                "the scores are no probabilities, and are high for what is not there, too: these weights are not calibrated"
-            )
+            print("note: the scores of these weights are not calibrated; what is not there may have a high one, too")
         if video.damaged:
             print(f"{video.damaged} frames of {path} are damaged; the frame before stands in for each")
     for piece in PIECES:

@@ -396,8 +396,8 @@ def build_train_loader(
     )
     if args.absent and not any(map(dataset.absent_texts.knows, dataset.videos)):
         raise ValueError(
-            f"--absent {args.absent:g}: no training video of {', '.join(sets)} has expressions that surely mean nothing "
-            "in it; leave the option out (docs/data.md says which data sets have some)"
+            f"--absent {args.absent:g}: no training video of {', '.join(sets)} has expressions that surely mean "
+            "nothing in it; leave the option out (docs/data.md says which data sets have some)"
         )
     owners = np.repeat(list(sets), [len(videos) for videos in sets.values()])[dataset.entries[:, 0]]
     shares = np.array([weights[name] for name in owners])
