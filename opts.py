@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Iterable, Iterator, Mapping
 
 from util.options.given import named_options
-from util.options.inference import InferenceOptions, add_window_options, inference_options
+from util.options.inference import InferenceOptions, add_not_there, add_window_options, inference_options
 from util.options.losses import add_loss_options
 from util.options.precision import add_precision_options
 from util.options.presets import PRESETS, recipe
@@ -323,6 +323,7 @@ def inference_parser(program: str, description: str, output: str) -> argparse.Ar
     parser.add_argument(
         "--loader_timeout", **KINDS["loader_timeout"].argument(), help="seconds to wait for a frame; 0: no limit"
     )
+    add_not_there(parser, 0.0)
     parser.add_argument("--visualize", action="store_true", help="also write videos with the masks painted over")
     parser.add_argument("--allow_trained", action="store_true", help="also take videos of the training")
     parser.add_argument("--overwrite", action="store_true", help="delete masks that another run left in --output_dir")

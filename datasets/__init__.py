@@ -383,8 +383,15 @@ def build_train_loader(
         crop_sizes=args.crop_sizes,
         crop_max_size=args.max_size,
     )
+    videos = list(chain.from_iterable(sets.values()))
+    absent_texts = AbsentTexts(videos if args.absent else ())
+    if args.absent and not any(map(absent_texts.knows, videos)):
+        raise ValueError(
+            f"--absent {args.absent:g}: no training video of {', '.join(sets)} has expressions that surely mean "
+            "nothing in it; leave the option out (docs/data.md says which data sets have some)"
+        )
     dataset = ClipDataset(
-        list(chain.from_iterable(sets.values())),
+        videos,
         num_frames=args.num_frames,
         expressions_per_clip=args.expressions_per_clip,
         transform=transform,
@@ -392,13 +399,9 @@ def build_train_loader(
         bad_sample=args.bad_sample,
         absent_object=args.absent_object,
         absent=args.absent,
+        draw_absent=absent_texts.draw,
         text_form=args.text_form,
     )
-    if args.absent and not any(map(dataset.absent_texts.knows, dataset.videos)):
-        raise ValueError(
-            f"--absent {args.absent:g}: no training video of {', '.join(sets)} has expressions that surely mean "
-            "nothing in it; leave the option out (docs/data.md says which data sets have some)"
-        )
     owners = np.repeat(list(sets), [len(videos) for videos in sets.values()])[dataset.entries[:, 0]]
     shares = np.array([weights[name] for name in owners])
     sizes, size = dataset.sizes(), args.batch_size

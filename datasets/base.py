@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -17,7 +17,6 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from datasets.absent import AbsentTexts
 from datasets.samplers import ClipRequest
 from datasets.sampling import draw_group, draw_window, group_count, moved_onto, stream, window_starts
 from datasets.transforms import TrainTransform
@@ -254,8 +253,8 @@ class ClipDataset(Dataset):
         absent_object: what to do with an expression whose object no frame of the clip shows. "keep" trains the object
             as absent. "replace" leaves the expression out, and takes another clip of the whole set if no expression is
             left (``__getitem__`` of ReferFormer's datasets/ytvos.py).
-        absent: share of the expressions that are replaced by a text that means nothing in the video, where such texts
-            are known; the others stay.
+        absent: share of the expressions that are replaced by a text that means nothing in the video.
+        draw_absent: gives such a text; None where none is known, and the expression stays.
         text_form: of the expressions, see :func:`util.samples.text.in_form`.
     """
 
@@ -270,6 +269,7 @@ class ClipDataset(Dataset):
         bad_sample: str = "fail",
         absent_object: str = "keep",
         absent: float = 0.0,
+        draw_absent: Callable[[TrainVideo, np.random.Generator], str | None] = lambda video, rng: None,
         text_form: str = "clean",
     ) -> None:
         self.videos = list(videos)
@@ -279,8 +279,7 @@ class ClipDataset(Dataset):
         self.seed = seed
         self.bad_sample = bad_sample
         self.absent_object = absent_object
-        self.absent = absent
-        self.absent_texts = AbsentTexts(self.videos if absent else ())
+        self.absent, self.draw_absent = absent, draw_absent
         self.text_form = text_form
         # Worker processes share the memory of an array, and would copy tuples.
         self.entries = np.array(
@@ -409,7 +408,7 @@ class ClipDataset(Dataset):
             return expressions
         rng = stream(self.seed, request.epoch, _ABSENT, request.index)
         replaced = rng.random(len(expressions)) < self.absent
-        texts = [self.absent_texts.draw(video, rng) if yes else None for yes in replaced]
+        texts = [self.draw_absent(video, rng) if yes else None for yes in replaced]
         return [
             e if text is None else Expression(exp_id=e.exp_id, text=text, objects=(), label=0)
             for e, text in zip(expressions, texts, strict=True)
