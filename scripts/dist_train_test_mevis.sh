@@ -9,22 +9,23 @@ source "$(dirname "${BASH_SOURCE[0]}")/_common.sh"
 arguments OUTPUT_DIR "[--mevis_version 2] --backbone_pretrained FILE [options of main.py]" "$@"
 output_dir="$1"
 shift
-version=1
+dataset=mevis
+inference=()
 options=()
 while (($#)); do
-    case "$1" in
-        --mevis_version) version="${2:-}" && shift ;;
-        --mevis_version=*) version="${1#*=}" ;;
+    case "$1 ${2:-}" in
+        "--mevis_version 1") shift ;;
+        "--mevis_version 2")
+            dataset=mevis_v2
+            inference=(--mevis_version 2)
+            shift
+            ;;
+        --mevis_version*) fail "$1 ${2:-}: give --mevis_version 1 or --mevis_version 2" ;;
         *) options+=("$1") ;;
     esac
-    (($# == 0)) || shift
+    shift
 done
-case "$version" in
-    1) dataset=mevis ;;
-    2) dataset=mevis_v2 ;;
-    *) fail "--mevis_version ${version:-is empty}: there are versions 1 and 2" ;;
-esac
 prepare
 train "$output_dir" --preset scratch --dataset_file "$dataset" "${options[@]}"
 score "$output_dir" valid_u
-submit "$output_dir" inference_mevis.py --mevis_version "$version"
+submit "$output_dir" inference_mevis.py "${inference[@]}"
