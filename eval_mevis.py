@@ -4,8 +4,8 @@
     python eval_mevis.py output/run/valid_u --mevis_version 2
 
 The target of an expression is the union of the objects that it means. In version 2 some mean none: N-acc and T-acc say
-whether masks are empty where, and only where, they should be. Of the official splits, train and valid_u have masks. Exit
-code 3: scored, but items are missing or damaged; their counts stand beside the headline.
+whether masks are empty where, and only where, they should be. Of the official splits, train and valid_u have masks.
+Exit code 3: scored, but items are missing or damaged; their counts stand beside the headline.
 """
 
 from __future__ import annotations

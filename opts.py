@@ -191,8 +191,8 @@ def add_train_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--eval_split",
         metavar="SPLIT",
-        help="holdout (the default with --holdout), or ytvos, davis, joint: valid; mevis, mevis_v2: valid_u; a2d, jhmdb: "
-        "test; refcoco and refcoco+: val, testA, testB; refcocog: val, test",
+        help="holdout (the default with --holdout), or ytvos, davis, joint: valid; mevis, mevis_v2: valid_u; a2d, "
+        "jhmdb: test; refcoco and refcoco+: val, testA, testB; refcocog: val, test",
     )
     group.add_argument("--allow_trained", action="store_true", help="also score videos of the training")
     group.add_argument("--strict", action="store_true", help="with --eval: a damaged or missing file is an error")

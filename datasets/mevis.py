@@ -2,8 +2,8 @@
 
 The splits that have masks are ``train`` and ``valid_u``; those of ``valid`` are with the challenge's server.
 
-Version 2 (arXiv 2512.10945) has more expressions of the same videos, and some of them mean no object of their video. Its
-lists have names of their own, so both versions may lie in one folder. Its recordings of the expressions are not read.
+Version 2 (arXiv 2512.10945) has more expressions of the same videos, and some of them mean no object of their video.
+Its lists have names of their own, so both versions may lie in one folder. Its spoken expressions are not read.
 """
 
 from __future__ import annotations
@@ -41,7 +41,9 @@ def _object_problem(expression: Mapping) -> str | None:
     named = expression.get("anno_id")
     if named and _are_annotations(named):
         return None
-    empty = "" if named not in (None, []) else f" (only in version 2 may there be none: {_OPTIONS.format('mevis_v2', 2)})"
+    empty = (
+        "" if named not in (None, []) else f" (only in version 2 may there be none: {_OPTIONS.format('mevis_v2', 2)})"
+    )
     return _OBJECTS.format("at least one number") + empty
 
 
@@ -286,9 +288,7 @@ def train_videos(root: Path, holdout: int, layout: Layout = MEVIS) -> list[RleVi
     ]
 
 
-def eval_videos(
-    root: Path, split: str, holdout: int, gaps: Gaps | None = None, layout: Layout = MEVIS
-) -> VideoSet:
+def eval_videos(root: Path, split: str, holdout: int, gaps: Gaps | None = None, layout: Layout = MEVIS) -> VideoSet:
     """The videos of a split for inference. Raises as :func:`split_videos` and :func:`ytvos.eval_videos`."""
     _require_version(root, split, layout)
     return ytvos.eval_videos(root, split, holdout, layout, gaps)

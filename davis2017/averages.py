@@ -1,18 +1,20 @@
 """Means over expressions, and the table of them.
 
-Where expressions may mean no object (version 2 of MeViS), J, F and J&F are means over the expressions that mean one. Two
-accuracies say what is found at all; both, and their definition, are those of generalised referring segmentation (N-acc.
-and T-acc. of arXiv 2306.00968, gres_model/evaluation/refer_evaluation.py of github.com/henghuiding/ReLA), with "empty in
-every frame" for "no target":
+Where expressions may mean no object (version 2 of MeViS), J, F and J&F are means over the expressions that mean one.
+Beside them stand
 
     N-acc  share of the expressions without target whose predicted masks are all empty
-    T-acc  share of the expressions with a target of which a predicted mask is not empty
+    T-acc  share of the expressions with a target of which any predicted mask is not empty
     Final  mean of J&F, N-acc and T-acc
 
-Final is what the servers of the challenges on version 2 rank by: it gives the printed rows of arXiv 2608.17279 (table 1)
-and arXiv 2608.23234 (table 1). The servers' code is not public, and these reports do not say whether expressions without
-target count in J and F. That they do not count is a choice of ours. ``J&F_all`` counts them, as the publisher's public
-scorer does (tools/eval_mevis.py of github.com/henghuiding/MeViS): a frame of theirs has J = F = 1 where the mask is empty.
+N-acc and T-acc are those of generalised referring segmentation (arXiv 2306.00968; T_acc and N_acc in
+gres_model/evaluation/refer_evaluation.py of github.com/henghuiding/ReLA). That masks are to be empty in every frame is
+said by a report of the challenge (abstract of arXiv 2608.11458). Final is what the challenges rank by: this mean gives
+the printed numbers of arXiv 2608.17279 (table 1) and arXiv 2608.23234 (table 1).
+
+The servers' code is not public, and nothing that was found says whether expressions without target count in J and F.
+That they do not count is a choice. ``J&F_all`` counts them as the publisher's public scorer would (tools/eval_mevis.py
+of github.com/henghuiding/MeViS): in each frame J = F = 1 for an empty mask.
 """
 
 from __future__ import annotations

@@ -187,9 +187,7 @@ class RleMasks(Truth):
             of MeViS.
     """
 
-    def __init__(
-        self, where: Path, masks: Mapping[int, Sequence[Rle | None]], may_be_empty: bool = False
-    ) -> None:
+    def __init__(self, where: Path, masks: Mapping[int, Sequence[Rle | None]], may_be_empty: bool = False) -> None:
         self.where, self.masks, self.may_be_empty = str(where), masks, may_be_empty
 
     def target(self, vid: str, eid: str, expression: Mapping) -> Target:

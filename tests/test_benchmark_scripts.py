@@ -94,7 +94,9 @@ class TestOtherBenchmarks:
     @pytest.mark.parametrize(("words", "name"), [([], "mevis"), (["1"], "mevis"), (["2"], "mevis_v2")])
     def test_mevis_has_two_versions(self, sandbox, tmp_path, words, name):
         version = ["--mevis_version", *words] if words else []
-        sandbox.run("dist_train_test_mevis.sh", "out", "--amp", "bf16", *version, "--epochs", "3", PYTHON=sandbox.python)
+        sandbox.run(
+            "dist_train_test_mevis.sh", "out", "--amp", "bf16", *version, "--epochs", "3", PYTHON=sandbox.python
+        )
         train, _, infer = sandbox.calls()
         args = parse_train_args(train.args[1:])
         assert (args.dataset_file, args.amp, args.epochs) == (name, "bf16", 3)

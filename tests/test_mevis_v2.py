@@ -83,11 +83,17 @@ def test_the_lists_of_objects_may_be_missing(fresh, change):
 
 
 BAD_LISTS = {
-    "objects without annotations": (dict(obj_id=[1]), 'must name its objects as "anno_id" too, as "obj_id" is not empt'),
+    "objects without annotations": (
+        dict(obj_id=[1]),
+        'must name its objects as "anno_id" too, as "obj_id" is not empt',
+    ),
     "text": (dict(anno_id=""), "a list of numbers, empty where it means no object"),
     "number": (dict(anno_id=0), "a list of numbers, empty where it means no object"),
     "negative": (dict(anno_id=[-1]), "video aa_wide, expression 4 must name its objects as"),
-    "unknown": (dict(anno_id=[1, 99]), "mask_dict.json: there is no annotation 99, which expression 4 of video aa_wide"),
+    "unknown": (
+        dict(anno_id=[1, 99]),
+        "mask_dict.json: there is no annotation 99, which expression 4 of video aa_wide",
+    ),
 }
 
 
@@ -101,7 +107,9 @@ def test_bad_lists_of_objects_are_named(fresh, kind):
 
 def test_version_1_still_refuses_an_expression_without_objects(fresh):
     (fresh / LIST).rename(fresh / "train/meta_expressions.json")
-    with pytest.raises(ValueError, match="expression 4 must name its .* in version 2 .*--dataset_file mevis_v2; .*_ver"):
+    with pytest.raises(
+        ValueError, match="expression 4 must name its .* in version 2 .*--dataset_file mevis_v2; .*_ver"
+    ):
         train_videos(fresh, 0)
 
 
@@ -112,18 +120,23 @@ def test_both_versions_may_lie_in_one_folder(fresh):
         assert one.keys() == two.keys()
         for vid, video in one.items():
             assert video["expressions"].items() < two[vid]["expressions"].items()
-    held = {version: set(split_videos(fresh, "holdout", 1, layout=version)) for version in (MEVIS_V2,)}
-    assert held == {MEVIS_V2: set(split_videos(fresh, "holdout", 1))}
+    # a checkpoint of one version has not seen the hold-out of the other
+    held = split_videos(fresh, "holdout", 1, layout=MEVIS_V2)
+    assert held.keys() == split_videos(fresh, "holdout", 1).keys()
 
 
 def test_the_list_of_the_other_version_is_not_taken_for_it(fresh):
-    with pytest.raises(FileNotFoundError, match="meta_expressions_v2.json beside it is read as version 2 .*mevis_v2; of"):
+    with pytest.raises(
+        FileNotFoundError, match="meta_expressions_v2.json beside it is read as version 2 .*mevis_v2; of"
+    ):
         split_videos(fresh, "train")
     with pytest.raises(FileNotFoundError, match="meta_expressions_v2_release.json beside it is read as version 2"):
         eval_videos(fresh, "valid", 0)
     for split, name in LISTS[2].items():
         (fresh / split / name).rename(fresh / split / "meta_expressions.json")
-    with pytest.raises(FileNotFoundError, match="--mevis_version 1.; if it is version 2's, name it meta_expressions_v2.js"):
+    with pytest.raises(
+        FileNotFoundError, match="--mevis_version 1.; if it is version 2's, name it meta_expressions_v2.js"
+    ):
         split_videos(fresh, "train", layout=MEVIS_V2)
     (fresh / "train/meta_expressions.json").unlink()
     with pytest.raises(FileNotFoundError, match="v2.json: this file does not exist; see docs/data.md, MeViS version 2"):
@@ -154,10 +167,9 @@ def test_planted_faults_are_found(fresh, checked):
     edit(fresh / LIST, lambda c: last_of(c, "bb_hidden").update(anno_id=[0.5]))
     code, faults, again, text = checked("mevis_v2", fresh)
     assert code == 1 and again == [LIST] and "train: 1 expressions mean no object" in text
-    assert [(kind, path, what[:30]) for kind, path, what in faults] == [
-        ("no_objects", LIST, f"video {vid}, expression 4 "[:30]) for vid in ("aa_wide", "bb_hidden")
-    ] or all(kind == "no_objects" and path == LIST for kind, path, _ in faults)
-    assert len(faults) == 2
+    assert {(kind, path, what.partition(" must name")[0]) for kind, path, what in faults} == {
+        ("no_objects", LIST, f"video {vid}, expression {EMPTY}") for vid in ("aa_wide", "bb_hidden")
+    }
 
 
 # ----------------------------------------------------------------------------------------------------------- scores
@@ -229,9 +241,10 @@ def test_a_video_may_have_none_but_such_expressions(mini, tmp_path):
         score_results(results, truth, videos)
 
 
-@pytest.mark.parametrize(
-    ("jf", "empty", "found", "final"), [(0.7922, 34, 161, 0.908134), (0.7163, 35, 159, 0.888004), (0.761, 30, 159, 0.856593)]
-)
+OFFICIAL = [(0.7922, 34, 161, 0.908134), (0.7163, 35, 159, 0.888004), (0.761, 30, 159, 0.856593)]
+
+
+@pytest.mark.parametrize(("jf", "empty", "found", "final"), OFFICIAL)
 def test_final_is_that_of_the_challenge(jf, empty, found, final):
     """J&F, N-acc, T-acc and Final of the first three of the 8th LSVOS challenge: arXiv 2608.17279, table 1. Its rates
     are those of 36 expressions without target and 163 with one."""

@@ -36,8 +36,7 @@ PREPARE = {
     "mevis": lambda root: None,
     "mevis_v2": lambda root: None,
 }
-FLAGS = {"refcoco": "--coco_path", "davis": "--davis_path", "a2d": "--a2d_path", "jhmdb": "--jhmdb_path"}
-FLAGS["mevis_v2"] = "--mevis_path"
+FLAGS = {"refcoco": "--coco_path", "mevis_v2": "--mevis_path"}
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +131,8 @@ def test_images_of_coco_agree_on_their_categories(tmp_path):
 
 def test_frames_are_those_of_the_generated_videos(made, source):
     name, root = made
-    pattern = {"davis": "DAVIS/JPEGImages/480p/*/*.jpg", "mevis": "train/JPEGImages/*/*.jpg"}.get(name.removesuffix("_v2"))
+    patterns = {"davis": "DAVIS/JPEGImages/480p/*/*.jpg", "mevis": "train/JPEGImages/*/*.jpg"}
+    pattern = patterns.get(name.removesuffix("_v2"))
     if not pattern:
         pytest.skip("encoded anew")
     originals = sorted((source / "train/JPEGImages").glob("*/*.jpg"))

@@ -152,9 +152,7 @@ def _video_sets(root: Path) -> list[Target]:
             m2,
             "mevis-v2-training",
             "train/meta_expressions_v2.json",
-            lambda: each(
-                lambda: mevis_training(m2, mevis.MEVIS_V2), lambda: video_sets.check_mevis(m2, 1, "mevis_v2")
-            ),
+            lambda: each(lambda: mevis_training(m2, mevis.MEVIS_V2), lambda: video_sets.check_mevis(m2, 1, "mevis_v2")),
             inputs=50,
         ),
     ]
