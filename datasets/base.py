@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -38,8 +39,8 @@ class Expression:
     Attributes:
         exp_id: key of the expression in its video.
         text: the expression.
-        objects: numbers, in the masks of the video, of the objects that it means; in MeViS these may be several. None
-            where it means nothing in the video.
+        objects: numbers, in the masks of the video, of the objects that it means. In MeViS these may be several. None
+            where it means nothing in the video: the expression is then trained as absent.
         label: class index.
         category: name of the object's category, where it is known.
     """
@@ -252,7 +253,7 @@ class ClipDataset(Dataset):
         bad_sample: "fail", or "skip" to replace a clip with damaged files by another clip.
         absent_object: what to do with an expression whose object no frame of the clip shows. "keep" trains the object
             as absent. "replace" leaves the expression out, and takes another clip of the whole set if no expression is
-            left (``__getitem__`` of ReferFormer's datasets/ytvos.py).
+            left (``__getitem__`` of ReferFormer's datasets/ytvos.py). Expressions that mean no object stay.
         absent: share of the expressions that are replaced by a text that means nothing in the video.
         draw_absent: gives such a text; None where none is known, and the expression stays.
         text_form: of the expressions, see :func:`util.samples.text.in_form`.
@@ -384,12 +385,11 @@ class ClipDataset(Dataset):
             make_target(masks[:, e, None], expression, video.video_id, annotated)
             for e, expression in enumerate(expressions)
         ]
-        shown = [bool(target.present.any()) for target in targets]
-        for expression, seen in zip(expressions, shown, strict=True):
-            if not seen:
-                self._require_object(number, expression)
+        # an expression that means no object is right about any clip
+        kept = [not e.objects or bool(target.present.any()) for e, target in zip(expressions, targets, strict=True)]
+        for expression in compress(expressions, map(operator.not_, kept)):
+            self._require_object(number, expression)
         if self.absent_object == "replace":
-            kept = [seen or not e.objects for seen, e in zip(shown, expressions, strict=True)]
             if not any(kept):
                 return None
             texts, targets = list(compress(texts, kept)), list(compress(targets, kept))

@@ -23,6 +23,7 @@ class InferenceOptions:
         eval_size, max_size, amp, float32, window, overlap, clips, long_text, not_there: of the predictor.
         loader_timeout: seconds to wait for a frame; rank_timeout: for a sign of life of another process.
         model: options of the model, by name; the checkpoint must agree.
+        mevis_version: 1 or 2, which of MeViS's lists.
     """
 
     resume: str
@@ -47,6 +48,7 @@ class InferenceOptions:
     loader_timeout: int | None
     rank_timeout: int
     model: dict[str, object]
+    mevis_version: int = 1
 
 
 def add_window_options(parser: argparse._ActionsContainer) -> None:
