@@ -40,6 +40,7 @@ from util.files.writing import write_json
 from util.masks.results import Results, claim_results, mask_name
 from util.run import cli
 from util.run.device import use_device
+from util.run.parser import CommandParser
 from util.run.precision import amp_dtype, inference_amp
 from util.video.pictures import read_label_maps
 from util.video.visualize import PALETTE, SheetRow, contact_sheet, overlay, titled, write_video
@@ -106,7 +107,7 @@ LONG = Recipe(
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser("demo.sh", description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser = CommandParser("demo.sh", description=__doc__.splitlines()[0])
     parser.add_argument("--output_dir", type=Path, default=Path("output/demo"), help="everything is written here")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", help="cuda, cuda:1, cpu; default: a GPU when there is one")
