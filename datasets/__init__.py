@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from datasets import a2d, davis, jhmdb, mevis, refcoco, ytvos
+from datasets import a2d, davis, jhmdb, long_rvos, mevis, refcoco, ytvos
 from datasets.base import ClipDataset, EvalClip, TrainVideo, VideoSet
 from datasets.collate import collate
 from datasets.loader import TrainLoader, set_up_worker
@@ -176,6 +176,13 @@ DATA_SETS = {
         eval_splits=("valid_u", "holdout"),
         train=lambda args: mevis.train_videos(Path(args.mevis_path), args.holdout),
         videos=lambda of, gaps: mevis.eval_videos(of.root, of.split, of.holdout, gaps),
+    ),
+    "long_rvos": DataSet(
+        classes=1,
+        path="long_rvos_path",
+        eval_splits=("valid", "test", "holdout"),
+        train=lambda args: long_rvos.train_videos(Path(args.long_rvos_path), args.holdout),
+        videos=lambda of, gaps: long_rvos.eval_videos(of.root, of.split, of.holdout, gaps),
     ),
     **{name: _refcoco(name) for name in refcoco.SETS},
     "all": DataSet(classes=refcoco.CLASSES, path="coco_path", eval_splits=(), parts=refcoco.SETS),

@@ -1,4 +1,4 @@
-"""J&F of Ref-YouTube-VOS and MeViS results on a split that has masks.
+"""J&F of Ref-YouTube-VOS, MeViS and Long-RVOS results on a split that has masks; of Long-RVOS also tIoU and vIoU.
 
 For each (video, expression): J and F in the listed frames of the video, against the binary mask of the target (in MeViS
 the union of some objects), averaged over frames, then over expressions.
@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from davis2017 import temporal
 from davis2017.metrics import PreparedMask
 from davis2017.truth import FrameTruth, LabelMaps, Target, Truth, VideoTruth
 from util.masks.results import RESULTS_ROOT, Results, mask_name
@@ -29,6 +30,7 @@ from util.run.parallel import run_jobs
 # What the scores of an expression repeat of its entry in meta_expressions.
 KEPT = ("exp", "obj_id", "anno_id", "kind")
 OTHER = "J&F_other_object"
+_SUMS = 3 + len(temporal.UNUSABLE)  # over frames: J, F, number of frames, and those of the temporal measures
 
 _results: Results | None = None
 
@@ -66,17 +68,18 @@ def score_video(
         missing: names of masks that the results lack.
 
     Returns:
-        ``{expression id: {"exp", "obj_id", "anno_id"?, "kind"?, "frames", "J", "F", "J&F", "other"?}}``, without those
-        of whose object there is no ground truth. ``frames`` are those that were scored. ``other`` is the ``obj_id`` or
+        ``{expression id: {"exp", "obj_id", "anno_id"?, "kind"?, "frames", "J", "F", "J&F", "tIoU"?, "vIoU"?,
+        "other"?}}``, without those of whose object there is no ground truth. ``frames`` are those that were scored,
+        ``tIoU`` and ``vIoU`` are there where the data set has them. ``other`` is the ``obj_id`` or
         ``anno_id``, ``J``, ``F`` and ``J&F`` of the target without any of the expression's objects that the
         predictions fit best, None in a video without one.
     """
     vid, frames = video["id"], video["frames"]
     wanted = set(targets.values())
-    # Sums of J and F, and the number of frames, for each target that an expression is compared with.
+    # Sums over frames for each target that an expression is compared with.
     totals: dict[str, dict[Target, np.ndarray]] = {eid: {} for eid in targets}
     # Later frames may show new objects; so far each of them would have been scored against an empty mask.
-    blank = {eid: np.zeros(3) for eid in targets}
+    blank = {eid: np.zeros(_SUMS) for eid in targets}
     unusable: dict[str, list[tuple[str, str]]] = {eid: [] for eid in targets}
     seen: set[Target] = set()
     for t, frame in _frames_with_truth(truth, vid, frames, lost):
@@ -90,16 +93,13 @@ def score_video(
             if target in here.damaged:
                 continue
             predicted = _usable(results, mask_name(vid, eid, frame, root), here.size, missing, unusable[eid], lost)
-            against_blank = np.array((*predicted.jf(absent), 1) if predicted is not None else (0, 0, 1), float)
+            against_blank = _compared(predicted, absent)
             sums = totals[eid]
             for new in (shown.keys() | here.damaged.keys()) - sums.keys():
                 if new == target or (other_objects and not set(new) & set(target)):
                     sums[new] = blank[eid].copy()
             for candidate in sums.keys() - here.damaged.keys():
-                if predicted is not None and candidate in shown:
-                    sums[candidate] += (*predicted.jf(shown[candidate]), 1)
-                else:
-                    sums[candidate] += against_blank
+                sums[candidate] += _compared(predicted, shown[candidate]) if candidate in shown else against_blank
             blank[eid] += against_blank
 
     out = {}
@@ -118,10 +118,20 @@ def score_video(
         expression = video["expressions"][eid]
         out[eid] = {key: expression[key] for key in KEPT if key in expression}
         out[eid] |= {"frames": int(totals[eid][target][2]), **_named(means[target])}
+        if truth.temporal:
+            out[eid] |= temporal.over_frames(totals[eid][target][3:])
         if other_objects:
             others = sorted(means.keys() - {target}, key=lambda other: (-means[other].mean(), other))
             out[eid]["other"] = {**truth.named(others[0]), **_named(means[others[0]])} if others else None
     return out
+
+
+def _compared(predicted: PreparedMask | None, true: PreparedMask) -> np.ndarray:
+    """The sums of a single frame, ``[_SUMS]``; all measures are 0 for a prediction that is unusable (None)."""
+    if predicted is None:
+        return np.array((0, 0, 1, *temporal.UNUSABLE), float)
+    j, f = predicted.jf(true)
+    return np.array((j, f, 1, *temporal.in_frame(true.area > 0, predicted.area > 0, j)))
 
 
 def _frames_with_truth(
@@ -210,12 +220,17 @@ def average(expressions: Iterable[Mapping], other_objects: bool) -> dict[str, fl
     ``J&F_other_object`` is there with ``other_objects``; None where no expression's video has another object.
     """
     expressions = list(expressions)
-    out = {key: float(np.mean([e[key] for e in expressions])) for key in ("J", "F", "J&F")}
+    out = {key: float(np.mean([e[key] for e in expressions])) for key in ("J", "F", "J&F", *_temporal(expressions[0]))}
     out["expressions"] = len(expressions)
     if other_objects:
         others = [e["other"]["J&F"] for e in expressions if e["other"]]
         out[OTHER] = float(np.mean(others)) if others else None
     return out
+
+
+def _temporal(scores: Mapping) -> list[str]:
+    """The temporal measures that scores have."""
+    return [key for key in temporal.MEASURES if key in scores]
 
 
 def _open_results(path: Path) -> None:
@@ -298,9 +313,9 @@ def score_results(
             the first such thing is an error.
 
     Returns:
-        ``{"J", "F", "J&F", "expressions", "J&F_other_object"?, "by_kind"?, "videos", "incomplete"?}``: means over the
-        expressions, each kind's in the same form (only where all expressions have the key ``kind``), for each video
-        what :func:`score_video` returns, and where something cannot be used how much of it (:class:`Shortfall`).
+        ``{"J", "F", "J&F", "tIoU"?, "vIoU"?, "expressions", "J&F_other_object"?, "by_kind"?, "videos",
+        "incomplete"?}``: means over the expressions, each kind's in the same form (only where all expressions have the
+        key ``kind``), for each video what :func:`score_video` returns, and where something cannot be used how much of it (:class:`Shortfall`).
 
     Raises:
         FileNotFoundError, ValueError: masks are missing, damaged or of another size, or ids are wrong, each is named;
@@ -366,17 +381,17 @@ def score_results(
 
 def table(scores: dict, worst: int) -> str:
     """What :func:`score_results` returns as text: each video, the worst expressions, each kind, the headline last."""
-    other = OTHER in scores
+    other, measures = OTHER in scores, ("J", "F", "J&F", *_temporal(scores))
     width = max(len(name) for name in ("video", "mean", *scores["videos"], *scores.get("by_kind", {})))
 
     def line(name: str, mean: dict) -> str:
         cells = [f"{name:<{width}}", f"{mean['expressions']:>5}"]
-        cells += [f"{mean[key]:6.4f}" for key in ("J", "F", "J&F")]
+        cells += [f"{mean[key]:6.4f}" for key in measures]
         if other:
             cells.append("     -" if mean[OTHER] is None else f"{mean[OTHER]:6.4f}")
         return "  ".join(cells)
 
-    header = f"{'video':<{width}}  expr.  J       F       J&F   " + ("  other" if other else "")
+    header = f"{'video':<{width}}  expr." + "".join(f"  {key:<6}" for key in measures) + ("  other" if other else "")
     lines = [header.rstrip(), *(line(vid, average(video.values(), other)) for vid, video in scores["videos"].items())]
     lines += [line("mean", scores)]
     every = [(vid, eid, e) for vid, video in scores["videos"].items() for eid, e in video.items()]
@@ -387,7 +402,8 @@ def table(scores: dict, worst: int) -> str:
     if "by_kind" in scores:
         lines += ["", header.replace("video", "kind ", 1).rstrip()]
         lines += [line(kind, mean) for kind, mean in scores["by_kind"].items()]
-    lines += ["", f"J&F {scores['J&F']:.4f}   J {scores['J']:.4f}   F {scores['F']:.4f}{beside(scores)}"]
+    headline = "   ".join(f"{key} {scores[key]:.4f}" for key in ("J&F", "J", "F", *measures[3:]))
+    lines += ["", headline + beside(scores)]
     if other:
         value = "no video has another object" if scores[OTHER] is None else f"{scores[OTHER]:.4f}"
         lines += [f"J&F against the hardest other object: {value}"]

@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from datasets import EvalClip, EvalSet, davis, refcoco
+from datasets import EvalClip, EvalSet, davis, long_rvos, refcoco
 from datasets.davis import AnnotatedVideo
-from datasets.scorable import mevis_split, scorable_split
+from datasets.scorable import long_rvos_split, mevis_split, scorable_split
 from datasets.texts import asked_texts, digests
 from davis2017 import davis_protocol, ytvos_protocol
-from davis2017.truth import RleMasks
+from davis2017.temporal import MEASURES
+from davis2017.truth import ObjectFolders, RleMasks
 from engine import predict_annotators, predict_clips, predict_split
 from models import Predictor, PredictorSettings
 from util.files.writing import write_json
@@ -99,6 +100,7 @@ def score_videos(
         "joint": (predict_split, ytvos_protocol.score_results, [RESULTS_ROOT]),
         "davis": (predict_annotators, davis_protocol.score_results, ANNOTATOR_ROOTS),
         "mevis": (predict_split, ytvos_protocol.score_results, [RESULTS_ROOT]),
+        "long_rvos": (predict_split, ytvos_protocol.score_results, [RESULTS_ROOT]),
     }[split.name]
     with dist.together():
         to_predict = split.videos(gaps)
@@ -120,7 +122,7 @@ def score_videos(
     write_json(results / "scores.json", scores)
     # DAVIS's protocol has other statistics of J and F besides their means
     means = {m: scores[m]["mean"] if isinstance(scores[m], dict) else scores[m] for m in "JF"}
-    headline = {"J&F": scores["J&F"], **means}
+    headline = {"J&F": scores["J&F"], **means, **{m: scores[m] for m in MEASURES if m in scores}}
     print(f"{split.split}: " + ", ".join(f"{name} {value:.4f}" for name, value in headline.items()) + beside(scores))
     return scores["J&F"]
 
@@ -143,6 +145,7 @@ def texts_to_score(split: EvalSet) -> Iterator[tuple[str, str]]:
 def video_truth(split: EvalSet, gaps: Gaps) -> tuple:
     """The masks and the videos of a split whose whole videos are scored; damaged items are left out and become gaps."""
     read = {"ytvos": ytvos_truth, "joint": ytvos_truth, "davis": davis_truth, "mevis": mevis_truth}
+    read["long_rvos"] = long_rvos_truth
     return read[split.name](split, gaps)
 
 
@@ -156,6 +159,12 @@ def mevis_truth(split: EvalSet, gaps: Gaps) -> tuple[RleMasks, dict[str, dict]]:
     """The masks of a split of MeViS, and its videos."""
     store, videos = mevis_split(split.root, split.split, split.holdout, gaps)
     return RleMasks(store.path, store), videos
+
+
+def long_rvos_truth(split: EvalSet, gaps: Gaps) -> tuple[ObjectFolders, dict[str, dict]]:
+    """The masks of a split of Long-RVOS, and its videos."""
+    annotations, videos = long_rvos_split(split.root, split.split, split.holdout, gaps)
+    return ObjectFolders(annotations, long_rvos.frames_root(split.root, split.split)), videos
 
 
 def davis_truth(split: EvalSet, gaps: Gaps) -> tuple[Path, dict[str, list[str]]]:

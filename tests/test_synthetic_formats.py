@@ -34,6 +34,7 @@ PREPARE = {
     "jhmdb": lambda root: make_sentences_annotations.make_jhmdb(root, overwrite=False),
     "refcoco": prepare_refcoco,
     "mevis": lambda root: None,
+    "long_rvos": lambda root: None,
 }
 FLAGS = {"refcoco": "--coco_path", "davis": "--davis_path", "a2d": "--a2d_path", "jhmdb": "--jhmdb_path"}
 
@@ -130,7 +131,11 @@ def test_images_of_coco_agree_on_their_categories(tmp_path):
 
 def test_frames_are_those_of_the_generated_videos(made, source):
     name, root = made
-    pattern = {"davis": "DAVIS/JPEGImages/480p/*/*.jpg", "mevis": "train/JPEGImages/*/*.jpg"}.get(name)
+    pattern = {
+        "davis": "DAVIS/JPEGImages/480p/*/*.jpg",
+        "mevis": "train/JPEGImages/*/*.jpg",
+        "long_rvos": "train/JPEGImages/*/*.jpg",
+    }.get(name)
     if not pattern:
         pytest.skip("encoded anew")
     originals = sorted((source / "train/JPEGImages").glob("*/*.jpg"))

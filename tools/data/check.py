@@ -30,6 +30,7 @@ CHECKS: dict[str, Callable[[Path, int], Report]] = {
     "ytvos": video_sets.check_ytvos,
     "davis": video_sets.check_davis,
     "mevis": video_sets.check_mevis,
+    "long_rvos": video_sets.check_long_rvos,
     "a2d": sentence_sets.check_a2d,
     "jhmdb": sentence_sets.check_jhmdb,
     "refcoco": image_sets.check_refcoco,
