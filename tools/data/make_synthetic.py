@@ -48,12 +48,12 @@ JPEG_QUALITY = 92
 
 
 def make_scene(
-    seed: int, split: str, number: int, frames: int, size: tuple[int, int]
+    seed: int, split: str, number: int, frames: int, size: tuple[int, int], leave: bool = False
 ) -> tuple[Scene, list[Expression], np.random.Generator]:
     """The scene and the expressions of one video, and the random generator for painting it."""
     rng = np.random.default_rng([seed, SPLITS.index(split), number])
     while True:
-        scene = draw_scene(rng, frames, size)
+        scene = draw_scene(rng, frames, size, leave)
         expressions = draw_expressions(scene, rng) if scene is not None else None
         if expressions is not None:
             return scene, expressions, rng
@@ -122,12 +122,12 @@ def paint(scene: Scene, rng: np.random.Generator) -> list[np.ndarray]:
 
 
 def _write_video(
-    job: tuple[str, int], *, root: Path, seed: int, frames: int, size: tuple[int, int]
+    job: tuple[str, int], *, root: Path, seed: int, frames: int, size: tuple[int, int], leave: bool
 ) -> tuple[str, str, dict, dict]:
     """Writes the frames and masks of a video; returns split, name, and its entries in meta.json and in the list."""
     split, number = job
     name = f"{split}_{number:05d}"
-    scene, expressions, rng = make_scene(seed, split, number, frames, size)
+    scene, expressions, rng = make_scene(seed, split, number, frames, size, leave)
     names = [f"{5 * t:05d}" for t in range(frames)]
     images, masks = root / split / "JPEGImages" / name, root / split / "Annotations" / name
     images.mkdir(parents=True)
@@ -165,6 +165,8 @@ def _check(arguments: dict, workers: int) -> None:
         raise ValueError(f"--size {height} {width}: objects become too small to tell apart; give at least 48 80")
     if arguments["format"] != YTVOS and arguments["frames"] == 1:
         raise ValueError(f"--format {arguments['format']}: needs videos; leave out --frames 1")
+    if arguments["leave"] and arguments["frames"] == 1:
+        raise ValueError("--leave: objects leave videos; leave out --frames 1")
     if arguments["seed"] < 0:
         raise ValueError(f"--seed {arguments['seed']}: must not be negative")
     if workers < 1:
@@ -180,7 +182,7 @@ def _already_there(output: Path, arguments: dict, overwrite: bool) -> bool:
         return False
     record = output / ARGUMENTS_FILE
     try:
-        made_with = dict(read_json(record)["arguments"])
+        made_with = {"leave": False} | dict(read_json(record)["arguments"])
     except (OSError, ValueError, KeyError, TypeError):
         raise FileExistsError(
             f"{output} exists and is not a data set made by this tool (no readable {ARGUMENTS_FILE} in it): "
@@ -205,6 +207,7 @@ def _write_set(root: Path, arguments: dict, workers: int) -> dict[str, dict]:
         seed=arguments["seed"],
         frames=arguments["frames"],
         size=tuple(arguments["size"]),
+        leave=arguments["leave"],
     )
     meta: dict[str, dict] = {split: {} for split in SPLITS}
     asked: dict[str, dict] = {split: {} for split in SPLITS}
@@ -234,6 +237,7 @@ def generate(
     frames: int = 8,
     size: tuple[int, int] = (96, 160),
     seed: int = 0,
+    leave: bool = False,
     format: str = YTVOS,
     workers: int | None = None,
     overwrite: bool = False,
@@ -243,6 +247,7 @@ def generate(
     Args:
         frames: frames of each video, named 00000, 00005, ...; 1 makes still images without expressions of motion.
         size: height and width in pixels.
+        leave: whether some objects leave the picture and return, as in long videos.
         format: the data set whose layout is written.
         workers: processes; all cores when None. The files do not depend on it.
         overwrite: replace a data set made by this tool with other arguments.
@@ -263,6 +268,7 @@ def generate(
         frames=frames,
         size=list(size),
         seed=seed,
+        leave=leave,
         format=format,
     )
     _check(arguments, workers)
@@ -279,7 +285,9 @@ def generate(
 
             WRITERS[format](first, folder)
             shutil.rmtree(first)
-        record = {"arguments": arguments, "counts": counts}
+        # sets without --leave have the record that they had before there was this option
+        kept = {name: value for name, value in arguments.items() if value or name != "leave"}
+        record = {"arguments": kept, "counts": counts}
         (folder / ARGUMENTS_FILE).write_text(json.dumps(record, indent=2) + "\n")
     return True
 
@@ -292,6 +300,7 @@ def main() -> int:
     parser.add_argument("--frames", type=int, default=8, help="frames of a video; 1: still images")
     parser.add_argument("--size", type=int, nargs=2, default=[96, 160], metavar=("HEIGHT", "WIDTH"))
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--leave", action="store_true", help="some objects leave the picture and return")
     parser.add_argument("--format", choices=FORMATS, default=YTVOS, help="data set whose layout is written")
     parser.add_argument("--workers", type=int, help="processes; default: one per core")
     parser.add_argument("--overwrite", action="store_true", help="replace a set made with other arguments")
