@@ -106,7 +106,7 @@ def annotations_root(root: Path, split: str, layout: Layout = REF_YOUTUBE_VOS) -
 
 
 def _unpacked(folder: Path) -> Path:
-    """The folder, or the one of its name in it: archives of Long-RVOS have it, and its download script makes another."""
+    """The folder, or the one of its name in it: Long-RVOS's script unpacks archives that have the folder into it."""
     inner = folder / folder.name
     return inner if inner.is_dir() else folder
 

@@ -315,7 +315,8 @@ def score_results(
     Returns:
         ``{"J", "F", "J&F", "tIoU"?, "vIoU"?, "expressions", "J&F_other_object"?, "by_kind"?, "videos",
         "incomplete"?}``: means over the expressions, each kind's in the same form (only where all expressions have the
-        key ``kind``), for each video what :func:`score_video` returns, and where something cannot be used how much of it (:class:`Shortfall`).
+        key ``kind``), for each video what :func:`score_video` returns, and where something cannot be used how much of
+        it (:class:`Shortfall`).
 
     Raises:
         FileNotFoundError, ValueError: masks are missing, damaged or of another size, or ids are wrong, each is named;

@@ -135,7 +135,7 @@ class Scene:
     covers: list[list[Patch]]
 
     def seen(self, share: float) -> np.ndarray:
-        """``[n]``: of the frames from which an object has not left, the part in which this share of its area is seen."""
+        """``[n]``: of the frames that an object has not left, the part in which this share of its area is seen."""
         there = (self.paths != AWAY).any(axis=2)
         return ((self.shares >= share) & there).sum(axis=1) / there.sum(axis=1)
 
@@ -263,9 +263,7 @@ def _leave(path: np.ndarray, rng: np.random.Generator) -> None:
     path[first : first + away] = AWAY
 
 
-def draw_scene(
-    rng: np.random.Generator, frames: int, size: tuple[int, int], leave: bool = False
-) -> Scene | None:
+def draw_scene(rng: np.random.Generator, frames: int, size: tuple[int, int], leave: bool = False) -> Scene | None:
     """A random scene of (height, width) ``size``; None if objects do not fit or one would be hidden for too long.
 
     With ``leave`` some objects leave the picture and return.

@@ -103,7 +103,11 @@ def _check_label_maps(found: Found, root: Path, video: Video, masks: LabelMaps, 
 
 
 def _check_sizes(
-    found: Found, root: Path, video: Video, maps: Mapping[str, tuple[str, tuple[Size, set[int]]]], frame_size: Size | None
+    found: Found,
+    root: Path,
+    video: Video,
+    maps: Mapping[str, tuple[str, tuple[Size, set[int]]]],
+    frame_size: Size | None,
 ) -> None:
     """Adds a fault for each mask that has another size than its frame."""
     frames = group_files(root / video.folder, video.frames, PICTURE_SUFFIXES)
@@ -130,7 +134,9 @@ def _check_object_folders(found: Found, root: Path, video: Video, parent: str, f
             if ids - {OBJECT}:
                 found.note(ODD_VALUES, f"{min(ids - {OBJECT})} in {path}")
     folders = {path.name for path in (root / parent).iterdir() if path.is_dir()} if (root / parent).is_dir() else set()
-    found.notes["folders of masks are of objects that no expression names"] += len(folders - set(map(str, video.objects)))
+    found.notes["folders of masks are of objects that no expression names"] += len(
+        folders - set(map(str, video.objects))
+    )
     found.check_folder(root, parent, lambda path: path.name in folders)
 
 
