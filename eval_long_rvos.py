@@ -11,9 +11,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from davis2017.averages import table
 from davis2017.command import finish, parse_scoring_args, scoring_parser
 from davis2017.truth import ObjectFolders
-from davis2017.ytvos_protocol import score_results, table
+from davis2017.ytvos_protocol import score_results
 from util.masks.results import RESULTS_ROOT
 from util.run.cli import run
 from util.run.gaps import Gaps

@@ -12,11 +12,13 @@ import numpy as np
 import torch
 
 from datasets import a2d, davis, jhmdb, long_rvos, mevis, refcoco, ytvos
+from datasets.absent import AbsentTexts
 from datasets.base import ClipDataset, EvalClip, TrainVideo, VideoSet
 from datasets.collate import collate
 from datasets.loader import TrainLoader, set_up_worker
 from datasets.samplers import ShapeBatchSampler
 from datasets.transforms import TrainTransform
+from datasets.ytvos import Layout
 from util.masks.coco import Truth, read_ground_truth
 from util.options.inference import InferenceOptions
 from util.run.gaps import Gaps
@@ -140,12 +142,22 @@ def _refcoco(name: str) -> DataSet:
     )
 
 
+def _mevis(layout: Layout) -> DataSet:
+    return DataSet(
+        classes=1,
+        path="mevis_path",
+        eval_splits=("valid_u", "holdout"),
+        train=lambda args: mevis.train_videos(Path(args.mevis_path), args.holdout, layout),
+        videos=lambda of, gaps: mevis.eval_videos(of.root, of.split, of.holdout, gaps, layout),
+    )
+
+
 DATA_SETS = {
     "ytvos": DataSet(
         classes=len(ytvos.CATEGORIES),
         path="ytvos_path",
         eval_splits=("valid", "holdout"),
-        train=lambda args: ytvos.train_videos(Path(args.ytvos_path), args.holdout, args.binary),
+        train=lambda args: ytvos.train_videos(Path(args.ytvos_path), args.holdout, args.binary, absent=args.absent > 0),
         videos=lambda of, gaps: ytvos.eval_videos(of.root, of.split, of.holdout, gaps=gaps),
     ),
     "a2d": DataSet(
@@ -167,16 +179,11 @@ DATA_SETS = {
         classes=len(davis.CATEGORIES),
         path="davis_path",
         eval_splits=("valid", "holdout"),
-        train=lambda args: davis.train_videos(Path(args.davis_path), args.holdout, args.binary),
+        train=lambda args: davis.train_videos(Path(args.davis_path), args.holdout, args.binary, absent=args.absent > 0),
         videos=lambda of, gaps: davis.eval_videos(of.root, of.split, of.holdout, gaps),
     ),
-    "mevis": DataSet(
-        classes=1,
-        path="mevis_path",
-        eval_splits=("valid_u", "holdout"),
-        train=lambda args: mevis.train_videos(Path(args.mevis_path), args.holdout),
-        videos=lambda of, gaps: mevis.eval_videos(of.root, of.split, of.holdout, gaps),
-    ),
+    "mevis": _mevis(mevis.MEVIS),
+    "mevis_v2": _mevis(mevis.MEVIS_V2),
     "long_rvos": DataSet(
         classes=1,
         path="long_rvos_path",
@@ -301,10 +308,11 @@ def eval_split(args: argparse.Namespace, trained: str) -> str:
 def may_be_trained_on(dataset_file: str, trained: str) -> bool:
     """Whether training with ``--dataset_file trained`` may have seen the training videos of ``dataset_file``.
 
-    The three sets of RefCOCO have images in common.
+    The three sets of RefCOCO have images in common, the two versions of MeViS all videos.
     """
     seen = set(DATA_SETS[trained].parts or [trained])
-    return dataset_file in seen or (dataset_file in refcoco.SETS and bool(seen & set(refcoco.SETS)))
+    alike = (set(refcoco.SETS), set(mevis.LAYOUTS))
+    return dataset_file in seen or any(dataset_file in sets and seen & sets for sets in alike)
 
 
 def refuse_trained(split: str, holdout: int, trained_holdout: int) -> None:
@@ -326,6 +334,29 @@ def refuse_trained(split: str, holdout: int, trained_holdout: int) -> None:
             f"{which}: the checkpoint was trained on these videos ({kept} by --holdout), so its scores would mean "
             "nothing; add --allow_trained to go on all the same"
         )
+
+
+def held_out(args: argparse.Namespace) -> tuple[list[TrainVideo], AbsentTexts]:
+    """The training videos that ``--holdout`` keeps out, and texts that mean nothing in them.
+
+    Raises as :func:`build_train_loader`, and ValueError where no video is kept out, or no such text is known.
+    """
+    name, holdout = args.dataset_file, args.holdout
+    if not holdout:
+        raise ValueError("no training video was kept out: give --holdout N, as in the training")
+    train = DATA_SETS[name].train
+    if train is None or "holdout" not in DATA_SETS[name].eval_splits:
+        raise ValueError(f"--dataset_file {name} has no hold-out; give one of its parts")
+    given = vars(args) | {"absent": 1.0}
+    trained = {video.video_id for video in train(argparse.Namespace(**given))}
+    every = train(argparse.Namespace(**given | {"holdout": 0}))
+    texts, kept = AbsentTexts(every), [video for video in every if video.video_id not in trained]
+    if not any(map(texts.knows, kept)):
+        raise ValueError(
+            f"no video of the hold-out of {name} has expressions that surely mean nothing in it (docs/data.md says "
+            "which data sets have some)"
+        )
+    return kept, texts
 
 
 def build_train_loader(
@@ -366,14 +397,23 @@ def build_train_loader(
         crop_sizes=args.crop_sizes,
         crop_max_size=args.max_size,
     )
+    videos = list(chain.from_iterable(sets.values()))
+    absent_texts = AbsentTexts(videos if args.absent else ())
+    if args.absent and not any(map(absent_texts.knows, videos)):
+        raise ValueError(
+            f"--absent {args.absent:g}: no training video of {', '.join(sets)} has expressions that surely mean "
+            "nothing in it; leave the option out (docs/data.md says which data sets have some)"
+        )
     dataset = ClipDataset(
-        list(chain.from_iterable(sets.values())),
+        videos,
         num_frames=args.num_frames,
         expressions_per_clip=args.expressions_per_clip,
         transform=transform,
         seed=args.seed,
         bad_sample=args.bad_sample,
         absent_object=args.absent_object,
+        absent=args.absent,
+        draw_absent=absent_texts.draw,
         text_form=args.text_form,
     )
     owners = np.repeat(list(sets), [len(videos) for videos in sets.values()])[dataset.entries[:, 0]]

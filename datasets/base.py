@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import operator
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import compress
 from pathlib import Path
@@ -26,7 +27,7 @@ from util.samples.text import in_form
 from util.video.pictures import check_size, image_size, read_frames, read_label_maps
 
 # Random streams of a sample: its own choices, those it shares with its step, the grouping of a window's expressions.
-_OWN, _SHARED, _GROUPING, _SUBSTITUTE = range(4)
+_OWN, _SHARED, _GROUPING, _SUBSTITUTE, _ABSENT = range(5)
 MAX_SUBSTITUTES = 10  # tries to replace a clip whose files are damaged
 MAX_DRAWS = 200  # tries until a clip shows an object; if one clip in twenty does, all tries fail once in 30,000 times
 
@@ -38,14 +39,17 @@ class Expression:
     Attributes:
         exp_id: key of the expression in its video.
         text: the expression.
-        objects: numbers, in the masks of the video, of the objects that it means; in MeViS these may be several.
+        objects: numbers, in the masks of the video, of the objects that it means. In MeViS these may be several. None
+            where it means nothing in the video: the expression is then trained as absent.
         label: class index.
+        category: name of the object's category, where it is known.
     """
 
     exp_id: str
     text: str
     objects: tuple[int, ...]
     label: int
+    category: str | None = None
 
 
 @dataclass(frozen=True)
@@ -56,11 +60,13 @@ class TrainVideo(ABC):
         video_id: its name.
         frame_ids: names of the frames that clips are made of, in order.
         expressions: at least one.
+        absent: texts that mean nothing in the video, which its data set lists beside its expressions.
     """
 
     video_id: str
     frame_ids: tuple[str, ...]
     expressions: tuple[Expression, ...]
+    absent: tuple[str, ...] = field(default=(), kw_only=True)
 
     @abstractmethod
     def size(self) -> tuple[int, int]:
@@ -72,7 +78,7 @@ class TrainVideo(ABC):
 
     @abstractmethod
     def masks(self, positions: Sequence[int], objects: Sequence[tuple[int, ...]], size: tuple[int, int]) -> Tensor:
-        """uint8 ``[T, E, H, W]``, 1 where any of ``objects[e]`` is.
+        """uint8 ``[T, E, H, W]``, 1 where any of ``objects[e]`` is; nowhere, where it names none.
 
         Raises ValueError for masks of another size than ``size`` (height, width), that of their frames.
         """
@@ -154,11 +160,18 @@ class LabelMapVideo(FolderVideo):
         files = [self.mask_files[p] for p in positions]
         paths = [file and self.mask_dir / file for file in files]
         labels = read_label_maps(paths, size, [self.frame_path(p) for p in positions])
-        # comparing with one number at a time is much faster than torch.isin
-        return torch.cat([torch.stack([labels == number for number in of]).any(0) for of in objects], dim=1).byte()
+        return torch.cat([_where_any(labels, of) for of in objects], dim=1).byte()
 
     def where(self) -> str:
         return str(self.mask_dir)
+
+
+def _where_any(labels: Tensor, numbers: Sequence[int]) -> Tensor:
+    """Where labels have one of the numbers. Comparing with one at a time is much faster than torch.isin."""
+    found = torch.zeros_like(labels, dtype=torch.bool)
+    for number in numbers:
+        found |= labels == number
+    return found
 
 
 class Unreadable(ValueError):
@@ -240,7 +253,9 @@ class ClipDataset(Dataset):
         bad_sample: "fail", or "skip" to replace a clip with damaged files by another clip.
         absent_object: what to do with an expression whose object no frame of the clip shows. "keep" trains the object
             as absent. "replace" leaves the expression out, and takes another clip of the whole set if no expression is
-            left (``__getitem__`` of ReferFormer's datasets/ytvos.py).
+            left (``__getitem__`` of ReferFormer's datasets/ytvos.py). Expressions that mean no object stay.
+        absent: share of the expressions that are replaced by a text that means nothing in the video.
+        draw_absent: gives such a text; None where none is known, and the expression stays.
         text_form: of the expressions, see :func:`util.samples.text.in_form`.
     """
 
@@ -254,6 +269,8 @@ class ClipDataset(Dataset):
         seed: int,
         bad_sample: str = "fail",
         absent_object: str = "keep",
+        absent: float = 0.0,
+        draw_absent: Callable[[TrainVideo, np.random.Generator], str | None] = lambda video, rng: None,
         text_form: str = "clean",
     ) -> None:
         self.videos = list(videos)
@@ -263,6 +280,7 @@ class ClipDataset(Dataset):
         self.seed = seed
         self.bad_sample = bad_sample
         self.absent_object = absent_object
+        self.absent, self.draw_absent = absent, draw_absent
         self.text_form = text_form
         # Worker processes share the memory of an array, and would copy tuples.
         self.entries = np.array(
@@ -305,7 +323,7 @@ class ClipDataset(Dataset):
 
     def _require_object(self, number: int, expression: Expression) -> None:
         """Raises ValueError where no mask of the whole video shows the object. Absence from one clip is no error."""
-        if (number, expression.objects) in self._found_objects:
+        if not expression.objects or (number, expression.objects) in self._found_objects:
             return
         video = self.videos[number]
         if not video.shows(expression.objects):
@@ -357,7 +375,7 @@ class ClipDataset(Dataset):
 
         positions = video.draw_positions(start, self.num_frames, own)
         chosen = draw_group(len(video.expressions), self.expressions_per_clip, group, grouping)
-        expressions = [video.expressions[i] for i in chosen]
+        expressions = self._with_absent(video, [video.expressions[i] for i in chosen], request)
         frames, masks = video.clip(positions, [e.objects for e in expressions], own)
         original_size = (frames.shape[-2], frames.shape[-1])
         texts = [in_form(e.text, self.text_form) for e in expressions]
@@ -367,14 +385,14 @@ class ClipDataset(Dataset):
             make_target(masks[:, e, None], expression, video.video_id, annotated)
             for e, expression in enumerate(expressions)
         ]
-        shown = [bool(target.present.any()) for target in targets]
-        for expression, seen in zip(expressions, shown, strict=True):
-            if not seen:
-                self._require_object(number, expression)
+        # an expression that means no object is right about any clip
+        kept = [not e.objects or bool(target.present.any()) for e, target in zip(expressions, targets, strict=True)]
+        for expression in compress(expressions, map(operator.not_, kept)):
+            self._require_object(number, expression)
         if self.absent_object == "replace":
-            if not any(shown):
+            if not any(kept):
                 return None
-            texts, targets = list(compress(texts, shown)), list(compress(targets, shown))
+            texts, targets = list(compress(texts, kept)), list(compress(targets, kept))
         return Clip(
             frames=frames,
             expressions=texts,
@@ -383,6 +401,18 @@ class ClipDataset(Dataset):
             frame_ids=[video.frame_ids[p] for p in positions],
             original_size=original_size,
         )
+
+    def _with_absent(self, video: TrainVideo, expressions: list[Expression], request: ClipRequest) -> list[Expression]:
+        """The expressions, some of which are replaced by texts that mean nothing in the video."""
+        if not self.absent:
+            return expressions
+        rng = stream(self.seed, request.epoch, _ABSENT, request.index)
+        replaced = rng.random(len(expressions)) < self.absent
+        texts = [self.draw_absent(video, rng) if yes else None for yes in replaced]
+        return [
+            e if text is None else Expression(exp_id=e.exp_id, text=text, objects=(), label=0)
+            for e, text in zip(expressions, texts, strict=True)
+        ]
 
 
 def make_target(masks: Tensor, expression: Expression, video_id: str, annotated: Tensor) -> Target:

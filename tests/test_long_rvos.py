@@ -18,7 +18,8 @@ from datasets import build_train_loader, eval_set, eval_split, num_classes
 from datasets.long_rvos import LONG_RVOS, split_videos, train_videos
 from datasets.samplers import ClipRequest
 from davis2017 import temporal
-from davis2017.ytvos_protocol import score_results, table
+from davis2017.averages import table
+from davis2017.ytvos_protocol import score_results
 from tests.helpers import edit
 from tests.mini_long_rvos import TEST, TRAIN, VALID, MiniVideo, mini_args, write_mini_long_rvos
 from tests.test_end_to_end import NETWORK, run

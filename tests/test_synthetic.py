@@ -348,10 +348,14 @@ def test_objects_leave_and_return_where_asked():
     assert left > 12
 
 
-def test_sets_without_leaving_objects_are_as_before(tmp_path):
+def test_sets_of_before_objects_could_leave_are_those_without(tmp_path):
     few = dict(train_videos=1, valid_videos=1, workers=1)
     generate(tmp_path / "set", **few)
-    assert "leave" not in json.loads((tmp_path / "set" / "synthetic.json").read_text())["arguments"]
+    record = tmp_path / "set" / "synthetic.json"
+    content = json.loads(record.read_text())
+    del content["arguments"]["leave"]
+    record.write_text(json.dumps(content))
+    assert not generate(tmp_path / "set", **few)
     with pytest.raises(FileExistsError, match=r"other arguments \(leave False\)"):
         generate(tmp_path / "set", **few, leave=True)
 
