@@ -199,8 +199,8 @@ def add_train_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--eval_split",
         metavar="SPLIT",
-        help="holdout (the default with --holdout), or ytvos, davis, joint: valid; mevis, mevis_v2: valid_u; a2d, "
-        "jhmdb: test; refcoco and refcoco+: val, testA, testB; refcocog: val, test",
+        help="holdout (the default with --holdout), or ytvos, davis, joint: valid; mevis, mevis_v2: valid_u; "
+        "long_rvos: valid, test; a2d, jhmdb: test; refcoco and refcoco+: val, testA, testB; refcocog: val, test",
     )
     group.add_argument("--allow_trained", action="store_true", help="also score videos of the training")
     group.add_argument("--strict", action="store_true", help="with --eval: a damaged or missing file is an error")
@@ -219,13 +219,12 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--ytvos_path", default="data/ref-youtube-vos")
     group.add_argument("--annotations", metavar="DIR", help="ytvos: masks of valid; default: valid/Annotations")
-    group.add_argument(
-        "--expressions", metavar="FILE", help='ytvos: list of the expressions of valid with their "obj_id"'
-    )
+    group.add_argument("--expressions", metavar="FILE", help='ytvos: list of valid with the "obj_id" of expressions')
     group.add_argument("--davis_path", default="data/ref-davis")
     group.add_argument("--a2d_path", default="data/a2d_sentences")
     group.add_argument("--jhmdb_path", default="data/jhmdb_sentences", help="for evaluation only")
     group.add_argument("--mevis_path", default="data/mevis", help="of mevis and mevis_v2, its version 2")
+    group.add_argument("--long_rvos_path", default="data/long_rvos")
     group.add_argument("--coco_path", default="data/coco", help="holds train2014/ and the converted RefCOCO sets")
     group.add_argument(
         "--mix",

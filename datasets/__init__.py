@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from datasets import a2d, davis, jhmdb, mevis, refcoco, ytvos
+from datasets import a2d, davis, jhmdb, long_rvos, mevis, refcoco, ytvos
 from datasets.absent import AbsentTexts
 from datasets.base import ClipDataset, EvalClip, TrainVideo, VideoSet
 from datasets.collate import collate
@@ -184,6 +184,13 @@ DATA_SETS = {
     ),
     "mevis": _mevis(mevis.MEVIS),
     "mevis_v2": _mevis(mevis.MEVIS_V2),
+    "long_rvos": DataSet(
+        classes=1,
+        path="long_rvos_path",
+        eval_splits=("valid", "test", "holdout"),
+        train=lambda args: long_rvos.train_videos(Path(args.long_rvos_path), args.holdout),
+        videos=lambda of, gaps: long_rvos.eval_videos(of.root, of.split, of.holdout, gaps),
+    ),
     **{name: _refcoco(name) for name in refcoco.SETS},
     "all": DataSet(classes=refcoco.CLASSES, path="coco_path", eval_splits=(), parts=refcoco.SETS),
     "joint": DataSet(

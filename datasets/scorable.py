@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from pathlib import Path
 
-from datasets import mevis, ytvos
+from datasets import long_rvos, mevis, ytvos
 from datasets.ytvos import REF_YOUTUBE_VOS, Layout
 from util.files.names import inside
 from util.run.gaps import Gaps
@@ -176,3 +176,36 @@ def mevis_split(
     if not kept:
         mevis.read_masks(root, split, videos)  # raises with the fault
     return store, kept
+
+
+def long_rvos_split(root: Path, split: str, holdout: int, gaps: Gaps | None = None) -> tuple[Path, dict[str, dict]]:
+    """The folder of the masks of a split and its videos, whose expressions have their type as ``kind``.
+
+    Args:
+        gaps: takes expressions without a type or without masks of their object, as :func:`long_rvos.split_videos`.
+
+    Raises as :func:`long_rvos.split_videos` and :func:`long_rvos.check_object`.
+    """
+    gaps = gaps or Gaps(strict=True)
+    videos, annotations = long_rvos.split_videos(root, split, holdout, gaps), long_rvos.annotations_root(root, split)
+    meta = long_rvos.LONG_RVOS.meta_path(root, long_rvos.LONG_RVOS.folder(split))
+    kept: dict[str, dict] = {}
+    problem: Exception | None = None
+    for vid, video in videos.items():
+        expressions = {}
+        for exp_id, expression in video["expressions"].items():
+            here = f"video {vid}, expression {exp_id}"
+            try:
+                if fault := long_rvos.type_problem(expression):
+                    raise long_rvos.LONG_RVOS.bad(meta, f"{here} {fault}")
+                long_rvos.check_object(annotations, vid, exp_id, expression)
+            except (ValueError, FileNotFoundError) as error:
+                gaps.add(here, error)
+                problem = problem or error
+            else:
+                expressions[exp_id] = {**expression, "kind": long_rvos.KINDS[expression["type"]]}
+        if expressions:
+            kept[vid] = {**video, "expressions": expressions}
+    if not kept and problem:
+        raise problem
+    return annotations, kept

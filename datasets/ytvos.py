@@ -69,6 +69,7 @@ class Layout:
         meta: gives the meta_expressions file of a folder.
         also: gives other names of this file.
         object_problem: gives the fault of an expression that should name its object.
+        test_in_valid: whether the list of valid has the videos of test, too, and their frames may lie among its own.
     """
 
     name: str
@@ -78,6 +79,7 @@ class Layout:
     meta: str = "meta_expressions/{}/meta_expressions.json"
     also: tuple[str, ...] = ()
     object_problem: Callable[[Mapping], str | None] = _object_problem
+    test_in_valid: bool = False
 
     @property
     def see(self) -> str:
@@ -98,7 +100,7 @@ class Layout:
         return next((path for path in paths if path.is_file()), paths[0])
 
 
-REF_YOUTUBE_VOS = Layout("Ref-YouTube-VOS", SPLITS, CATEGORIES, with_objects=("train",))
+REF_YOUTUBE_VOS = Layout("Ref-YouTube-VOS", SPLITS, CATEGORIES, with_objects=("train",), test_in_valid=True)
 
 # Part of the key of the hold-out. With another value the hold-out changes, and scores cannot be compared.
 _HOLDOUT_KEY = "proxyformer hold-out 1"
@@ -107,14 +109,20 @@ _HOLDOUT_KEY = "proxyformer hold-out 1"
 def frames_root(root: Path, split: str, layout: Layout = REF_YOUTUBE_VOS) -> Path:
     """Folder that holds a folder of pictures for each video of the split."""
     folder = layout.folder(split)
-    if folder == "test" and not (root / "test" / "JPEGImages").is_dir():
+    if folder == "test" and layout.test_in_valid and not (root / "test" / "JPEGImages").is_dir():
         folder = "valid"
-    return root / folder / "JPEGImages"
+    return _unpacked(root / folder / "JPEGImages")
 
 
 def annotations_root(root: Path, split: str, layout: Layout = REF_YOUTUBE_VOS) -> Path:
     """Folder that holds a folder of palette PNGs for each video of the split, where the split has masks."""
-    return root / layout.folder(split) / "Annotations"
+    return _unpacked(root / layout.folder(split) / "Annotations")
+
+
+def _unpacked(folder: Path) -> Path:
+    """The folder, or the one of its name in it: Long-RVOS's script unpacks archives that have the folder into it."""
+    inner = folder / folder.name
+    return inner if inner.is_dir() else folder
 
 
 def read_videos(path: Path, layout: Layout = REF_YOUTUBE_VOS) -> dict[str, dict]:
@@ -224,7 +232,7 @@ def _training_part(path: Path, videos: dict[str, dict], split: str, holdout: int
 
 
 def _valid_part(root: Path, videos: dict[str, dict], layout: Layout) -> set[str]:
-    if "test" not in layout.splits:
+    if not layout.test_in_valid:
         return set(videos)
     test_path = layout.meta_path(root, "test")
     if test_path.is_file():
@@ -256,7 +264,7 @@ def split_videos(
             videos, always the same ones, a larger hold-out containing the smaller), ``valid`` (the valid file without
             the videos of the test file, or, where there is no test file, those that have frames or masks) or ``test``.
         holdout: number of training videos kept out of training.
-        layout: of the data set; one without a test split has all videos of the valid file in ``valid``.
+        layout: of the data set; without ``test_in_valid`` all videos of the valid file are in ``valid``.
         gaps: takes videos and expressions of another form than documented. Without it the first one is an error.
 
     Raises:

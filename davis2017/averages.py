@@ -23,9 +23,11 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
+from davis2017 import temporal
 from util.run.gaps import beside
 
 OTHER = "J&F_other_object"
+MEASURES = ("J", "F", "J&F", *temporal.MEASURES)
 ACCURACIES = ("N-acc", "T-acc", "Final")
 
 
@@ -37,15 +39,20 @@ def average(expressions: Iterable[Mapping], other_objects: bool) -> dict[str, fl
     """Means over the expressions, as :func:`ytvos_protocol.score_video` returns them, that mean an object, and their
     number.
 
-    ``J``, ``F`` and ``J&F`` are None where no expression means an object. ``J&F_other_object`` is there with
-    ``other_objects``; None where no expression's video has another object.
+    ``J``, ``F`` and ``J&F`` are None where no expression means an object. Temporal measures are there where expressions
+    have them. ``J&F_other_object`` is there with ``other_objects``; None where no expression's video has another object.
     """
+    expressions = list(expressions)
     meant = [e for e in expressions if e.get("target", True)]
-    out: dict[str, float | int | None] = {key: _mean([e[key] for e in meant]) for key in ("J", "F", "J&F")}
+    out: dict[str, float | int | None] = {key: _mean([e[key] for e in meant]) for key in _measures(expressions[0])}
     out["expressions"] = len(meant)
     if other_objects:
         out[OTHER] = _mean([e["other"]["J&F"] for e in meant if e["other"]])
     return out
+
+
+def _measures(scores: Mapping) -> list[str]:
+    return [key for key in MEASURES if key in scores]
 
 
 def accuracies(expressions: Iterable[Mapping]) -> dict[str, float | int | None]:
@@ -77,15 +84,15 @@ def number(value: float | None) -> str:
 def table(scores: dict, worst: int) -> str:
     """What :func:`ytvos_protocol.score_results` returns as text: each video, the worst expressions, each kind, the
     headline last."""
-    other = OTHER in scores
+    other, measures = OTHER in scores, _measures(scores)
     width = max(len(name) for name in ("video", "mean", *scores["videos"], *scores.get("by_kind", {})))
 
     def line(name: str, mean: dict) -> str:
         cells = [f"{name:<{width}}", f"{mean['expressions']:>5}"]
-        cells += [number(mean[key]) for key in ("J", "F", "J&F", *([OTHER] if other else []))]
+        cells += [number(mean[key]) for key in (*measures, *([OTHER] if other else []))]
         return "  ".join(cells)
 
-    header = f"{'video':<{width}}  expr.  J       F       J&F   " + ("  other" if other else "")
+    header = f"{'video':<{width}}  expr." + "".join(f"  {key:<6}" for key in measures) + ("  other" if other else "")
     lines = [header.rstrip(), *(line(vid, average(video.values(), other)) for vid, video in scores["videos"].items())]
     lines += [line("mean", scores)]
     every = [(vid, eid, e) for vid, video in scores["videos"].items() for eid, e in video.items()]
@@ -96,7 +103,8 @@ def table(scores: dict, worst: int) -> str:
     if "by_kind" in scores:
         lines += ["", header.replace("video", "kind ", 1).rstrip()]
         lines += [line(kind, mean) for kind, mean in scores["by_kind"].items()]
-    lines += ["", f"J&F {scores['J&F']:.4f}   J {scores['J']:.4f}   F {scores['F']:.4f}{beside(scores)}"]
+    headline = "   ".join(f"{key} {scores[key]:.4f}" for key in ("J&F", "J", "F", *measures[3:]))
+    lines += ["", headline + beside(scores)]
     if "N-acc" in scores:
         lines += ["   ".join(f"{name} {number(scores[name]).strip()}" for name in ACCURACIES)]
         lines += [

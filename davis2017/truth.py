@@ -1,6 +1,7 @@
 """Ground truth of a split. The target of an expression is the union of some objects of its video.
 
-``LabelMaps`` are the PNGs of Ref-YouTube-VOS, ``RleMasks`` the run-length encoded masks of MeViS.
+``LabelMaps`` are the PNGs of Ref-YouTube-VOS, ``RleMasks`` the run-length encoded masks of MeViS, ``ObjectFolders`` the
+PNGs of Long-RVOS.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cached_property
+from os.path import lexists
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +20,7 @@ import numpy as np
 from davis2017.label_maps import LABELS, ids_in, mask_path, read_labels
 from util.files.reading import shown, whole_number
 from util.masks.rle import Rle, decode
-from util.video.pictures import PICTURE_SUFFIXES, group_files, image_size
+from util.video.pictures import PICTURE_SUFFIXES, group_files, image_size, list_files
 
 # The numbers of the objects that an expression means, in rising order.
 Target = tuple[int, ...]
@@ -85,9 +88,11 @@ class VideoTruth(ABC):
     Attributes:
         where: the file or folder they come from, for messages.
         objects: numbers of the objects seen so far.
+        temporal: whether its scores have the measures of :mod:`davis2017.temporal`, too.
         may_be_empty: whether a target may have no objects; its right masks are then empty in every frame.
     """
 
+    temporal = False
     may_be_empty = False
 
     def __init__(self, where: str) -> None:
@@ -274,3 +279,64 @@ class _RleVideo(VideoTruth):
 
     def named(self, target: Target) -> dict[str, object]:
         return {"anno_id": list(target)}
+
+
+class ObjectFolders(Truth):
+    """Masks in ``<root>/<video>/<object>/<frame>.png``, which are not zero where the object is, as Long-RVOS has them.
+
+    A frame without a mask does not show the object. An expression names its object as ``obj_id``. It may be mistaken
+    for any other object that expressions of the video name.
+
+    Args:
+        frames: holds a folder of pictures for each video, of which the masks have the size.
+    """
+
+    def __init__(self, root: Path, frames: Path) -> None:
+        self.root, self.frames = root, frames
+
+    def target(self, vid: str, eid: str, expression: Mapping) -> Target:
+        number = whole_number(expression.get("obj_id"))
+        if number is None:
+            named = shown(expression.get("obj_id"))
+            raise ValueError(f"video {vid}, expression {eid}: obj_id {named} must be the number of a folder of masks")
+        return (number,)
+
+    def video(self, vid: str, targets: Iterable[Target]) -> VideoTruth:
+        numbers = sorted({number for target in targets for number in target})
+        return _ObjectFolderVideo(self.root / vid, self.frames / vid, numbers)
+
+
+class _ObjectFolderVideo(VideoTruth):
+    temporal = True
+
+    def __init__(self, folder: Path, frames: Path, numbers: Sequence[int]) -> None:
+        super().__init__(str(folder))
+        self.frames = frames
+        self.folders = {number: folder / str(number) for number in numbers}
+
+    @cached_property
+    def _size(self) -> Size | None:
+        places = (self.frames, *self.folders.values())
+        sizes = (_commonest_size(place / name for name in list_files(place)) for place in places)
+        return next(filter(None, sizes), None)
+
+    def frame(self, t: int, name: str, targets: Collection[Target], others: bool) -> FrameTruth:
+        if self._size is None:
+            raise ValueError(f"{self.frames}: holds no frame that can be read, nor {self.where} a mask; {_AGAIN}")
+        here = FrameTruth(self._size, {})
+        for number, folder in self.folders.items():
+            path = mask_path(folder, name)
+            if not lexists(path):
+                continue
+            try:
+                mask = read_mask_of(path, self._size) > 0
+            except (ValueError, OSError) as error:
+                here.damaged[number,] = error
+                continue
+            if mask.any():
+                here.masks[number,] = mask
+                self.objects.add(number)
+        return here
+
+    def named(self, target: Target) -> dict[str, object]:
+        return {"obj_id": str(target[0])}

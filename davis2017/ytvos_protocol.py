@@ -1,4 +1,4 @@
-"""J&F of Ref-YouTube-VOS and MeViS results on a split that has masks.
+"""J&F of Ref-YouTube-VOS, MeViS and Long-RVOS results on a split that has masks; of Long-RVOS also tIoU and vIoU.
 
 For each (video, expression): J and F in the listed frames of the video, against the binary mask of the target (in MeViS
 the union of some objects), averaged over frames, then over expressions.
@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
+from davis2017 import temporal
 from davis2017.averages import accuracies, average
 from davis2017.metrics import PreparedMask
 from davis2017.truth import FrameTruth, LabelMaps, Size, Target, Truth, VideoTruth
@@ -31,6 +32,7 @@ from util.run.parallel import run_jobs
 
 # What the scores of an expression repeat of its entry in meta_expressions.
 KEPT = ("exp", "obj_id", "anno_id", "kind")
+_SUMS = 3 + len(temporal.UNUSABLE)  # over frames: J, F, number of frames, and those of the temporal measures
 
 _results: Results | None = None
 
@@ -68,19 +70,20 @@ def score_video(
         missing: names of masks that the results lack.
 
     Returns:
-        ``{expression id: {"exp", "obj_id", "anno_id"?, "kind"?, "frames", "J", "F", "J&F", "target"?, "found"?,
-        "other"?}}``, without those of whose object there is no ground truth. ``frames`` are those that were scored.
-        ``target`` and ``found`` are there where expressions may mean no object: whether this one means any, and
-        whether a predicted mask of it has a pixel. ``other`` is the ``obj_id`` or ``anno_id``, ``J``, ``F`` and ``J&F``
-        of the target without any of the expression's objects that the predictions fit best, None in a video without
-        one and for an expression that means no object.
+        ``{expression id: {"exp", "obj_id", "anno_id"?, "kind"?, "frames", "J", "F", "J&F", "tIoU"?, "vIoU"?, "target"?,
+        "found"?, "other"?}}``, without those of whose object there is no ground truth. ``frames`` are those that were
+        scored. ``tIoU`` and ``vIoU`` are there where the data set has them. ``target`` and ``found`` are there where
+        expressions may mean no object: whether this one means any, and whether a predicted mask of it has a pixel.
+        ``other`` is the ``obj_id`` or ``anno_id``, ``J``, ``F`` and ``J&F`` of the target without any of the
+        expression's objects that the predictions fit best, None in a video without one and for an expression that means
+        no object.
     """
     vid, frames = video["id"], video["frames"]
     wanted = set(targets.values())
-    # Sums of J and F, and the number of frames, for each target that an expression is compared with.
+    # Sums over frames for each target that an expression is compared with.
     totals: dict[str, dict[Target, np.ndarray]] = {eid: {} for eid in targets}
     # Later frames may show new objects; so far each of them would have been scored against an empty mask.
-    blank = {eid: np.zeros(3) for eid in targets}
+    blank = {eid: np.zeros(_SUMS) for eid in targets}
     unusable: dict[str, list[tuple[str, str]]] = {eid: [] for eid in targets}
     seen: set[Target] = set()
     found: set[str] = set()
@@ -95,20 +98,15 @@ def score_video(
             if target in here.damaged:
                 continue
             predicted = _usable(results, mask_name(vid, eid, frame, root), here.size, missing, unusable[eid], lost)
-            against_blank = np.array((0, 0, 1), float)
-            if predicted is not None:
-                against_blank[:2] = predicted.jf(absent or PreparedMask(np.zeros(predicted.shape, bool)))
-                if predicted.area:
-                    found.add(eid)
+            against_blank = _compared(predicted, absent)
+            if predicted is not None and predicted.area:
+                found.add(eid)
             sums = totals[eid]
             for new in (shown.keys() | here.damaged.keys()) - sums.keys():
                 if new == target or (other_objects and target and not set(new) & set(target)):
                     sums[new] = blank[eid].copy()
             for candidate in sums.keys() - here.damaged.keys():
-                if predicted is not None and candidate in shown:
-                    sums[candidate] += (*predicted.jf(shown[candidate]), 1)
-                else:
-                    sums[candidate] += against_blank
+                sums[candidate] += _compared(predicted, shown[candidate]) if candidate in shown else against_blank
             blank[eid] += against_blank
 
     out = {}
@@ -128,12 +126,27 @@ def score_video(
         total = totals[eid][target] if target else blank[eid]
         out[eid] = {key: expression[key] for key in KEPT if key in expression}
         out[eid] |= {"frames": int(total[2]), **_named(total[:2] / total[2])}
+        if truth.temporal:
+            out[eid] |= temporal.over_frames(total[3:])
         if truth.may_be_empty:
             out[eid] |= {"target": bool(target), "found": eid in found}
         if other_objects:
             others = sorted(means.keys() - {target}, key=lambda other: (-means[other].mean(), other))
             out[eid]["other"] = {**truth.named(others[0]), **_named(means[others[0]])} if others else None
     return out
+
+
+def _compared(predicted: PreparedMask | None, true: PreparedMask | None) -> np.ndarray:
+    """The sums of a single frame, ``[_SUMS]``; all measures are 0 for a prediction that is unusable (None).
+
+    Args:
+        true: the true mask; None: an empty one, where the size of the frame is not known.
+    """
+    if predicted is None:
+        return np.array((0, 0, 1, *temporal.UNUSABLE), float)
+    true = true or PreparedMask(np.zeros(predicted.shape, bool))
+    j, f = predicted.jf(true)
+    return np.array((j, f, 1, *temporal.in_frame(true.area > 0, predicted.area > 0, j)))
 
 
 def _frames_with_truth(
@@ -296,10 +309,11 @@ def score_results(
             the first such thing is an error.
 
     Returns:
-        ``{"J", "F", "J&F", "expressions", "J&F_other_object"?, "by_kind"?, "videos", "incomplete"?}``: means over the
-        expressions, each kind's in the same form (only where all expressions have the key ``kind``), for each video
-        what :func:`score_video` returns, and where something cannot be used how much of it (:class:`Shortfall`).
-        Where expressions may mean no object, also what :func:`davis2017.averages.accuracies` returns.
+        ``{"J", "F", "J&F", "tIoU"?, "vIoU"?, "expressions", "J&F_other_object"?, "by_kind"?, "videos",
+        "incomplete"?}``: means over the expressions, each kind's in the same form (only where all expressions have the
+        key ``kind``), for each video what :func:`score_video` returns, and where something cannot be used how much of
+        it (:class:`Shortfall`). Where expressions may mean no object, also what
+        :func:`davis2017.averages.accuracies` returns.
 
     Raises:
         FileNotFoundError, ValueError: masks are missing, damaged or of another size, or ids are wrong, each is named;

@@ -28,6 +28,7 @@ OPTIONS = {
     "coco_path": "data/coco",
     "davis_path": "data/ref-davis",
     "mevis_path": "data/mevis",
+    "long_rvos_path": "data/long_rvos",
 }
 # --time_encoding was a flag before it was a choice
 TIME_ENCODINGS = {True: "absolute", False: "none"}

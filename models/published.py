@@ -48,6 +48,7 @@ SETTINGS = {
     "a2d_path": "data/a2d_sentences",
     "jhmdb_path": "data/jhmdb_sentences",
     "mevis_path": "data/mevis",
+    "long_rvos_path": "data/long_rvos",
     "coco_path": "data/coco",
 }
 # What a ProxyFormer takes of a ReferFormer, by the beginnings of names in ours: backbone, text encoder, and the

@@ -18,13 +18,13 @@ tool() { "$PYTHON" "$ROOT/tools/$1" "${@:2}"; }
 generate() { tool data/make_synthetic.py "$out/data/$1" --format "$1" --train_videos 6 --valid_videos 3; }
 
 step "small sets, converted and checked"
-for set in ytvos davis mevis; do
+for set in ytvos davis mevis long_rvos; do
     generate "$set"
 done
 tool data/convert_davis_to_ytvos.py "$out/data/davis"
 cp -R "$ROOT"/tests/published/{a2d,jhmdb} "$out/data"
 cp -R "$ROOT/tests/published/coco" "$out/data/refcoco"
-for set in ytvos davis a2d jhmdb refcoco mevis; do
+for set in ytvos davis a2d jhmdb refcoco mevis long_rvos; do
     tool data/check.py "$set" "$out/data/$set"
 done
 tool make_tiny_text_encoder.py "$out/data/ytvos/meta_expressions/train/meta_expressions.json" \
@@ -56,5 +56,8 @@ step dist_test_jhmdb.sh
 "$scripts/dist_test_jhmdb.sh" "$out/jhmdb" "$out/a2d/checkpoint.pth" --jhmdb_path "$out/data/jhmdb"
 step dist_train_test_mevis.sh
 "$scripts/dist_train_test_mevis.sh" "$out/mevis" "${network[@]}" --random_backbone --mevis_path "$out/data/mevis"
+step dist_train_test_long_rvos.sh
+"$scripts/dist_train_test_long_rvos.sh" "$out/long_rvos" "${network[@]}" --random_backbone \
+    --long_rvos_path "$out/data/long_rvos" --mix long_rvos=1
 
 step "all of them ran; everything is in $out"

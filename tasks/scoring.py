@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from datasets import EvalClip, EvalSet, davis, mevis, refcoco
+from datasets import EvalClip, EvalSet, davis, long_rvos, mevis, refcoco
 from datasets.davis import AnnotatedVideo
-from datasets.scorable import mevis_split, scorable_split
+from datasets.scorable import long_rvos_split, mevis_split, scorable_split
 from datasets.texts import asked_texts, digests
 from davis2017 import averages, davis_protocol, ytvos_protocol
-from davis2017.truth import RleMasks
+from davis2017.truth import ObjectFolders, RleMasks
 from engine import predict_annotators, predict_clips, predict_split
 from models import Predictor, PredictorSettings
 from util.files.writing import write_json
@@ -101,6 +101,7 @@ def score_videos(
         "davis": (predict_annotators, davis_protocol.score_results, ANNOTATOR_ROOTS),
         "mevis": (predict_split, ytvos_protocol.score_results, [RESULTS_ROOT]),
         "mevis_v2": (predict_split, ytvos_protocol.score_results, [RESULTS_ROOT]),
+        "long_rvos": (predict_split, ytvos_protocol.score_results, [RESULTS_ROOT]),
     }[split.name]
     with dist.together():
         to_predict = split.videos(gaps)
@@ -122,7 +123,8 @@ def score_videos(
     write_json(results / "scores.json", scores)
     # DAVIS's protocol has other statistics of J and F besides their means
     means = {m: scores[m]["mean"] if isinstance(scores[m], dict) else scores[m] for m in "JF"}
-    headline = {"J&F": scores["J&F"], **means, **{name: scores[name] for name in averages.ACCURACIES if name in scores}}
+    further = (*averages.MEASURES[3:], *averages.ACCURACIES)
+    headline = {"J&F": scores["J&F"], **means, **{name: scores[name] for name in further if name in scores}}
     said = (f"{name} {averages.number(value).strip()}" for name, value in headline.items())
     print(f"{split.split}: " + ", ".join(said) + beside(scores))
     return scores["J&F"]
@@ -145,7 +147,7 @@ def texts_to_score(split: EvalSet) -> Iterator[tuple[str, str]]:
 
 def video_truth(split: EvalSet, gaps: Gaps) -> tuple:
     """The masks and the videos of a split whose whole videos are scored; damaged items are left out and become gaps."""
-    read = {"ytvos": ytvos_truth, "joint": ytvos_truth, "davis": davis_truth}
+    read = {"ytvos": ytvos_truth, "joint": ytvos_truth, "davis": davis_truth, "long_rvos": long_rvos_truth}
     return (mevis_truth if split.name in mevis.LAYOUTS else read[split.name])(split, gaps)
 
 
@@ -159,6 +161,12 @@ def mevis_truth(split: EvalSet, gaps: Gaps) -> tuple[RleMasks, dict[str, dict]]:
     """The masks of a split of MeViS, in either version, and its videos."""
     store, videos = mevis_split(split.root, split.split, split.holdout, gaps, mevis.LAYOUTS[split.name])
     return RleMasks(store.path, store, may_be_empty=split.name == "mevis_v2"), videos
+
+
+def long_rvos_truth(split: EvalSet, gaps: Gaps) -> tuple[ObjectFolders, dict[str, dict]]:
+    """The masks of a split of Long-RVOS, and its videos."""
+    annotations, videos = long_rvos_split(split.root, split.split, split.holdout, gaps)
+    return ObjectFolders(annotations, long_rvos.frames_root(split.root, split.split)), videos
 
 
 def davis_truth(split: EvalSet, gaps: Gaps) -> tuple[Path, dict[str, list[str]]]:

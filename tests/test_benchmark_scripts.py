@@ -64,6 +64,14 @@ class TestOtherBenchmarks:
                 ("inference_mevis.py", {}),
             ],
         ),
+        "dist_train_test_long_rvos.sh": (
+            ["out"],
+            [
+                ("main.py", TRAIN | dict(dataset_file="long_rvos", mix=[("long_rvos", 0.05)], epochs=10)),
+                ("main.py", EVAL | dict(eval_split="valid")),
+                ("main.py", EVAL | dict(eval_split="test")),
+            ],
+        ),
     }
 
     @pytest.mark.parametrize("script", SCRIPTS)

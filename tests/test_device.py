@@ -20,6 +20,7 @@ PROGRAMS = {
     "inference_ytvos.py": "--resume no.pth",
     "inference_davis.py": "--resume no.pth",
     "inference_mevis.py": "--resume no.pth",
+    "inference_long_rvos.py": "--resume no.pth",
     "inference_video.py": "no.mp4 --text dog --resume no.pth",
     "app.py": "--resume no.pth --port {port}",
     "tools/benchmark_inference.py": "",

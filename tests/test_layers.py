@@ -203,7 +203,7 @@ def _modules_after(imported: str) -> set[str]:
 
 def test_scoring_needs_no_torch():
     """Worker processes import the script again, and torch would cost each of them five seconds."""
-    assert "torch" not in _modules_after("eval_ytvos, eval_davis, eval_mevis")
+    assert "torch" not in _modules_after("eval_ytvos, eval_davis, eval_mevis, eval_long_rvos")
 
 
 def test_options_need_the_standard_library_alone():

@@ -18,6 +18,7 @@ from tests.helpers import edit
 from tests.mini_a2d import write_mini_a2d
 from tests.mini_davis import write_mini_davis
 from tests.mini_jhmdb import write_mini_jhmdb
+from tests.mini_long_rvos import write_mini_long_rvos
 from tests.mini_mevis import write_mini_mevis
 from tests.mini_refcoco import write_mini_refcoco
 from tests.mini_ytvos import VIDEOS, mini_args, write_mini_ytvos
@@ -204,7 +205,13 @@ def of_mevis(root: Path) -> str:
     return "expression 1: the text has 5099 bytes"
 
 
-@pytest.mark.parametrize("plant_one", [of_a2d, of_jhmdb, of_refcoco, of_ytvos, of_davis, of_mevis])
+def of_long_rvos(root: Path) -> str:
+    write_mini_long_rvos(root)
+    plant(root, "valid/meta_expressions.json", ENGLISH)
+    return "expression 1: the text has 5099 bytes"
+
+
+@pytest.mark.parametrize("plant_one", [of_a2d, of_jhmdb, of_refcoco, of_ytvos, of_davis, of_mevis, of_long_rvos])
 def test_the_checker_names_it(plant_one, checked, tmp_path):
     where = plant_one(tmp_path / "data")
     code, faults, again, text = checked(plant_one.__name__.removeprefix("of_"), tmp_path / "data")

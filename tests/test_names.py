@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from datasets import a2d, davis, jhmdb, mevis, refcoco, ytvos
+from datasets import a2d, davis, jhmdb, long_rvos, mevis, refcoco, ytvos
 from tests.helpers import edit
 from tests.mini_a2d import write_mini_a2d
 from tests.mini_davis import write_mini_davis
 from tests.mini_jhmdb import write_mini_jhmdb
+from tests.mini_long_rvos import write_mini_long_rvos
 from tests.mini_mevis import write_mini_mevis
 from tests.mini_refcoco import write_mini_refcoco
 from tests.mini_ytvos import write_mini_ytvos
@@ -76,8 +77,9 @@ def davis_root(root: Path) -> Path:
         (write_mini_ytvos, ytvos.REF_YOUTUBE_VOS, "valid"),
         (davis_root, davis.REF_DAVIS, "valid"),
         (write_mini_mevis, mevis.MEVIS, "valid_u"),
+        (write_mini_long_rvos, long_rvos.LONG_RVOS, "valid"),
     ],
-    ids=["ytvos", "davis", "mevis"],
+    ids=["ytvos", "davis", "mevis", "long_rvos"],
 )
 def test_ids_of_videos_expressions_and_frames(write, layout, split, change, tmp_path):
     root = write(tmp_path)

@@ -9,6 +9,7 @@ from dataclasses import fields
 import pytest
 
 import inference_davis
+import inference_long_rvos
 import inference_mevis
 import inference_ytvos
 import opts
@@ -76,7 +77,7 @@ def test_every_option_that_becomes_a_value_is_read_there(made):
     assert {field.name for field in fields(made)} <= set.union(*(_reads(path, name) for path in files))
 
 
-@pytest.mark.parametrize("script", [inference_ytvos, inference_davis, inference_mevis])
+@pytest.mark.parametrize("script", [inference_ytvos, inference_davis, inference_mevis, inference_long_rvos])
 def test_every_flag_of_an_inference_script_becomes_a_value(script, monkeypatch):
     """A flag that no field has a place for would be dropped in silence."""
     seen = []

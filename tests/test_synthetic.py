@@ -17,7 +17,7 @@ from PIL import Image
 from tests.commands import started
 from tools.data import make_synthetic
 from tools.data.make_synthetic import generate, make_scene
-from tools.data.synthetic_scene import COLOURS, MARGIN, RADII, SHAPES, VISIBLE_SHARE, Scene, Thing
+from tools.data.synthetic_scene import AWAY, COLOURS, MARGIN, RADII, SHAPES, VISIBLE_SHARE, Scene, Thing
 from tools.data.synthetic_text import KINDS, Query, Words, only, truth
 
 SMALL = dict(train_videos=20, valid_videos=5, seed=3)
@@ -333,9 +333,37 @@ def test_still_images_have_no_motion_and_expressions_true_of_one_object():
         assert all(only(scene, understood(e.text)) == e.target for e in expressions)
 
 
+def test_objects_leave_and_return_where_asked():
+    """And expressions are then true in the frames that show their object."""
+    left = 0
+    for number in range(12):
+        scene, expressions, _ = make_scene(5, "valid", number, 40, (HEIGHT, WIDTH), leave=True)
+        assert all(only(scene, understood(e.text)) == e.target for e in expressions)
+        for i in range(len(scene.things)):
+            away = np.flatnonzero((scene.paths[i] == AWAY).all(axis=1))
+            left += bool(len(away))
+            if len(away):
+                assert away[0] > 0 and away[-1] < 39 and len(away) == 1 + away[-1] - away[0] <= 16
+                assert not (scene.labels[away] == i + 1).any() and scene.shares[i].any()
+    assert left > 12
+
+
+def test_sets_of_before_objects_could_leave_are_those_without(tmp_path):
+    few = dict(train_videos=1, valid_videos=1, workers=1)
+    generate(tmp_path / "set", **few)
+    record = tmp_path / "set" / "synthetic.json"
+    content = json.loads(record.read_text())
+    del content["arguments"]["leave"]
+    record.write_text(json.dumps(content))
+    assert not generate(tmp_path / "set", **few)
+    with pytest.raises(FileExistsError, match=r"other arguments \(leave False\)"):
+        generate(tmp_path / "set", **few, leave=True)
+
+
 @pytest.mark.parametrize(
     ("bad", "flag"),
     [
+        (dict(frames=1, leave=True), "--leave: objects leave videos"),
         (dict(train_videos=0), "--train_videos 0"),
         (dict(valid_videos=-1), "--valid_videos -1"),
         (dict(frames=3), "--frames 3"),

@@ -35,6 +35,7 @@ PREPARE = {
     "refcoco": prepare_refcoco,
     "mevis": lambda root: None,
     "mevis_v2": lambda root: None,
+    "long_rvos": lambda root: None,
 }
 FLAGS = {"refcoco": "--coco_path", "mevis_v2": "--mevis_path"}
 
@@ -131,8 +132,9 @@ def test_images_of_coco_agree_on_their_categories(tmp_path):
 
 def test_frames_are_those_of_the_generated_videos(made, source):
     name, root = made
-    patterns = {"davis": "DAVIS/JPEGImages/480p/*/*.jpg", "mevis": "train/JPEGImages/*/*.jpg"}
-    pattern = patterns.get(name.removesuffix("_v2"))
+    patterns = {"davis": "DAVIS/JPEGImages/480p/*/*.jpg"}
+    patterns |= dict.fromkeys(("mevis", "mevis_v2", "long_rvos"), "train/JPEGImages/*/*.jpg")
+    pattern = patterns.get(name)
     if not pattern:
         pytest.skip("encoded anew")
     originals = sorted((source / "train/JPEGImages").glob("*/*.jpg"))

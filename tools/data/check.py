@@ -33,6 +33,7 @@ CHECKS: dict[str, Callable[[Path, int], Report]] = {
     "davis": video_sets.check_davis,
     "mevis": video_sets.check_mevis,
     "mevis_v2": partial(video_sets.check_mevis, version="mevis_v2"),
+    "long_rvos": video_sets.check_long_rvos,
     "a2d": sentence_sets.check_a2d,
     "jhmdb": sentence_sets.check_jhmdb,
     "refcoco": image_sets.check_refcoco,

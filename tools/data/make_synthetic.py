@@ -39,21 +39,22 @@ from util.run.parser import CommandParser
 
 SPLITS = ("train", "valid")
 YTVOS = "ytvos"
-FORMATS = (YTVOS, "davis", "a2d", "jhmdb", "refcoco", "mevis", "mevis_v2")
+FORMATS = (YTVOS, "davis", "a2d", "jhmdb", "refcoco", "mevis", "mevis_v2", "long_rvos")
 ARGUMENTS_FILE = "synthetic.json"
 GENERATOR = 1  # to be raised when a change makes other files from the same arguments
+LATER = {"leave": False, "absent": 0}  # arguments that earlier sets do not name, with the values that made them
 MIN_FRAMES = 6
 MIN_SCALE = 0.5
 JPEG_QUALITY = 92
 
 
 def make_scene(
-    seed: int, split: str, number: int, frames: int, size: tuple[int, int]
+    seed: int, split: str, number: int, frames: int, size: tuple[int, int], leave: bool = False
 ) -> tuple[Scene, list[Expression], np.random.Generator]:
     """The scene and the expressions of one video, and the random generator for painting it."""
     rng = np.random.default_rng([seed, SPLITS.index(split), number])
     while True:
-        scene = draw_scene(rng, frames, size)
+        scene = draw_scene(rng, frames, size, leave)
         expressions = draw_expressions(scene, rng) if scene is not None else None
         if expressions is not None:
             return scene, expressions, rng
@@ -134,12 +135,12 @@ def paint(scene: Scene, rng: np.random.Generator) -> list[np.ndarray]:
 
 
 def _write_video(
-    job: tuple[str, int], *, root: Path, seed: int, frames: int, size: tuple[int, int], absent: int
+    job: tuple[str, int], *, root: Path, seed: int, frames: int, size: tuple[int, int], leave: bool, absent: int
 ) -> tuple[str, str, dict, dict]:
     """Writes the frames and masks of a video; returns split, name, and its entries in meta.json and in the list."""
     split, number = job
     name = f"{split}_{number:05d}"
-    scene, expressions, rng = make_scene(seed, split, number, frames, size)
+    scene, expressions, rng = make_scene(seed, split, number, frames, size, leave)
     names = [f"{5 * t:05d}" for t in range(frames)]
     images, masks = root / split / "JPEGImages" / name, root / split / "Annotations" / name
     images.mkdir(parents=True)
@@ -185,6 +186,8 @@ def _check(arguments: dict, workers: int) -> None:
         raise ValueError(f"--size {height} {width}: objects become too small to tell apart; give at least 48 80")
     if arguments["format"] != YTVOS and arguments["frames"] == 1:
         raise ValueError(f"--format {arguments['format']}: needs videos; leave out --frames 1")
+    if arguments["leave"] and arguments["frames"] == 1:
+        raise ValueError("--leave: objects leave videos; leave out --frames 1")
     if arguments["absent"] < 0:
         raise ValueError(f"--absent {arguments['absent']}: must not be negative")
     if arguments["absent"] and arguments["format"] != YTVOS:
@@ -204,7 +207,7 @@ def _already_there(output: Path, arguments: dict, overwrite: bool) -> bool:
         return False
     record = output / ARGUMENTS_FILE
     try:
-        made_with = dict(read_json(record)["arguments"])
+        made_with = LATER | dict(read_json(record)["arguments"])
     except (OSError, ValueError, KeyError, TypeError):
         raise FileExistsError(
             f"{output} exists and is not a data set made by this tool (no readable {ARGUMENTS_FILE} in it): "
@@ -212,7 +215,6 @@ def _already_there(output: Path, arguments: dict, overwrite: bool) -> bool:
         ) from None
     if overwrite:
         return False
-    made_with = {"absent": 0} | made_with  # sets of before there was this argument
     if made_with == arguments:
         return True
     other = [f"{key} {made_with.get(key)}" for key in arguments if made_with.get(key) != arguments[key]]
@@ -230,6 +232,7 @@ def _write_set(root: Path, arguments: dict, workers: int) -> dict[str, dict]:
         seed=arguments["seed"],
         frames=arguments["frames"],
         size=tuple(arguments["size"]),
+        leave=arguments["leave"],
         absent=arguments["absent"],
     )
     meta: dict[str, dict] = {split: {} for split in SPLITS}
@@ -262,6 +265,7 @@ def generate(
     frames: int = 8,
     size: tuple[int, int] = (96, 160),
     seed: int = 0,
+    leave: bool = False,
     format: str = YTVOS,
     absent: int = 0,
     workers: int | None = None,
@@ -272,6 +276,7 @@ def generate(
     Args:
         frames: frames of each video, named 00000, 00005, ...; 1 makes still images without expressions of motion.
         size: height and width in pixels.
+        leave: whether some objects leave the picture and return, as in long videos.
         format: the data set whose layout is written.
         absent: for each video, expressions of other scenes that mean nothing in it: in ``valid`` with ``obj_id`` null,
             in ``train`` as a list ``absent``, from which ``main.py --absent`` draws.
@@ -294,6 +299,7 @@ def generate(
         frames=frames,
         size=list(size),
         seed=seed,
+        leave=leave,
         format=format,
         absent=absent,
     )
@@ -324,6 +330,7 @@ def main() -> int:
     parser.add_argument("--frames", type=int, default=8, help="frames of a video; 1: still images")
     parser.add_argument("--size", type=int, nargs=2, default=[96, 160], metavar=("HEIGHT", "WIDTH"))
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--leave", action="store_true", help="some objects leave the picture and return")
     parser.add_argument("--format", choices=FORMATS, default=YTVOS, help="data set whose layout is written")
     parser.add_argument(
         "--absent", type=int, default=0, metavar="N", help="expressions of each video that mean nothing in it"

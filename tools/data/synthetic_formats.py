@@ -24,6 +24,7 @@ from PIL import Image
 from pycocotools import mask as rle
 from scipy.io import savemat
 
+from tools.data.synthetic_scene import COLOURS, RADII, SHAPES
 from util.files.images import open_image
 from util.masks.coco import encode_masks
 
@@ -318,6 +319,36 @@ def _foreign(video: Video, others: list[Video]) -> Iterator[str]:
                 return
 
 
+def write_long_rvos(source: Path, out: Path) -> None:
+    """Long-RVOS: a folder of masks for each object, without the frames that do not show it; types of expressions."""
+    splits = {"train": ("train",), "valid": ("valid", "test")}
+    meta: dict[str, dict] = defaultdict(dict)
+    for video in read_videos(source):
+        for split in splits[video.split]:
+            for t, frame in enumerate(video.frames):
+                _copy(video.image_path(t), out / split / "JPEGImages" / video.name / f"{frame}.jpg")
+                labels = video.labels(t)
+                for number in map(int, video.objects):
+                    if (labels == number).any():
+                        path = out / split / "Annotations" / video.name / str(number) / f"{frame}.png"
+                        path.parent.mkdir(parents=True, exist_ok=True)
+                        Image.fromarray(((labels == number) * 255).astype(np.uint8)).save(path)
+            expressions = {
+                eid: {"exp": e["exp"], "obj_id": e["obj_id"], "type": _type(e)} for eid, e in video.expressions.items()
+            }
+            meta[split][video.name] = {"expressions": expressions, "frames": video.frames}
+    for split, videos in meta.items():
+        _write(out / split / "meta_expressions.json", json.dumps({"videos": videos}))
+
+
+def _type(expression: dict) -> str:
+    """The type that Long-RVOS gives an expression: of a motion, with or without looks; or of looks and places."""
+    if expression["kind"] != "motion":
+        return "static"
+    looks = {*COLOURS, *RADII, *SHAPES}.intersection(expression["exp"].split())
+    return "static+dynamic" if looks else "dynamic"
+
+
 WRITERS: dict[str, Callable[[Path, Path], None]] = {
     "davis": write_davis,
     "a2d": write_a2d,
@@ -325,4 +356,5 @@ WRITERS: dict[str, Callable[[Path, Path], None]] = {
     "refcoco": write_refcoco,
     "mevis": write_mevis,
     "mevis_v2": partial(write_mevis, version=2),
+    "long_rvos": write_long_rvos,
 }

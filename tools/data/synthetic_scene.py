@@ -64,6 +64,10 @@ _REACH = 1.5  # the farthest vertex of any shape
 VISIBLE_SHARE = 0.3
 # share that must be visible to recognise size and shape; every object of a video has two such frames
 KNOWN_SHARE = 0.8
+# of objects that may leave: the share that does, for which share of the frames, and the centre that they then have
+LEAVING = 0.6
+AWAY_SHARE = (0.15, 0.4)
+AWAY = -10_000.0
 MARGIN = 0.12  # share of the frame's width or height by which a relation has to hold, or to be false
 _SUPERSAMPLE = 4
 _SHIFT = 4  # fractional bits of cv2.fillPoly
@@ -114,7 +118,7 @@ class Scene:
 
     Attributes:
         things: the ``n`` objects.
-        paths: ``[n, F, 2]`` centres, in and out of the frame.
+        paths: ``[n, F, 2]`` centres, in and out of the frame; ``AWAY`` where an object has left.
         depth: indices of the objects, the farthest first.
         labels: uint8 ``[F, H, W]``, id of the object seen at each pixel, 0 for the background.
         shares: ``[n, F]`` share of each object's area that is seen.
@@ -129,6 +133,11 @@ class Scene:
     shares: np.ndarray
     centroids: np.ndarray
     covers: list[list[Patch]]
+
+    def seen(self, share: float) -> np.ndarray:
+        """``[n]``: of the frames that an object has not left, the part in which this share of its area is seen."""
+        there = (self.paths != AWAY).any(axis=2)
+        return ((self.shares >= share) & there).sum(axis=1) / there.sum(axis=1)
 
     @cached_property
     def _ahead(self) -> list[list[list[bool | None]]]:
@@ -244,8 +253,21 @@ def _draw_middle(thing: Thing, size: tuple[int, int], rng: np.random.Generator) 
     return middle
 
 
-def draw_scene(rng: np.random.Generator, frames: int, size: tuple[int, int]) -> Scene | None:
-    """A random scene of (height, width) ``size``; None if objects do not fit or one would be hidden for too long."""
+def _leave(path: np.ndarray, rng: np.random.Generator) -> None:
+    """Takes an object, or not, out of the picture for some frames within its ``path [F, 2]``, as a cut does."""
+    if rng.random() >= LEAVING:
+        return
+    frames = len(path)
+    away = max(1, round(rng.uniform(*AWAY_SHARE) * frames))
+    first = int(rng.integers(1, frames - away))
+    path[first : first + away] = AWAY
+
+
+def draw_scene(rng: np.random.Generator, frames: int, size: tuple[int, int], leave: bool = False) -> Scene | None:
+    """A random scene of (height, width) ``size``; None if objects do not fit or one would be hidden for too long.
+
+    With ``leave`` some objects leave the picture and return.
+    """
     scale = frame_scale(size)
     things = [_draw_looks(thing, scale, rng) for thing in _draw_attributes(rng)]
     offsets = [_offsets(thing.motion, frames, scale, rng) for thing in things]
@@ -262,8 +284,10 @@ def draw_scene(rng: np.random.Generator, frames: int, size: tuple[int, int]) -> 
             return None
         middles.append(middle)
     paths = np.stack([middle + offset for middle, offset in zip(middles, offsets, strict=True)])
+    for path in paths if leave else ():
+        _leave(path, rng)
     scene = _look(tuple(things), paths, tuple(rng.permutation(len(things)).tolist()), size)
-    seen = (scene.shares >= VISIBLE_SHARE).mean(axis=1)
+    seen = scene.seen(VISIBLE_SHARE)
     known = (scene.shares >= KNOWN_SHARE).sum(axis=1)
     return scene if (seen >= 0.5).all() and (known >= min(2, frames)).all() else None
 

@@ -148,8 +148,7 @@ def _names(scene: Scene) -> list[list[Words]]:
 def _queries(scene: Scene, target: int, names: list[list[Words]]) -> dict[str, list[Query]]:
     """All queries that are true of ``target`` alone, by kind."""
     thing, others = scene.things[target], [i for i in range(len(scene.things)) if i != target]
-    seen = (scene.shares >= VISIBLE_SHARE).mean(axis=1)
-    well_seen = (scene.shares >= WELL_SEEN_SHARE).mean(axis=1)
+    seen, well_seen = scene.seen(VISIBLE_SHARE), scene.seen(WELL_SEEN_SHARE)
     found: dict[str, list[Query]] = {kind: [] for kind in KINDS}
     similar = any(scene.things[i].colour == thing.colour or scene.things[i].shape == thing.shape for i in others)
 

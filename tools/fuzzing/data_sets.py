@@ -10,9 +10,9 @@ import h5py
 import numpy as np
 from scipy.io import savemat
 
-from datasets import a2d, davis, jhmdb, mevis, refcoco, ytvos
-from datasets.scorable import mevis_split, scorable_split
-from davis2017.truth import LabelMaps, RleMasks
+from datasets import a2d, davis, jhmdb, long_rvos, mevis, refcoco, ytvos
+from datasets.scorable import long_rvos_split, mevis_split, scorable_split
+from davis2017.truth import LabelMaps, ObjectFolders, RleMasks, Truth
 from tools.data import convert_davis_to_ytvos, convert_refcoco, make_sentences_annotations
 from tools.data.checks import image_sets, sentence_sets, video_sets
 from tools.data.make_synthetic import generate
@@ -89,7 +89,7 @@ def _scored(root: Path, gaps: Gaps, expressions: str | None = None) -> None:
     _read_truth(LabelMaps(annotations), videos)
 
 
-def _read_truth(truth: LabelMaps | RleMasks, videos: dict[str, dict]) -> None:
+def _read_truth(truth: Truth, videos: dict[str, dict]) -> None:
     for vid, video in videos.items():
         targets = [truth.target(vid, eid, expression) for eid, expression in video["expressions"].items()]
         of_video = truth.video(vid, targets)
@@ -99,7 +99,7 @@ def _read_truth(truth: LabelMaps | RleMasks, videos: dict[str, dict]) -> None:
 
 
 def _video_sets(root: Path) -> list[Target]:
-    yt, da, me, m2 = (root / name for name in (YTVOS, "davis", "mevis", "mevis_v2"))
+    yt, da, me, m2, lo = (root / name for name in (YTVOS, "davis", "mevis", "mevis_v2", "long_rvos"))
     meta = "meta_expressions/{}/meta_expressions.json"
 
     def mevis_masks(gaps: Gaps) -> None:
@@ -113,6 +113,14 @@ def _video_sets(root: Path) -> list[Target]:
     def mevis_v2(gaps: Gaps) -> None:
         store, videos = mevis_split(m2, "valid_u", 0, gaps, mevis.MEVIS_V2)
         _read_truth(RleMasks(store.path, store, may_be_empty=True), videos)
+
+    def long_rvos_masks(gaps: Gaps) -> None:
+        annotations, videos = long_rvos_split(lo, "valid", 0, gaps)
+        _read_truth(ObjectFolders(annotations, long_rvos.frames_root(lo, "valid")), videos)
+
+    def long_rvos_training() -> None:
+        for video in long_rvos.train_videos(lo, 0):
+            video.masks([0], [e.objects for e in video.expressions], video.size())
 
     def davis_originals() -> None:
         annotators, categories = (
@@ -155,6 +163,9 @@ def _video_sets(root: Path) -> list[Target]:
             lambda: each(lambda: mevis_training(m2, mevis.MEVIS_V2), lambda: video_sets.check_mevis(m2, 1, "mevis_v2")),
             inputs=50,
         ),
+        _of(lo, "long_rvos", "valid/meta_expressions.json", both(long_rvos_masks)),
+        _of(lo, "long_rvos-training", "train/meta_expressions.json", long_rvos_training),
+        _of(lo, "long_rvos-check", "valid/meta_expressions.json", lambda: video_sets.check_long_rvos(lo, 1), inputs=20),
     ]
 
 

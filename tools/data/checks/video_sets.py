@@ -1,4 +1,4 @@
-"""Checks of the data sets that are videos with lists of expressions: Ref-YouTube-VOS, Ref-DAVIS17 and MeViS.
+"""Checks of the data sets that are videos with lists of expressions: Ref-YouTube-VOS, Ref-DAVIS17, MeViS, Long-RVOS.
 
 Each ``check_…`` reads the lists of its data set, then every video of all splits in parallel.
 """
@@ -10,9 +10,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from datasets import davis, mevis, ytvos
+from datasets import davis, long_rvos, mevis, ytvos
 from datasets.ytvos import Layout
-from tools.data.checks.one_video import LabelMaps, RleMasks, Video, check_video
+from tools.data.checks.one_video import LabelMaps, ObjectFolders, RleMasks, Video, check_video
 from tools.data.checks.report import Report, said
 
 # docs/data.md, "Where each fact is from"
@@ -33,12 +33,13 @@ PUBLISHED = {
         "valid_u": {"videos": 50, "expressions": 907},
         "valid": {"videos": 140, "expressions": 2523},
     },
+    "long_rvos": {"train": {"videos": 1855}, "valid": {"videos": 112}, "test": {"videos": 226}},
 }
 
 
 # Known folders of a data set, and known files and folders of a split, converted or original.
 _FOLDERS = {"train", "valid", "valid_u", "test", "meta_expressions", "DAVIS", "davis_text_annotations"}
-_PARTS = {"JPEGImages", "Annotations", "meta.json", "meta_expressions.json", "mask_dict.json"}
+_PARTS = {"JPEGImages", "Annotations", "meta.json", "meta_expressions.json", "mask_dict.json", "frame_types.json"}
 _PARTS |= {name.rpartition("/")[2] for name in (mevis.MEVIS_V2.meta, *mevis.MEVIS_V2.also)}
 _ARCHIVE = re.compile(r"\.(zip|tgz|tar(\.\w+)?)$")
 
@@ -337,3 +338,30 @@ def _rle_video(split: Split, vid: str, entry: dict, store: mevis.MaskStore | Non
             else:
                 masks[number] = store[number]
     return Video(split.name, vid, folder, frames, frozenset(masks), RleMasks(relative, masks))
+
+
+def check_long_rvos(root: Path, workers: int) -> Report:
+    """Checks Long-RVOS."""
+    report, videos = Report(published=PUBLISHED["long_rvos"]), []
+    for name in ("train", "valid", "test"):
+        split = Split(root, long_rvos.LONG_RVOS, name, report)
+        entries = split.entries()
+        masks = long_rvos.annotations_root(root, name).relative_to(root).as_posix()
+        for folder in (split.frames, masks):
+            split.check_folders(folder)
+        if not entries:
+            continue
+        split.check_objects(entries)
+        of_split = []
+        for vid, entry in entries.items():
+            objects = set()
+            for exp_id, expression in entry["expressions"].items():
+                if problem := long_rvos.type_problem(expression):
+                    report.add("list", split.meta, f"video {vid}, expression {exp_id} {problem}")
+                if not split.layout.object_problem(expression):
+                    objects.add(long_rvos.object_of(expression))
+            folders = (f"{split.frames}/{vid}", tuple(entry["frames"]))
+            of_split.append(Video(name, vid, *folders, frozenset(objects), ObjectFolders(f"{masks}/{vid}")))
+        split.count(entries, of_split)
+        videos += of_split
+    return _finish(root, videos, report, workers)

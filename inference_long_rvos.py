@@ -1,0 +1,37 @@
+"""Segments every expression of a Long-RVOS split and packs the masks as a zip.
+
+    python inference_long_rvos.py --resume output/run/checkpoint.pth --split valid --output_dir output/run/valid
+    python eval_long_rvos.py output/run/valid
+
+Videos of a minute are seen in windows; docs/inference.md says which. The checkpoint holds the options of the training,
+so none of them are given here. An interrupted run goes on where it stopped. Videos that cannot be read are named and
+left out, and the exit code is 3; once their files are restored, the same command goes on.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from datasets.long_rvos import SPLITS
+from opts import inference_parser, parse_inference_args
+from tasks.inference import run_inference, segment_split
+from util.masks.results import RESULTS_ROOT
+from util.options.inference import InferenceOptions
+from util.run import cli
+from util.run.gaps import Gaps
+
+
+def parse_args(argv: list[str] | None = None) -> InferenceOptions:
+    parser = inference_parser("inference_long_rvos.py", __doc__.splitlines()[0], output="output/long_rvos")
+    parser.add_argument("--split", choices=SPLITS, default="valid", help="all splits have masks")
+    parser.add_argument("--long_rvos_path", help="default: where it was in training")
+    return parse_inference_args(parser, argv)
+
+
+def infer(asked: InferenceOptions, device: torch.device, gaps: Gaps) -> None:
+    """Predicts, packs and checks one split."""
+    segment_split(asked, device, gaps, "long_rvos", zip_root=RESULTS_ROOT)
+
+
+if __name__ == "__main__":
+    cli.run(lambda: run_inference(parse_args(), infer))

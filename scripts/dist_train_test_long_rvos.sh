@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# Trains on Long-RVOS (10 epochs, lr drops after 6 and 8, text encoder frozen), then scores valid and test.
+# An epoch takes a twentieth of the clips, drawn anew: 75,000, as many as one of Ref-YouTube-VOS has (--mix).
+# Environment: GPUS, GPUS_PER_NODE and PORT as in ReferFormer (default: all GPUs); for several nodes also NNODES,
+# NODE_RANK and MASTER_ADDR. Given again, the same command continues a run that was stopped.
+source "$(dirname "${BASH_SOURCE[0]}")/_common.sh"
+
+arguments OUTPUT_DIR "--backbone_pretrained FILE [options of main.py]" "$@"
+output_dir="$1"
+shift
+prepare
+train "$output_dir" --preset scratch --dataset_file long_rvos --mix long_rvos=0.05 "$@"
+score "$output_dir" valid test
