@@ -26,6 +26,7 @@ from opts import (
     given_model_options,
     given_options,
     model_options,
+    options_of_weights,
     parse_train_args,
 )
 from tasks import plan
@@ -133,8 +134,22 @@ def restore_options(args: argparse.Namespace) -> tuple[argparse.Namespace, dict 
         args = parse_train_args(defaults=defaults)
         if args.amp == "auto" and not args.eval:
             args.amp = saved["options"]["amp"]
+    elif args.pretrained_weights:
+        args = parse_train_args(of_weights=options_of_start(args.pretrained_weights))
     args.resume = path
     return args, saved
+
+
+def options_of_start(path: str) -> dict[str, object]:
+    """The defaults that a checkpoint or exported weights of this program give to a run that starts from them; none for
+    a published file of ReferFormer, which does not hold its text encoder.
+
+    Raises FileNotFoundError, ValueError: it is missing, damaged, or of another program.
+    """
+    if models.is_published(checkpoint.read(path)):
+        return {}
+    options = options_of_weights(models.load_checkpoint(path)["options"], f"--pretrained_weights {path}")
+    return {**options, "text_encoder": path}
 
 
 def find_checkpoint(args: argparse.Namespace) -> tuple[str | None, dict | None]:
