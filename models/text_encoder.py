@@ -62,8 +62,8 @@ class TextEncoder(nn.Module):
 
     @classmethod
     def from_pretrained(cls, name: str, *, frozen: bool, pooler: bool = False) -> TextEncoder:
-        """Loads a hub name (``roberta-base``), a local directory, or the text encoder in a checkpoint of this program. A
-        pooler that a hub name or a directory lacks starts anew.
+        """Loads a hub name (``roberta-base``), a local directory, or the text encoder in a checkpoint of this program.
+        A pooler that a hub name or a directory lacks starts anew.
 
         Raises:
             ValueError: the encoder is missing here and on the hub, or does not fit; the message has the mend.

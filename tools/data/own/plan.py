@@ -177,9 +177,10 @@ def _scan(video: Video, masks: VideoMasks, rows: tuple[Row, ...], found: Finding
     # only where all masks could be read, because one that could not may show the object
     for row in rows if not found.faults else ():
         if row.object not in numbers:
-            there = f"which show {summarise(list(numbers))}" if numbers else "which show nothing"
+            there = f"there are {summarise(list(numbers))}" if numbers else "they show nothing"
             found.faults.append(
-                f"{row.where}: object {row.object} of video {video.name} is in none of its masks in {masks.where}, {there}"
+                f"{row.where}: object {row.object} of video {video.name} is in none of its masks in {masks.where}; "
+                f"{there}"
             )
     found.notes[UNNAMED] += len(numbers.keys() - {row.object for row in rows})
     return Part(video, masks, taken, numbers, rows)

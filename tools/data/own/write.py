@@ -60,7 +60,7 @@ def write_set(
     """
     entries = {part.video.name: entry_of(part) for part in parts}
     for name, entry in entries.items():  # which a loader would refuse otherwise
-        ytvos.check_video(output / RECORD, name, entry, True)
+        ytvos.check_video(output / RECORD, name, entry, True, ytvos.REF_YOUTUBE_VOS)
     with named_errors(output), new_pieces(output, PARTS) as made:
 
         def place(part: Part) -> int:
