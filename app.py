@@ -31,6 +31,7 @@ from tasks.page import Desk
 from tasks.room import COMING, Room
 from tools.data.make_synthetic import make_scene, paint
 from util.files.own_folder import own_folder
+from util.options.inference import add_not_there
 from util.run import cli
 from util.run.device import use_device
 from util.video.visualize import write_video
@@ -56,6 +57,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser("app.py", description=__doc__.splitlines()[0], allow_abbrev=False)
     add_predictor_options(parser)
     add_text_encoder(parser)
+    add_not_there(parser, None)
     parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets other machines in, whoever uses them")
     parser.add_argument("--port", type=int, default=7860)
     parser.add_argument(

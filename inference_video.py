@@ -16,11 +16,12 @@ import models
 from models import Predictor
 from opts import PREDICTOR_OPTIONS, add_predictor_options, add_text_encoder
 from util.files.folders import new_result
+from util.options.inference import add_not_there
 from util.run import cli, dist
 from util.run.log import progress_bar
 from util.samples.text import is_empty
 from util.video.own_video import FOLDER_FPS, open_video
-from util.video.video_result import MASK_FORMS, PIECES, RECORD, write_result
+from util.video.video_result import MASK_FORMS, PIECES, RECORD, where_found, write_result
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -31,6 +32,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     add_predictor_options(parser)
     add_text_encoder(parser)
+    add_not_there(parser, None)
     parser.add_argument("--output_dir", help="folder for the result; default: output/videos/ and the name of VIDEO")
     parser.add_argument("--overwrite", action="store_true", help="replace a result that is in --output_dir")
     parser.add_argument(
@@ -82,8 +84,11 @@ def infer(asked: argparse.Namespace, device: torch.device) -> None:
         with progress_bar(total=len(video), desc="segment", unit="frame") as bar:
             segmentation = predictor.segment(video, asked.text, seen=bar.update)
         seen = write_result(folder, video, asked.text, segmentation, asked.masks)
-        for text, score, count in zip(asked.text, segmentation.scores, seen, strict=True):
-            print(f"{score:.2f}  {text}: in {count} of {len(video)} frames")
+        found = zip(asked.text, segmentation.scores, segmentation.there, seen, strict=True)
+        for text, score, there, count in found:
+            print(f"{score:.2f}  {text}: {where_found(there, count, len(video))}")
+        if predictor.calibration is None:
+            print("note: the scores of these weights are not calibrated; what is not there may have a high one, too")
         if video.damaged:
             print(f"{video.damaged} frames of {path} are damaged; the frame before stands in for each")
     for piece in PIECES:

@@ -277,6 +277,13 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
         default="keep",
         help="clips that do not show their object: keep trains it as absent; replace takes another clip (all presets)",
     )
+    group.add_argument(
+        "--absent",
+        type=below_one,
+        default=0.0,
+        metavar="SHARE",
+        help="share of expressions that are replaced by one that means nothing in the video, where such are known",
+    )
     group.add_argument("--eval_size", **KINDS["eval_size"].argument(), default=360, help="short side at inference")
     group.add_argument("--max_size", **KINDS["max_size"].argument(), default=640, help="limit of the long side")
     group.add_argument("--flip", action=argparse.BooleanOptionalAction, default=True)
@@ -295,6 +302,7 @@ PREDICTOR_OPTIONS = (
     "clips",
     "long_text",
     "text_encoder",
+    "not_there",
 )
 
 

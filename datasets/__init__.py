@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from datasets import a2d, davis, jhmdb, mevis, refcoco, ytvos
+from datasets.absent import AbsentTexts
 from datasets.base import ClipDataset, EvalClip, TrainVideo, VideoSet
 from datasets.collate import collate
 from datasets.loader import TrainLoader, set_up_worker
@@ -145,7 +146,7 @@ DATA_SETS = {
         classes=len(ytvos.CATEGORIES),
         path="ytvos_path",
         eval_splits=("valid", "holdout"),
-        train=lambda args: ytvos.train_videos(Path(args.ytvos_path), args.holdout, args.binary),
+        train=lambda args: ytvos.train_videos(Path(args.ytvos_path), args.holdout, args.binary, absent=args.absent > 0),
         videos=lambda of, gaps: ytvos.eval_videos(of.root, of.split, of.holdout, gaps=gaps),
     ),
     "a2d": DataSet(
@@ -167,7 +168,7 @@ DATA_SETS = {
         classes=len(davis.CATEGORIES),
         path="davis_path",
         eval_splits=("valid", "holdout"),
-        train=lambda args: davis.train_videos(Path(args.davis_path), args.holdout, args.binary),
+        train=lambda args: davis.train_videos(Path(args.davis_path), args.holdout, args.binary, absent=args.absent > 0),
         videos=lambda of, gaps: davis.eval_videos(of.root, of.split, of.holdout, gaps),
     ),
     "mevis": DataSet(
@@ -321,6 +322,29 @@ def refuse_trained(split: str, holdout: int, trained_holdout: int) -> None:
         )
 
 
+def held_out(args: argparse.Namespace) -> tuple[list[TrainVideo], AbsentTexts]:
+    """The training videos that ``--holdout`` keeps out, and texts that mean nothing in them.
+
+    Raises as :func:`build_train_loader`, and ValueError where no video is kept out, or no such text is known.
+    """
+    name, holdout = args.dataset_file, args.holdout
+    if not holdout:
+        raise ValueError("no training video was kept out: give --holdout N, as in the training")
+    train = DATA_SETS[name].train
+    if train is None or "holdout" not in DATA_SETS[name].eval_splits:
+        raise ValueError(f"--dataset_file {name} has no hold-out; give one of its parts")
+    given = vars(args) | {"absent": 1.0}
+    trained = {video.video_id for video in train(argparse.Namespace(**given))}
+    every = train(argparse.Namespace(**given | {"holdout": 0}))
+    texts, kept = AbsentTexts(every), [video for video in every if video.video_id not in trained]
+    if not any(map(texts.knows, kept)):
+        raise ValueError(
+            f"no video of the hold-out of {name} has expressions that surely mean nothing in it (docs/data.md says "
+            "which data sets have some)"
+        )
+    return kept, texts
+
+
 def build_train_loader(
     args: argparse.Namespace, rank: int = 0, world_size: int = 1, accumulate: int = 1, grouped: int | None = None
 ) -> TrainLoader:
@@ -367,8 +391,14 @@ def build_train_loader(
         seed=args.seed,
         bad_sample=args.bad_sample,
         absent_object=args.absent_object,
+        absent=args.absent,
         text_form=args.text_form,
     )
+    if args.absent and not any(map(dataset.absent_texts.knows, dataset.videos)):
+        raise ValueError(
+            f"--absent {args.absent:g}: no training video of {', '.join(sets)} has expressions that surely mean "
+            "nothing in it; leave the option out (docs/data.md says which data sets have some)"
+        )
     owners = np.repeat(list(sets), [len(videos) for videos in sets.values()])[dataset.entries[:, 0]]
     shares = np.array([weights[name] for name in owners])
     sizes, size = dataset.sizes(), args.batch_size

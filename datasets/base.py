@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import compress
 from pathlib import Path
@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
+from datasets.absent import AbsentTexts
 from datasets.samplers import ClipRequest
 from datasets.sampling import draw_group, draw_window, group_count, moved_onto, stream, window_starts
 from datasets.transforms import TrainTransform
@@ -26,7 +27,7 @@ from util.samples.text import in_form
 from util.video.pictures import check_size, image_size, read_frames, read_label_maps
 
 # Random streams of a sample: its own choices, those it shares with its step, the grouping of a window's expressions.
-_OWN, _SHARED, _GROUPING, _SUBSTITUTE = range(4)
+_OWN, _SHARED, _GROUPING, _SUBSTITUTE, _ABSENT = range(5)
 MAX_SUBSTITUTES = 10  # tries to replace a clip whose files are damaged
 MAX_DRAWS = 200  # tries until a clip shows an object; if one clip in twenty does, all tries fail once in 30,000 times
 
@@ -38,14 +39,17 @@ class Expression:
     Attributes:
         exp_id: key of the expression in its video.
         text: the expression.
-        objects: numbers, in the masks of the video, of the objects that it means; in MeViS these may be several.
+        objects: numbers, in the masks of the video, of the objects that it means; in MeViS these may be several. None
+            where it means nothing in the video.
         label: class index.
+        category: name of the object's category, where it is known.
     """
 
     exp_id: str
     text: str
     objects: tuple[int, ...]
     label: int
+    category: str | None = None
 
 
 @dataclass(frozen=True)
@@ -56,11 +60,13 @@ class TrainVideo(ABC):
         video_id: its name.
         frame_ids: names of the frames that clips are made of, in order.
         expressions: at least one.
+        absent: texts that mean nothing in the video, which its data set lists beside its expressions.
     """
 
     video_id: str
     frame_ids: tuple[str, ...]
     expressions: tuple[Expression, ...]
+    absent: tuple[str, ...] = field(default=(), kw_only=True)
 
     @abstractmethod
     def size(self) -> tuple[int, int]:
@@ -72,7 +78,7 @@ class TrainVideo(ABC):
 
     @abstractmethod
     def masks(self, positions: Sequence[int], objects: Sequence[tuple[int, ...]], size: tuple[int, int]) -> Tensor:
-        """uint8 ``[T, E, H, W]``, 1 where any of ``objects[e]`` is.
+        """uint8 ``[T, E, H, W]``, 1 where any of ``objects[e]`` is; nowhere, where it names none.
 
         Raises ValueError for masks of another size than ``size`` (height, width), that of their frames.
         """
@@ -154,11 +160,18 @@ class LabelMapVideo(FolderVideo):
         files = [self.mask_files[p] for p in positions]
         paths = [file and self.mask_dir / file for file in files]
         labels = read_label_maps(paths, size, [self.frame_path(p) for p in positions])
-        # comparing with one number at a time is much faster than torch.isin
-        return torch.cat([torch.stack([labels == number for number in of]).any(0) for of in objects], dim=1).byte()
+        return torch.cat([_where_any(labels, of) for of in objects], dim=1).byte()
 
     def where(self) -> str:
         return str(self.mask_dir)
+
+
+def _where_any(labels: Tensor, numbers: Sequence[int]) -> Tensor:
+    """Where labels have one of the numbers. Comparing with one at a time is much faster than torch.isin."""
+    found = torch.zeros_like(labels, dtype=torch.bool)
+    for number in numbers:
+        found |= labels == number
+    return found
 
 
 class Unreadable(ValueError):
@@ -241,6 +254,8 @@ class ClipDataset(Dataset):
         absent_object: what to do with an expression whose object no frame of the clip shows. "keep" trains the object
             as absent. "replace" leaves the expression out, and takes another clip of the whole set if no expression is
             left (``__getitem__`` of ReferFormer's datasets/ytvos.py).
+        absent: share of the expressions that are replaced by a text that means nothing in the video, where such texts
+            are known; the others stay.
         text_form: of the expressions, see :func:`util.samples.text.in_form`.
     """
 
@@ -254,6 +269,7 @@ class ClipDataset(Dataset):
         seed: int,
         bad_sample: str = "fail",
         absent_object: str = "keep",
+        absent: float = 0.0,
         text_form: str = "clean",
     ) -> None:
         self.videos = list(videos)
@@ -263,6 +279,8 @@ class ClipDataset(Dataset):
         self.seed = seed
         self.bad_sample = bad_sample
         self.absent_object = absent_object
+        self.absent = absent
+        self.absent_texts = AbsentTexts(self.videos if absent else ())
         self.text_form = text_form
         # Worker processes share the memory of an array, and would copy tuples.
         self.entries = np.array(
@@ -305,7 +323,7 @@ class ClipDataset(Dataset):
 
     def _require_object(self, number: int, expression: Expression) -> None:
         """Raises ValueError where no mask of the whole video shows the object. Absence from one clip is no error."""
-        if (number, expression.objects) in self._found_objects:
+        if not expression.objects or (number, expression.objects) in self._found_objects:
             return
         video = self.videos[number]
         if not video.shows(expression.objects):
@@ -357,7 +375,7 @@ class ClipDataset(Dataset):
 
         positions = video.draw_positions(start, self.num_frames, own)
         chosen = draw_group(len(video.expressions), self.expressions_per_clip, group, grouping)
-        expressions = [video.expressions[i] for i in chosen]
+        expressions = self._with_absent(video, [video.expressions[i] for i in chosen], request)
         frames, masks = video.clip(positions, [e.objects for e in expressions], own)
         original_size = (frames.shape[-2], frames.shape[-1])
         texts = [in_form(e.text, self.text_form) for e in expressions]
@@ -372,9 +390,10 @@ class ClipDataset(Dataset):
             if not seen:
                 self._require_object(number, expression)
         if self.absent_object == "replace":
-            if not any(shown):
+            kept = [seen or not e.objects for seen, e in zip(shown, expressions, strict=True)]
+            if not any(kept):
                 return None
-            texts, targets = list(compress(texts, shown)), list(compress(targets, shown))
+            texts, targets = list(compress(texts, kept)), list(compress(targets, kept))
         return Clip(
             frames=frames,
             expressions=texts,
@@ -383,6 +402,18 @@ class ClipDataset(Dataset):
             frame_ids=[video.frame_ids[p] for p in positions],
             original_size=original_size,
         )
+
+    def _with_absent(self, video: TrainVideo, expressions: list[Expression], request: ClipRequest) -> list[Expression]:
+        """The expressions, some of which are replaced by texts that mean nothing in the video."""
+        if not self.absent:
+            return expressions
+        rng = stream(self.seed, request.epoch, _ABSENT, request.index)
+        replaced = rng.random(len(expressions)) < self.absent
+        texts = [self.absent_texts.draw(video, rng) if yes else None for yes in replaced]
+        return [
+            e if text is None else Expression(exp_id=e.exp_id, text=text, objects=(), label=0)
+            for e, text in zip(expressions, texts, strict=True)
+        ]
 
 
 def make_target(masks: Tensor, expression: Expression, video_id: str, annotated: Tensor) -> Target:

@@ -55,9 +55,9 @@ def annotations_root(root: Path, split: str) -> Path:
     return ytvos.annotations_root(root, split, REF_DAVIS)
 
 
-def train_videos(root: Path, holdout: int, binary: bool) -> list[LabelMapVideo]:
+def train_videos(root: Path, holdout: int, binary: bool, *, absent: bool = False) -> list[LabelMapVideo]:
     """Index of the training videos; see :func:`ytvos.train_videos`."""
-    return ytvos.train_videos(root, holdout, binary, REF_DAVIS)
+    return ytvos.train_videos(root, holdout, binary, REF_DAVIS, absent=absent)
 
 
 def by_annotator(where: str, expressions: dict[str, dict]) -> tuple[dict[int, str], ...]:

@@ -42,9 +42,19 @@ def is_object_id(value: object) -> bool:
     return 1 <= (whole_number(value) or 0) <= 255
 
 
+def means_nothing(expression: Mapping) -> bool:
+    """Whether an entry of meta_expressions means nothing in its video: its ``obj_id`` is null.
+
+    No published list has such entries; generated sets have them, and those of one's own.
+    """
+    return "obj_id" in expression and expression["obj_id"] is None
+
+
 def _object_problem(expression: Mapping) -> str | None:
     """The fault of the object that an entry of meta_expressions names; None where there is none."""
-    return None if is_object_id(expression.get("obj_id")) else 'its object as "obj_id", a number from 1 to 255'
+    if means_nothing(expression) or is_object_id(expression.get("obj_id")):
+        return None
+    return 'its object as "obj_id", a number from 1 to 255, or null where it means nothing in the video'
 
 
 @dataclass(frozen=True)
@@ -147,6 +157,9 @@ def _check_entry(path: Path, video_id: str, entry: object, layout: Layout) -> No
         raise layout.bad(path, f"{where} lists frame {twice} twice")
     if not isinstance(expressions, dict) or not expressions:
         raise layout.bad(path, f"{where} must have at least one expression")
+    absent = entry.get("absent", [])
+    if not isinstance(absent, list) or not all(isinstance(text, str) and not is_empty(text) for text in absent):
+        raise layout.bad(path, f'{where}: "absent" must be a list of texts that mean nothing in it')
 
 
 def _check_name(path: Path, what: str, name: str, layout: Layout) -> None:
@@ -263,13 +276,23 @@ def split_videos(
     return sound
 
 
-def class_index(path: Path, objects: dict[str, dict], video_id: str, object_id: str, layout: Layout) -> int:
+def _category(path: Path, objects: dict[str, dict], video_id: str, object_id: str, layout: Layout) -> str:
+    """The category of an object in meta.json."""
     try:
         category = objects[video_id]["objects"][object_id]["category"]
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError):
+        category = None
+    if not isinstance(category, str):
         raise layout.bad(
-            path, f'video {video_id} has no object {object_id} with a "category"; mend it or add --binary'
-        ) from error
+            path,
+            f'video {video_id} has no object {object_id} with a "category"; mend it, or train without categories '
+            "(with --binary and without --absent)",
+        )
+    return category
+
+
+def class_index(path: Path, objects: dict[str, dict], video_id: str, object_id: str, layout: Layout) -> int:
+    category = _category(path, objects, video_id, object_id, layout)
     if category not in layout.categories:
         raise layout.bad(
             path,
@@ -279,20 +302,35 @@ def class_index(path: Path, objects: dict[str, dict], video_id: str, object_id: 
     return layout.categories.index(category)
 
 
-def train_videos(root: Path, holdout: int, binary: bool, layout: Layout = REF_YOUTUBE_VOS) -> list[LabelMapVideo]:
-    """Index of the training videos; with ``binary`` every label is 0 and meta.json is not needed.
+def train_videos(
+    root: Path, holdout: int, binary: bool, layout: Layout = REF_YOUTUBE_VOS, *, absent: bool = False
+) -> list[LabelMapVideo]:
+    """Index of the training videos; with ``binary`` every label is 0.
+
+    Args:
+        absent: texts that mean nothing in a video are wanted. Where the list of the videos has none, they are found by
+            the categories in meta.json, which otherwise is not needed with ``binary``.
 
     Raises as :func:`split_videos`, also for an expression whose object or category meta.json does not know.
     """
     path = root / "train" / "meta.json"
-    if not binary and not path.is_file():
-        raise FileNotFoundError(
-            f"{path}: the categories' file does not exist; add --binary to train without; {layout.see}"
-        )
-    objects = {} if binary else read_videos(path, layout)
     videos = split_videos(root, "train", holdout, layout)
+    by_category = absent and not any(_lists_absent(entry) for entry in videos.values())
+    if (by_category or not binary) and not path.is_file():
+        mend = "leave out --absent" if binary else "add --binary to train without"
+        raise FileNotFoundError(f"{path}: the categories' file does not exist; {mend}; {layout.see}")
+    objects = read_videos(path, layout) if by_category or not binary else {}
     frames = frame_files(frames_root(root, "train", layout), videos)
     masks = mask_files(annotations_root(root, "train", layout), videos, layout)
+
+    def training_expression(name: str, exp_id: str, entry: Mapping) -> Expression:
+        if means_nothing(entry):
+            return Expression(exp_id, entry["exp"], objects=(), label=0)
+        number = int(entry["obj_id"])
+        known = (path, objects, name, str(number), layout)
+        label = 0 if binary else class_index(*known)
+        return Expression(exp_id, entry["exp"], (number,), label, _category(*known) if by_category else None)
+
     return [
         LabelMapVideo(
             video_id=name,
@@ -302,17 +340,17 @@ def train_videos(root: Path, holdout: int, binary: bool, layout: Layout = REF_YO
             mask_dir=inside(annotations_root(root, "train", layout), name),
             mask_files=masks[name],
             expressions=tuple(
-                Expression(
-                    exp_id=exp_id,
-                    text=expression["exp"],
-                    objects=(int(expression["obj_id"]),),
-                    label=0 if binary else class_index(path, objects, name, str(expression["obj_id"]), layout),
-                )
-                for exp_id, expression in entry["expressions"].items()
+                training_expression(name, exp_id, expression) for exp_id, expression in entry["expressions"].items()
             ),
+            absent=tuple(entry.get("absent", ())),
         )
         for name, entry in videos.items()
     ]
+
+
+def _lists_absent(entry: Mapping) -> bool:
+    """Whether the list of a video has texts that mean nothing in it."""
+    return bool(entry.get("absent")) or any(map(means_nothing, entry["expressions"].values()))
 
 
 def _found(

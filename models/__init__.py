@@ -10,6 +10,7 @@ import torch
 
 from models import prepare
 from models.backbone import SWINS, build_backbone, load_pretrained
+from models.calibration import Calibration
 from models.criterion import Criterion
 from models.earlier import upgraded
 from models.fast import for_inference, for_training
@@ -29,6 +30,7 @@ from util.run.device import device_of
 from util.run.memory import keep_large_buffers
 from util.run.precision import AMP, amp_dtype, inference_amp, use_float32
 from util.weights import checkpoint
+from util.weights.checkpoint import CALIBRATION
 
 __all__ = [
     "Network",
@@ -225,7 +227,7 @@ def restore_model(saved: dict, source: str | Path, *, to_train: bool = False) ->
     return model
 
 
-def predictor_settings(args: argparse.Namespace, **given: int | str | None) -> PredictorSettings:
+def predictor_settings(args: argparse.Namespace, **given: object) -> PredictorSettings:
     """The settings of a predictor, from the options.
 
     Args:
@@ -264,17 +266,17 @@ def scoring_settings(args: argparse.Namespace, scores_frames: bool, amp: str) ->
     return predictor_settings(args, **computed, max_size=LIMIT_OF_FRAMES if unlimited else None)
 
 
-def asked_settings(trained: Mapping[str, object], asked: InferenceOptions, device: torch.device) -> PredictorSettings:
+def asked_settings(saved: Mapping[str, object], asked: InferenceOptions, device: torch.device) -> PredictorSettings:
     """The settings of an inference script's predictor, the same on all ranks; all ranks must call it.
 
     Args:
-        trained: the options in the checkpoint, by name.
+        saved: the content of the checkpoint.
         asked: the options given on the command line, which win over those of the training.
 
     Raises:
         ValueError: the windows are impossible.
     """
-    args = argparse.Namespace(**trained)
+    args = argparse.Namespace(**saved["options"])
     window, overlap = window_sizes(asked.window, asked.overlap, asked.clips)
     return predictor_settings(
         args,
@@ -287,6 +289,8 @@ def asked_settings(trained: Mapping[str, object], asked: InferenceOptions, devic
         clips=asked.clips,
         long_text=asked.long_text,
         patience=asked.loader_timeout,
+        calibration=Calibration.of(saved.get(CALIBRATION)),
+        not_there=asked.not_there,
     )
 
 
@@ -366,6 +370,7 @@ def load_predictor(
     clips: str = "followed",
     long_text: str = "shorten",
     text_encoder: str | None = None,
+    not_there: float | None = None,
 ) -> Predictor:
     """A predictor from a checkpoint of ``main.py``, from exported weights or from a published file of ReferFormer.
 
@@ -389,12 +394,15 @@ def load_predictor(
             "refuse" raises ValueError.
         text_encoder: hub name or directory of the RoBERTa of a published file, whose configuration and tokenizer are
             read; None: ``roberta-base``. Other files hold their own.
+        not_there: score below which an expression means nothing in the video, and its masks are empty; 0: they never
+            are. None: 0.5 where the checkpoint is calibrated (tools/calibrate.py), so that scores are probabilities;
+            else 0.
 
     Raises:
         FileNotFoundError, ValueError: the file is missing or damaged, or a setting is impossible.
     """
     asked = dict(eval_size=eval_size, max_size=max_size, amp=amp, float32=float32, long_text=long_text)
-    asked |= dict(window=window, overlap=overlap, clips=clips)
+    asked |= dict(window=window, overlap=overlap, clips=clips, not_there=not_there)
     return load_with_options(path, device, text_encoder=text_encoder, **asked)[0]
 
 
@@ -402,7 +410,7 @@ def load_with_options(
     path: str | Path,
     device: str | torch.device | None = None,
     text_encoder: str | None = None,
-    **asked: int | str | None,
+    **asked: object,
 ) -> tuple[Predictor, argparse.Namespace]:
     """:func:`load_predictor` and the options of the training."""
     device = device_of(device)
@@ -412,9 +420,10 @@ def load_with_options(
     model, args = restore_model(saved, path), argparse.Namespace(**saved["options"])
     trained_in = inference_amp(args.amp)
     # no time limit: reading a long film may take long
-    settings = predictor_settings(args, **{"amp": trained_in, "patience": 0} | _given(asked))
+    usual = {"amp": trained_in, "patience": 0, "calibration": Calibration.of(saved.get(CALIBRATION))}
+    settings = predictor_settings(args, **usual | _given(asked))
     return inference_predictor(model, settings, device), args
 
 
-def _given(values: dict[str, int | str | None]) -> dict[str, int | str]:
+def _given(values: dict[str, object]) -> dict[str, object]:
     return {name: value for name, value in values.items() if value is not None}

@@ -17,6 +17,7 @@ OPTIONS = {
     "text_form": "clean",
     "long_text": "shorten",
     "absent_object": "keep",
+    "absent": 0.0,
     "mask_loss_norm": "instances",
     "freeze_stem": True,
     "stochastic_depth": None,

@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from models.calibration import Calibration
 from models.network import Features, Network
 from models.postprocess import query_scores, resize_logits, stretch_logits, threshold_first
 from models.referformer import ReferFormer
@@ -34,6 +35,7 @@ from util.samples.structures import Prediction
 from util.video.own_video import open_video
 
 ASKED_TOGETHER = 8  # expressions that are answered together
+PROBABLE = 0.5  # of a calibrated score
 # ReferFormer sees single frames with a padding to a multiple of this: collate_fn in util/misc.py of
 # github.com/wjn922/ReferFormer, which its evaluation of A2D, JHMDB and RefCOCO uses. Its scripts for videos do not pad.
 PADDED_TO = 32
@@ -83,7 +85,7 @@ class PredictorSettings:
         eval_size, max_size: short side of the network's input and limit of its long side.
         amp: "off" (float32), "bf16", "fp16" or "auto", which is settled on a device.
         float32: how a GPU computes products of float32, "tf32" or "ieee" (:func:`util.run.precision.use_float32`).
-        window, overlap, clips, long_text, patience: as in :class:`Predictor`.
+        window, overlap, clips, long_text, patience, calibration, not_there: as in :class:`Predictor`.
     """
 
     eval_size: int
@@ -95,6 +97,8 @@ class PredictorSettings:
     clips: str = "followed"
     long_text: str = "shorten"
     patience: float = 0
+    calibration: Calibration | None = None
+    not_there: float | None = None
 
     def described(self, device: torch.device) -> dict[str, object]:
         """The settings that masks depend on, as plain data; windows where they are not the usual ones.
@@ -105,6 +109,7 @@ class PredictorSettings:
         seen = {"eval_size": self.eval_size, "max_size": self.max_size, "amp": self.amp}
         others = {"float32": settled_float32(self.float32, device)}
         others |= {"window": self.window, "overlap": self.overlap, "clips": self.clips}
+        others |= {"not_there": self.not_there or None}
         return seen | {name: value for name, value in others.items() if value not in (None, "followed")}
 
 
@@ -122,6 +127,9 @@ class Predictor:
             "independent": each window is answered by itself, as if it were a video, and windows share no frame.
         long_text: "shorten" or "refuse" a text that is longer than the text encoder takes.
         patience: seconds to wait for the frames of a window; 0: any time, as long films may need.
+        calibration: makes of the score of an expression the probability that it means something in the video.
+        not_there: score below which an expression means nothing, and all its masks are empty; 0: they never are. None:
+            0.5 with a calibration, else 0.
 
     Raises:
         ValueError: such windows or sizes are impossible, or there is no such ``long_text``.
@@ -140,6 +148,8 @@ class Predictor:
         clips: str = "followed",
         long_text: str = "shorten",
         patience: float = 0,
+        calibration: Calibration | None = None,
+        not_there: float | None = None,
     ) -> None:
         for name, value in (("--eval_size", eval_size), ("--max_size", max_size)):
             if value < 1:
@@ -152,6 +162,8 @@ class Predictor:
         self.eval_size, self.max_size, self.amp = eval_size, max_size, amp
         self.device = next(model.parameters()).device
         self.threshold = torch.tensor(threshold).logit().item()
+        self.calibration = calibration
+        self.not_there = (PROBABLE if calibration else 0.0) if not_there is None else not_there
         self._granted = 0  # the most bytes that a window has needed so far
         self.patience = patience
         self._reader = DaemonThreads("frames")
@@ -292,6 +304,7 @@ class Predictor:
         scores = torch.stack([sums[e].amax(-1) for e in range(len(expressions))]) / len(video) if expressions else None
         enlarge = partial(self._enlarged, input_size=encoded.input_size, size=encoded.original_size)
         how = dict(enlarge=enlarge, threshold=self.threshold, device=self.device)
+        how |= dict(calibration=self.calibration, not_there=self.not_there)
         return Segmentation(waiting, scores, encoded.original_size, **how)
 
     def _read_ahead(
@@ -391,7 +404,8 @@ class Predictor:
             expressions: any number.
 
         Returns:
-            bool ``[E, T, H, W]`` on the CPU, in the size of the frames, and the score of each expression.
+            bool ``[E, T, H, W]`` on the CPU, in the size of the frames, and the score of each expression. The masks of
+            an expression whose score is below ``not_there`` are empty.
 
         Raises:
             FileNotFoundError, ValueError: the video is not there or damaged, or an expression is empty.

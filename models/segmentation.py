@@ -10,6 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from models.calibration import Calibration
 from models.windows import Waiting
 
 AT_ONCE = 8  # frames in the size of the video that are read, or cut out, together
@@ -32,9 +33,13 @@ class Segmentation:
         enlarge: brings mask logits ``[1, t, h, w]`` to this size.
         threshold: logit above which a pixel belongs to the object.
         device: where to compute.
+        calibration: of the scores; None: they stay as they are.
+        not_there: score below which an expression means nothing in the video.
 
     Attributes:
-        scores: of each expression, the class probability of the chosen query, averaged over the frames.
+        scores: of each expression, the class probability of the chosen query, averaged over the frames. With a
+            calibration: the probability that it means something in the video.
+        there: of each expression, whether its score reaches ``not_there``. Where it does not, its masks are empty.
         size: height and width of the frames.
     """
 
@@ -47,16 +52,22 @@ class Segmentation:
         enlarge: Callable[[Tensor], Tensor],
         threshold: float,
         device: torch.device,
+        calibration: Calibration | None = None,
+        not_there: float = 0.0,
     ) -> None:
         self.size = size
         self._waiting, self._enlarge, self._threshold, self._device = waiting, enlarge, threshold, device
         best = [] if scores is None else [row.max(0) for row in finite(scores.cpu())]
-        self.scores = [score.item() for score, _ in best]
+        scores = (score.item() for score, _ in best)
+        self.scores = [calibration(score) if calibration else score for score in scores]
+        self.there = [score >= not_there for score in self.scores]
         self._queries = [int(query) for _, query in best]
 
     @torch.inference_mode()
     def logits(self, expression: int, start: int, stop: int) -> Tensor:
         """Mask logits ``[stop - start, H, W]`` of the frames from ``start`` on, on the predictor's device."""
+        if not self.there[expression]:
+            return torch.full((stop - start, *self.size), -torch.inf, device=self._device)
         small = self._waiting.get(expression, self._queries[expression], start, stop, self._device)
         return self._enlarge(small[None])[0]
 

@@ -76,7 +76,7 @@ def restore(
             f"--resume {asked.resume} is another model: {contradiction}. Leave these flags out; the checkpoint knows"
         )
     split = datasets.asked_set(trained, asked, dataset_file)
-    return model, split, models.asked_settings(trained, asked, device)
+    return model, split, models.asked_settings(saved, asked, device)
 
 
 def claim(

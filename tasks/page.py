@@ -21,9 +21,10 @@ from PIL import Image
 from torch import Tensor
 
 from models import Predictor
+from models.segmentation import Segmentation
 from tasks.limits import LABELS, Limits, part_of
 from util.video.own_video import OwnVideo, open_video
-from util.video.video_result import RECORD, write_result
+from util.video.video_result import RECORD, where_found, write_result
 from util.video.visualize import distinct_colours, overlay
 
 KEPT_JOBS = 8
@@ -42,13 +43,17 @@ class Job:
     """One answer: the video, the objects that were found in it, and the files to download.
 
     Attributes:
-        expressions, scores, seen: the texts; the score of each; the number of frames in which it has a pixel.
+        expressions, scores, there, seen: the texts; of each the score, whether it means something in the video, and the
+            number of frames in which it has a pixel.
         film, archive: files for download, the overlay and a zip of masks.
     """
 
-    def __init__(self, folder: Path, video: OwnVideo, scores: list[float], seen: list[int], held: ExitStack) -> None:
+    def __init__(
+        self, folder: Path, video: OwnVideo, segmentation: Segmentation, seen: list[int], held: ExitStack
+    ) -> None:
         found = json.loads((folder / RECORD).read_text(encoding="utf-8"))["expressions"]
-        self.expressions, self.scores, self.seen = [entry["text"] for entry in found], scores, seen
+        self.expressions, self.seen = [entry["text"] for entry in found], seen
+        self.scores, self.there = segmentation.scores, segmentation.there
         self.film, self.archive = folder / FILM, folder / ARCHIVE
         self._masks = [folder / entry["masks"] for entry in found]
         self._video, self._held, self._closed = video, held, False
@@ -94,8 +99,9 @@ class Job:
         """A table as HTML: colour, expression, score, and in how many frames something was found."""
         rows = []
         colours = distinct_colours(len(self.expressions))
-        for colour, expression, score, seen in zip(colours, self.expressions, self.scores, self.seen, strict=True):
-            found = f"in {seen} of {len(self)} frames" if seen else "in no frame"
+        answers = zip(colours, self.expressions, self.scores, self.there, self.seen, strict=True)
+        for colour, expression, score, there, seen in answers:
+            found = where_found(there, seen, len(self))
             rows.append(
                 f'<tr><td><span style="background: rgb{colour}"></span></td><td>{html.escape(expression)}</td>'
                 f"<td>{score:.2f}</td><td>{found}</td></tr>"
@@ -290,7 +296,7 @@ class Desk:
             segmentation = self.predictor.segment(video, expressions, seen=looked)
             seen = write_result(folder, Painted(video, report), expressions, segmentation, "png")
             _pack(folder)
-            return Job(folder, video, segmentation.scores, seen, stack.pop_all())
+            return Job(folder, video, segmentation, seen, stack.pop_all())
 
 
 def _in_words_of_the_page(message: str, folder: Path, name: str) -> str:

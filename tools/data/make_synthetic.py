@@ -31,7 +31,7 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from tools.data.synthetic_scene import Scene, cover, draw_scene, frame_scale  # noqa: E402
-from tools.data.synthetic_text import KINDS, Expression, draw_expressions  # noqa: E402
+from tools.data.synthetic_text import ABSENT, KINDS, Expression, draw_expressions, means_nothing  # noqa: E402
 from util.files.folders import finish_folder, new_folder  # noqa: E402
 from util.files.reading import read_json  # noqa: E402
 from util.masks.results import LABEL_PALETTE  # noqa: E402
@@ -57,6 +57,18 @@ def make_scene(
         expressions = draw_expressions(scene, rng) if scene is not None else None
         if expressions is not None:
             return scene, expressions, rng
+
+
+def absent_texts(scene: Scene, count: int, seed: int, split: str, number: int) -> list[str]:
+    """Expressions of other scenes that mean nothing in the scene of this video."""
+    rng = np.random.default_rng([seed, SPLITS.index(split), number, 1])  # so that no other file changes
+    frames, *size = scene.labels.shape
+    found: dict[str, None] = {}
+    while len(found) < count:
+        other = draw_scene(rng, frames, tuple(size))
+        asked = draw_expressions(other, rng) if other is not None else None
+        found |= dict.fromkeys(e.text for e in asked or () if means_nothing(scene, e.query))
+    return list(found)[:count]
 
 
 def _noise(rng: np.random.Generator, cells: int, height: int, width: int) -> np.ndarray:
@@ -122,7 +134,7 @@ def paint(scene: Scene, rng: np.random.Generator) -> list[np.ndarray]:
 
 
 def _write_video(
-    job: tuple[str, int], *, root: Path, seed: int, frames: int, size: tuple[int, int]
+    job: tuple[str, int], *, root: Path, seed: int, frames: int, size: tuple[int, int], absent: int
 ) -> tuple[str, str, dict, dict]:
     """Writes the frames and masks of a video; returns split, name, and its entries in meta.json and in the list."""
     split, number = job
@@ -149,7 +161,15 @@ def _write_video(
         str(i): {"exp": expression.text, "obj_id": str(expression.target + 1), "kind": expression.kind}
         for i, expression in enumerate(expressions)
     }
-    return split, name, {"objects": objects}, {"expressions": asked, "frames": names}
+    entry = {"expressions": asked, "frames": names}
+    texts = absent_texts(scene, absent, seed, split, number)
+    if split == "train":  # --absent draws from these
+        entry |= {"absent": texts} if texts else {}
+    else:  # these are asked and scored
+        asked |= {
+            str(i): {"exp": text, "obj_id": None, "kind": ABSENT} for i, text in enumerate(texts, start=len(asked))
+        }
+    return split, name, {"objects": objects}, entry
 
 
 def _check(arguments: dict, workers: int) -> None:
@@ -165,6 +185,10 @@ def _check(arguments: dict, workers: int) -> None:
         raise ValueError(f"--size {height} {width}: objects become too small to tell apart; give at least 48 80")
     if arguments["format"] != YTVOS and arguments["frames"] == 1:
         raise ValueError(f"--format {arguments['format']}: needs videos; leave out --frames 1")
+    if arguments["absent"] < 0:
+        raise ValueError(f"--absent {arguments['absent']}: must not be negative")
+    if arguments["absent"] and arguments["format"] != YTVOS:
+        raise ValueError(f"--absent {arguments['absent']}: has no place in --format {arguments['format']}")
     if arguments["seed"] < 0:
         raise ValueError(f"--seed {arguments['seed']}: must not be negative")
     if workers < 1:
@@ -188,6 +212,7 @@ def _already_there(output: Path, arguments: dict, overwrite: bool) -> bool:
         ) from None
     if overwrite:
         return False
+    made_with = {"absent": 0} | made_with  # sets of before there was this argument
     if made_with == arguments:
         return True
     other = [f"{key} {made_with.get(key)}" for key in arguments if made_with.get(key) != arguments[key]]
@@ -205,6 +230,7 @@ def _write_set(root: Path, arguments: dict, workers: int) -> dict[str, dict]:
         seed=arguments["seed"],
         frames=arguments["frames"],
         size=tuple(arguments["size"]),
+        absent=arguments["absent"],
     )
     meta: dict[str, dict] = {split: {} for split in SPLITS}
     asked: dict[str, dict] = {split: {} for split in SPLITS}
@@ -222,7 +248,9 @@ def _write_set(root: Path, arguments: dict, workers: int) -> dict[str, dict]:
         (root / "meta_expressions" / split / "meta_expressions.json").write_text(json.dumps({"videos": asked[split]}))
         (root / split / "meta.json").write_text(json.dumps({"videos": meta[split]}))
         kinds = Counter(entry["kind"] for video in asked[split].values() for entry in video["expressions"].values())
-        counts[split] = {"videos": len(asked[split]), **{kind: kinds[kind] for kind in KINDS}}
+        kinds[ABSENT] += sum(len(video.get("absent", ())) for video in asked[split].values())
+        counted = (*KINDS, ABSENT) if arguments["absent"] else KINDS
+        counts[split] = {"videos": len(asked[split]), **{kind: kinds[kind] for kind in counted}}
     return counts
 
 
@@ -235,6 +263,7 @@ def generate(
     size: tuple[int, int] = (96, 160),
     seed: int = 0,
     format: str = YTVOS,
+    absent: int = 0,
     workers: int | None = None,
     overwrite: bool = False,
 ) -> bool:
@@ -244,6 +273,8 @@ def generate(
         frames: frames of each video, named 00000, 00005, ...; 1 makes still images without expressions of motion.
         size: height and width in pixels.
         format: the data set whose layout is written.
+        absent: for each video, expressions of other scenes that mean nothing in it: in ``valid`` with ``obj_id`` null,
+            in ``train`` as a list ``absent``, from which ``main.py --absent`` draws.
         workers: processes; all cores when None. The files do not depend on it.
         overwrite: replace a data set made by this tool with other arguments.
 
@@ -264,6 +295,7 @@ def generate(
         size=list(size),
         seed=seed,
         format=format,
+        absent=absent,
     )
     _check(arguments, workers)
     if _already_there(output, arguments, overwrite):
@@ -293,6 +325,9 @@ def main() -> int:
     parser.add_argument("--size", type=int, nargs=2, default=[96, 160], metavar=("HEIGHT", "WIDTH"))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--format", choices=FORMATS, default=YTVOS, help="data set whose layout is written")
+    parser.add_argument(
+        "--absent", type=int, default=0, metavar="N", help="expressions of each video that mean nothing in it"
+    )
     parser.add_argument("--workers", type=int, help="processes; default: one per core")
     parser.add_argument("--overwrite", action="store_true", help="replace a set made with other arguments")
     arguments = vars(parser.parse_args())

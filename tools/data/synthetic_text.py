@@ -17,9 +17,10 @@ from itertools import product
 
 import numpy as np
 
-from tools.data.synthetic_scene import VISIBLE_SHARE, Scene, Thing
+from tools.data.synthetic_scene import MOTIONS, VISIBLE_SHARE, Scene, Thing
 
 KINDS = ("appearance", "motion", "relation")
+ABSENT = "absent"  # the kind of an expression of another scene that means nothing in this one
 # Axis of the position that is compared, and its sign.
 RELATIONS: dict[str, tuple[int, int]] = {"left": (0, -1), "right": (0, 1), "above": (1, -1), "below": (1, 1)}
 BETWEEN: dict[str, tuple[str, ...]] = {
@@ -115,6 +116,28 @@ def only(scene: Scene, query: Query) -> int | None:
     """Index of the object for which alone ``query`` is true, if it is surely false for all others; else None."""
     answers = truth(scene, query)
     return answers.index(True) if answers.count(True) == 1 and answers.count(False) == len(answers) - 1 else None
+
+
+def means_nothing(scene: Scene, query: Query) -> bool:
+    """Whether the scene surely has nothing that ``query`` describes.
+
+    A motion must differ in every part of the video, since a clip may show half of it: who goes up and then down also
+    moves up.
+    """
+    fits = [i for i, thing in enumerate(scene.things) if query.words.fit(thing)]
+    if query.motion is not None:
+        return all(_ways(query.motion).isdisjoint(_ways(scene.things[i].motion)) for i in fits)
+    if query.anchor is None:
+        return not fits  # the outermost of those that fit is always there
+    anchors = [i for i, thing in enumerate(scene.things) if query.anchor.fit(thing)]
+    pairs = [(i, anchor) for i, anchor in product(fits, anchors) if i != anchor]
+    return all(scene.ahead(*RELATIONS[query.relation], *pair) is False for pair in pairs)
+
+
+def _ways(motion: str) -> set[tuple[int, int]]:
+    """The directions in which an object moves in some part of the video; (0, 0) where it stands."""
+    (x, y), turns, _ = MOTIONS[motion]
+    return {(x, y), (-x, -y)} if turns else {(x, y)}
 
 
 def _names(scene: Scene) -> list[list[Words]]:

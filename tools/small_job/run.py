@@ -46,6 +46,7 @@ FRAMES = 8  # of a video
 BLANK = "the object"
 CONTROLS = ("shuffled", "blank", "first_frame", "untrained")
 SHEET_ROWS = 9
+ABSENT_SHARE = 0.1
 
 PRETRAINED = ROOT / "pretrained_weights" / "demo.safetensors"
 
@@ -69,6 +70,9 @@ VIDEOS = "--lr 5e-4 --lr_backbone 1e-4 --mask_loss_size full"
 class Recipe:
     """Numbers of generated images and videos, epochs on them, and options of the alignment and of the clips.
 
+    ``absent`` is the number of texts for each of them that mean nothing in it. A tenth of the expressions is replaced
+    by such texts, and ``holdout`` videos are kept out of the training, to calibrate the scores.
+
     With clips of 4 of the 8 frames, training sees twice as many videos in the same time. But such a clip may show only
     the first half of "going up and then down", which then looks like "moving up". Inference sees whole videos.
     """
@@ -79,10 +83,21 @@ class Recipe:
     video_epochs: int
     alignment: str
     clips: str
+    absent: int = 0
+    holdout: int = 0
 
 
 SHORT = Recipe(8000, 2200, 2, 1, "--num_frames 4 --steps 1000", "--num_frames 4 --batch_size 8")
-LONG = Recipe(16000, 9000, 2, 3, "--num_frames 8 --batch_size 4 --steps 6000", "--num_frames 8 --batch_size 4")
+LONG = Recipe(
+    images=16000,
+    videos=9000,
+    image_epochs=2,
+    video_epochs=3,
+    alignment="--num_frames 8 --batch_size 4 --steps 6000",
+    clips="--num_frames 8 --batch_size 4",
+    absent=4,
+    holdout=200,
+)
 
 
 def parse_args() -> argparse.Namespace:
@@ -139,9 +154,10 @@ def main() -> None:
     print(f"the checkpoint is {trained}.")
 
 
-def generate(folder: Path, *, videos: int, frames: int, seed: int) -> None:
-    """A data set of training videos and the held-out ones."""
+def generate(folder: Path, *, videos: int, frames: int, seed: int, absent: int = 0) -> None:
+    """A data set of training videos and the held-out ones, with ``absent`` texts for each that mean nothing in it."""
     counts = ["--train_videos", videos, "--valid_videos", VALID_VIDEOS, "--frames", frames]
+    counts += ["--absent", absent] if absent else []
     command("tools/data/make_synthetic.py", folder, *counts, "--seed", seed)
 
 
@@ -167,8 +183,8 @@ def train(recipe: Recipe, out: Path, data: Path, seed: int, where: Sequence[str]
 def generate_all(recipe: Recipe, starts: Starts, seed: int) -> None:
     """The images, the videos and the held-out videos of a recipe; those that are there stay."""
     # another seed, for other scenes than in the videos
-    generate(starts.images, videos=recipe.images, frames=1, seed=seed + 1)
-    generate(starts.videos, videos=recipe.videos, frames=FRAMES, seed=seed)
+    generate(starts.images, videos=recipe.images, frames=1, seed=seed + 1, absent=recipe.absent)
+    generate(starts.videos, videos=recipe.videos, frames=FRAMES, seed=seed, absent=recipe.absent)
 
 
 def align(recipe: Recipe, starts: Starts, text_encoder: Path, seed: int, *options: str) -> None:
@@ -191,8 +207,10 @@ def stages(recipe: Recipe, starts: Starts, seed: int, *options: str) -> tuple[li
         options: of the model and the losses, for both.
     """
     shared = [*shlex.split(NETWORK), *options, "--seed", seed, "--text_encoder", starts.encoders / "text_encoder"]
+    shared += ["--absent", ABSENT_SHARE] if recipe.absent else []
     images = [*shared, *shlex.split(IMAGES), "--ytvos_path", starts.images, "--epochs", recipe.image_epochs]
     videos = [*shared, *shlex.split(f"{VIDEOS} {recipe.clips}"), "--ytvos_path", starts.videos]
+    videos += ["--holdout", recipe.holdout] if recipe.holdout else []
     return images, [*videos, "--epochs", recipe.video_epochs]
 
 

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from util.options.types import positive_int
+from util.options.types import positive_int, probability
 
 CLIPS = ("followed", "independent")  # how the windows of a long video are answered
 
@@ -20,7 +20,8 @@ class InferenceOptions:
         output_dir: of the masks; overwrite: delete those of another run; visualize: also write videos.
         device: where to compute; strict: the first video that cannot be read is an error.
         holdout: how many training videos make the split ``holdout``; allow_trained: take videos that were trained on.
-        eval_size, max_size, amp, float32, window, overlap, clips, long_text: of the predictor.
+        eval_size, max_size, amp, float32, window, overlap, clips, long_text, not_there: of the predictor. Without an
+            option for it, ``not_there`` is 0: benchmarks without such expressions ask for a mask of each.
         loader_timeout: seconds to wait for a frame; rank_timeout: for a sign of life of another process.
         model: options of the model, by name; the checkpoint must agree.
     """
@@ -46,6 +47,7 @@ class InferenceOptions:
     loader_timeout: int | None
     rank_timeout: int
     model: dict[str, object]
+    not_there: float = 0.0
 
 
 def add_window_options(parser: argparse._ActionsContainer) -> None:
@@ -62,6 +64,18 @@ def add_window_options(parser: argparse._ActionsContainer) -> None:
         choices=CLIPS,
         default="followed",
         help="windows of a long video: objects are followed from one to the next, or each is answered by itself",
+    )
+
+
+def add_not_there(parser: argparse._ActionsContainer, default: float | None) -> None:
+    """Adds the threshold below which an expression means nothing in a video."""
+    usual = "0, every expression gets masks" if default == 0 else "0.5 with calibrated weights, else 0"
+    parser.add_argument(
+        "--not_there",
+        type=probability,
+        default=default,
+        metavar="SCORE",
+        help=f"expressions with a lower score mean nothing in the video, and get empty masks; default: {usual}",
     )
 
 

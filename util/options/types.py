@@ -71,6 +71,14 @@ def below_one(text: str) -> float:
     return value
 
 
+def probability(text: str) -> float:
+    """A number from 0 to 1."""
+    value = non_negative_float(text)
+    if value > 1:
+        raise argparse.ArgumentTypeError(f"{text} is above 1")
+    return value
+
+
 def mixing_weight(text: str) -> tuple[str, float]:
     """``NAME=WEIGHT``, a number of at least 0."""
     name, found, weight = text.rpartition("=")

@@ -35,6 +35,7 @@ RECORD = "segmentation.json"
 PIECES = ("overlay.mp4", "overlay.png", "masks", "sheet.png", RECORD)
 MASK_FORMS = ("png", "rle", "none")
 SHEET_FRAMES = 5
+NOT_THERE = "not there"
 # bytes of frames and masks that are read at a time
 _BYTES = 1 << 27
 
@@ -60,9 +61,22 @@ class Segmentation(Protocol):
     """The answers to E expressions."""
 
     scores: Sequence[float]
+    there: Sequence[bool]
 
     def masks(self, start: int, stop: int) -> Tensor:
         """bool ``[E, stop - start, H, W]``, on the CPU, in the size of the frames."""
+
+
+def where_found(there: bool, seen: int, frames: int) -> str:
+    """The answer to an expression in words.
+
+    Args:
+        there: whether it means something in the video at all.
+        seen: number of frames in which its mask has a pixel; frames: number of all.
+    """
+    if not there:
+        return NOT_THERE
+    return f"in {seen} of {frames} frames" if seen else "in no frame"
 
 
 def write_result(
@@ -79,7 +93,8 @@ def write_result(
         For each expression, the number of frames in which its mask has a pixel.
     """
     colours = distinct_colours(len(expressions))
-    captions = [f"{text} · {score:.2f}" for text, score in zip(expressions, segmentation.scores, strict=True)]
+    answers = zip(expressions, segmentation.scores, segmentation.there, strict=True)
+    captions = [f"{text} · {score:.2f}{'' if there else f' · {NOT_THERE}'}" for text, score, there in answers]
     seen = np.zeros(len(expressions), int)
     height, width = video.size
     at_once = min(16, max(1, _BYTES // (height * width * (3 + len(expressions)))))
@@ -88,7 +103,7 @@ def write_result(
         outputs = [
             stack.enter_context(paint(folder, video, captions, colours)),
             stack.enter_context(_sheet(folder / "sheet.png", video, captions, colours)),
-            stack.enter_context(_record(folder, video, expressions, segmentation.scores, form)),
+            stack.enter_context(_record(folder, video, expressions, segmentation, form)),
         ]
         for start in range(0, len(video), at_once):
             stop = min(start + at_once, len(video))
@@ -161,11 +176,12 @@ def _sheet(path: Path, video: Video, captions: list[str], colours: list) -> Iter
 
 @contextmanager
 def _record(
-    folder: Path, video: Video, expressions: Sequence[str], scores: Sequence[float], form: str
+    folder: Path, video: Video, expressions: Sequence[str], segmentation: Segmentation, form: str
 ) -> Iterator[Add]:
     """The record: the expressions with their scores, and the masks."""
     folders = [f"masks/{i}_{_file_name(text)}" for i, text in enumerate(expressions, 1)]
-    found = [{"text": text, "score": round(s, 4)} for text, s in zip(expressions, scores, strict=True)]
+    answers = zip(expressions, segmentation.scores, segmentation.there, strict=True)
+    found = [{"text": text, "score": round(score, 4), "there": there} for text, score, there in answers]
     if form == "png":
         found = [{**entry, "masks": name} for entry, name in zip(found, folders, strict=True)]
     head = {"video": str(video.path), "size": list(video.size), "expressions": found}

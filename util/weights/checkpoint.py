@@ -23,6 +23,7 @@ from util.weights.names import unwrapped
 FORMAT = 1
 EXPORTED = ".safetensors"
 DESCRIPTION = ("options", "num_classes", "text_encoder")  # the entries from which the model is built
+CALIBRATION = "calibration"  # the entry, if there is one, that makes probabilities of scores
 MOST_CLASSES = 10_000
 _DTYPES = {torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.bool}
 _HEADER = "proxyformer"
@@ -110,6 +111,11 @@ def _fault(content: dict) -> str | None:
         return "it holds no text encoder"
     if not _is_json(text["config"]):
         return "the configuration of its text encoder is no plain data"
+    curve = content.get(CALIBRATION)
+    if curve is not None and not (isinstance(curve, dict) and curve.keys() == {"slope", "offset"}):
+        return "its calibration is no curve"
+    if curve is not None and not all(type(value) is float and math.isfinite(value) for value in curve.values()):
+        return "its calibration has no finite numbers"
     for part in ("model", "average"):
         weights = content.get(part)
         if part == "average" and weights is None:
@@ -176,7 +182,7 @@ def export(path: str | Path, content: dict[str, Any], dtype: torch.dtype) -> Non
     for name, value in state.items():
         if not value.isfinite().all():
             raise ValueError(f"{name} has values that {dtype} cannot hold; choose another type")
-    described = {key: content[key] for key in ("format", *DESCRIPTION)}
+    described = {key: content[key] for key in ("format", *DESCRIPTION, CALIBRATION) if key in content}
     with atomic_path(path) as temporary:
         temporary.write_bytes(to_bytes(state, metadata={_HEADER: json.dumps(described)}))
 
