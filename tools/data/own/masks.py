@@ -98,6 +98,17 @@ class Composed(VideoMasks):
 
 
 @dataclass(frozen=True)
+class NoObjects(Composed):
+    """Of a video none of whose expressions mean anything in it: every frame is blank."""
+
+    where: str
+    stems: tuple[str, ...]
+
+    def shown(self, stem: str, size: Size, found: Findings) -> dict[str, np.ndarray]:
+        return {}
+
+
+@dataclass(frozen=True)
 class ObjectFiles(Composed):
     """A file for each object, by frame."""
 

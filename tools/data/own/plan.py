@@ -12,7 +12,7 @@ from typing import TypeVar
 from tqdm import tqdm
 
 from tools.data.own.coco import read_coded
-from tools.data.own.masks import CodedMasks, Findings, VideoMasks, frame_of, read_folder
+from tools.data.own.masks import CodedMasks, Findings, NoObjects, VideoMasks, frame_of, read_folder
 from tools.data.own.table import Row, read_table
 from tools.data.own.videos import SEE, Folder, Video, read_video, video_name
 from util.files.reading import whole_number
@@ -22,6 +22,7 @@ MOST_OBJECTS = 255
 NO_MASK = "frames have no mask and are not supervised"
 LEFT_OUT = "masks belong to frames that --every leaves out"
 UNNAMED = "objects of the masks are named by no expression"
+ABSENT = "expressions name no object: they mean nothing in their video"
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -115,7 +116,9 @@ def make_plan(
         found = Findings()
         try:
             video = read_video(path, every)
-            return _scan(video, store.of(video, found.faults), tuple(of_videos[path]), found), found
+            asked = any(row.object is not None for row in of_videos[path])
+            masks_of_video = store.of(video, found.faults) if asked else NoObjects(str(path), video.names)
+            return _scan(video, masks_of_video, tuple(of_videos[path]), found), found
         except (ValueError, OSError) as error:
             found.faults.append(f"{error} ({of_videos[path][0].where})")
             return None, found
@@ -176,12 +179,13 @@ def _scan(video: Video, masks: VideoMasks, rows: tuple[Row, ...], found: Finding
     numbers = numbered(seen)
     # only where all masks could be read, because one that could not may show the object
     for row in rows if not found.faults else ():
-        if row.object not in numbers:
+        if row.object is not None and row.object not in numbers:
             there = f"there are {summarise(list(numbers))}" if numbers else "they show nothing"
             found.faults.append(
                 f"{row.where}: object {row.object} of video {video.name} is in none of its masks in {masks.where}; "
                 f"{there}"
             )
+    found.notes[ABSENT] += sum(row.object is None for row in rows)
     found.notes[UNNAMED] += len(numbers.keys() - {row.object for row in rows})
     return Part(video, masks, taken, numbers, rows)
 

@@ -15,7 +15,7 @@ COLUMNS = ("video", "object", "expression")
 # of a csv: spreadsheets write semicolons where the comma is the sign for decimals
 _SEPARATORS = ",;\t"
 FORM = f"a table has the columns {', '.join(COLUMNS)}, in a csv with these names in its first row, or in a json as a "
-FORM += "list of objects with these keys"
+FORM += "list of entries with these keys"
 
 
 @dataclass(frozen=True)
@@ -25,13 +25,13 @@ class Row:
     Attributes:
         where: its file and row, for messages. The first row of a csv, with the names of the columns, is row 1.
         video: as the table names it.
-        object: as :func:`object_name` has it.
+        object: as :func:`object_name` has it; None where the expression means nothing in the video.
         text: the expression.
     """
 
     where: str
     video: str
-    object: str
+    object: str | None
     text: str
 
 
@@ -65,8 +65,8 @@ def read_table(path: Path, faults: list[str]) -> list[Row]:
         before = first.setdefault((row.video, in_form(row.text)), row)
         if before is not row:
             faults.append(
-                f"{where}: {shown(row.text)} stands for object {before.object} of {shown(row.video)} already "
-                f"({before.where}); an expression means one object: delete one of the rows, or say which is meant"
+                f"{where}: {shown(row.text)} of video {row.video} stands in {before.where} already; an expression means "
+                "one object or nothing: delete one of the rows, or say in the texts which object is meant"
             )
             continue
         rows.append(row)
@@ -85,10 +85,8 @@ def _row(where: str, entry: object, faults: list[str]) -> Row | None:
         problems.append("names no video")
     if not isinstance(text, str) or is_empty(text):
         problems.append("has no expression")
-    if object_ is None and entry["object"] in (None, "") or isinstance(entry["object"], str) and not object_:
-        problems.append("names no object; expressions that mean nothing in their video are not taken here")
-    elif object_ is None:
-        problems.append(f"has {shown(entry['object'])} as its object, not a number or a name")
+    if object_ is None and not (entry["object"] is None or isinstance(entry["object"], str)):
+        problems.append(f"has {shown(entry['object'])} as its object, not a number, a name or nothing")
     faults += [f"{where}: {problem}" for problem in problems]
     return None if problems else Row(where, video.strip(), object_, text)
 

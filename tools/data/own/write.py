@@ -40,7 +40,10 @@ def divide(names: Sequence[str], share: float, seed: int) -> dict[str, str]:
 def entry_of(part: Part) -> dict:
     """The entry of a video in meta_expressions.json."""
     expressions = {
-        str(i): {"exp": " ".join(row.text.split()), "obj_id": str(part.numbers[row.object])}
+        str(i): {
+            "exp": " ".join(row.text.split()),
+            "obj_id": None if row.object is None else str(part.numbers[row.object]),
+        }
         for i, row in enumerate(part.rows)
     }
     return {"expressions": expressions, "frames": list(part.video.frames)}
@@ -84,7 +87,7 @@ def write_set(
             _write_json(made / "meta_expressions" / split / "meta_expressions.json", {"videos": listed})
             counts[split] = {
                 "videos": len(of_split),
-                "objects": sum(len({row.object for row in part.rows}) for part in of_split),
+                "objects": sum(len({row.object for row in part.rows} - {None}) for part in of_split),
                 "expressions": sum(len(part.rows) for part in of_split),
                 "frames": sum(len(part.video.frames) for part in of_split),
                 "masks": sum(len(part.stems) for part in of_split),
