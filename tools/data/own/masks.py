@@ -102,7 +102,11 @@ class NoObjects(Composed):
     """Of a video none of whose expressions mean anything in it: every frame is blank."""
 
     where: str
-    stems: tuple[str, ...]
+    frames: tuple[str, ...]
+
+    @property
+    def stems(self) -> Iterable[str]:
+        return self.frames
 
     def shown(self, stem: str, size: Size, found: Findings) -> dict[str, np.ndarray]:
         return {}

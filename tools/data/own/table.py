@@ -65,8 +65,8 @@ def read_table(path: Path, faults: list[str]) -> list[Row]:
         before = first.setdefault((row.video, in_form(row.text)), row)
         if before is not row:
             faults.append(
-                f"{where}: {shown(row.text)} of video {row.video} stands in {before.where} already; an expression means "
-                "one object or nothing: delete one of the rows, or say in the texts which object is meant"
+                f"{where}: {shown(row.text)} of video {row.video} stands in {before.where} already; an expression "
+                "means one object or nothing: delete one of the rows, or say in the texts which object is meant"
             )
             continue
         rows.append(row)
