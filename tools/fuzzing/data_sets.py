@@ -247,8 +247,8 @@ def _own(root: Path) -> list[Target]:
     return [
         _of(own, "own-csv", "expressions.csv", table(own / "expressions.csv"), mutations.raw),
         _of(own, "own-json", "expressions.json", table(own / "expressions.json")),
-        _of(own, "own-coco", "coco.json", coded(own / "coco.json"), inputs=200),
-        _of(own, "own-youtube-vis", "youtube_vis.json", coded(own / "youtube_vis.json"), inputs=200),
+        _of(own, "own-coco", "coco.json", coded(own / "coco.json"), inputs=60),
+        _of(own, "own-youtube-vis", "youtube_vis.json", coded(own / "youtube_vis.json"), inputs=60),
     ]
 
 
