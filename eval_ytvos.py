@@ -12,8 +12,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from davis2017.averages import table
 from davis2017.command import finish, parse_scoring_args, scoring_parser
-from davis2017.ytvos_protocol import score_results, table
+from davis2017.ytvos_protocol import score_results
 from util.run.cli import run
 from util.run.gaps import Gaps
 

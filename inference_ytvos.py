@@ -15,7 +15,7 @@ from datasets.ytvos import SPLITS
 from opts import inference_parser, parse_inference_args
 from tasks.inference import run_inference, segment_split
 from util.masks.results import RESULTS_ROOT
-from util.options.inference import InferenceOptions, add_not_there
+from util.options.inference import InferenceOptions
 from util.run import cli
 from util.run.gaps import Gaps
 
@@ -24,7 +24,6 @@ def parse_args(argv: list[str] | None = None) -> InferenceOptions:
     parser = inference_parser("inference_ytvos.py", __doc__.splitlines()[0], output="output/ytvos")
     parser.add_argument("--split", choices=SPLITS, default="valid")
     parser.add_argument("--ytvos_path", help="default: where it was in training")
-    add_not_there(parser, 0.0)
     return parse_inference_args(parser, argv)
 
 

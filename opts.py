@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Iterable, Iterator, Mapping
 
 from util.options.given import named_options
-from util.options.inference import InferenceOptions, add_window_options, inference_options
+from util.options.inference import InferenceOptions, add_not_there, add_window_options, inference_options
 from util.options.losses import add_loss_options
 from util.options.precision import add_precision_options
 from util.options.presets import PRESETS, recipe
@@ -209,8 +209,8 @@ def add_train_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--eval_split",
         metavar="SPLIT",
-        help="holdout (the default with --holdout), or ytvos, davis, joint: valid; mevis: valid_u; a2d, jhmdb: test; "
-        "refcoco and refcoco+: val, testA, testB; refcocog: val, test",
+        help="holdout (the default with --holdout), or ytvos, davis, joint: valid; mevis, mevis_v2: valid_u; a2d, "
+        "jhmdb: test; refcoco and refcoco+: val, testA, testB; refcocog: val, test",
     )
     group.add_argument("--allow_trained", action="store_true", help="also score videos of the training")
     group.add_argument("--strict", action="store_true", help="with --eval: a damaged or missing file is an error")
@@ -235,7 +235,7 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--davis_path", default="data/ref-davis")
     group.add_argument("--a2d_path", default="data/a2d_sentences")
     group.add_argument("--jhmdb_path", default="data/jhmdb_sentences", help="for evaluation only")
-    group.add_argument("--mevis_path", default="data/mevis")
+    group.add_argument("--mevis_path", default="data/mevis", help="of mevis and mevis_v2, its version 2")
     group.add_argument("--coco_path", default="data/coco", help="holds train2014/ and the converted RefCOCO sets")
     group.add_argument(
         "--mix",
@@ -341,6 +341,7 @@ def inference_parser(program: str, description: str, output: str) -> argparse.Ar
     parser.add_argument(
         "--loader_timeout", **KINDS["loader_timeout"].argument(), help="seconds to wait for a frame; 0: no limit"
     )
+    add_not_there(parser, 0.0)
     parser.add_argument("--visualize", action="store_true", help="also write videos with the masks painted over")
     parser.add_argument("--allow_trained", action="store_true", help="also take videos of the training")
     parser.add_argument("--overwrite", action="store_true", help="delete masks that another run left in --output_dir")

@@ -18,6 +18,7 @@ from datasets.collate import collate
 from datasets.loader import TrainLoader, set_up_worker
 from datasets.samplers import ShapeBatchSampler
 from datasets.transforms import TrainTransform
+from datasets.ytvos import Layout
 from util.masks.coco import Truth, read_ground_truth
 from util.options.inference import InferenceOptions
 from util.run.gaps import Gaps
@@ -141,6 +142,16 @@ def _refcoco(name: str) -> DataSet:
     )
 
 
+def _mevis(layout: Layout) -> DataSet:
+    return DataSet(
+        classes=1,
+        path="mevis_path",
+        eval_splits=("valid_u", "holdout"),
+        train=lambda args: mevis.train_videos(Path(args.mevis_path), args.holdout, layout),
+        videos=lambda of, gaps: mevis.eval_videos(of.root, of.split, of.holdout, gaps, layout),
+    )
+
+
 DATA_SETS = {
     "ytvos": DataSet(
         classes=len(ytvos.CATEGORIES),
@@ -171,13 +182,8 @@ DATA_SETS = {
         train=lambda args: davis.train_videos(Path(args.davis_path), args.holdout, args.binary, absent=args.absent > 0),
         videos=lambda of, gaps: davis.eval_videos(of.root, of.split, of.holdout, gaps),
     ),
-    "mevis": DataSet(
-        classes=1,
-        path="mevis_path",
-        eval_splits=("valid_u", "holdout"),
-        train=lambda args: mevis.train_videos(Path(args.mevis_path), args.holdout),
-        videos=lambda of, gaps: mevis.eval_videos(of.root, of.split, of.holdout, gaps),
-    ),
+    "mevis": _mevis(mevis.MEVIS),
+    "mevis_v2": _mevis(mevis.MEVIS_V2),
     **{name: _refcoco(name) for name in refcoco.SETS},
     "all": DataSet(classes=refcoco.CLASSES, path="coco_path", eval_splits=(), parts=refcoco.SETS),
     "joint": DataSet(
@@ -295,10 +301,11 @@ def eval_split(args: argparse.Namespace, trained: str) -> str:
 def may_be_trained_on(dataset_file: str, trained: str) -> bool:
     """Whether training with ``--dataset_file trained`` may have seen the training videos of ``dataset_file``.
 
-    The three sets of RefCOCO have images in common.
+    The three sets of RefCOCO have images in common, the two versions of MeViS all videos.
     """
     seen = set(DATA_SETS[trained].parts or [trained])
-    return dataset_file in seen or (dataset_file in refcoco.SETS and bool(seen & set(refcoco.SETS)))
+    alike = (set(refcoco.SETS), set(mevis.LAYOUTS))
+    return dataset_file in seen or any(dataset_file in sets and seen & sets for sets in alike)
 
 
 def refuse_trained(split: str, holdout: int, trained_holdout: int) -> None:
@@ -383,8 +390,15 @@ def build_train_loader(
         crop_sizes=args.crop_sizes,
         crop_max_size=args.max_size,
     )
+    videos = list(chain.from_iterable(sets.values()))
+    absent_texts = AbsentTexts(videos if args.absent else ())
+    if args.absent and not any(map(absent_texts.knows, videos)):
+        raise ValueError(
+            f"--absent {args.absent:g}: no training video of {', '.join(sets)} has expressions that surely mean "
+            "nothing in it; leave the option out (docs/data.md says which data sets have some)"
+        )
     dataset = ClipDataset(
-        list(chain.from_iterable(sets.values())),
+        videos,
         num_frames=args.num_frames,
         expressions_per_clip=args.expressions_per_clip,
         transform=transform,
@@ -392,13 +406,9 @@ def build_train_loader(
         bad_sample=args.bad_sample,
         absent_object=args.absent_object,
         absent=args.absent,
+        draw_absent=absent_texts.draw,
         text_form=args.text_form,
     )
-    if args.absent and not any(map(dataset.absent_texts.knows, dataset.videos)):
-        raise ValueError(
-            f"--absent {args.absent:g}: no training video of {', '.join(sets)} has expressions that surely mean "
-            "nothing in it; leave the option out (docs/data.md says which data sets have some)"
-        )
     owners = np.repeat(list(sets), [len(videos) for videos in sets.values()])[dataset.entries[:, 0]]
     shares = np.array([weights[name] for name in owners])
     sizes, size = dataset.sizes(), args.batch_size

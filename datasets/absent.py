@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from datasets.base import TrainVideo
+from datasets.base import TrainVideo
 
 # People and their hands are in many videos where nobody has marked them; "others" names no thing.
 UNSURE = frozenset({"person", "hand", "others"})

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import operator
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -17,7 +18,6 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from datasets.absent import AbsentTexts
 from datasets.samplers import ClipRequest
 from datasets.sampling import draw_group, draw_window, group_count, moved_onto, stream, window_starts
 from datasets.transforms import TrainTransform
@@ -39,8 +39,8 @@ class Expression:
     Attributes:
         exp_id: key of the expression in its video.
         text: the expression.
-        objects: numbers, in the masks of the video, of the objects that it means; in MeViS these may be several. None
-            where it means nothing in the video.
+        objects: numbers, in the masks of the video, of the objects that it means. In MeViS these may be several. None
+            where it means nothing in the video: the expression is then trained as absent.
         label: class index.
         category: name of the object's category, where it is known.
     """
@@ -253,9 +253,9 @@ class ClipDataset(Dataset):
         bad_sample: "fail", or "skip" to replace a clip with damaged files by another clip.
         absent_object: what to do with an expression whose object no frame of the clip shows. "keep" trains the object
             as absent. "replace" leaves the expression out, and takes another clip of the whole set if no expression is
-            left (``__getitem__`` of ReferFormer's datasets/ytvos.py).
-        absent: share of the expressions that are replaced by a text that means nothing in the video, where such texts
-            are known; the others stay.
+            left (``__getitem__`` of ReferFormer's datasets/ytvos.py). Expressions that mean no object stay.
+        absent: share of the expressions that are replaced by a text that means nothing in the video.
+        draw_absent: gives such a text; None where none is known, and the expression stays.
         text_form: of the expressions, see :func:`util.samples.text.in_form`.
     """
 
@@ -270,6 +270,7 @@ class ClipDataset(Dataset):
         bad_sample: str = "fail",
         absent_object: str = "keep",
         absent: float = 0.0,
+        draw_absent: Callable[[TrainVideo, np.random.Generator], str | None] = lambda video, rng: None,
         text_form: str = "clean",
     ) -> None:
         self.videos = list(videos)
@@ -279,8 +280,7 @@ class ClipDataset(Dataset):
         self.seed = seed
         self.bad_sample = bad_sample
         self.absent_object = absent_object
-        self.absent = absent
-        self.absent_texts = AbsentTexts(self.videos if absent else ())
+        self.absent, self.draw_absent = absent, draw_absent
         self.text_form = text_form
         # Worker processes share the memory of an array, and would copy tuples.
         self.entries = np.array(
@@ -385,12 +385,11 @@ class ClipDataset(Dataset):
             make_target(masks[:, e, None], expression, video.video_id, annotated)
             for e, expression in enumerate(expressions)
         ]
-        shown = [bool(target.present.any()) for target in targets]
-        for expression, seen in zip(expressions, shown, strict=True):
-            if not seen:
-                self._require_object(number, expression)
+        # an expression that means no object is right about any clip
+        kept = [not e.objects or bool(target.present.any()) for e, target in zip(expressions, targets, strict=True)]
+        for expression in compress(expressions, map(operator.not_, kept)):
+            self._require_object(number, expression)
         if self.absent_object == "replace":
-            kept = [seen or not e.objects for seen, e in zip(shown, expressions, strict=True)]
             if not any(kept):
                 return None
             texts, targets = list(compress(texts, kept)), list(compress(targets, kept))
@@ -409,7 +408,7 @@ class ClipDataset(Dataset):
             return expressions
         rng = stream(self.seed, request.epoch, _ABSENT, request.index)
         replaced = rng.random(len(expressions)) < self.absent
-        texts = [self.absent_texts.draw(video, rng) if yes else None for yes in replaced]
+        texts = [self.draw_absent(video, rng) if yes else None for yes in replaced]
         return [
             e if text is None else Expression(exp_id=e.exp_id, text=text, objects=(), label=0)
             for e, text in zip(expressions, texts, strict=True)

@@ -1,13 +1,16 @@
 """MeViS: an expression may mean several objects; masks are run-length encoded in one large file for each split.
 
 The splits that have masks are ``train`` and ``valid_u``; those of ``valid`` are with the challenge's server.
+
+Version 2 (arXiv 2512.10945) has more expressions of the same videos, and some of them mean no object of their video.
+Its lists have names of their own, so both versions may lie in one folder. Its spoken expressions are not read.
 """
 
 from __future__ import annotations
 
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +19,7 @@ from torch import Tensor
 
 from datasets import ytvos
 from datasets.base import Expression, FolderVideo, VideoSet
+from datasets.ytvos import Layout
 from util.files.names import inside
 from util.files.reading import read_json, whole_number
 from util.masks.rle import Rle, decode, require_size
@@ -25,11 +29,30 @@ from util.video.pictures import check_size
 SPLITS = ("train", "holdout", "valid_u", "valid")
 
 
+_OPTIONS = "--dataset_file {}; of eval_mevis.py and inference_mevis.py: --mevis_version {}"
+_OBJECTS = 'its objects as "anno_id", a list of {}, which mask_dict.json has as keys'
+
+
+def _are_annotations(value: object) -> bool:
+    return isinstance(value, list) and all(type(a) is int and a >= 0 for a in value)
+
+
 def _object_problem(expression: Mapping) -> str | None:
-    annotations = expression.get("anno_id")
-    if isinstance(annotations, list) and annotations and all(type(a) is int and a >= 0 for a in annotations):
+    named = expression.get("anno_id")
+    if named and _are_annotations(named):
         return None
-    return 'its objects as "anno_id", a list of at least one number, which mask_dict.json has as keys'
+    empty = (
+        "" if named not in (None, []) else f" (only in version 2 may there be none: {_OPTIONS.format('mevis_v2', 2)})"
+    )
+    return _OBJECTS.format("at least one number") + empty
+
+
+def _object_problem_v2(expression: Mapping) -> str | None:
+    """As in version 1, but ``anno_id`` and ``obj_id`` may both be empty or missing: the expression means no object."""
+    annotations, objects = expression.get("anno_id"), expression.get("obj_id")
+    if annotations is None or annotations == []:
+        return None if objects is None or objects == [] else 'its objects as "anno_id" too, as "obj_id" is not empty'
+    return None if _are_annotations(annotations) else _OBJECTS.format("numbers, empty where it means no object")
 
 
 MEVIS = ytvos.Layout(
@@ -40,6 +63,28 @@ MEVIS = ytvos.Layout(
     meta="{}/meta_expressions.json",
     object_problem=_object_problem,
 )
+# Names of the lists: those of train and of valid in the Hugging Face set FudanCVL/MeViSv2 (docs/data.md).
+MEVIS_V2 = replace(
+    MEVIS,
+    name="MeViS version 2",
+    meta="{}/meta_expressions_v2.json",
+    also=("{}/meta_expressions_v2_release.json",),
+    object_problem=_object_problem_v2,
+)
+LAYOUTS = {"mevis": MEVIS, "mevis_v2": MEVIS_V2}  # by --dataset_file
+
+
+def _require_version(root: Path, split: str, layout: Layout) -> None:
+    """Raises FileNotFoundError where the split has the list of the other version alone."""
+    path = layout.meta_path(root, layout.folder(split))
+    for version, (name, other) in enumerate(LAYOUTS.items(), 1):
+        beside = other.meta_path(root, other.folder(split))
+        if other is not layout and beside.is_file() and not path.is_file():
+            rename = f"; if it is version 2's, name it {path.name}" if version == 1 else ""
+            raise FileNotFoundError(
+                f"{path}: this file does not exist. {beside.name} beside it is read as version {version} "
+                f"({_OPTIONS.format(name, version)}){rename}; {layout.see}"
+            )
 
 
 def masks_path(root: Path, split: str) -> Path:
@@ -182,14 +227,17 @@ class RleVideo(FolderVideo):
         return f"{self.store.path}, video {self.video_id}"
 
 
-def split_videos(root: Path, split: str, holdout: int = 0, gaps: Gaps | None = None) -> dict[str, dict]:
-    """The meta_expressions entries of a split; see :func:`ytvos.split_videos`."""
-    return ytvos.split_videos(root, split, holdout, MEVIS, gaps)
+def split_videos(
+    root: Path, split: str, holdout: int = 0, gaps: Gaps | None = None, layout: Layout = MEVIS
+) -> dict[str, dict]:
+    """The meta_expressions entries of a split; see :func:`ytvos.split_videos`. ``layout``: that of the version."""
+    _require_version(root, split, layout)
+    return ytvos.split_videos(root, split, holdout, layout, gaps)
 
 
 def annotations_of(expression: Mapping) -> tuple[int, ...]:
-    """The annotations that an expression of meta_expressions means, as keys of the masks."""
-    return tuple(sorted(set(expression["anno_id"])))
+    """The annotations that an expression of meta_expressions means, as keys of the masks; in version 2 maybe none."""
+    return tuple(sorted(set(expression.get("anno_id") or ())))
 
 
 def check_annotations(store: MaskStore, vid: str, exp_id: str, annotations: Iterable[int], frames: int) -> None:
@@ -219,16 +267,16 @@ def read_masks(root: Path, split: str, videos: Mapping[str, dict]) -> MaskStore:
     return store
 
 
-def train_videos(root: Path, holdout: int) -> list[RleVideo]:
+def train_videos(root: Path, holdout: int, layout: Layout = MEVIS) -> list[RleVideo]:
     """Index of the training videos; every label is 0. Raises as :func:`split_videos` and :func:`read_masks`."""
-    videos = split_videos(root, "train", holdout)
+    videos = split_videos(root, "train", holdout, layout=layout)
     store = read_masks(root, "train", videos)
-    frames = ytvos.frame_files(ytvos.frames_root(root, "train", MEVIS), videos)
+    frames = ytvos.frame_files(ytvos.frames_root(root, "train", layout), videos)
     return [
         RleVideo(
             video_id=name,
             frame_ids=tuple(entry["frames"]),
-            frame_dir=inside(ytvos.frames_root(root, "train", MEVIS), name),
+            frame_dir=inside(ytvos.frames_root(root, "train", layout), name),
             frame_files=frames[name],
             expressions=tuple(
                 Expression(exp_id, expression["exp"], annotations_of(expression), label=0)
@@ -240,6 +288,7 @@ def train_videos(root: Path, holdout: int) -> list[RleVideo]:
     ]
 
 
-def eval_videos(root: Path, split: str, holdout: int, gaps: Gaps | None = None) -> VideoSet:
-    """The videos of a split for inference. Raises as :func:`ytvos.eval_videos`."""
-    return ytvos.eval_videos(root, split, holdout, MEVIS, gaps)
+def eval_videos(root: Path, split: str, holdout: int, gaps: Gaps | None = None, layout: Layout = MEVIS) -> VideoSet:
+    """The videos of a split for inference. Raises as :func:`split_videos` and :func:`ytvos.eval_videos`."""
+    _require_version(root, split, layout)
+    return ytvos.eval_videos(root, split, holdout, layout, gaps)

@@ -146,17 +146,18 @@ def scorable_split(
 
 
 def mevis_split(
-    root: Path, split: str, holdout: int, gaps: Gaps | None = None
+    root: Path, split: str, holdout: int, gaps: Gaps | None = None, layout: Layout = mevis.MEVIS
 ) -> tuple[mevis.MaskStore, dict[str, dict]]:
     """The masks of a split and its videos.
 
     Args:
         gaps: takes expressions of whose objects a mask is missing, as in :func:`mevis.split_videos`.
+        layout: that of the version.
 
     Raises as :func:`mevis.split_videos` and :func:`mevis.read_masks`.
     """
     gaps = gaps or Gaps(strict=True)
-    videos = mevis.split_videos(root, split, holdout, gaps)
+    videos = mevis.split_videos(root, split, holdout, gaps, layout)
     if gaps.strict:
         return mevis.read_masks(root, split, videos), videos
     store = mevis.MaskStore(mevis.masks_path(root, split), gaps)

@@ -67,6 +67,7 @@ class Layout:
         categories: the position is the class index.
         with_objects: folders whose meta_expressions file names the object of each expression.
         meta: gives the meta_expressions file of a folder.
+        also: gives other names of this file.
         object_problem: gives the fault of an expression that should name its object.
     """
 
@@ -75,6 +76,7 @@ class Layout:
     categories: tuple[str, ...]
     with_objects: tuple[str, ...]
     meta: str = "meta_expressions/{}/meta_expressions.json"
+    also: tuple[str, ...] = ()
     object_problem: Callable[[Mapping], str | None] = _object_problem
 
     @property
@@ -91,7 +93,9 @@ class Layout:
         return "train" if split == "holdout" else split
 
     def meta_path(self, root: Path, folder: str) -> Path:
-        return root / self.meta.format(folder)
+        """The meta_expressions file of a folder: the first of its names that exists, or the first of all."""
+        paths = [root / name.format(folder) for name in (self.meta, *self.also)]
+        return next((path for path in paths if path.is_file()), paths[0])
 
 
 REF_YOUTUBE_VOS = Layout("Ref-YouTube-VOS", SPLITS, CATEGORIES, with_objects=("train",))

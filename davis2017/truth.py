@@ -34,12 +34,12 @@ class FrameTruth:
     """Ground truth of a frame.
 
     Attributes:
-        size: of the frame.
+        size: of the frame; None in a video of whose objects no mask is known.
         masks: bool ``[H, W]`` of each target that has pixels in it.
         damaged: targets whose masks cannot be used here, and why.
     """
 
-    size: Size
+    size: Size | None
     masks: Masks
     damaged: dict[Target, ValueError] = field(default_factory=dict)
 
@@ -85,7 +85,10 @@ class VideoTruth(ABC):
     Attributes:
         where: the file or folder they come from, for messages.
         objects: numbers of the objects seen so far.
+        may_be_empty: whether a target may have no objects; its right masks are then empty in every frame.
     """
+
+    may_be_empty = False
 
     def __init__(self, where: str) -> None:
         self.where = where
@@ -114,7 +117,9 @@ class VideoTruth(ABC):
 
 
 class Truth(ABC):
-    """The masks of a split."""
+    """The masks of a split. ``may_be_empty``: whether an expression of it may mean no object."""
+
+    may_be_empty = False
 
     @abstractmethod
     def target(self, vid: str, eid: str, expression: Mapping) -> Target:
@@ -129,14 +134,20 @@ class LabelMaps(Truth):
     """Masks in ``<root>/<video>/<frame>.png``, whose pixel values are object ids.
 
     An expression names its object as ``obj_id``. It may be mistaken for any other object of the video.
+
+    Args:
+        root: the folder.
+        may_be_empty: take an expression whose ``obj_id`` is null for one that means no object.
     """
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    def __init__(self, root: Path, may_be_empty: bool = False) -> None:
+        self.root, self.may_be_empty = root, may_be_empty
 
     def target(self, vid: str, eid: str, expression: Mapping) -> Target:
         if "obj_id" not in expression:
             raise ValueError(f"video {vid}, expression {eid} has no obj_id: a split without them cannot be scored")
+        if self.may_be_empty and expression["obj_id"] is None:
+            return ()
         target = whole_number(expression["obj_id"])
         if not 0 < (target or 0) < LABELS:
             raise ValueError(
@@ -145,13 +156,13 @@ class LabelMaps(Truth):
         return (target,)
 
     def video(self, vid: str, targets: Iterable[Target]) -> VideoTruth:
-        return _LabelMapVideo(self.root / vid)
+        return _LabelMapVideo(self.root / vid, self.may_be_empty)
 
 
 class _LabelMapVideo(VideoTruth):
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, may_be_empty: bool) -> None:
         super().__init__(str(folder))
-        self.folder = folder
+        self.folder, self.may_be_empty = folder, may_be_empty
         self._size: Size | None = None
 
     def absent(self, frames: Sequence[str]) -> list[Path]:
@@ -178,13 +189,17 @@ class RleMasks(Truth):
     Args:
         where: the file, for messages.
         masks: of each annotation: one of every frame of its video, None where there is nothing.
+        may_be_empty: take an expression whose list is empty or missing for one that means no object, as in version 2
+            of MeViS.
     """
 
-    def __init__(self, where: Path, masks: Mapping[int, Sequence[Rle | None]]) -> None:
-        self.where, self.masks = str(where), masks
+    def __init__(self, where: Path, masks: Mapping[int, Sequence[Rle | None]], may_be_empty: bool = False) -> None:
+        self.where, self.masks, self.may_be_empty = str(where), masks, may_be_empty
 
     def target(self, vid: str, eid: str, expression: Mapping) -> Target:
         named = expression.get("anno_id")
+        if self.may_be_empty and (named is None or named == []):
+            return ()
         numbers = isinstance(named, list) and all(type(annotation) is int for annotation in named)
         target = tuple(sorted(set(named))) if numbers else ()
         if not target or not all(annotation in self.masks for annotation in target):
@@ -195,6 +210,8 @@ class RleMasks(Truth):
 
     def video(self, vid: str, targets: Iterable[Target]) -> VideoTruth:
         targets = set(targets)
+        if not any(targets):
+            return _RleVideo(self.where, vid, {}, None, self.may_be_empty)
         needed = sorted({annotation for target in targets for annotation in target})
         masks = {annotation: list(self.masks[annotation]) for annotation in needed}
         sizes = Counter(rle.size for frames in masks.values() for rle in frames if rle is not None)
@@ -209,13 +226,15 @@ class RleMasks(Truth):
                 f"{self.where}: the {len(masks)} masks of video {vid} are too large to be held together, of "
                 f"{size[1]}x{size[0]} pixels; {_AGAIN}"
             )
-        return _RleVideo(self.where, vid, masks, size)
+        return _RleVideo(self.where, vid, masks, size, self.may_be_empty)
 
 
 class _RleVideo(VideoTruth):
-    def __init__(self, file: str, vid: str, masks: dict[int, list[Rle | None]], size: Size) -> None:
+    def __init__(
+        self, file: str, vid: str, masks: dict[int, list[Rle | None]], size: Size | None, may_be_empty: bool
+    ) -> None:
         super().__init__(f"{file}, video {vid}")
-        self.file, self.vid, self.masks, self.size = file, vid, masks, size
+        self.file, self.vid, self.masks, self.size, self.may_be_empty = file, vid, masks, size, may_be_empty
 
     def frame(self, t: int, name: str, targets: Collection[Target], others: bool) -> FrameTruth:
         shown: dict[int, np.ndarray] = {}

@@ -6,34 +6,36 @@ the union of some objects), averaged over frames, then over expressions.
 With ``gaps`` a damaged file does not end the scoring. A predicted mask that is missing, damaged or of another size than
 the ground truth scores 0 in its frame. A frame without usable ground truth is left out of the means (in MeViS: for the
 expressions that mean the damaged object), and so is an expression of whose object no ground truth is left.
+
+In version 2 of MeViS an expression may mean no object; averages.py says how it counts.
 """
 
 from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
+from davis2017.averages import accuracies, average
 from davis2017.metrics import PreparedMask
-from davis2017.truth import FrameTruth, LabelMaps, Target, Truth, VideoTruth
+from davis2017.truth import FrameTruth, LabelMaps, Size, Target, Truth, VideoTruth
 from util.masks.results import RESULTS_ROOT, Results, mask_name
 from util.masks.submission import expected_names, missing_masks, root_problem
 from util.run.cli import summarise
-from util.run.gaps import Gaps, Shortfall, beside, in_words
+from util.run.gaps import Gaps, Shortfall, in_words
 from util.run.parallel import run_jobs
 
 # What the scores of an expression repeat of its entry in meta_expressions.
 KEPT = ("exp", "obj_id", "anno_id", "kind")
-OTHER = "J&F_other_object"
 
 _results: Results | None = None
 
 
-def _predicted(results: Results, name: str, shape: tuple[int, int]) -> PreparedMask:
+def _predicted(results: Results, name: str, shape: Size | None) -> PreparedMask:
     try:
         image = results.image(name, shape)
         if len(image.getbands()) > 1:
@@ -66,10 +68,12 @@ def score_video(
         missing: names of masks that the results lack.
 
     Returns:
-        ``{expression id: {"exp", "obj_id", "anno_id"?, "kind"?, "frames", "J", "F", "J&F", "other"?}}``, without those
-        of whose object there is no ground truth. ``frames`` are those that were scored. ``other`` is the ``obj_id`` or
-        ``anno_id``, ``J``, ``F`` and ``J&F`` of the target without any of the expression's objects that the
-        predictions fit best, None in a video without one.
+        ``{expression id: {"exp", "obj_id", "anno_id"?, "kind"?, "frames", "J", "F", "J&F", "target"?, "found"?,
+        "other"?}}``, without those of whose object there is no ground truth. ``frames`` are those that were scored.
+        ``target`` and ``found`` are there where expressions may mean no object: whether this one means any, and
+        whether a predicted mask of it has a pixel. ``other`` is the ``obj_id`` or ``anno_id``, ``J``, ``F`` and ``J&F``
+        of the target without any of the expression's objects that the predictions fit best, None in a video without
+        one and for an expression that means no object.
     """
     vid, frames = video["id"], video["frames"]
     wanted = set(targets.values())
@@ -79,21 +83,26 @@ def score_video(
     blank = {eid: np.zeros(3) for eid in targets}
     unusable: dict[str, list[tuple[str, str]]] = {eid: [] for eid in targets}
     seen: set[Target] = set()
+    found: set[str] = set()
     for t, frame in _frames_with_truth(truth, vid, frames, lost):
         here = _frame_truth(truth, t, frame, wanted, other_objects, vid, lost)
         if here is None:
             continue
         seen |= here.masks.keys()
         shown = {target: PreparedMask(mask) for target, mask in here.masks.items()}
-        absent = PreparedMask(np.zeros(here.size, bool))
+        absent = here.size and PreparedMask(np.zeros(here.size, bool))
         for eid, target in targets.items():
             if target in here.damaged:
                 continue
             predicted = _usable(results, mask_name(vid, eid, frame, root), here.size, missing, unusable[eid], lost)
-            against_blank = np.array((*predicted.jf(absent), 1) if predicted is not None else (0, 0, 1), float)
+            against_blank = np.array((0, 0, 1), float)
+            if predicted is not None:
+                against_blank[:2] = predicted.jf(absent or PreparedMask(np.zeros(predicted.shape, bool)))
+                if predicted.area:
+                    found.add(eid)
             sums = totals[eid]
             for new in (shown.keys() | here.damaged.keys()) - sums.keys():
-                if new == target or (other_objects and not set(new) & set(target)):
+                if new == target or (other_objects and target and not set(new) & set(target)):
                     sums[new] = blank[eid].copy()
             for candidate in sums.keys() - here.damaged.keys():
                 if predicted is not None and candidate in shown:
@@ -105,7 +114,7 @@ def score_video(
     out = {}
     for eid, target in targets.items():
         item = f"video {vid}, expression {eid}"
-        if target not in seen or target not in totals[eid]:
+        if target and (target not in seen or target not in totals[eid]):
             error = _never_shown(item, truth, target)
             if lost is None:
                 raise error
@@ -116,8 +125,11 @@ def score_video(
             _note_unusable(lost, item, unusable[eid])
         means = {c: total[:2] / total[2] for c, total in totals[eid].items() if c in seen and total[2]}
         expression = video["expressions"][eid]
+        total = totals[eid][target] if target else blank[eid]
         out[eid] = {key: expression[key] for key in KEPT if key in expression}
-        out[eid] |= {"frames": int(totals[eid][target][2]), **_named(means[target])}
+        out[eid] |= {"frames": int(total[2]), **_named(total[:2] / total[2])}
+        if truth.may_be_empty:
+            out[eid] |= {"target": bool(target), "found": eid in found}
         if other_objects:
             others = sorted(means.keys() - {target}, key=lambda other: (-means[other].mean(), other))
             out[eid]["other"] = {**truth.named(others[0]), **_named(means[others[0]])} if others else None
@@ -162,7 +174,7 @@ def _frame_truth(
 def _usable(
     results: Results,
     name: str,
-    size: tuple[int, int],
+    size: Size | None,
     missing: Collection[str],
     unusable: list[tuple[str, str]],
     lost: Shortfall | None,
@@ -202,20 +214,6 @@ def _never_shown(item: str, truth: VideoTruth, target: Target) -> ValueError:
 
 def _named(jf: np.ndarray) -> dict[str, float]:
     return {"J": float(jf[0]), "F": float(jf[1]), "J&F": float(jf.mean())}
-
-
-def average(expressions: Iterable[Mapping], other_objects: bool) -> dict[str, float | int | None]:
-    """Means over expressions as :func:`score_video` returns them, and how many there are.
-
-    ``J&F_other_object`` is there with ``other_objects``; None where no expression's video has another object.
-    """
-    expressions = list(expressions)
-    out = {key: float(np.mean([e[key] for e in expressions])) for key in ("J", "F", "J&F")}
-    out["expressions"] = len(expressions)
-    if other_objects:
-        others = [e["other"]["J&F"] for e in expressions if e["other"]]
-        out[OTHER] = float(np.mean(others)) if others else None
-    return out
 
 
 def _open_results(path: Path) -> None:
@@ -301,10 +299,11 @@ def score_results(
         ``{"J", "F", "J&F", "expressions", "J&F_other_object"?, "by_kind"?, "videos", "incomplete"?}``: means over the
         expressions, each kind's in the same form (only where all expressions have the key ``kind``), for each video
         what :func:`score_video` returns, and where something cannot be used how much of it (:class:`Shortfall`).
+        Where expressions may mean no object, also what :func:`davis2017.averages.accuracies` returns.
 
     Raises:
         FileNotFoundError, ValueError: masks are missing, damaged or of another size, or ids are wrong, each is named;
-            with ``gaps``: not one mask can be scored.
+            with ``gaps``: not one mask can be scored. No expression has a target.
     """
     gaps = gaps or Gaps(strict=True)
     lost = Shortfall(whole=len(gaps.items), problems=list(gaps.items))
@@ -313,7 +312,9 @@ def score_results(
     empty = [vid for vid, video in videos.items() if not video["frames"]]
     if empty:
         raise ValueError(f"video {empty[0]} lists no frames; mend its entry in meta_expressions.json")
-    truth = truth if isinstance(truth, Truth) else LabelMaps(Path(truth))
+    if not isinstance(truth, Truth):
+        every = (expression for video in videos.values() for expression in video["expressions"].values())
+        truth = LabelMaps(Path(truth), may_be_empty=any(e.get("obj_id", 0) is None for e in every))
     listed = len(gaps.items)
     targets = _targets(truth, videos, gaps)
 
@@ -355,40 +356,14 @@ def score_results(
             f"{results}: not one mask can be scored; {len(lost.problems)} problems, the first: "
             f"{in_words(*lost.problems[0])}"
         )
+    if not any(expression.get("target", True) for expression in every):
+        raise ValueError("no expression that can be scored means an object, so there is no J and no F")
     out = average(every, other_objects)
+    if truth.may_be_empty:
+        out |= accuracies(every)
     if all("kind" in expression for expression in every):
         kinds = defaultdict(list)
         for expression in every:
             kinds[expression["kind"]].append(expression)
         out["by_kind"] = {kind: average(kinds[kind], other_objects) for kind in sorted(kinds)}
     return out | {"videos": by_video} | lost.described("frames", "expressions")
-
-
-def table(scores: dict, worst: int) -> str:
-    """What :func:`score_results` returns as text: each video, the worst expressions, each kind, the headline last."""
-    other = OTHER in scores
-    width = max(len(name) for name in ("video", "mean", *scores["videos"], *scores.get("by_kind", {})))
-
-    def line(name: str, mean: dict) -> str:
-        cells = [f"{name:<{width}}", f"{mean['expressions']:>5}"]
-        cells += [f"{mean[key]:6.4f}" for key in ("J", "F", "J&F")]
-        if other:
-            cells.append("     -" if mean[OTHER] is None else f"{mean[OTHER]:6.4f}")
-        return "  ".join(cells)
-
-    header = f"{'video':<{width}}  expr.  J       F       J&F   " + ("  other" if other else "")
-    lines = [header.rstrip(), *(line(vid, average(video.values(), other)) for vid, video in scores["videos"].items())]
-    lines += [line("mean", scores)]
-    every = [(vid, eid, e) for vid, video in scores["videos"].items() for eid, e in video.items()]
-    every.sort(key=lambda case: case[2]["J&F"])
-    if worst:
-        lines += ["", "worst expressions (J&F, video, expression)"]
-        lines += [f"{e['J&F']:6.4f}  {vid}  {eid}: {e.get('exp', '')}" for vid, eid, e in every[:worst]]
-    if "by_kind" in scores:
-        lines += ["", header.replace("video", "kind ", 1).rstrip()]
-        lines += [line(kind, mean) for kind, mean in scores["by_kind"].items()]
-    lines += ["", f"J&F {scores['J&F']:.4f}   J {scores['J']:.4f}   F {scores['F']:.4f}{beside(scores)}"]
-    if other:
-        value = "no video has another object" if scores[OTHER] is None else f"{scores[OTHER]:.4f}"
-        lines += [f"J&F against the hardest other object: {value}"]
-    return "\n".join(lines)

@@ -130,9 +130,9 @@ score() {
     done
 }
 
-# submit OUTPUT_DIR SCRIPT: makes OUTPUT_DIR/valid/submission.zip with an inference script; masks of an older checkpoint
-# are replaced.
+# submit OUTPUT_DIR SCRIPT [its options]: makes OUTPUT_DIR/valid/submission.zip with an inference script; masks of an older
+# checkpoint are replaced.
 submit() {
-    launch "$2" --resume "$1/checkpoint.pth" --split valid --output_dir "$1/valid" --overwrite
+    launch "$2" --resume "$1/checkpoint.pth" --split valid --output_dir "$1/valid" --overwrite "${@:3}"
     echo "$PROGRAM: $1/valid/submission.zip"
 }

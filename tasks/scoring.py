@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from datasets import EvalClip, EvalSet, davis, refcoco
+from datasets import EvalClip, EvalSet, davis, mevis, refcoco
 from datasets.davis import AnnotatedVideo
 from datasets.scorable import mevis_split, scorable_split
 from datasets.texts import asked_texts, digests
-from davis2017 import davis_protocol, ytvos_protocol
+from davis2017 import averages, davis_protocol, ytvos_protocol
 from davis2017.truth import RleMasks
 from engine import predict_annotators, predict_clips, predict_split
 from models import Predictor, PredictorSettings
@@ -89,7 +89,8 @@ def _spread(length: int, count: int) -> list[int]:
 def score_videos(
     split: EvalSet, predictor: Predictor, results: Path, run: dict, gaps: Gaps | None = None
 ) -> float | None:
-    """J, F and J&F of whole videos; returns J&F on rank 0. ``run`` is all that the results depend on.
+    """J, F and J&F of whole videos, of MeViS version 2 also N-acc, T-acc and Final; returns J&F on rank 0. ``run`` is
+    all that the results depend on.
 
     A video that cannot be read gets no masks, and its expressions score 0.
     """
@@ -99,6 +100,7 @@ def score_videos(
         "joint": (predict_split, ytvos_protocol.score_results, [RESULTS_ROOT]),
         "davis": (predict_annotators, davis_protocol.score_results, ANNOTATOR_ROOTS),
         "mevis": (predict_split, ytvos_protocol.score_results, [RESULTS_ROOT]),
+        "mevis_v2": (predict_split, ytvos_protocol.score_results, [RESULTS_ROOT]),
     }[split.name]
     with dist.together():
         to_predict = split.videos(gaps)
@@ -120,8 +122,9 @@ def score_videos(
     write_json(results / "scores.json", scores)
     # DAVIS's protocol has other statistics of J and F besides their means
     means = {m: scores[m]["mean"] if isinstance(scores[m], dict) else scores[m] for m in "JF"}
-    headline = {"J&F": scores["J&F"], **means}
-    print(f"{split.split}: " + ", ".join(f"{name} {value:.4f}" for name, value in headline.items()) + beside(scores))
+    headline = {"J&F": scores["J&F"], **means, **{name: scores[name] for name in averages.ACCURACIES if name in scores}}
+    said = (f"{name} {averages.number(value).strip()}" for name, value in headline.items())
+    print(f"{split.split}: " + ", ".join(said) + beside(scores))
     return scores["J&F"]
 
 
@@ -142,8 +145,8 @@ def texts_to_score(split: EvalSet) -> Iterator[tuple[str, str]]:
 
 def video_truth(split: EvalSet, gaps: Gaps) -> tuple:
     """The masks and the videos of a split whose whole videos are scored; damaged items are left out and become gaps."""
-    read = {"ytvos": ytvos_truth, "joint": ytvos_truth, "davis": davis_truth, "mevis": mevis_truth}
-    return read[split.name](split, gaps)
+    read = {"ytvos": ytvos_truth, "joint": ytvos_truth, "davis": davis_truth}
+    return (mevis_truth if split.name in mevis.LAYOUTS else read[split.name])(split, gaps)
 
 
 def ytvos_truth(split: EvalSet, gaps: Gaps) -> tuple[Path, dict[str, dict]]:
@@ -153,9 +156,9 @@ def ytvos_truth(split: EvalSet, gaps: Gaps) -> tuple[Path, dict[str, dict]]:
 
 
 def mevis_truth(split: EvalSet, gaps: Gaps) -> tuple[RleMasks, dict[str, dict]]:
-    """The masks of a split of MeViS, and its videos."""
-    store, videos = mevis_split(split.root, split.split, split.holdout, gaps)
-    return RleMasks(store.path, store), videos
+    """The masks of a split of MeViS, in either version, and its videos."""
+    store, videos = mevis_split(split.root, split.split, split.holdout, gaps, mevis.LAYOUTS[split.name])
+    return RleMasks(store.path, store, may_be_empty=split.name == "mevis_v2"), videos
 
 
 def davis_truth(split: EvalSet, gaps: Gaps) -> tuple[Path, dict[str, list[str]]]:

@@ -24,7 +24,7 @@ class Painted:
     """In place of a predictor's segmentation: these masks, bool ``[E, T, H, W]``, each of score 1."""
 
     def __init__(self, masks: Tensor) -> None:
-        self._masks, self.scores = masks, [1.0] * len(masks)
+        self._masks, self.scores, self.there = masks, [1.0] * len(masks), [True] * len(masks)
 
     def masks(self, start: int, stop: int) -> Tensor:
         return self._masks[:, start:stop]

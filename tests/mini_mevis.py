@@ -51,13 +51,16 @@ class MiniVideo:
     def union(self, numbers: list[int], t: int) -> np.ndarray:
         return np.logical_or.reduce([self.mask(number, t) for number in numbers])
 
-    def expressions(self) -> dict[str, dict]:
+    def expressions(self, version: int = 1) -> dict[str, dict]:
+        """As in the list of a split with masks; in version 2 the last one means no object."""
         said = {
             "the red box on the left": [0],
             "the two boxes that are to the Right": [1, 2],
             "all boxes": [2, 0, 1],
             "the box behind the green one": [1],
         }
+        if version == 2:
+            said["the yellow box that stands still"] = []
         return {
             str(i): {"exp": text, "obj_id": numbers, "anno_id": [self.first + number for number in numbers]}
             for i, (text, numbers) in enumerate(said.items())
@@ -100,28 +103,40 @@ VALID_U = (
 VALID = (MiniVideo("ff_server", first=0, length=3),)
 
 
-def write_mini_mevis(root: Path) -> Path:
+# names of the lists: those of version 2 as in the Hugging Face set FudanCVL/MeViSv2
+LISTS = {
+    1: dict.fromkeys(("train", "valid_u", "valid"), "meta_expressions.json"),
+    2: {
+        "train": "meta_expressions_v2.json",
+        "valid_u": "meta_expressions_v2.json",
+        "valid": "meta_expressions_v2_release.json",
+    },
+}
+
+
+def write_mini_mevis(root: Path, version: int = 1) -> Path:
     """Writes the data set and returns its root; ``valid`` has neither masks nor ids."""
     for split, videos in (("train", TRAIN), ("valid_u", VALID_U), ("valid", VALID)):
         entries, masks = {}, {}
         for video in videos:
             folder = root / split / "JPEGImages" / video.name
-            folder.mkdir(parents=True)
+            folder.mkdir(parents=True, exist_ok=True)
             for t, name in enumerate(video.frames):
                 Image.fromarray(video.image(t)).save(folder / f"{name}.jpg", quality=95)
-            expressions = video.expressions()
+            expressions = video.expressions(version)
             if split == "valid":
                 expressions = {i: {"exp": e["exp"]} for i, e in expressions.items()}
             else:
                 masks |= video.masks()
             entries[video.name] = {"vid_id": len(entries), "expressions": expressions, "frames": video.frames}
-        (root / split / "meta_expressions.json").write_text(json.dumps({"videos": entries}))
+        (root / split / LISTS[version][split]).write_text(json.dumps({"videos": entries}))
         if masks:
             (root / split / "mask_dict.json").write_text(json.dumps(masks))
     return root
 
 
-def mini_args(root: Path, *flags: str) -> argparse.Namespace:
+def mini_args(root: Path, *flags: str, version: int = 1) -> argparse.Namespace:
     """Training options for the tiny data: small frames, three-frame clips, no worker processes."""
     small = "--train_sizes 32 48 --max_size 96 --eval_size 40 --num_frames 3 --num_workers 0"
-    return parse_train_args(["--dataset_file", "mevis", "--mevis_path", str(root), *small.split(), *flags])
+    name = "mevis" if version == 1 else "mevis_v2"
+    return parse_train_args(["--dataset_file", name, "--mevis_path", str(root), *small.split(), *flags])

@@ -6,6 +6,7 @@ import pytest
 
 import eval_davis
 import inference_davis
+import inference_mevis
 from opts import parse_train_args
 from tests.sandbox import Sandbox
 
@@ -89,6 +90,22 @@ class TestOtherBenchmarks:
         for given in (first[:-1], [*first[:-1], "--lr"]):
             assert f"{script} OUTPUT_DIR" in sandbox.run(script, *given, code=2)
         assert sandbox.calls() == []
+
+    @pytest.mark.parametrize(("words", "name"), [([], "mevis"), (["1"], "mevis"), (["2"], "mevis_v2")])
+    def test_mevis_has_two_versions(self, sandbox, tmp_path, words, name):
+        version = ["--mevis_version", *words] if words else []
+        sandbox.run(
+            "dist_train_test_mevis.sh", "out", "--amp", "bf16", *version, "--epochs", "3", PYTHON=sandbox.python
+        )
+        train, _, infer = sandbox.calls()
+        args = parse_train_args(train.args[1:])
+        assert (args.dataset_file, args.amp, args.epochs) == (name, "bf16", 3)
+        assert inference_mevis.parse_args(infer.args[1:]).mevis_version == int((words or ["1"])[0])
+
+    @pytest.mark.parametrize("words", [["--mevis_version"], ["--mevis_version", "3"], ["--mevis_version=2"]])
+    def test_other_versions_of_mevis_stop_it_first(self, sandbox, words):
+        text = sandbox.run("dist_train_test_mevis.sh", "out", "--amp", "bf16", *words, code=2)
+        assert "give --mevis_version 1 or --mevis_version 2" in text and sandbox.calls() == []
 
     def test_davis_is_scored_where_its_data_lies(self, sandbox, tmp_path):
         (tmp_path / "weights.pth").touch()

@@ -22,7 +22,7 @@ SEED = 0
 NAMES = (
     *("ytvos-train", "ytvos-valid", "ytvos-scored", "ytvos-objects", "ytvos-meta", "ytvos-check"),
     *("davis", "davis-check", "davis-text", "davis-list", "davis-semantics"),
-    *("mevis", "mevis-masks", "mevis-training", "mevis-check"),
+    *("mevis", "mevis-masks", "mevis-training", "mevis-check", "mevis-v2", "mevis-v2-training"),
     *("a2d-list", "a2d-train", "a2d-text", "a2d-videoset", "a2d-h5", "a2d-truth", "a2d-check"),
     *("jhmdb-list", "jhmdb-mat", "jhmdb-check"),
     *("refcoco", "refcoco-scored", "refcoco-check", "refcoco-instances", "refcoco-pickle"),

@@ -32,6 +32,7 @@ class ByColour:
 
     frames: Tensor | None = None
     expressions: list[str] | None = None
+    calibration = None
 
     def segment(self, source, expressions: list[str], seen=None):
         return ByColour(source.read(range(len(source))), expressions)
@@ -39,6 +40,10 @@ class ByColour:
     @property
     def scores(self) -> list[float]:
         return [round(0.9 - 0.1 * i, 2) for i in range(len(self.expressions))]
+
+    @property
+    def there(self) -> list[bool]:
+        return [score > 0 for score in self.scores]
 
     def masks(self, start: int, stop: int) -> Tensor:
         frames = self.frames[start:stop].int()

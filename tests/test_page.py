@@ -44,6 +44,7 @@ class Brightness:
         levels = torch.tensor([float(text.split()[0]) for text in expressions])
         self.found = grey[None] > levels[:, None, None, None]
         self.scores = [1 - level / 512 for level in levels.tolist()]
+        self.there = [True] * len(levels)
         return self
 
     def masks(self, start, stop):

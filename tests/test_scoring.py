@@ -106,7 +106,7 @@ def test_inference_does_not_mix_in_masks_of_other_clips_or_texts(ytvos, tmp_path
 
     def claim(words: str) -> None:
         given = inference_ytvos.parse_args(["--resume", str(tmp_path / "checkpoint.pth"), *words.split()])
-        settings = models.asked_settings(vars(args), given, CPU)
+        settings = models.asked_settings({"options": vars(args)}, given, CPU)
         inference.claim(given, datasets.eval_set(args, "valid"), settings, CPU, results)
 
     claim(before)

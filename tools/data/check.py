@@ -14,6 +14,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 if __name__ == "__main__":
@@ -30,6 +31,7 @@ CHECKS: dict[str, Callable[[Path, int], Report]] = {
     "ytvos": video_sets.check_ytvos,
     "davis": video_sets.check_davis,
     "mevis": video_sets.check_mevis,
+    "mevis_v2": partial(video_sets.check_mevis, version="mevis_v2"),
     "a2d": sentence_sets.check_a2d,
     "jhmdb": sentence_sets.check_jhmdb,
     "refcoco": image_sets.check_refcoco,

@@ -13,6 +13,7 @@ import shutil
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
 from pathlib import Path
 
@@ -261,21 +262,23 @@ def _refs(said: list[tuple[dict, str, str, list[str]]], splits: tuple[str, ...])
     ]
 
 
-def write_mevis(source: Path, out: Path) -> None:
-    """MeViS: masks as RLE in one file, expressions of one or of several objects."""
+def write_mevis(source: Path, out: Path, version: int = 1) -> None:
+    """MeViS: masks as RLE in one file, expressions of one or of several objects, in version 2 also some of none."""
     splits = {"train": ("train",), "valid": ("valid_u", "valid")}
     meta: dict[str, dict] = defaultdict(dict)
     masks: dict[str, dict] = defaultdict(dict)
     ids = count(0)
-    for video in read_videos(source):
+    generated = read_videos(source)
+    for video in generated:
         labels = [video.labels(t) for t in range(len(video.frames))]
+        said = [*_sentences(video), *((text, []) for text in _foreign(video, generated) if version == 2)]
         anno = {number: next(ids) for number in sorted(map(int, video.objects))}
         for split in splits[video.split]:
             for t, frame in enumerate(video.frames):
                 _copy(video.image_path(t), out / split / "JPEGImages" / video.name / f"{frame}.jpg")
             expressions = {
                 str(i): {"exp": text, "obj_id": objects, "anno_id": [anno[o] for o in objects]}
-                for i, (text, objects) in enumerate(_sentences(video))
+                for i, (text, objects) in enumerate(said)
             }
             if split == "valid":
                 expressions = {i: {"exp": e["exp"]} for i, e in expressions.items()}
@@ -285,7 +288,8 @@ def write_mevis(source: Path, out: Path) -> None:
                 shown = [(frame == number).any() for frame in labels]
                 masks[split][str(anno_id)] = [code if s else None for code, s in zip(codes, shown, strict=True)]
     for split, videos in meta.items():
-        _write(out / split / "meta_expressions.json", json.dumps({"videos": videos}))
+        suffix = "" if version == 1 else "_v2_release" if split == "valid" else "_v2"
+        _write(out / split / f"meta_expressions{suffix}.json", json.dumps({"videos": videos}))
         if split != "valid":
             _write(out / split / "mask_dict.json", json.dumps(masks[split]))
 
@@ -302,6 +306,7 @@ def _sentences(video: Video) -> Iterator[tuple[str, list[int]]]:
             yield f"all objects with the shape of a {shape}", sorted(numbers)
 
 
+<<<<<<< HEAD
 def write_own(source: Path, out: Path) -> None:
     """A user's own data: every second video as a film, the others as folders; the masks in each form; and a table.
 
@@ -351,6 +356,18 @@ def write_own(source: Path, out: Path) -> None:
     _write(out / "expressions.json", json.dumps(of_vis, indent=1))
     with (out / "expressions.csv").open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows(rows)
+=======
+def _foreign(video: Video, others: list[Video]) -> Iterator[str]:
+    """An expression of another video of the split, if there is one that names a shape that this video lacks."""
+    shapes = {described["category"] for other in others for described in other.objects.values()}
+    lacking = shapes - {described["category"] for described in video.objects.values()}
+    place = others.index(video)
+    for other in others[place + 1 :] + others[:place]:
+        for expression in other.expressions.values() if other.split == video.split else ():
+            if lacking.intersection(expression["exp"].split()):
+                yield expression["exp"]
+                return
+>>>>>>> main
 
 
 WRITERS: dict[str, Callable[[Path, Path], None]] = {
@@ -359,5 +376,9 @@ WRITERS: dict[str, Callable[[Path, Path], None]] = {
     "jhmdb": write_jhmdb,
     "refcoco": write_refcoco,
     "mevis": write_mevis,
+<<<<<<< HEAD
     "own": write_own,
+=======
+    "mevis_v2": partial(write_mevis, version=2),
+>>>>>>> main
 }

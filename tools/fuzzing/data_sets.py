@@ -102,16 +102,20 @@ def _read_truth(truth: LabelMaps | RleMasks, videos: dict[str, dict]) -> None:
 
 
 def _video_sets(root: Path) -> list[Target]:
-    yt, da, me = root / YTVOS, root / "davis", root / "mevis"
+    yt, da, me, m2 = (root / name for name in (YTVOS, "davis", "mevis", "mevis_v2"))
     meta = "meta_expressions/{}/meta_expressions.json"
 
     def mevis_masks(gaps: Gaps) -> None:
         store, videos = mevis_split(me, "valid_u", 0, gaps)
         _read_truth(RleMasks(store.path, store), videos)
 
-    def mevis_training() -> None:
-        for video in mevis.train_videos(me, 0):
+    def mevis_training(of: Path = me, layout: ytvos.Layout = mevis.MEVIS) -> None:
+        for video in mevis.train_videos(of, 0, layout):
             video.masks(range(len(video.frame_ids)), [e.objects for e in video.expressions], video.size())
+
+    def mevis_v2(gaps: Gaps) -> None:
+        store, videos = mevis_split(m2, "valid_u", 0, gaps, mevis.MEVIS_V2)
+        _read_truth(RleMasks(store.path, store, may_be_empty=True), videos)
 
     def davis_originals() -> None:
         annotators, categories = (
@@ -146,6 +150,14 @@ def _video_sets(root: Path) -> list[Target]:
         _of(me, "mevis-masks", "valid_u/mask_dict.json", both(mevis_masks)),
         _of(me, "mevis-training", "train/mask_dict.json", mevis_training),
         _of(me, "mevis-check", "valid_u/mask_dict.json", lambda: video_sets.check_mevis(me, 1), inputs=20),
+        _of(m2, "mevis-v2", "valid_u/meta_expressions_v2.json", both(mevis_v2)),
+        _of(
+            m2,
+            "mevis-v2-training",
+            "train/meta_expressions_v2.json",
+            lambda: each(lambda: mevis_training(m2, mevis.MEVIS_V2), lambda: video_sets.check_mevis(m2, 1, "mevis_v2")),
+            inputs=50,
+        ),
     ]
 
 

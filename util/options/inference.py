@@ -20,10 +20,10 @@ class InferenceOptions:
         output_dir: of the masks; overwrite: delete those of another run; visualize: also write videos.
         device: where to compute; strict: the first video that cannot be read is an error.
         holdout: how many training videos make the split ``holdout``; allow_trained: take videos that were trained on.
-        eval_size, max_size, amp, float32, window, overlap, clips, long_text, not_there: of the predictor. Without an
-            option for it, ``not_there`` is 0: benchmarks without such expressions ask for a mask of each.
+        eval_size, max_size, amp, float32, window, overlap, clips, long_text, not_there: of the predictor.
         loader_timeout: seconds to wait for a frame; rank_timeout: for a sign of life of another process.
         model: options of the model, by name; the checkpoint must agree.
+        mevis_version: 1 or 2, which of MeViS's lists.
     """
 
     resume: str
@@ -44,10 +44,11 @@ class InferenceOptions:
     overlap: int | None
     clips: str
     long_text: str | None
+    not_there: float
     loader_timeout: int | None
     rank_timeout: int
     model: dict[str, object]
-    not_there: float = 0.0
+    mevis_version: int = 1
 
 
 def add_window_options(parser: argparse._ActionsContainer) -> None:
@@ -68,7 +69,10 @@ def add_window_options(parser: argparse._ActionsContainer) -> None:
 
 
 def add_not_there(parser: argparse._ActionsContainer, default: float | None) -> None:
-    """Adds the threshold below which an expression means nothing in a video."""
+    """Adds the threshold below which an expression means nothing in a video.
+
+    The default is 0 where a benchmark asks for a mask of every expression.
+    """
     usual = "0, every expression gets masks" if default == 0 else "0.5 with calibrated weights, else 0"
     parser.add_argument(
         "--not_there",

@@ -85,7 +85,7 @@ KINDS = {
     "num_frames": Kind(between(1, 1000)),
     "holdout": Kind(non_negative_int),
     "dataset_file": Kind(
-        str, ("ytvos", "davis", "a2d", "jhmdb", "refcoco", "refcoco+", "refcocog", "all", "joint", "mevis")
+        str, ("ytvos", "davis", "a2d", "jhmdb", "refcoco", "refcoco+", "refcocog", "all", "joint", "mevis", "mevis_v2")
     ),
     **dict.fromkeys(("ytvos_path", "davis_path", "a2d_path", "jhmdb_path", "mevis_path", "coco_path"), _TEXT),
     "annotations": _PATH,

@@ -29,6 +29,11 @@ PUBLISHED = {
         "valid_u": {"videos": 50, "expressions": 793},
         "valid": {"videos": 140, "expressions": 2236},
     },
+    "mevis_v2": {
+        "train": {"videos": 1662, "expressions": 27502},
+        "valid_u": {"videos": 50, "expressions": 907},
+        "valid": {"videos": 140, "expressions": 2523},
+    },
 }
 
 
@@ -38,6 +43,7 @@ OWN = replace(REF_YOUTUBE_VOS, name="Your own data", splits=("train", "valid"), 
 # Known folders of a data set, and known files and folders of a split, converted or original.
 _FOLDERS = {"train", "valid", "valid_u", "test", "meta_expressions", "DAVIS", "davis_text_annotations"}
 _PARTS = {"JPEGImages", "Annotations", "meta.json", "meta_expressions.json", "mask_dict.json"}
+_PARTS |= {name.rpartition("/")[2] for name in (mevis.MEVIS_V2.meta, *mevis.MEVIS_V2.also)}
 _ARCHIVE = re.compile(r"\.(zip|tgz|tar(\.\w+)?)$")
 
 
@@ -62,7 +68,7 @@ class Split:
     @property
     def meta(self) -> str:
         """Its list of expressions, in the data set."""
-        return self.layout.meta.format(self.name)
+        return self.layout.meta_path(self.root, self.name).relative_to(self.root).as_posix()
 
     @property
     def frames(self) -> str:
@@ -296,11 +302,11 @@ def _categories_in(videos: Mapping[str, object]) -> Iterator[str]:
                 yield of_object["category"]
 
 
-def check_mevis(root: Path, workers: int) -> Report:
-    """Checks MeViS."""
-    report, videos = Report(published=PUBLISHED["mevis"]), []
+def check_mevis(root: Path, workers: int, version: str = "mevis") -> Report:
+    """Checks MeViS, or ``mevis_v2``, its version 2."""
+    report, videos = Report(published=PUBLISHED[version]), []
     for name in ("train", "valid_u", "valid"):
-        split = Split(root, mevis.MEVIS, name, report)
+        split = Split(root, mevis.LAYOUTS[version], name, report)
         entries = split.entries()
         split.check_folders(split.frames)
         if not entries:
@@ -309,6 +315,8 @@ def check_mevis(root: Path, workers: int) -> Report:
         if name in split.layout.with_objects:
             split.check_objects(entries)
             store = _read_store(split)
+            if empty := _without_object(split, entries):
+                split.note(f"{empty:,} expressions mean no object")
         of_split = [_rle_video(split, vid, entry, store) for vid, entry in entries.items()]
         split.count(entries, of_split)
         videos += of_split
@@ -316,6 +324,12 @@ def check_mevis(root: Path, workers: int) -> Report:
         if unnamed:
             split.note(f"{len(unnamed):,} annotations are named by no expression")
     return _finish(root, videos, report, workers)
+
+
+def _without_object(split: Split, entries: Mapping[str, dict]) -> int:
+    """The number of expressions that mean no object, as they may in version 2."""
+    every = [expression for entry in entries.values() for expression in entry["expressions"].values()]
+    return sum(not split.layout.object_problem(e) and not mevis.annotations_of(e) for e in every)
 
 
 def _read_store(split: Split) -> mevis.MaskStore | None:
