@@ -26,13 +26,13 @@ from opts import (
     given_model_options,
     given_options,
     model_options,
-    options_of_weights,
     parse_train_args,
 )
 from tasks import plan
 from tasks.resuming import check_state, clips_grouped, global_batch, micro_batches, promise
 from tasks.scoring import score_split, texts_to_score
 from tasks.training import Parts, RunSettings, Trainer
+from util.options.presets import recipe
 from util.options.start import departure, require_start
 from util.run import cli, dist
 from util.run.cli import INCOMPLETE
@@ -76,6 +76,8 @@ FREE_TO_CHANGE = {
     "collective_timeout",
     "local_rank",
 }
+# options of the model that a run does not take from the weights that it starts from
+OF_THE_DATA = {"binary", "backbone_pretrained"}
 # options that are never taken from a checkpoint
 OF_THIS_CALL = {
     "output_dir",  # a file must not say where to write
@@ -135,20 +137,26 @@ def restore_options(args: argparse.Namespace) -> tuple[argparse.Namespace, dict 
         if args.amp == "auto" and not args.eval:
             args.amp = saved["options"]["amp"]
     elif args.pretrained_weights:
-        args = parse_train_args(of_weights=options_of_start(args.pretrained_weights))
+        args = parse_train_args(defaults=options_of_start(args))
     args.resume = path
     return args, saved
 
 
-def options_of_start(path: str) -> dict[str, object]:
-    """The defaults that a checkpoint or exported weights of this program give to a run that starts from them; none for
-    a published file of ReferFormer, which does not hold its text encoder.
+def options_of_start(args: argparse.Namespace) -> dict[str, object]:
+    """The options that the weights of ``--pretrained_weights`` bring to a new run, as far as no preset gives them: those
+    of their model, and their text encoder. None for a published file of ReferFormer, which does not hold its encoder.
 
-    Raises FileNotFoundError, ValueError: it is missing, damaged, or of another program.
+    Raises FileNotFoundError, ValueError: the file is missing, damaged, of another program or model.
     """
+    path = args.pretrained_weights
     if models.is_published(checkpoint.read(path)):
         return {}
-    options = options_of_weights(models.load_checkpoint(path)["options"], f"--pretrained_weights {path}")
+    found = models.load_checkpoint(path)["options"]
+    if found["model"] != args.model:
+        raise ValueError(f"--pretrained_weights {path} is a {found['model']}: add --model {found['model']}")
+    others = OF_TRAINING | OF_THE_DATA | set(recipe(args.preset, args.model) if args.preset else ())
+    options = {name: value for name, value in found.items() if name in model_options() - others}
+    check_train_options(options, f"--pretrained_weights {path}")
     return {**options, "text_encoder": path}
 
 

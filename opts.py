@@ -49,10 +49,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     )
     add_backbone_options(group)
     group.add_argument(
-        "--text_encoder",
-        default="roberta-base",
-        help="hub name or local directory of a RoBERTa, or a "
-        "checkpoint that has one; default: that of --pretrained_weights, else roberta-base",
+        "--text_encoder", default="roberta-base", help="hub name or folder of a RoBERTa, or a checkpoint"
     )
     group.add_argument("--freeze_text_encoder", action=argparse.BooleanOptionalAction, default=False)
     for name, default, words in (
@@ -97,19 +94,6 @@ def model_options() -> set[str]:
     parser = argparse.ArgumentParser()
     add_model_options(parser)
     return set(vars(parser.parse_args([])))
-
-
-def options_of_weights(options: Mapping[str, object], source: object) -> dict[str, object]:
-    """The defaults that the options in a checkpoint are for a new run that starts from its weights: those of its model.
-
-    Not among them are the categories, which belong to the data, and what changes the training alone.
-
-    Raises ValueError as :func:`check_train_options`.
-    """
-    names = model_options() - OF_TRAINING - {"binary", "backbone_pretrained", "text_encoder"}
-    found = {name: value for name, value in options.items() if name in names}
-    check_train_options(found, source)
-    return found
 
 
 def differing(now: Mapping[str, object], saved: Mapping[str, object], names: Iterable[str]) -> str:
@@ -388,18 +372,14 @@ def given_model_options(argv: list[str] | None = None) -> dict[str, object]:
     return {name: value for name, value in given_options(argv).items() if name in model_options()}
 
 
-def parse_train_args(
-    argv: list[str] | None = None, defaults: dict | None = None, of_weights: dict | None = None
-) -> argparse.Namespace:
-    """Parses ``main.py``'s options. Explicit flags win over ``defaults`` (a checkpoint's options), those over a preset,
-    and a preset over ``of_weights`` (:func:`options_of_weights`).
+def parse_train_args(argv: list[str] | None = None, defaults: dict | None = None) -> argparse.Namespace:
+    """Parses ``main.py``'s options. Explicit flags win over ``defaults`` (a checkpoint's options), those over a preset.
 
     Exits with a message (argparse's way) when options contradict each other.
     """
     parser = train_parser()
     argv = without_referformer_flags(parser, argv)
     flags = named_options(parser, argv)
-    parser.set_defaults(**(of_weights or {}))
     if flags.get("preset"):
         parser.set_defaults(**recipe(flags["preset"], flags.get("model", parser.get_default("model"))))
     parser.set_defaults(**(defaults or {}))

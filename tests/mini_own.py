@@ -187,3 +187,8 @@ def convert(mine: Mine, form: str, *flags: object, table: str = "csv") -> tuple[
     words = [mine.videos, "--masks", mine.masks(form), "--table", mine.table(table), "--output_dir", out]
     args = convert_own.parse_args([str(word) for word in (*words, "--workers", 1, "--valid", 0, *flags)])
     return (out, *convert_own.convert(args))
+
+
+def listed(out: Path, split: str = "train") -> dict[str, dict]:
+    """The videos of a split in the converted set."""
+    return json.loads((out / "meta_expressions" / split / "meta_expressions.json").read_text())["videos"]

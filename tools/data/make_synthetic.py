@@ -39,11 +39,7 @@ from util.run.cli import run  # noqa: E402
 
 SPLITS = ("train", "valid")
 YTVOS = "ytvos"
-<<<<<<< HEAD
-FORMATS = (YTVOS, "davis", "a2d", "jhmdb", "refcoco", "mevis", "own")
-=======
-FORMATS = (YTVOS, "davis", "a2d", "jhmdb", "refcoco", "mevis", "mevis_v2")
->>>>>>> main
+FORMATS = (YTVOS, "davis", "a2d", "jhmdb", "refcoco", "mevis", "mevis_v2", "own")
 ARGUMENTS_FILE = "synthetic.json"
 GENERATOR = 1  # to be raised when a change makes other files from the same arguments
 MIN_FRAMES = 6

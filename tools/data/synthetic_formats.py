@@ -306,7 +306,18 @@ def _sentences(video: Video) -> Iterator[tuple[str, list[int]]]:
             yield f"all objects with the shape of a {shape}", sorted(numbers)
 
 
-<<<<<<< HEAD
+def _foreign(video: Video, others: list[Video]) -> Iterator[str]:
+    """An expression of another video of the split, if there is one that names a shape that this video lacks."""
+    shapes = {described["category"] for other in others for described in other.objects.values()}
+    lacking = shapes - {described["category"] for described in video.objects.values()}
+    place = others.index(video)
+    for other in others[place + 1 :] + others[:place]:
+        for expression in other.expressions.values() if other.split == video.split else ():
+            if lacking.intersection(expression["exp"].split()):
+                yield expression["exp"]
+                return
+
+
 def write_own(source: Path, out: Path) -> None:
     """A user's own data: every second video as a film, the others as folders; the masks in each form; and a table.
 
@@ -356,18 +367,6 @@ def write_own(source: Path, out: Path) -> None:
     _write(out / "expressions.json", json.dumps(of_vis, indent=1))
     with (out / "expressions.csv").open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows(rows)
-=======
-def _foreign(video: Video, others: list[Video]) -> Iterator[str]:
-    """An expression of another video of the split, if there is one that names a shape that this video lacks."""
-    shapes = {described["category"] for other in others for described in other.objects.values()}
-    lacking = shapes - {described["category"] for described in video.objects.values()}
-    place = others.index(video)
-    for other in others[place + 1 :] + others[:place]:
-        for expression in other.expressions.values() if other.split == video.split else ():
-            if lacking.intersection(expression["exp"].split()):
-                yield expression["exp"]
-                return
->>>>>>> main
 
 
 WRITERS: dict[str, Callable[[Path, Path], None]] = {
@@ -376,9 +375,6 @@ WRITERS: dict[str, Callable[[Path, Path], None]] = {
     "jhmdb": write_jhmdb,
     "refcoco": write_refcoco,
     "mevis": write_mevis,
-<<<<<<< HEAD
-    "own": write_own,
-=======
     "mevis_v2": partial(write_mevis, version=2),
->>>>>>> main
+    "own": write_own,
 }
