@@ -143,8 +143,8 @@ def restore_options(args: argparse.Namespace) -> tuple[argparse.Namespace, dict 
 
 
 def options_of_start(args: argparse.Namespace) -> dict[str, object]:
-    """The options that the weights of ``--pretrained_weights`` bring to a new run, as far as no preset gives them: those
-    of their model, and their text encoder. None for a published file of ReferFormer, which does not hold its encoder.
+    """The options that the weights of ``--pretrained_weights`` bring to a new run, as far as no preset gives them:
+    those of their model, and their text encoder. None for a published file of ReferFormer, which does not hold its encoder.
 
     Raises FileNotFoundError, ValueError: the file is missing, damaged, of another program or model.
     """
