@@ -144,8 +144,8 @@ def restore_options(args: argparse.Namespace) -> tuple[argparse.Namespace, dict 
 
 def options_of_start(args: argparse.Namespace) -> dict[str, object]:
     """The options that the weights of ``--pretrained_weights`` bring to a new run, as far as no preset gives them:
-    those of their model, and their text encoder. A published file of ReferFormer brings none: its encoder's tokenizer is
-    not in it.
+    those of their model, and their text encoder. A published file of ReferFormer brings none: the tokenizer of its
+    encoder is not in it.
 
     Raises FileNotFoundError, ValueError: the file is missing, damaged, of another program or model.
     """
