@@ -56,7 +56,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         "--model", **KINDS["model"].argument(), default="proxyformer", help="referformer: the baseline of the paper"
     )
     add_backbone_options(group)
-    group.add_argument("--text_encoder", default="roberta-base", help="hub name or local directory of a RoBERTa")
+    group.add_argument("--text_encoder", default="roberta-base", help="hub name or folder of RoBERTa, or a checkpoint")
     group.add_argument("--freeze_text_encoder", action=argparse.BooleanOptionalAction, default=False)
     for name, default, words in (
         ("token_stride", 32, "stride of the CMIE tokens"),

@@ -39,7 +39,7 @@ from util.run.parser import CommandParser
 
 SPLITS = ("train", "valid")
 YTVOS = "ytvos"
-FORMATS = (YTVOS, "davis", "a2d", "jhmdb", "refcoco", "mevis", "mevis_v2", "long_rvos")
+FORMATS = (YTVOS, "davis", "a2d", "jhmdb", "refcoco", "mevis", "mevis_v2", "long_rvos", "own")
 ARGUMENTS_FILE = "synthetic.json"
 GENERATOR = 1  # to be raised when a change makes other files from the same arguments
 LATER = {"leave": False, "absent": 0}  # arguments that earlier sets do not name, with the values that made them
