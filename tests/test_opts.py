@@ -26,7 +26,7 @@ READERS = ("main.py", "models/__init__.py", "datasets/__init__.py", "util/option
 READ_BY_NOBODY = {
     "local_rank": "torch.distributed.launch adds it; the environment says the same",
 }
-DESTINATIONS = {action.dest: action for action in train_parser()._actions if action.dest != "help"}
+DESTINATIONS = {action.dest: action for action in train_parser()._actions if action.dest not in ("help", "version")}
 
 
 # Frozen values that are made of options, and the files that read them under a name.
