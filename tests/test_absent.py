@@ -334,6 +334,10 @@ def _by_words(predictor: Predictor, video, texts: list[str], asked: dict) -> Nam
         (("x.safetensors",), "tools/export.py makes exported weights of it"),
         (("x.pth", "--holdout", "3"), "only 2 of them were kept out"),
         (("x.pth", "--holdout", "0"), "no training video was kept out"),
+        (("--split", "train"), "the checkpoint was trained on these videos"),
+        (("--split", "nowhere"), "--split nowhere does not exist for Ref-YouTube-VOS"),
+        (("--split", "test", "--dataset_file", "a2d"), "a2d has no expressions that may mean nothing; choose one of"),
+        (("x.pth", "--dataset_file", "joint"), "joint has no hold-out; give one of its parts"),
     ],
 )
 def test_bad_requests_are_one_line_and_write_nothing(trained, tmp_path, monkeypatch, capsys, words, told):
@@ -345,8 +349,8 @@ def test_bad_requests_are_one_line_and_write_nothing(trained, tmp_path, monkeypa
 
 def test_a_split_without_absent_expressions_has_nothing_to_tell(trained, tmp_path, monkeypatch, capsys):
     other = write_mini_ytvos(tmp_path)
-    assert run(monkeypatch, trained, "--split", "valid", "--ytvos_path", other) == 2
-    assert "no expression of its list means nothing" in capsys.readouterr().err
+    assert run(monkeypatch, trained, "--split", "valid", "--data_path", other) == 2
+    assert "the split valid of ytvos has no expression that means nothing" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,7 @@ OPTION_READERS = {
     "models/__init__.py",
     "models/published.py",  # which reads the options that ReferFormer saved
     "datasets/__init__.py",
+    "datasets/sets.py",
     "util/options/data.py",
     "util/options/given.py",
     "util/options/inference.py",

@@ -22,7 +22,7 @@ from util.options.inference import InferenceOptions
 from util.options.start import require_start
 
 # The files that read main.py's options; entry scripts with parsers of their own do not count as readers.
-READERS = ("main.py", "models/__init__.py", "datasets/__init__.py", "util/options/start.py")
+READERS = ("main.py", "models/__init__.py", "datasets/__init__.py", "datasets/sets.py", "util/options/start.py")
 READ_BY_NOBODY = {
     "local_rank": "torch.distributed.launch adds it; the environment says the same",
 }

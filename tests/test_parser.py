@@ -11,7 +11,6 @@ import inference_video
 from opts import train_parser
 from tests.helpers import ROOT
 from tests.tiny_model import checkpoint_of
-from util.run.parser import CommandParser
 from util.run.version import VERSION
 from util.weights import checkpoint
 
@@ -51,8 +50,3 @@ def test_options_are_not_abbreviated(capsys):
     with pytest.raises(SystemExit):
         inference_video.parse_args(["v.mp4", "--text", "a", "--resume", "c.pth", "--output", "x"])
     assert "--output: did you mean --output_dir?" in capsys.readouterr().err
-
-
-def test_an_example_stands_below_the_options(capsys):
-    CommandParser("x.py", "Does x.", example="python x.py a").print_help()
-    assert capsys.readouterr().out.rstrip().endswith("example: python x.py a")

@@ -5,8 +5,8 @@
 
 The first form answers the expressions of the videos that ``--holdout`` kept out of the training, and as many that
 surely mean nothing there. It fits a curve to the scores, and writes the checkpoint with the curve. The second form
-answers the expressions of a split whose list says which of them mean nothing (``"obj_id": null``), and shows how well
-the scores tell them apart. Nothing is written.
+answers the expressions of a split whose list says which of them mean nothing, and shows how well the scores tell them
+apart. Nothing is written.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ import numpy as np
 
 import datasets
 import models
+from datasets import EvalSet
 from datasets.absent import AbsentTexts
 from datasets.base import TrainVideo, VideoEntry
 from datasets.sampling import stream
-from datasets.ytvos import means_nothing, split_videos
 from models.calibration import Calibration, auroc, calibration_error
 from models.predictor import Frames, InMemory, Predictor
 from util.options.precision import add_precision_options
@@ -46,8 +46,9 @@ def parse_args() -> argparse.Namespace:
     parser = CommandParser("calibrate.py", description=__doc__.splitlines()[0])
     parser.add_argument("checkpoint", type=Path, help="of main.py, or exported weights")
     parser.add_argument("output_file", type=Path, nargs="?", help="takes the checkpoint with the curve")
-    parser.add_argument("--split", choices=("valid",), help="write nothing: show how well the scores tell on a split")
-    parser.add_argument("--ytvos_path", help="folder of the data set; default: where it was in training")
+    parser.add_argument("--split", help="write nothing: show how well the scores tell on this split")
+    parser.add_argument("--dataset_file", **KINDS["dataset_file"].argument(), help="default: that of the training")
+    parser.add_argument("--data_path", metavar="DIR", help="folder of the data set; default: where it was in training")
     parser.add_argument(
         "--holdout", **KINDS["holdout"].argument(), metavar="N", help="hold-out videos; default: as in training"
     )
@@ -68,12 +69,16 @@ def main() -> None:
     device = use_device(asked.device)
     how = dict(amp=asked.amp, float32=asked.float32)
     predictor, args = models.load_with_options(asked.checkpoint, device, not_there=0.0, **how)
-    args.ytvos_path = asked.ytvos_path or args.ytvos_path
+    args.dataset_file = asked.dataset_file or args.dataset_file
+    if asked.data_path:
+        setattr(args, datasets.DATA_SETS[args.dataset_file].path, asked.data_path)
     args.holdout = args.holdout if asked.holdout is None else asked.holdout
     if asked.split:
+        if datasets.may_be_trained_on(args.dataset_file, content["options"]["dataset_file"]):
+            datasets.refuse_trained(asked.split, args.holdout, content["options"]["holdout"])
         if predictor.calibration is None:
             print(f"note: {asked.checkpoint} is not calibrated; its scores are no probabilities")
-        print(report(*scores(predictor, *listed(args, asked.split))))
+        print(report(*scores(predictor, *listed(datasets.eval_set(args, asked.split)))))
         return
     predictor.calibration = None
     datasets.refuse_trained("holdout", args.holdout, content["options"]["holdout"])
@@ -101,20 +106,17 @@ def case(video: TrainVideo, texts: AbsentTexts, seed: int, number: int) -> Case:
     return frames, present, sorted({text for text in drawn if text is not None})
 
 
-def listed(args: argparse.Namespace, split: str) -> tuple[Iterator[Case], int]:
+def listed(split: EvalSet) -> tuple[Iterator[Case], int]:
     """The videos of a split whose list says which expressions mean nothing, and their number.
 
-    Raises ValueError where it says so of none.
+    Raises ValueError as :meth:`EvalSet.means_nothing`.
     """
-    entries = split_videos(Path(args.ytvos_path), split)
-    if not any(means_nothing(e) for entry in entries.values() for e in entry["expressions"].values()):
-        raise ValueError(f'--split {split}: no expression of its list means nothing ("obj_id": null); nothing to tell')
-    videos = datasets.eval_set(args, split).videos()
+    nothing, videos = split.means_nothing(), split.videos()
 
     def case(video: VideoEntry) -> Case:
         texts: tuple[list[str], list[str]] = [], []
-        for entry in entries[video.video_id]["expressions"].values():
-            texts[means_nothing(entry)].append(entry["exp"])
+        for exp_id, text in video.expressions.items():
+            texts[exp_id in nothing[video.video_id]].append(text)
         return video, *texts
 
     return map(case, videos), len(videos)

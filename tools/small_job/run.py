@@ -282,7 +282,7 @@ def presence(trained: Path, data: Path, device: torch.device) -> dict[str, float
     """How well the scores tell the expressions that mean something in their video from the others."""
     predictor, args = models.load_with_options(trained, device)
     args.ytvos_path = data
-    return figures(*answer_scores(predictor, *listed(args, "valid")))
+    return figures(*answer_scores(predictor, *listed(datasets.eval_set(args, "valid"))))
 
 
 def shuffled(videos: VideoSet, meta: dict[str, dict]) -> VideoSet:

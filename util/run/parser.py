@@ -17,18 +17,11 @@ class CommandParser(argparse.ArgumentParser):
     Args:
         program: name of the command.
         description: what it does, in one line.
-        example: a command that runs as it stands; shown under the options.
         others: of argparse.
     """
 
-    def __init__(self, program: str, description: str, example: str | None = None, **others: object) -> None:
-        super().__init__(
-            program,
-            description=description,
-            epilog=example and f"example: {example}",
-            allow_abbrev=False,
-            **others,
-        )
+    def __init__(self, program: str, description: str, **others: object) -> None:
+        super().__init__(program, description=description, allow_abbrev=False, **others)
         self.add_argument("--version", action="version", version=f"ProxyFormer {VERSION}")
 
     def error(self, message: str) -> NoReturn:
