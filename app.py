@@ -34,6 +34,7 @@ from util.files.own_folder import own_folder
 from util.options.inference import add_not_there
 from util.run import cli
 from util.run.device import use_device
+from util.run.parser import CommandParser
 from util.video.visualize import write_video
 
 EXAMPLES = (11, 10, 9)  # of the generator
@@ -54,7 +55,7 @@ STYLE = """
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser("app.py", description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser = CommandParser("app.py", description=__doc__.splitlines()[0])
     add_predictor_options(parser)
     add_text_encoder(parser)
     add_not_there(parser, None)

@@ -15,12 +15,13 @@ from davis2017.command import add_strict, finish
 from davis2017.davis_protocol import PROTOCOLS, STATISTICS, Unscorable, average, score_results
 from util.run.cli import run
 from util.run.gaps import Gaps, beside
+from util.run.parser import CommandParser
 
 UNSUPERVISED, SEMI_SUPERVISED = PROTOCOLS
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser("eval_davis.py", description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser = CommandParser("eval_davis.py", description=__doc__.splitlines()[0])
     results = "folder that holds anno_0 to anno_3, or one folder of <video>/<frame>.png"
     parser.add_argument("results", nargs="?", help=results)
     # ReferFormer's names of options; its scripts/dist_test_davis.sh scores the folder of one annotator after the other

@@ -19,13 +19,14 @@ from util.files.folders import new_result
 from util.options.inference import add_not_there
 from util.run import cli, dist
 from util.run.log import progress_bar
+from util.run.parser import CommandParser
 from util.samples.text import is_empty
 from util.video.own_video import FOLDER_FPS, open_video
 from util.video.video_result import MASK_FORMS, PIECES, RECORD, where_found, write_result
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser("inference_video.py", description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser = CommandParser("inference_video.py", description=__doc__.splitlines()[0])
     parser.add_argument("video", metavar="VIDEO", help="a film, a folder of frames (in natural order), or an image")
     parser.add_argument(
         "--text", action="append", required=True, help="what to look for; give it again for each further object"

@@ -23,6 +23,7 @@ from util.options.types import (
     positive_int,
 )
 from util.options.variants import add_variant_options, variant_contradictions
+from util.run.parser import CommandParser
 
 _LONG_TEXT_HELP = "texts of too many tokens: read their beginning, or refuse them"
 
@@ -313,7 +314,7 @@ def inference_parser(program: str, description: str, output: str) -> argparse.Ar
     Args:
         output: default of ``--output_dir``.
     """
-    parser = argparse.ArgumentParser(program, description=description, allow_abbrev=False)
+    parser = CommandParser(program, description=description)
     add_predictor_options(parser)
     parser.add_argument("--output_dir", default=output, help="folder for the masks")
     parser.add_argument(
@@ -341,11 +342,10 @@ def parse_inference_args(parser: argparse.ArgumentParser, argv: list[str] | None
 
 def train_parser() -> argparse.ArgumentParser:
     """The parser of ``main.py``."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         "main.py",
         usage="%(prog)s [options]; --help lists them",  # listing all options before an error would take sixty lines
         description="Train ProxyFormer, or score a checkpoint with --eval.",
-        allow_abbrev=False,
     )
     parser.add_argument("--preset", choices=sorted(PRESETS), help="defaults of a recipe of docs/train.md")
     for add in (add_run_options, add_data_options, add_model_options, add_loss_options, add_train_options):

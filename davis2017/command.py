@@ -9,6 +9,7 @@ import sys
 from util.files.writing import write_json
 from util.run.cli import INCOMPLETE
 from util.run.gaps import Gaps
+from util.run.parser import CommandParser
 
 
 def add_strict(parser: argparse.ArgumentParser) -> None:
@@ -26,7 +27,7 @@ def scoring_parser(program: str, description: str, other: str) -> argparse.Argum
     Args:
         other: words for the objects with which ``--against other`` compares.
     """
-    parser = argparse.ArgumentParser(program, description=description, allow_abbrev=False)
+    parser = CommandParser(program, description=description)
     parser.add_argument("results", help="folder that inference wrote, or submission.zip")
     parser.add_argument("--holdout", type=int, default=0, metavar="N", help="training videos in the hold-out")
     parser.add_argument(

@@ -53,6 +53,7 @@ OPTION_READERS = {
     "util/options/types.py",
     "util/options/variants.py",
     "util/options/referformer_flags.py",
+    "util/run/parser.py",  # of every command
     "util/weights/checkpoint.py",  # which reads the options that other programs saved
 }
 # what opts.py is made of, which takes no more than the standard library

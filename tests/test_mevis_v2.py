@@ -208,12 +208,12 @@ def test_worked_out_by_hand(mini, tmp_path):
     assert (scores["N-acc"], scores["T-acc"]) == (1 / 2, 7 / 8)
     assert scores["Final"] == pytest.approx(((7 + 1 / 4) / 8 + 1 / 2 + 7 / 8) / 3)
     assert scores["J&F_all"] == pytest.approx((7 + 1 / 4 + 1 + 2 / 3) / 10)
-    assert (scores["expressions"], scores["without_target"]) == (10, 2)
+    assert (scores["expressions"], scores["without_target"]) == (8, 2)
     unseen, wrong = scores["videos"]["dd_local"]["0"], scores["videos"]["ee_local"][EMPTY]
     assert (unseen["target"], unseen["found"]) == (True, False)
     assert (wrong["target"], wrong["found"], wrong["anno_id"], wrong["other"]) == (False, True, [], None)
     lines = table(scores, 3).splitlines()
-    assert lines[1].split()[:3] == ["dd_local", "5", "0.8125"] and lines[2].split()[:3] == ["ee_local", "5", "1.0000"]
+    assert lines[1].split()[:3] == ["dd_local", "4", "0.8125"] and lines[2].split()[:3] == ["ee_local", "4", "1.0000"]
     assert "N-acc 0.5000   T-acc 0.8750   Final 0.7604" in lines
     assert "2 expressions mean no object and count in N-acc alone; J&F with them: 0.8917" in lines
 
@@ -235,7 +235,7 @@ def test_a_video_may_have_none_but_such_expressions(mini, tmp_path):
     videos["ee_local"]["expressions"] = {EMPTY: videos["ee_local"]["expressions"][EMPTY]}
     scores = score_results(results, truth, videos)
     assert (scores["N-acc"], scores["T-acc"]) == (1 / 2, 3 / 4) and scores["videos"]["ee_local"][EMPTY]["frames"] == 3
-    assert table(scores, 0).splitlines()[2].split() == ["ee_local", "1", "-", "-", "-"]
+    assert table(scores, 0).splitlines()[2].split() == ["ee_local", "0", "-", "-", "-"]
     videos["dd_local"]["expressions"] = {EMPTY: videos["dd_local"]["expressions"][EMPTY]}
     with pytest.raises(ValueError, match="no expression that can be scored means an object"):
         score_results(results, truth, videos)

@@ -38,6 +38,7 @@ from tools.profile_model import EXPRESSION, build, flops, measure, sections  # n
 from tools.small_job.run import PRETRAINED, score  # noqa: E402
 from util.run import cli  # noqa: E402
 from util.run.device import use_device  # noqa: E402
+from util.run.parser import CommandParser
 
 # what each mode computes in; on a CPU the first two are the same
 MODES = {
@@ -50,11 +51,10 @@ MODES = {
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """The options of ``main.py`` with a few more."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         "benchmark_inference.py",
         description=__doc__.splitlines()[0],
         epilog="Other options are those of main.py: --device, --enc_layers …",
-        allow_abbrev=False,
     )
     parser.add_argument("--frames", type=int, nargs="+", default=[5, 19, 40])
     parser.add_argument("--expressions", type=int, nargs="+", default=[1, 4, 8], help="how many are asked of the video")

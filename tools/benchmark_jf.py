@@ -10,7 +10,6 @@ whole images, dilation of whole images, and a full comparison of every proposal 
 
 from __future__ import annotations
 
-import argparse
 import math
 import sys
 import time
@@ -28,6 +27,7 @@ from davis2017.davis_protocol import VOID, count_objects, unsupervised  # noqa: 
 from davis2017.label_maps import read_labels  # noqa: E402
 from davis2017.metrics import PreparedMask  # noqa: E402
 from util.run.cli import run  # noqa: E402
+from util.run.parser import CommandParser
 
 SIZE = (480, 854)
 
@@ -142,7 +142,7 @@ def compare(name: str, reference: Callable, ours: Callable, arguments: tuple, un
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser("benchmark_jf.py", description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser = CommandParser("benchmark_jf.py", description=__doc__.splitlines()[0])
     parser.add_argument("--frames", type=int, default=5, help="frames of the video")
     parser.add_argument("--objects", type=int, default=6, help="objects of the drawn video")
     parser.add_argument("--repeat", type=int, default=3, help="runs; the fastest counts")

@@ -36,6 +36,7 @@ from tools.benchmark_train import ceiling, last_error  # noqa: E402
 from tools.profile_model import EXPRESSION, build, measure  # noqa: E402
 from util.run import cli  # noqa: E402
 from util.run.device import device_of, use_device  # noqa: E402
+from util.run.parser import CommandParser
 from util.run.precision import use_float32  # noqa: E402
 from util.samples.frames import normalise  # noqa: E402
 
@@ -86,7 +87,7 @@ LEVERS: dict[str, Callable[[], None] | None] = {
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """The options of ``main.py`` with a few more."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         "benchmark_levers.py", description=__doc__.splitlines()[0], epilog="Other options are those of main.py."
     )
     parser.add_argument("--size", type=int, nargs=2, default=(360, 640), metavar=("HEIGHT", "WIDTH"))

@@ -40,6 +40,7 @@ from tools.data.make_synthetic import generate  # noqa: E402
 from tools.profile_model import EXPRESSION, build, make_batch, measure  # noqa: E402
 from util.run import cli, dist  # noqa: E402
 from util.run.device import use_device  # noqa: E402
+from util.run.parser import CommandParser
 from util.run.precision import amp_dtype  # noqa: E402
 
 # name of a variant and the flags that make it
@@ -63,11 +64,10 @@ WARM_UP = 2
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """The options of ``main.py`` with a few more."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         "benchmark_train.py",
         description=__doc__.splitlines()[0],
         epilog="Other options are those of main.py: --num_frames, --backbone, --device, --batch_size …",
-        allow_abbrev=False,
     )
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=USUAL)
     parser.add_argument("--size", type=int, nargs=2, default=(360, 640), metavar=("HEIGHT", "WIDTH"))

@@ -34,6 +34,7 @@ from util.options.saved import KINDS
 from util.run import cli
 from util.run.device import use_device
 from util.run.log import progress_bar
+from util.run.parser import CommandParser
 from util.weights import checkpoint
 
 # a video, expressions that mean something in it, and expressions that do not
@@ -42,7 +43,7 @@ THRESHOLDS = (0.1, 0.3, 0.5, 0.7, 0.9)
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser("calibrate.py", description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser = CommandParser("calibrate.py", description=__doc__.splitlines()[0])
     parser.add_argument("checkpoint", type=Path, help="of main.py, or exported weights")
     parser.add_argument("output_file", type=Path, nargs="?", help="takes the checkpoint with the curve")
     parser.add_argument("--split", choices=("valid",), help="write nothing: show how well the scores tell on a split")

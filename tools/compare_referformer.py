@@ -29,6 +29,7 @@ from models.referformer import ReferFormer  # noqa: E402
 from util.options.saved import OF_REFERFORMER  # noqa: E402
 from util.run.cli import run  # noqa: E402
 from util.run.device import use_device  # noqa: E402
+from util.run.parser import CommandParser
 from util.run.precision import use_float32  # noqa: E402
 from util.weights import checkpoint  # noqa: E402
 
@@ -142,7 +143,7 @@ def _fault(cases: object) -> str | None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser("compare_referformer.py", description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser = CommandParser("compare_referformer.py", description=__doc__.splitlines()[0])
     parser.add_argument("outputs", type=Path, metavar="OUTPUTS.pt")
     parser.add_argument("--text_encoder", required=True, help="directory of the RoBERTa of the outputs")
     parser.add_argument("--tolerance", type=float, default=1e-4, help="share of an output's range; 5 times in half")

@@ -29,6 +29,7 @@ from opts import parse_train_args  # noqa: E402
 from tools.profile_model import EXPRESSION, build  # noqa: E402
 from util.files.writing import atomic_path  # noqa: E402
 from util.run.cli import run  # noqa: E402
+from util.run.parser import CommandParser
 
 VIDEO, PROXIES, TEXT, HEADS = "#dbe9f6", "#fde4cf", "#dff0d8", "#eee3f5"
 WIDTH, HEIGHT = 2.6, 1.05
@@ -153,11 +154,10 @@ def picture_args(program: str, description: str, output: Path) -> tuple[argparse
     Args:
         output: default of ``--output``.
     """
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         program,
         description=description,
         epilog="Other options are those of main.py: --backbone, --num_frames …",
-        allow_abbrev=False,
     )
     parser.add_argument("--output", type=Path, default=output, help="PNG, PDF or SVG by its ending")
     parser.add_argument("--size", type=int, nargs=2, default=(360, 640), metavar=("HEIGHT", "WIDTH"))

@@ -8,7 +8,6 @@ start from it with ``--pretrained_weights``.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -20,6 +19,7 @@ import torch
 import models  # noqa: E402
 from opts import parse_train_args
 from util.run.cli import run
+from util.run.parser import CommandParser
 from util.weights import checkpoint
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -30,7 +30,7 @@ ORIGINS = ("backbone_pretrained", "pretrained_weights")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser("export.py", description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser = CommandParser("export.py", description=__doc__.splitlines()[0])
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("output_file", type=Path, help="ends in .safetensors")
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="type of the stored weights")

@@ -10,7 +10,6 @@ same seed gives the same files. Exit code 0: all were taken well; 1: some were n
 
 from __future__ import annotations
 
-import argparse
 import io
 import os
 import sys
@@ -32,6 +31,7 @@ from tqdm import tqdm  # noqa: E402
 from tools.fuzzing import data_sets, models_and_media  # noqa: E402
 from tools.fuzzing.runner import Finding, Target, replay, run  # noqa: E402
 from util.run import cli  # noqa: E402
+from util.run.parser import CommandParser
 
 TOGETHER = 50  # files of a target before the next one's turn
 
@@ -58,7 +58,7 @@ def search(
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser("fuzz.py", description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser = CommandParser("fuzz.py", description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=600, help="how long")
     parser.add_argument("--target", action="append", metavar="NAME", help="only this one; may be repeated")
     parser.add_argument("--seed", type=int, default=0)

@@ -8,7 +8,6 @@ The folder loads like any local RoBERTa (``AutoModel`` and ``AutoTokenizer``); n
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from pathlib import Path
@@ -23,6 +22,7 @@ if __name__ == "__main__":
 from util.files.folders import new_folder, require_new  # noqa: E402
 from util.files.reading import read_json  # noqa: E402
 from util.run.cli import run  # noqa: E402
+from util.run.parser import CommandParser
 from util.samples.text import in_form, is_empty  # noqa: E402
 
 SPECIAL_TOKENS = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]  # ids 0 to 4, the first four as in roberta-base
@@ -98,9 +98,7 @@ def make_encoder(tokenizer: RobertaTokenizer, *, hidden_size: int, layers: int, 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        "make_tiny_text_encoder.py", description=__doc__.splitlines()[0], allow_abbrev=False
-    )
+    parser = CommandParser("make_tiny_text_encoder.py", description=__doc__.splitlines()[0])
     parser.add_argument("meta_expressions", nargs="+", metavar="META_EXPRESSIONS_JSON")
     parser.add_argument("--output_dir", required=True)
     parser.add_argument("--hidden_size", type=int, default=128)

@@ -17,14 +17,17 @@ if __name__ == "__main__":
 
 from tools.paper_tables import cost, listing, run, show, small, tables  # noqa: E402
 from util.run import cli  # noqa: E402
+from util.run.parser import CommandParser
 
 COMMANDS = {"list": listing, "show": show, "run": run, "tables": tables, "cost": cost, "small": small}
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """The options of a subcommand; ``others`` has the options of main.py, where the subcommand takes them."""
-    parser = argparse.ArgumentParser("paper.py", description=__doc__.splitlines()[0], allow_abbrev=False)
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    parser = CommandParser("paper.py", description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(
+        dest="command", required=True, metavar="COMMAND", parser_class=argparse.ArgumentParser
+    )
     for name, module in COMMANDS.items():
         words = module.__doc__.splitlines()[0]
         own = commands.add_parser(name, help=words, description=words, allow_abbrev=False)

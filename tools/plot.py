@@ -5,7 +5,6 @@ python tools/plot.py output/run output/other --output curves.png
 
 from __future__ import annotations
 
-import argparse
 import math
 import re
 import sys
@@ -23,6 +22,7 @@ from matplotlib.figure import Figure  # noqa: E402
 from util.files.writing import atomic_path  # noqa: E402
 from util.run.cli import run  # noqa: E402
 from util.run.log import read_lines  # noqa: E402
+from util.run.parser import CommandParser
 
 # values of log.jsonl that are neither losses nor scores
 UNDRAWN = {"epoch", "seconds", "skipped_steps", "skipped_clips"}
@@ -68,7 +68,7 @@ def draw(runs: dict[str, dict[str, list[tuple[int, float]]]]) -> Figure:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser("plot.py", description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser = CommandParser("plot.py", description=__doc__.splitlines()[0])
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="--output_dir of a run")
     parser.add_argument(
         "--output", type=Path, default=Path("curves.png"), help="picture; PNG, PDF or SVG by its ending"

@@ -40,6 +40,7 @@ from util.masks.box_ops import masks_to_boxes  # noqa: E402
 from util.run import cli  # noqa: E402
 from util.run.device import use_device  # noqa: E402
 from util.run.memory import peak_bytes  # noqa: E402
+from util.run.parser import CommandParser
 from util.run.precision import amp_dtype, autocast, in_words, use_float32  # noqa: E402
 from util.samples.structures import Batch, Clip, Target  # noqa: E402
 
@@ -198,11 +199,10 @@ def table(sizes: dict[str, int], work: dict[str, int]) -> str:
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """The options of ``main.py``, such as ``--num_frames``, and three more."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         "profile_model.py",
         description=__doc__.splitlines()[0],
         epilog="Other options are those of main.py: --num_frames, --backbone, --device, --amp …",
-        allow_abbrev=False,
     )
     parser.add_argument("--size", type=int, nargs=2, default=(360, 640), metavar=("HEIGHT", "WIDTH"))
     parser.add_argument("--expressions", nargs="+", default=[EXPRESSION], help="asked of the one clip")

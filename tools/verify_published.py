@@ -33,6 +33,7 @@ from tools.profile_model import Cost, measure  # noqa: E402
 from util.masks.results import ANNOTATOR_ROOTS  # noqa: E402
 from util.run.cli import run  # noqa: E402
 from util.run.device import use_device  # noqa: E402
+from util.run.parser import CommandParser
 from util.video.pictures import read_label_maps  # noqa: E402
 from util.video.visualize import SheetRow, contact_sheet  # noqa: E402
 from util.weights import checkpoint  # noqa: E402
@@ -43,9 +44,7 @@ SHOWN = 4  # frames of a video in the picture
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        "verify_published.py", description=" ".join(__doc__.split("\n\n")[0].split()), allow_abbrev=False
-    )
+    parser = CommandParser("verify_published.py", description=" ".join(__doc__.split("\n\n")[0].split()))
     parser.add_argument("file", type=Path, metavar="FILE", help="as downloaded, or any checkpoint of this program")
     parser.add_argument("--davis_path", type=Path, default=Path("data/ref-davis"))
     parser.add_argument("--videos", nargs="+", default=list(VIDEOS), metavar="NAME", help="of the valid split")

@@ -24,6 +24,7 @@ from tools.data.checks import image_sets, sentence_sets, video_sets
 from tools.data.checks.report import Report
 from util.files.writing import atomic_path, write_json
 from util.run.cli import run
+from util.run.parser import CommandParser
 
 # Each function takes the folder of a data set and a number of processes. It raises FileNotFoundError or ValueError only
 # if the folder holds nothing of the data set.
@@ -40,7 +41,7 @@ CHECKS: dict[str, Callable[[Path, int], Report]] = {
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser("check.py", description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser = CommandParser("check.py", description=__doc__.splitlines()[0])
     parser.add_argument("dataset", choices=CHECKS)
     parser.add_argument("path", type=Path, help="folder of the data set")
     parser.add_argument("--json", metavar="FILE", help="write all findings to this file")

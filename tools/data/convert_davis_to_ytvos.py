@@ -11,7 +11,6 @@ The id of an expression is 4 * (index of the object among the video's objects wi
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import re
@@ -36,6 +35,7 @@ from util.run.cli import (
     run,  # noqa: E402
     summarise,  # noqa: E402
 )
+from util.run.parser import CommandParser
 from util.samples.text import is_empty  # noqa: E402
 from util.video.pictures import MASK_SUFFIXES, PICTURE_SUFFIXES, find_files, list_files  # noqa: E402
 
@@ -329,9 +329,7 @@ def convert(source: Path | str, output: Path | str | None = None, *, copy: bool 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        "convert_davis_to_ytvos.py", description=__doc__.splitlines()[0], allow_abbrev=False
-    )
+    parser = CommandParser("convert_davis_to_ytvos.py", description=__doc__.splitlines()[0])
     parser.add_argument("source", nargs="?", default="data/ref-davis", help="holds DAVIS/ and davis_text_annotations/")
     parser.add_argument("--output_dir", help="default: the source folder, beside the originals")
     parser.add_argument("--copy", action="store_true", help="copy frames and masks instead of linking to the originals")

@@ -9,7 +9,6 @@ changed. Running the script again makes the same files.
 
 from __future__ import annotations
 
-import argparse
 import json
 import pickle
 import sys
@@ -33,6 +32,7 @@ from util.run.cli import (
     run,  # noqa: E402
     summarise,  # noqa: E402
 )
+from util.run.parser import CommandParser
 from util.samples.text import is_empty  # noqa: E402
 
 _SEE = "see docs/data.md, RefCOCO"
@@ -227,7 +227,7 @@ def write(root: Path, name: str, splits: dict[str, Converted], shared: dict) -> 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser("convert_refcoco.py", description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser = CommandParser("convert_refcoco.py", description=__doc__.splitlines()[0])
     parser.add_argument("coco_path", type=Path, help="folder with refcoco/, refcoco+/ and refcocog/")
     parser.add_argument("--sets", nargs="+", choices=SETS, default=SETS, help="default: all three")
     args = parser.parse_args()

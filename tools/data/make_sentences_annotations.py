@@ -10,7 +10,6 @@ Existing files, downloaded or made, are kept unless --overwrite is given. The gr
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Iterator
 from itertools import groupby
@@ -26,6 +25,7 @@ from datasets import a2d, jhmdb  # noqa: E402
 from util.files.writing import write_json  # noqa: E402
 from util.masks.coco import ground_truth  # noqa: E402
 from util.run.cli import run  # noqa: E402
+from util.run.parser import CommandParser
 from util.video.pictures import image_size, turned  # noqa: E402
 
 
@@ -134,9 +134,7 @@ def make_jhmdb(root: Path, overwrite: bool) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        "make_sentences_annotations.py", description=__doc__.splitlines()[0], allow_abbrev=False
-    )
+    parser = CommandParser("make_sentences_annotations.py", description=__doc__.splitlines()[0])
     parser.add_argument("dataset", choices=("a2d", "jhmdb"))
     parser.add_argument("path", type=Path, metavar="PATH", help="folder of the data set")
     parser.add_argument("--overwrite", action="store_true", help="replace existing files")

@@ -10,7 +10,6 @@ the videos of a smaller one.
 
 from __future__ import annotations
 
-import argparse
 import json
 import multiprocessing
 import os
@@ -36,6 +35,7 @@ from util.files.folders import finish_folder, new_folder  # noqa: E402
 from util.files.reading import read_json  # noqa: E402
 from util.masks.results import LABEL_PALETTE  # noqa: E402
 from util.run.cli import run  # noqa: E402
+from util.run.parser import CommandParser
 
 SPLITS = ("train", "valid")
 YTVOS = "ytvos"
@@ -323,7 +323,7 @@ def generate(
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser("make_synthetic.py", description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser = CommandParser("make_synthetic.py", description=__doc__.splitlines()[0])
     parser.add_argument("output_dir")
     parser.add_argument("--train_videos", type=int, default=600)
     parser.add_argument("--valid_videos", type=int, default=40)

@@ -14,7 +14,6 @@ It is for small networks and sets of one frame size.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -40,6 +39,7 @@ from util.files.folders import new_folder, require_new
 from util.run.cli import run
 from util.run.device import use_device
 from util.run.log import progress_bar
+from util.run.parser import CommandParser
 from util.run.precision import amp_dtype, autocast
 from util.samples.frames import normalise
 from util.samples.structures import Movable
@@ -330,7 +330,7 @@ def pretrain(aligner: Aligner, stream: Iterable[Clips], *, steps: int, lr: float
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser("pretrain_alignment.py", description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser = CommandParser("pretrain_alignment.py", description=__doc__.splitlines()[0])
     parser.add_argument("ytvos_path", type=Path, help="data set in the layout of Ref-YouTube-VOS, with train/meta.json")
     parser.add_argument("--backbone", default="tsm_resnet10_half", help="as in main.py")
     parser.add_argument("--text_encoder", required=True, help="as in main.py")

@@ -8,7 +8,6 @@ which query that is? Held-out videos of the generator are answered, and each que
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from dataclasses import dataclass
@@ -32,6 +31,7 @@ from models.predictor import Predictor
 from util.masks.box_ops import masks_to_boxes
 from util.run import cli
 from util.run.device import use_device
+from util.run.parser import CommandParser
 from util.run.precision import autocast
 from util.samples.structures import Targets
 from util.video.pictures import read_label_maps
@@ -57,7 +57,7 @@ class Answer:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser("queries.py", description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser = CommandParser("queries.py", description=__doc__.splitlines()[0])
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--ytvos_path", type=Path, required=True, help="a set of make_synthetic.py; valid is answered")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to this file")

@@ -26,16 +26,21 @@ import torch
 import datasets
 import models
 from datasets import VideoSet
-from datasets.ytvos import annotations_root, eval_videos, split_videos
+from datasets.ytvos import annotations_root, eval_videos, means_nothing, split_videos
+from davis2017.averages import ACCURACIES
 from davis2017.ytvos_protocol import score_results
 from engine import predict_split
-from models.predictor import Predictor
+from models.predictor import PROBABLE, Predictor
 from models.text_encoder import TextEncoder
+from tools.calibrate import figures, listed
+from tools.calibrate import scores as answer_scores
+from tools.data.synthetic_text import ABSENT
 from util.files.folders import require_new
 from util.files.writing import write_json
 from util.masks.results import Results, claim_results, mask_name
 from util.run import cli
 from util.run.device import use_device
+from util.run.parser import CommandParser
 from util.run.precision import amp_dtype, inference_amp
 from util.video.pictures import read_label_maps
 from util.video.visualize import PALETTE, SheetRow, contact_sheet, overlay, titled, write_video
@@ -47,6 +52,7 @@ BLANK = "the object"
 CONTROLS = ("shuffled", "blank", "first_frame", "untrained")
 SHEET_ROWS = 9
 ABSENT_SHARE = 0.1
+NO_OBJECT = -1  # a label that no pixel has
 
 PRETRAINED = ROOT / "pretrained_weights" / "demo.safetensors"
 
@@ -101,7 +107,7 @@ LONG = Recipe(
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser("demo.sh", description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser = CommandParser("demo.sh", description=__doc__.splitlines()[0])
     parser.add_argument("--output_dir", type=Path, default=Path("output/demo"), help="everything is written here")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", help="cuda, cuda:1, cpu; default: a GPU when there is one")
@@ -127,26 +133,30 @@ def main() -> None:
     if asked.quick and not PRETRAINED.is_file():
         raise FileNotFoundError(f"--quick: {PRETRAINED} is not in this copy of the repository; run without --quick")
 
+    recipe = SHORT if not (asked.quick or asked.long) else LONG  # with which the shipped weights were trained, too
     if asked.quick:
         step(1, f"generating {VALID_VIDEOS} videos")
-        generate(data, videos=1, frames=FRAMES, seed=asked.seed)
+        generate(data, videos=1, frames=FRAMES, seed=asked.seed, absent=recipe.absent)
         step(2, f"nothing to train: {PRETRAINED.relative_to(ROOT)} is there")
         trained = PRETRAINED
     else:
-        trained = train(LONG if asked.long else SHORT, out, data, asked.seed, where)
+        trained = train(recipe, out, data, asked.seed, where)
 
     step(3, "inference on the held-out videos, submission zip, scores")
     words = ["--resume", trained, "--split", "valid", "--ytvos_path", data, "--output_dir", results]
+    words += ["--not_there", PROBABLE] if recipe.absent else []
     command("inference_ytvos.py", *words, "--visualize", *where)
     scores = score(results, data)
 
     step(4, "the same videos without language, without time, without training")
     checked = controls(trained, out / "controls", data, asked.seed, device=device)
+    told = presence(trained, data, device) | {name: scores[name] for name in ACCURACIES} if recipe.absent else {}
 
     step(5, "pictures")
     sheet, film = out / "contact_sheet.png", out / "demo.mp4"
     draw(scores, results, data, sheet, film)
     metrics = summary(scores, checked) | {"seconds": round(time.perf_counter() - start, 1), "seed": asked.seed}
+    metrics |= {"presence": told} if told else {}
     write_json(out / "metrics.json", metrics)
     print(table(metrics))
     print(f"\n{metrics['seconds']:.0f} seconds. Look at {sheet} and {film}; the numbers are in {out / 'metrics.json'},")
@@ -177,7 +187,12 @@ def train(recipe: Recipe, out: Path, data: Path, seed: int, where: Sequence[str]
     generate_all(recipe, starts, seed)
     step(2, "training ProxyFormer from random weights: encoders, then on images, then on videos")
     align(recipe, starts, out / "text_encoder", seed, *where)
-    return train_stages(recipe, starts, out, seed, *shlex.split(DEMO), *where)
+    trained = train_stages(recipe, starts, out, seed, *shlex.split(DEMO), *where)
+    if not recipe.absent:
+        return trained
+    calibrated = trained.with_name("calibrated.pth")
+    command("tools/calibrate.py", trained, calibrated, *where)
+    return calibrated
 
 
 def generate_all(recipe: Recipe, starts: Starts, seed: int) -> None:
@@ -245,9 +260,29 @@ def command(script: str, *options: object, quiet: bool = False) -> str:
     return done.stdout or ""
 
 
-def score(results: Path, data: Path) -> dict:
-    """J&F of a results folder on the held-out videos, and against the other object of each video that fits best."""
-    return score_results(results, annotations_root(data, "valid"), split_videos(data, "valid"), other_objects=True)
+def score(results: Path, data: Path, meta: dict[str, dict] | None = None) -> dict:
+    """J&F of a results folder on the held-out videos, and against the other object of each video that fits best.
+
+    Args:
+        meta: entries of meta_expressions to score; None: all.
+    """
+    meta = meta or split_videos(data, "valid")
+    return score_results(results, annotations_root(data, "valid"), meta, other_objects=True)
+
+
+def meaningful(data: Path) -> dict[str, dict]:
+    """The entries of the held-out videos with the expressions that mean an object."""
+    return {
+        name: entry | {"expressions": {e: of for e, of in entry["expressions"].items() if not means_nothing(of)}}
+        for name, entry in split_videos(data, "valid").items()
+    }
+
+
+def presence(trained: Path, data: Path, device: torch.device) -> dict[str, float | int]:
+    """How well the scores tell the expressions that mean something in their video from the others."""
+    predictor, args = models.load_with_options(trained, device)
+    args.ytvos_path = data
+    return figures(*answer_scores(predictor, *listed(args, "valid")))
 
 
 def shuffled(videos: VideoSet, meta: dict[str, dict]) -> VideoSet:
@@ -278,9 +313,13 @@ def controls(
     Args:
         trained: the checkpoint; folder: takes the masks; seed: of the weights of the untrained model.
     """
-    predictor, args = models.load_with_options(trained, device)
+    predictor, args = models.load_with_options(trained, device, not_there=0.0)
     args.ytvos_path = data
-    videos = datasets.eval_set(args, "valid").videos()
+    meta = meaningful(data)
+    videos = [
+        replace(video, expressions={e: video.expressions[e] for e in meta[video.video_id]["expressions"]})
+        for video in datasets.eval_set(args, "valid").videos()
+    ]
 
     def untrained() -> Predictor:
         torch.manual_seed(seed)
@@ -289,7 +328,7 @@ def controls(
         return models.build_predictor(model, models.predictor_settings(args, amp=inference_amp(args.amp)))
 
     changed = {
-        "shuffled": shuffled(videos, split_videos(data, "valid")),
+        "shuffled": shuffled(videos, meta),
         "blank": [replace(v, expressions=dict.fromkeys(v.expressions, BLANK)) for v in videos],
         "first_frame": [replace(v, frame_paths=v.frame_paths[:1] * len(v.frame_paths)) for v in videos],
     }
@@ -310,7 +349,7 @@ def control(predictor: Predictor, videos: VideoSet, folder: Path, data: Path, na
     """Scores of a control run, which should be low."""
     claim_results(folder, {"checkpoint": str(trained), "control": name}, replace=True)
     predict_split(predictor, videos, folder, desc=name)
-    return score(folder, data)
+    return score(folder, data, meaningful(data))
 
 
 def summary(scores: dict, controls: dict[str, dict]) -> dict:
@@ -321,7 +360,7 @@ def summary(scores: dict, controls: dict[str, dict]) -> dict:
         out = {key: mean[key] for key in ("J", "F", "J&F", "J&F_other_object", "expressions")}
         return out | {f"J&F_{name}": pick(run)["J&F"] for name, run in controls.items()}
 
-    kinds = {kind: line(lambda run, kind=kind: run["by_kind"][kind]) for kind in scores["by_kind"]}
+    kinds = {kind: line(lambda run, kind=kind: run["by_kind"][kind]) for kind in scores["by_kind"] if kind != ABSENT}
     return line(lambda run: run) | {"by_kind": kinds}
 
 
@@ -332,6 +371,9 @@ def table(metrics: dict) -> str:
     lines = ["", "held-out videos".ljust(22) + "".join(h.rjust(14) for h in heads)]
     for name, row in [("all", metrics), *metrics["by_kind"].items()]:
         lines.append(f"{name} ({row['expressions']})".ljust(22) + "".join(f"{row[c]:14.3f}" for c in columns))
+    if told := metrics.get("presence"):
+        lines += ["", f"{told['absent']} further expressions mean nothing in their video: AUROC of the scores"]
+        lines[-1] += f" {told['AUROC']:.3f}; " + ", ".join(f"{name} {told[name]:.3f}" for name in ACCURACIES)
     return "\n".join(lines)
 
 
@@ -353,7 +395,7 @@ def draw(scores: dict, results: Path, data: Path, sheet: Path, film: Path) -> No
                     caption=case["exp"],
                     note=f"{case['kind']} · J&F {case['J&F']:.2f} · {vid}",
                     frames=list(images[every_other]),
-                    truth=labels[every_other] == int(case["obj_id"]),
+                    truth=labels[every_other] == int(case["obj_id"] or NO_OBJECT),
                     predicted=np.stack(predicted)[every_other],
                     frame_ids=video.frame_names[every_other],
                 )

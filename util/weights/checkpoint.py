@@ -17,6 +17,7 @@ from safetensors.torch import save as to_bytes
 from torch import nn
 
 from util.files.writing import atomic_path
+from util.run.version import VERSION
 from util.weights.before_reading import check_before_reading
 from util.weights.names import unwrapped
 
@@ -39,7 +40,7 @@ def save(path: str | Path, content: dict[str, Any]) -> None:
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         output = _Output(file)
         try:
-            torch.save({"format": FORMAT, **content}, output)
+            torch.save({"format": FORMAT, **content, "version": VERSION}, output)
         except RuntimeError:
             raise output.error or sys.exception() from None
         file.flush()
@@ -183,6 +184,7 @@ def export(path: str | Path, content: dict[str, Any], dtype: torch.dtype) -> Non
         if not value.isfinite().all():
             raise ValueError(f"{name} has values that {dtype} cannot hold; choose another type")
     described = {key: content[key] for key in ("format", *DESCRIPTION, CALIBRATION) if key in content}
+    described["version"] = VERSION
     with atomic_path(path) as temporary:
         temporary.write_bytes(to_bytes(state, metadata={_HEADER: json.dumps(described)}))
 
