@@ -41,6 +41,7 @@ from util.run import cli  # noqa: E402
 from util.run.device import use_device  # noqa: E402
 from util.run.gaps import Gaps  # noqa: E402
 from util.run.log import progress_bar  # noqa: E402
+from util.run.parser import CommandParser  # noqa: E402
 from util.weights.checkpoint import fingerprint  # noqa: E402
 
 DATA_SET, SPLIT = "long_rvos", "valid"
@@ -49,7 +50,7 @@ SCORES = ("J&F", *MEASURES)
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser("benchmark_windows.py", description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser = CommandParser("benchmark_windows.py", description=__doc__.splitlines()[0])
     parser.add_argument("--videos", type=int, default=3)
     parser.add_argument("--frames", type=int, default=360, help="of each video")
     parser.add_argument("--windows", type=int, nargs="+", default=[8, WINDOW, 80, 360], metavar="FRAMES")
