@@ -170,7 +170,8 @@ def build_page(desk: Desk, clips: list[tuple[Path, str]]) -> gr.Blocks:
         desk.leave(request.session_hash)
 
     with gr.Blocks(title="ProxyFormer", analytics_enabled=False, fill_width=True) as page:
-        gr.Markdown("# ProxyFormer\nFinds what you describe in every frame of a video.")
+        meaning = desk.predictor.scores_mean
+        gr.Markdown(f"# ProxyFormer\nFinds what you describe in every frame of a video; {meaning}.")
         with gr.Row():
             with gr.Column(scale=2):
                 video = gr.Video(label="Video", sources=["upload"], height=240, elem_id="video")

@@ -88,8 +88,7 @@ def infer(asked: argparse.Namespace, device: torch.device) -> None:
         found = zip(asked.text, segmentation.scores, segmentation.there, seen, strict=True)
         for text, score, there, count in found:
             print(f"{score:.2f}  {text}: {where_found(there, count, len(video))}")
-        if predictor.calibration is None:
-            print("note: the scores of these weights are not calibrated; what is not there may have a high one, too")
+        print(predictor.scores_mean)
         if video.damaged:
             print(f"{video.damaged} frames of {path} are damaged; the frame before stands in for each")
     for piece in PIECES:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Iterable, Iterator, Mapping
 
 from util.options.given import named_options
@@ -34,7 +35,13 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--device", default=None, help="cuda, cuda:1, cpu; default: a GPU when there is one")
     group.add_argument("--seed", type=non_negative_int, default=42)
     add_precision_options(group, "off", "off; of a new training on a GPU: auto")
-    group.add_argument("--num_workers", type=non_negative_int, default=4, help="data loading processes per rank")
+    cores = len(os.sched_getaffinity(0))
+    group.add_argument(
+        "--num_workers",
+        type=non_negative_int,
+        default=min(4, cores),
+        help="data loading processes per rank; default: as many as there are cores, at most 4",
+    )
     group.add_argument(
         "--loader_timeout",
         **KINDS["loader_timeout"].argument(),

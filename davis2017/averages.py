@@ -40,12 +40,11 @@ def average(expressions: Iterable[Mapping], other_objects: bool) -> dict[str, fl
     number.
 
     ``J``, ``F`` and ``J&F`` are None where no expression means an object. Temporal measures are there where expressions
-    have them. ``J&F_other_object`` is there with ``other_objects``; None where no expression's video has another
-    object.
+    have them. ``J&F_other_object`` is there with ``other_objects``; None where no expression's video has another object.
     """
+    expressions = list(expressions)
     meant = [e for e in expressions if e.get("target", True)]
-    measures = _measures(meant[0]) if meant else MEASURES[:3]
-    out: dict[str, float | int | None] = {key: _mean([e[key] for e in meant]) for key in measures}
+    out: dict[str, float | int | None] = {key: _mean([e[key] for e in meant]) for key in _measures(expressions[0])}
     out["expressions"] = len(meant)
     if other_objects:
         out[OTHER] = _mean([e["other"]["J&F"] for e in meant if e["other"]])

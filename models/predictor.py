@@ -169,6 +169,14 @@ class Predictor:
         self._reader = DaemonThreads("frames")
         self._ahead: tuple[Frames, Future] | None = None  # a video, and the reading of its first window
 
+    @property
+    def scores_mean(self) -> str:
+        """What a score says, in a sentence for whoever reads it."""
+        if self.calibration is None:
+            return "these scores are no probabilities: what is not in the video may have a high one, too"
+        limit = f"; below {self.not_there:g} the answer is: not there" if self.not_there else ""
+        return f"a score is the probability that the text means something in the video{limit}"
+
     def announce(self, texts: Iterable[tuple[str, str]]) -> None:
         """Warns of texts that are too long, or refuses them; to be called before work that an error would waste.
 

@@ -56,12 +56,20 @@ def describe(trainer: Trainer, departure: str | None = None) -> None:
         f"{dataset.expressions_per_clip} expressions each"
     )
     print("clips of an epoch: " + ", ".join(f"{name} {count}" for name, count in trainer.loader.clips.items()))
+    if dataset.absent:
+        print(
+            f"{dataset.absent:.0%} of the expressions are replaced by one that means nothing in the video, where known"
+        )
     if trainer.steps_done:
         place = f"after step {trainer.step} of epoch {trainer.epoch}"
         print(f"going on from {settings.resume}, {place}, {settings.promise}")
     if getattr(trainer.model, "semantics", None):
         if at_once * dataset.expressions_per_clip == 1:
-            print("a micro-batch is one sample: the JSC loss has no negatives and is 0")
+            print(
+                "warning: a micro-batch is one sample, so the JSC loss, the second of the method, has no negatives and "
+                "is 0; give --batch_size 2 or --expressions_per_clip 2",
+                file=sys.stderr,
+            )
         elif accumulate > 1:
             print(f"the negatives of the JSC loss come from one micro-batch of all ranks, {at_once} clips")
     sys.stdout.flush()

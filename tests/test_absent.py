@@ -261,6 +261,8 @@ def test_below_the_threshold_masks_are_empty_and_nothing_else_changes():
         assert torch.equal(mask, before) if there else not mask.any()
     off = Predictor(model, **size, calibration=curve, not_there=0.0).segment(InMemory(frames()), list(EXPRESSIONS))
     assert all(off.there) and torch.equal(off.masks(0, 3), plain)
+    assert predictor.scores_mean.startswith("a score is the probability") and "below 0.5" in predictor.scores_mean
+    assert "no probabilities" in Predictor(model, **size).scores_mean
     assert all(Predictor(model, **size).segment(InMemory(frames()), list(EXPRESSIONS)).there)  # no calibration
 
 

@@ -32,7 +32,7 @@ class ByColour:
 
     frames: Tensor | None = None
     expressions: list[str] | None = None
-    calibration = None
+    scores_mean = "these scores mean colours"
 
     def segment(self, source, expressions: list[str], seen=None):
         return ByColour(source.read(range(len(source))), expressions)
