@@ -32,6 +32,7 @@ from tasks import plan
 from tasks.resuming import check_state, clips_grouped, global_batch, micro_batches, promise
 from tasks.scoring import score_split, texts_to_score
 from tasks.training import Parts, RunSettings, Trainer
+from util.options.presets import recipe
 from util.options.start import departure, require_start
 from util.run import cli, dist
 from util.run.cli import INCOMPLETE
@@ -75,6 +76,8 @@ FREE_TO_CHANGE = {
     "collective_timeout",
     "local_rank",
 }
+# options of the model that a run does not take from the weights that it starts from
+OF_THE_DATA = {"binary", "backbone_pretrained"}
 # options that are never taken from a checkpoint
 OF_THIS_CALL = {
     "output_dir",  # a file must not say where to write
@@ -133,8 +136,29 @@ def restore_options(args: argparse.Namespace) -> tuple[argparse.Namespace, dict 
         args = parse_train_args(defaults=defaults)
         if args.amp == "auto" and not args.eval:
             args.amp = saved["options"]["amp"]
+    elif args.pretrained_weights:
+        args = parse_train_args(defaults=options_of_start(args))
     args.resume = path
     return args, saved
+
+
+def options_of_start(args: argparse.Namespace) -> dict[str, object]:
+    """The options that the weights of ``--pretrained_weights`` bring to a new run, as far as no preset gives them:
+    those of their model, and their text encoder. A published file of ReferFormer brings none: the tokenizer of its
+    encoder is not in it.
+
+    Raises FileNotFoundError, ValueError: the file is missing, damaged, of another program or model.
+    """
+    path = args.pretrained_weights
+    if models.is_published(checkpoint.read(path)):
+        return {}
+    found = models.load_checkpoint(path)["options"]
+    if found["model"] != args.model:
+        raise ValueError(f"--pretrained_weights {path} is a {found['model']}: add --model {found['model']}")
+    others = OF_TRAINING | OF_THE_DATA | set(recipe(args.preset, args.model) if args.preset else ())
+    options = {name: value for name, value in found.items() if name in model_options() - others}
+    check_train_options(options, f"--pretrained_weights {path}")
+    return {**options, "text_encoder": path}
 
 
 def find_checkpoint(args: argparse.Namespace) -> tuple[str | None, dict | None]:

@@ -6,6 +6,7 @@ import argparse
 import os
 from collections.abc import Iterable, Iterator, Mapping
 
+from util.options.data import LONG_TEXT_HELP, add_data_options
 from util.options.given import named_options
 from util.options.inference import InferenceOptions, add_not_there, add_window_options, inference_options
 from util.options.losses import add_loss_options
@@ -18,15 +19,12 @@ from util.options.start import add_backbone_options, add_start_options, start_co
 from util.options.types import (
     below_one,
     compile_backend,
-    mixing_weight,
     non_negative_float,
     non_negative_int,
     positive_int,
 )
 from util.options.variants import add_variant_options, variant_contradictions
 from util.run.parser import CommandParser
-
-_LONG_TEXT_HELP = "texts of too many tokens: read their beginning, or refuse them"
 
 
 def add_run_options(parser: argparse.ArgumentParser) -> None:
@@ -56,7 +54,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         "--model", **KINDS["model"].argument(), default="proxyformer", help="referformer: the baseline of the paper"
     )
     add_backbone_options(group)
-    group.add_argument("--text_encoder", default="roberta-base", help="hub name or local directory of a RoBERTa")
+    group.add_argument("--text_encoder", default="roberta-base", help="hub name or folder of RoBERTa, or a checkpoint")
     group.add_argument("--freeze_text_encoder", action=argparse.BooleanOptionalAction, default=False)
     for name, default, words in (
         ("token_stride", 32, "stride of the CMIE tokens"),
@@ -209,77 +207,6 @@ def add_train_options(parser: argparse.ArgumentParser) -> None:
     add_collective_options(group)
 
 
-def add_data_options(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("data")
-    group.add_argument(
-        "--dataset_file",
-        **KINDS["dataset_file"].argument(),
-        default="ytvos",
-        help="all: refcoco, refcoco+ and refcocog; joint: these three and ytvos",
-    )
-    group.add_argument("--ytvos_path", default="data/ref-youtube-vos")
-    group.add_argument("--annotations", metavar="DIR", help="ytvos: masks of valid; default: valid/Annotations")
-    group.add_argument("--expressions", metavar="FILE", help='ytvos: list of valid with the "obj_id" of expressions')
-    group.add_argument("--davis_path", default="data/ref-davis")
-    group.add_argument("--a2d_path", default="data/a2d_sentences")
-    group.add_argument("--jhmdb_path", default="data/jhmdb_sentences", help="for evaluation only")
-    group.add_argument("--mevis_path", default="data/mevis", help="of mevis and mevis_v2, its version 2")
-    group.add_argument("--long_rvos_path", default="data/long_rvos")
-    group.add_argument("--coco_path", default="data/coco", help="holds train2014/ and the converted RefCOCO sets")
-    group.add_argument(
-        "--mix",
-        type=mixing_weight,
-        nargs="+",
-        metavar="NAME=WEIGHT",
-        help="how often an epoch of all or joint takes a data set's clips; 0.5: half of them, 2: all twice; default: 1",
-    )
-    group.add_argument(
-        "--holdout", **KINDS["holdout"].argument(), default=0, help="training videos kept out for local scoring"
-    )
-    group.add_argument(
-        "--num_frames", **KINDS["num_frames"].argument(), default=5, help="frames of a training clip (T)"
-    )
-    group.add_argument(
-        "--expressions_per_clip", type=positive_int, default=1, help="expressions that share one encoded clip"
-    )
-    group.add_argument("--long_text", **KINDS["long_text"].argument(), default="shorten", help=_LONG_TEXT_HELP)
-    group.add_argument(
-        "--bad_sample",
-        choices=("fail", "skip"),
-        default="fail",
-        help="clips with a missing or damaged file: fail ends the run; skip takes another clip and names the file",
-    )
-    group.add_argument(
-        "--train_sizes",
-        type=positive_int,
-        nargs="+",
-        default=[288, 320, 352, 392, 416, 448, 480, 512],
-        help="short sides of training frames",
-    )
-    group.add_argument("--train_max_size", type=positive_int, help="limit of the long side; default: --max_size")
-    group.add_argument(
-        "--crop_sizes", type=positive_int, nargs="+", help="short sides of cropped frames; default: --train_sizes"
-    )
-    group.add_argument(
-        "--absent_object",
-        choices=("replace", "keep"),
-        default="keep",
-        help="clips that do not show their object: keep trains it as absent; replace takes another clip (all presets)",
-    )
-    group.add_argument(
-        "--absent",
-        type=below_one,
-        default=0.0,
-        metavar="SHARE",
-        help="share of expressions that are replaced by one that means nothing in the video, where such are known",
-    )
-    group.add_argument("--eval_size", **KINDS["eval_size"].argument(), default=360, help="short side at inference")
-    group.add_argument("--max_size", **KINDS["max_size"].argument(), default=640, help="limit of the long side")
-    group.add_argument("--flip", action=argparse.BooleanOptionalAction, default=True)
-    group.add_argument("--random_crop", action=argparse.BooleanOptionalAction, default=True)
-    group.add_argument("--photometric", action=argparse.BooleanOptionalAction, default=True)
-
-
 # of models.load_predictor
 PREDICTOR_OPTIONS = (
     "eval_size",
@@ -312,7 +239,7 @@ def add_predictor_options(parser: argparse.ArgumentParser) -> None:
     add_precision_options(parser, None, "off if training was off, else auto")
     add_window_options(parser)
     parser.add_argument("--device", help="cuda, cuda:1, cpu; default: a GPU when there is one")
-    parser.add_argument("--long_text", **KINDS["long_text"].argument(), default="shorten", help=_LONG_TEXT_HELP)
+    parser.add_argument("--long_text", **KINDS["long_text"].argument(), default="shorten", help=LONG_TEXT_HELP)
 
 
 def inference_parser(program: str, description: str, output: str) -> argparse.ArgumentParser:

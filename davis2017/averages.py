@@ -39,9 +39,9 @@ def average(expressions: Iterable[Mapping], other_objects: bool) -> dict[str, fl
     """Means over the expressions, as :func:`ytvos_protocol.score_video` returns them, that mean an object, and their
     number.
 
-    ``J``, ``F`` and ``J&F`` are None where no expression means an object. Temporal measures are there where expressions
-    have them. ``J&F_other_object`` is there with ``other_objects``; None where no expression's video has another
-    object.
+    ``J``, ``F`` and ``J&F`` are None where no expression means an object. Temporal measures are there where
+    expressions have them. ``J&F_other_object`` is there with ``other_objects``; None where no expression's video has
+    another object.
     """
     expressions = list(expressions)
     meant = [e for e in expressions if e.get("target", True)]

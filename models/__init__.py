@@ -45,6 +45,7 @@ __all__ = [
     "build_optimizer",
     "build_predictor",
     "inference_predictor",
+    "is_published",
     "load_checkpoint",
     "load_predictor",
     "load_pretrained_model",

@@ -63,6 +63,14 @@ class Calibration:
         return cls(slope, offset)
 
 
+def in_words(curve: Calibration | None, not_there: float) -> str:
+    """What a score says, in a sentence for whoever reads it; ``not_there``: score below which nothing is there."""
+    if curve is None:
+        return "these scores are no probabilities: what is not in the video may have a high one, too"
+    limit = f"; below {not_there:g} the answer is: not there" if not_there else ""
+    return f"a score is the probability that the text means something in the video{limit}"
+
+
 def auroc(present: np.ndarray, absent: np.ndarray) -> float:
     """Probability that a present expression has a higher score than an absent one; equal scores count half."""
     ranks = rankdata(np.concatenate([present, absent]))[: len(present)]

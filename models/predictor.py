@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.calibration import Calibration
+from models.calibration import Calibration, in_words
 from models.network import Features, Network
 from models.postprocess import query_scores, resize_logits, stretch_logits, threshold_first
 from models.referformer import ReferFormer
@@ -164,18 +164,11 @@ class Predictor:
         self.threshold = torch.tensor(threshold).logit().item()
         self.calibration = calibration
         self.not_there = (PROBABLE if calibration else 0.0) if not_there is None else not_there
+        self.scores_mean = in_words(calibration, self.not_there)
         self._granted = 0  # the most bytes that a window has needed so far
         self.patience = patience
         self._reader = DaemonThreads("frames")
         self._ahead: tuple[Frames, Future] | None = None  # a video, and the reading of its first window
-
-    @property
-    def scores_mean(self) -> str:
-        """What a score says, in a sentence for whoever reads it."""
-        if self.calibration is None:
-            return "these scores are no probabilities: what is not in the video may have a high one, too"
-        limit = f"; below {self.not_there:g} the answer is: not there" if self.not_there else ""
-        return f"a score is the probability that the text means something in the video{limit}"
 
     def announce(self, texts: Iterable[tuple[str, str]]) -> None:
         """Warns of texts that are too long, or refuses them; to be called before work that an error would waste.

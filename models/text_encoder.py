@@ -21,7 +21,7 @@ from models.text_description import read_config, read_description, read_tokenize
 from util.run import dist
 from util.run.memory import sent
 from util.samples.text import in_form, shortened
-from util.weights.checkpoint import load_weights
+from util.weights import checkpoint
 
 LONG_TEXT = ("shorten", "refuse")  # ways to treat a text of more tokens than the encoder takes
 _NAMED, _REFUSED = 20, 5  # how many such texts warnings name, and how many an error names
@@ -62,14 +62,29 @@ class TextEncoder(nn.Module):
 
     @classmethod
     def from_pretrained(cls, name: str, *, frozen: bool, pooler: bool = False) -> TextEncoder:
-        """Loads a hub name (``roberta-base``) or a local directory. A pooler that it lacks starts anew.
+        """Loads a hub name (``roberta-base``), a local directory, or the text encoder in a checkpoint of this program.
+        A pooler that a hub name or a directory lacks starts anew.
 
         Raises:
             ValueError: the encoder is missing here and on the hub, or does not fit; the message has the mend.
         """
+        if Path(name).is_file():
+            return cls._in_checkpoint(name, frozen=frozen, pooler=pooler)
         config, tokenizer, found = cls._published(name, pooler=pooler)
         encoder = cls(config=config, tokenizer=tokenizer, frozen=frozen, pooler=pooler)
-        load_weights(encoder.model, found.state_dict(), f"--text_encoder {name}")
+        checkpoint.load_weights(encoder.model, found.state_dict(), f"--text_encoder {name}")
+        return encoder
+
+    @classmethod
+    def _in_checkpoint(cls, path: str, *, frozen: bool, pooler: bool) -> TextEncoder:
+        content = checkpoint.load(path)
+        try:
+            encoder = cls.from_description(content["text_encoder"], frozen=frozen, pooler=pooler)
+        except ValueError as error:
+            raise ValueError(f"--text_encoder {path} is damaged: {error}") from error
+        begin = "text_encoder.model."  # behind the prefixes of wrappers
+        weights = {name.partition(begin)[2]: x for name, x in checkpoint.best_weights(content).items() if begin in name}
+        checkpoint.load_weights(encoder.model, weights, f"--text_encoder {path}")
         return encoder
 
     @classmethod

@@ -27,6 +27,7 @@ NAMES = (
     *("a2d-list", "a2d-train", "a2d-text", "a2d-videoset", "a2d-h5", "a2d-truth", "a2d-check"),
     *("jhmdb-list", "jhmdb-mat", "jhmdb-check"),
     *("refcoco", "refcoco-scored", "refcoco-check", "refcoco-instances", "refcoco-pickle"),
+    *("own-csv", "own-json", "own-coco", "own-youtube-vis"),
     *("run-lengths", "texts", "submission", "checkpoint", "safetensors", "picture", "label-map"),
     *("film-mp4", "film-avi", "film-mkv", "film-webm"),
 )

@@ -43,6 +43,7 @@ OPTION_READERS = {
     "models/__init__.py",
     "models/published.py",  # which reads the options that ReferFormer saved
     "datasets/__init__.py",
+    "util/options/data.py",
     "util/options/given.py",
     "util/options/inference.py",
     "util/options/losses.py",
@@ -57,9 +58,9 @@ OPTION_READERS = {
     "util/weights/checkpoint.py",  # which reads the options that other programs saved
 }
 # what opts.py is made of, which takes no more than the standard library
-OPTIONS = ("given", "inference", "losses", "precision", "presets", "ranks", "referformer_flags", "saved", "start")
-OPTIONS += ("types", "variants")
-OF_OPTS = ("opts.py", *(f"util/options/{name}.py" for name in OPTIONS))
+OPTIONS = ("data", "given", "inference", "losses", "precision", "presets", "ranks", "referformer_flags", "saved")
+OPTIONS += ("start", "types", "variants")
+OF_OPTS = ("opts.py", "util/run/parser.py", "util/run/version.py", *(f"util/options/{name}.py" for name in OPTIONS))
 
 # distributions whose module has another name
 MODULES = {"opencv-python-headless": "cv2", "pillow": "PIL"}

@@ -9,8 +9,9 @@ import torch
 
 import models
 from main import build_trainer, restore_options
-from opts import parse_train_args
+from opts import OF_TRAINING, model_options, parse_train_args
 from tasks import plan
+from tests.commands import run
 from tests.runs import CPU, FLAGS, trainer
 from tests.test_checkpoint_optim import saved_model
 from tests.tiny_model import tiny_args
@@ -95,6 +96,42 @@ def test_the_plan_says_what_every_part_starts_from(ytvos_root, tmp_path, monkeyp
     plan.describe(begun(ytvos_root, tmp_path / "tuned", monkeypatch, "--pretrained_weights", weights))
     said = starts_in(capsys.readouterr().out)
     assert list(said) == [f"--pretrained_weights {weights}"] and set(*said.values()) == parts
+
+
+def test_weights_bring_the_options_of_their_model_and_their_text_encoder(ytvos_root, tmp_path, monkeypatch):
+    """As far as neither a flag nor a preset gives them; what belongs to the data or to the training stays."""
+    first = trainer(ytvos_root, tmp_path / "first", "--epochs", 1)
+    first.run()
+    run("tools/export.py", tmp_path / "first" / NEWEST, tmp_path / "w.safetensors")
+    for weights in (tmp_path / "first" / NEWEST, tmp_path / "w.safetensors"):
+        words = ["--pretrained_weights", weights, "--ytvos_path", ytvos_root, "--output_dir", tmp_path / "tuned"]
+        words += ["--preset", "scratch", "--batch_size", 1, "--num_workers", 0, "--seed", 3]
+        monkeypatch.setattr("sys.argv", ["main.py", *map(str, words)])
+        args, saved = restore_options(parse_train_args())
+        assert saved is None and args.text_encoder == str(weights)
+        own = model_options() - OF_TRAINING - {"binary", "text_encoder"}
+        trained = checkpoint.load(weights)["options"]
+        assert {name: vars(args)[name] for name in own} == {name: trained[name] for name in own}
+        assert args.seed == 3 and args.freeze_text_encoder and args.binary  # the preset's
+        model, starts = models.start_model(args, 1)
+        assert set(starts.values()) == {f"--pretrained_weights {weights}"}
+        for name, value in model.text_encoder.state_dict().items():
+            assert torch.equal(value, first.model.text_encoder.state_dict()[name])
+        assert model.text_encoder.tokenizer.to_str() == first.model.text_encoder.tokenizer.to_str()
+        monkeypatch.setattr("sys.argv", ["main.py", *map(str, words), "--hidden_dim", "32", "--text_encoder", "x"])
+        args, _ = restore_options(parse_train_args())
+        assert (args.hidden_dim, args.text_encoder) == (32, "x")
+
+
+def test_a_text_encoder_may_be_that_of_a_checkpoint(ytvos_root, tmp_path):
+    saved_model(tmp_path / "c.pth", num_classes=3)
+    _, starts = models.start_model(tiny_args("--random_backbone", "--text_encoder", str(tmp_path / "c.pth")), 1)
+    assert starts["text_encoder"] == f"--text_encoder {tmp_path / 'c.pth'}" and starts["cmie"] == "random weights"
+    content = checkpoint.load(tmp_path / "c.pth")
+    content["text_encoder"]["tokenizer"] = "{}"
+    checkpoint.save(tmp_path / "d.pth", content)
+    with pytest.raises(ValueError, match=r"--text_encoder .*d\.pth is damaged: the tokenizer"):
+        models.start_model(tiny_args("--random_backbone", "--text_encoder", str(tmp_path / "d.pth")), 1)
 
 
 def starts_in(printed: str) -> dict[str, list[str]]:

@@ -41,7 +41,7 @@ from util.run import cli  # noqa: E402
 from util.run.device import use_device  # noqa: E402
 from util.run.gaps import Gaps  # noqa: E402
 from util.run.log import progress_bar  # noqa: E402
-from util.run.parser import CommandParser  # noqa: E402
+from util.run.parser import CommandParser
 from util.weights.checkpoint import fingerprint  # noqa: E402
 
 DATA_SET, SPLIT = "long_rvos", "valid"
@@ -80,7 +80,7 @@ def cost(args: argparse.Namespace, window: int, overlap: int) -> dict[str, float
     """The scores of a setting, its peak memory in GiB and its milliseconds per frame, in this process."""
     device = use_device(args.device)
     followed = {"overlap": overlap} if overlap else {"clips": "independent"}
-    predictor, _ = models.load_with_options(args.resume, device, window=window, **followed)
+    predictor, _ = models.load_with_options(args.resume, device, window=window, not_there=0.0, **followed)
     split = datasets.EvalSet(DATA_SET, SPLIT, args.output_dir / "data", num_frames=1)
     videos = split.videos()
     with tempfile.TemporaryDirectory() as folder:

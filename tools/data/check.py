@@ -37,6 +37,7 @@ CHECKS: dict[str, Callable[[Path, int], Report]] = {
     "a2d": sentence_sets.check_a2d,
     "jhmdb": sentence_sets.check_jhmdb,
     "refcoco": image_sets.check_refcoco,
+    "own": video_sets.check_own,
 }
 
 

@@ -27,7 +27,8 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from davis2017.label_maps import ids_in, read_labels  # noqa: E402
-from util.files.folders import finish, new_pieces  # noqa: E402
+from util.files.folders import new_pieces, require_own  # noqa: E402
+from util.files.links import link  # noqa: E402
 from util.files.names import inside, name_fault  # noqa: E402
 from util.files.reading import read_json, read_text, shown, whole_number  # noqa: E402
 from util.files.writing import named_errors  # noqa: E402
@@ -257,21 +258,7 @@ def _place(source: Path, target: Path, final: Path, copy: bool) -> None:
     if copy:
         shutil.copytree(source, target)
         return
-    source, beside = source.resolve(), final.parent.resolve()
-    # relative where source and link lie in one data folder, so that the folder can be moved as a whole
-    inside = source.is_relative_to(beside.parents[1])
-    target.symlink_to(os.path.relpath(source, beside) if inside else source, target_is_directory=True)
-
-
-def _refuse_foreign(output: Path) -> None:
-    """Raises ValueError where the output holds parts that this program has not written."""
-    finish(output, PARTS)
-    present = [name for name in PARTS if (output / name).exists()]
-    if present and not (output / RECORD).is_file():
-        raise ValueError(
-            f"{output} already holds {', '.join(present)}, not written by this program; move them away, or give "
-            "another folder with --output_dir"
-        )
+    link(source, target, final, final.parents[2])
 
 
 def convert(source: Path | str, output: Path | str | None = None, *, copy: bool = False, workers: int = 4) -> dict:
@@ -291,7 +278,7 @@ def convert(source: Path | str, output: Path | str | None = None, *, copy: bool 
     """
     source = Path(source)
     output = source if output is None else Path(output)
-    _refuse_foreign(output)
+    require_own(output, PARTS, RECORD)
     lists = read_split_lists(source)
     annotators, categories = read_annotators(source), read_categories(source)
     scanned = scan_videos(source, [video for videos in lists.values() for video in videos], workers)

@@ -29,7 +29,7 @@ from tqdm import tqdm
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from tools.data.synthetic_scene import Scene, cover, draw_scene, frame_scale  # noqa: E402
+from tools.data.synthetic_scene import KNOWN, NEW, Scene, cover, draw_scene, frame_scale  # noqa: E402
 from tools.data.synthetic_text import ABSENT, KINDS, Expression, draw_expressions, means_nothing  # noqa: E402
 from util.files.folders import finish_folder, new_folder  # noqa: E402
 from util.files.reading import read_json  # noqa: E402
@@ -39,34 +39,48 @@ from util.run.parser import CommandParser
 
 SPLITS = ("train", "valid")
 YTVOS = "ytvos"
-FORMATS = (YTVOS, "davis", "a2d", "jhmdb", "refcoco", "mevis", "mevis_v2", "long_rvos")
+FORMATS = (YTVOS, "davis", "a2d", "jhmdb", "refcoco", "mevis", "mevis_v2", "long_rvos", "own")
 ARGUMENTS_FILE = "synthetic.json"
 GENERATOR = 1  # to be raised when a change makes other files from the same arguments
-LATER = {"leave": False, "absent": 0}  # arguments that earlier sets do not name, with the values that made them
+THINGS = ("known", "new", "both")
+# arguments that earlier sets do not name, with the values that made them
+LATER = {"leave": False, "absent": 0, "things": "known"}
 MIN_FRAMES = 6
 MIN_SCALE = 0.5
 JPEG_QUALITY = 92
 
 
 def make_scene(
-    seed: int, split: str, number: int, frames: int, size: tuple[int, int], leave: bool = False
+    seed: int,
+    split: str,
+    number: int,
+    frames: int,
+    size: tuple[int, int],
+    leave: bool = False,
+    things: str = "known",
 ) -> tuple[Scene, list[Expression], np.random.Generator]:
     """The scene and the expressions of one video, and the random generator for painting it."""
     rng = np.random.default_rng([seed, SPLITS.index(split), number])
     while True:
-        scene = draw_scene(rng, frames, size, leave)
+        scene = draw_scene(rng, frames, size, leave, NEW if has_new_things(things, number) else KNOWN)
         expressions = draw_expressions(scene, rng) if scene is not None else None
         if expressions is not None:
             return scene, expressions, rng
 
 
-def absent_texts(scene: Scene, count: int, seed: int, split: str, number: int) -> list[str]:
-    """Expressions of other scenes that mean nothing in the scene of this video."""
+def has_new_things(things: str, number: int) -> bool:
+    """Whether a video has new colours and shapes: with ``both`` every second one has."""
+    return things == "new" or (things == "both" and number % 2 == 1)
+
+
+def absent_texts(scene: Scene, count: int, seed: int, split: str, number: int, things: str = "known") -> list[str]:
+    """Expressions of other scenes of the set that mean nothing in the scene of this video."""
     rng = np.random.default_rng([seed, SPLITS.index(split), number, 1])  # so that no other file changes
     frames, *size = scene.labels.shape
     found: dict[str, None] = {}
     while len(found) < count:
-        other = draw_scene(rng, frames, tuple(size))
+        new = has_new_things(things, int(rng.integers(2)) if things == "both" else 0)
+        other = draw_scene(rng, frames, tuple(size), stock=NEW if new else KNOWN)
         asked = draw_expressions(other, rng) if other is not None else None
         found |= dict.fromkeys(e.text for e in asked or () if means_nothing(scene, e.query))
     return list(found)[:count]
@@ -135,12 +149,20 @@ def paint(scene: Scene, rng: np.random.Generator) -> list[np.ndarray]:
 
 
 def _write_video(
-    job: tuple[str, int], *, root: Path, seed: int, frames: int, size: tuple[int, int], leave: bool, absent: int
+    job: tuple[str, int],
+    *,
+    root: Path,
+    seed: int,
+    frames: int,
+    size: tuple[int, int],
+    leave: bool,
+    absent: int,
+    things: str,
 ) -> tuple[str, str, dict, dict]:
     """Writes the frames and masks of a video; returns split, name, and its entries in meta.json and in the list."""
     split, number = job
     name = f"{split}_{number:05d}"
-    scene, expressions, rng = make_scene(seed, split, number, frames, size, leave)
+    scene, expressions, rng = make_scene(seed, split, number, frames, size, leave, things)
     names = [f"{5 * t:05d}" for t in range(frames)]
     images, masks = root / split / "JPEGImages" / name, root / split / "Annotations" / name
     images.mkdir(parents=True)
@@ -163,7 +185,7 @@ def _write_video(
         for i, expression in enumerate(expressions)
     }
     entry = {"expressions": asked, "frames": names}
-    texts = absent_texts(scene, absent, seed, split, number)
+    texts = absent_texts(scene, absent, seed, split, number, things)
     if split == "train":  # --absent draws from these
         entry |= {"absent": texts} if texts else {}
     else:  # these are asked and scored
@@ -233,6 +255,7 @@ def _write_set(root: Path, arguments: dict, workers: int) -> dict[str, dict]:
         frames=arguments["frames"],
         size=tuple(arguments["size"]),
         leave=arguments["leave"],
+        things=arguments["things"],
         absent=arguments["absent"],
     )
     meta: dict[str, dict] = {split: {} for split in SPLITS}
@@ -266,6 +289,7 @@ def generate(
     size: tuple[int, int] = (96, 160),
     seed: int = 0,
     leave: bool = False,
+    things: str = "known",
     format: str = YTVOS,
     absent: int = 0,
     workers: int | None = None,
@@ -277,6 +301,8 @@ def generate(
         frames: frames of each video, named 00000, 00005, ...; 1 makes still images without expressions of motion.
         size: height and width in pixels.
         leave: whether some objects leave the picture and return, as in long videos.
+        things: colours and shapes of the objects: the "known" ones, which the shipped weights know, three "new" colours
+            and shapes, or "both", in every second video the new ones.
         format: the data set whose layout is written.
         absent: for each video, expressions of other scenes that mean nothing in it: in ``valid`` with ``obj_id`` null,
             in ``train`` as a list ``absent``, from which ``main.py --absent`` draws.
@@ -300,6 +326,7 @@ def generate(
         size=list(size),
         seed=seed,
         leave=leave,
+        things=things,
         format=format,
         absent=absent,
     )
@@ -330,6 +357,9 @@ def main() -> int:
     parser.add_argument("--frames", type=int, default=8, help="frames of a video; 1: still images")
     parser.add_argument("--size", type=int, nargs=2, default=[96, 160], metavar=("HEIGHT", "WIDTH"))
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--things", choices=THINGS, default="known", help="new: other colours and shapes; both: in every second video"
+    )
     parser.add_argument("--leave", action="store_true", help="some objects leave the picture and return")
     parser.add_argument("--format", choices=FORMATS, default=YTVOS, help="data set whose layout is written")
     parser.add_argument(

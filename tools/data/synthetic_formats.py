@@ -349,6 +349,57 @@ def _type(expression: dict) -> str:
     return "static+dynamic" if looks else "dynamic"
 
 
+def write_own(source: Path, out: Path) -> None:
+    """A user's own data: every second video as a film, the others as folders; the masks in each form; and a table.
+
+    The objects of expressions.csv have the numbers of all forms but YouTube-VIS's, whose numbers expressions.json has.
+    """
+    rows, of_vis = [["video", "object", "expression"]], []
+    images, annotations, videos, tracks = [], [], [], []
+    image_ids, track_ids = count(1), count(1)
+    for place, video in enumerate(read_videos(source)):
+        labels = np.stack([video.labels(t) for t in range(len(video.frames))])
+        size = {"height": labels.shape[1], "width": labels.shape[2]}
+        names = [f"{t:05d}" for t in range(len(labels))]
+        if place % 2:
+            _write_mp4(out / "videos" / f"{video.name}.mp4", video)
+        codes: dict[int, list[dict]] = {}
+        for number in sorted(map(int, video.objects)):
+            codes[number] = encode_masks(labels == number)
+        listed = []
+        for t, name in enumerate(names):
+            if not place % 2:
+                _copy(video.image_path(t), out / "videos" / video.name / f"{name}.jpg")
+            _copy(video.label_path(t), out / "label_maps" / video.name / f"{name}.png")
+            listed.append({"id": next(image_ids), "file_name": f"{video.name}/{name}.jpg", **size})
+        images += listed
+        ids = dict(zip(codes, track_ids, strict=False))
+        for number, of_object in codes.items():
+            shown = [code if rle.area(code) else None for code in of_object]
+            tracks.append({"id": ids[number], "video_id": place + 1, "category_id": 1, "segmentations": shown})
+            for t, code in enumerate(shown):
+                mask = Image.fromarray((labels[t] == number).astype(np.uint8) * 255)
+                path = out / "objects" / video.name / str(number) / f"{names[t]}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                mask.save(path)
+                if code:
+                    annotation = {"id": len(annotations) + 1, "image_id": listed[t]["id"], "category_id": 1}
+                    annotations.append(annotation | {"track_id": number, "segmentation": code})
+        files = [image["file_name"] for image in listed]
+        videos.append({"id": place + 1, "length": len(files), "file_names": files, **size})
+        for expression in video.expressions.values():
+            number, text = int(expression["obj_id"]), expression["exp"]
+            rows.append([video.name, number, text])
+            of_vis.append({"video": video.name, "object": ids[number], "expression": text})
+    categories = [{"id": 1, "name": "object"}]
+    of_coco = {"images": images, "annotations": annotations, "categories": categories}
+    _write(out / "coco.json", json.dumps(of_coco))
+    _write(out / "youtube_vis.json", json.dumps({"videos": videos, "annotations": tracks, "categories": categories}))
+    _write(out / "expressions.json", json.dumps(of_vis, indent=1))
+    with (out / "expressions.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows(rows)
+
+
 WRITERS: dict[str, Callable[[Path, Path], None]] = {
     "davis": write_davis,
     "a2d": write_a2d,
@@ -357,4 +408,5 @@ WRITERS: dict[str, Callable[[Path, Path], None]] = {
     "mevis": write_mevis,
     "mevis_v2": partial(write_mevis, version=2),
     "long_rvos": write_long_rvos,
+    "own": write_own,
 }

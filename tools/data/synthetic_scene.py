@@ -58,7 +58,61 @@ SHAPES: dict[str, np.ndarray] = {
         + [(-_ARM, -_HALF), (-_HALF, -_HALF), (-_HALF, -_ARM), (_HALF, -_ARM), (_HALF, -_HALF), (_ARM, -_HALF)]
     ),
 }
+
+
+def _centred(points: np.ndarray, area: float) -> np.ndarray:
+    """An outline around its centre of mass, with this area."""
+    (x, y), (next_x, next_y) = points.T, np.roll(points, -1, axis=0).T
+    cross = x * next_y - next_x * y
+    centre = np.array([((x + next_x) * cross).sum(), ((y + next_y) * cross).sum()]) / (3 * cross.sum())
+    return (points - centre) * math.sqrt(2 * area / abs(cross.sum()))
+
+
+def _heart() -> np.ndarray:
+    t = np.arange(48) * 2 * math.pi / 48
+    return np.stack(
+        [16 * np.sin(t) ** 3, 5 * np.cos(2 * t) + 2 * np.cos(3 * t) + np.cos(4 * t) - 13 * np.cos(t)], axis=1
+    )
+
+
+def _moon(distance: float = 0.62, radius: float = 0.85) -> np.ndarray:
+    """A circle of radius 1 without the part of another one, whose centre is to its right."""
+    x = (1 - radius**2 + distance**2) / (2 * distance)  # of the two points where the circles meet
+    y = math.sqrt(1 - x**2)
+    outer = np.linspace(math.atan2(y, x), 2 * math.pi - math.atan2(y, x), 32)
+    end = math.atan2(y, x - distance)
+    inner = np.linspace(2 * math.pi - end, end, 24)[1:-1]
+    rounded = np.stack([np.cos(outer), np.sin(outer)], axis=1)
+    hollow = np.stack([distance + radius * np.cos(inner), radius * np.sin(inner)], axis=1)
+    return np.concatenate([rounded, hollow])
+
+
+# Things for a model to learn that knows the others.
+NEW_COLOURS: dict[str, tuple[int, int, int]] = {
+    "orange": (240, 130, 25),
+    "pink": (250, 140, 190),
+    "black": (22, 22, 26),
+}
+NEW_SHAPES: dict[str, np.ndarray] = {
+    "heart": _centred(_heart(), 2.7),
+    "moon": _centred(_moon(), 1.9),
+    "house": _centred(np.array([(-1, 1), (1, 1), (1, -0.2), (0, -1.35), (-1, -0.2)]), 2.9),
+}
+_RGB, _OUTLINES = COLOURS | NEW_COLOURS, SHAPES | NEW_SHAPES
 _REACH = 1.5  # the farthest vertex of any shape
+
+
+@dataclass(frozen=True)
+class Stock:
+    """The colours and shapes from which the objects of a scene are drawn."""
+
+    colours: tuple[str, ...]
+    shapes: tuple[str, ...]
+
+
+KNOWN = Stock(tuple(COLOURS), tuple(SHAPES))
+NEW = Stock(tuple(NEW_COLOURS), tuple(NEW_SHAPES))
+
 
 # share of an object's area that must be inside the frame and not covered for the object to count as seen
 VISIBLE_SHARE = 0.3
@@ -93,7 +147,7 @@ class Thing:
     def outline(self) -> np.ndarray:
         """``[vertices, 2]`` relative to the centre, in pixels."""
         cos, sin = math.cos(self.angle), math.sin(self.angle)
-        return self.radius * SHAPES[self.shape] @ np.array([[cos, sin], [-sin, cos]])
+        return self.radius * _OUTLINES[self.shape] @ np.array([[cos, sin], [-sin, cos]])
 
 
 @dataclass(frozen=True)
@@ -182,20 +236,20 @@ def _draw_motion(rng: np.random.Generator, other_than: str = "") -> str:
     return str(rng.choice(names, p=weights / weights.sum()))
 
 
-def _mutated(thing: Thing, attribute: str, rng: np.random.Generator) -> Thing:
+def _mutated(thing: Thing, attribute: str, stock: Stock, rng: np.random.Generator) -> Thing:
     if attribute == "motion":
         return replace(thing, motion=_draw_motion(rng, thing.motion))
-    table = {"size": RADII, "colour": COLOURS, "shape": SHAPES}[attribute]
+    table = {"size": RADII, "colour": stock.colours, "shape": stock.shapes}[attribute]
     return replace(thing, **{attribute: str(rng.choice([v for v in table if v != getattr(thing, attribute)]))})
 
 
-def _draw_attributes(rng: np.random.Generator) -> list[Thing]:
+def _draw_attributes(stock: Stock, rng: np.random.Generator) -> list[Thing]:
     """3 to 5 objects, each made from an earlier one by changing one attribute, sometimes two."""
     things = [
         Thing(
             str(rng.choice(list(RADII))),
-            str(rng.choice(list(COLOURS))),
-            str(rng.choice(list(SHAPES))),
+            str(rng.choice(stock.colours)),
+            str(rng.choice(stock.shapes)),
             _draw_motion(rng),
         )
     ]
@@ -206,14 +260,14 @@ def _draw_attributes(rng: np.random.Generator) -> list[Thing]:
         )
         thing = things[rng.integers(len(things))]
         for attribute in attributes:
-            thing = _mutated(thing, str(attribute), rng)
+            thing = _mutated(thing, str(attribute), stock, rng)
         if thing not in things:
             things.append(thing)
     return [things[i] for i in rng.permutation(count)]
 
 
 def _draw_looks(thing: Thing, scale: float, rng: np.random.Generator) -> Thing:
-    rgb = np.clip(np.array(COLOURS[thing.colour]) + rng.uniform(-12, 12, 3), 0, 255)
+    rgb = np.clip(np.array(_RGB[thing.colour]) + rng.uniform(-12, 12, 3), 0, 255)
     return replace(
         thing,
         radius=float(rng.uniform(*RADII[thing.size]) * scale),
@@ -263,13 +317,15 @@ def _leave(path: np.ndarray, rng: np.random.Generator) -> None:
     path[first : first + away] = AWAY
 
 
-def draw_scene(rng: np.random.Generator, frames: int, size: tuple[int, int], leave: bool = False) -> Scene | None:
+def draw_scene(
+    rng: np.random.Generator, frames: int, size: tuple[int, int], leave: bool = False, stock: Stock = KNOWN
+) -> Scene | None:
     """A random scene of (height, width) ``size``; None if objects do not fit or one would be hidden for too long.
 
     With ``leave`` some objects leave the picture and return.
     """
     scale = frame_scale(size)
-    things = [_draw_looks(thing, scale, rng) for thing in _draw_attributes(rng)]
+    things = [_draw_looks(thing, scale, rng) for thing in _draw_attributes(stock, rng)]
     offsets = [_offsets(thing.motion, frames, scale, rng) for thing in things]
     middles: list[np.ndarray] = []
     for thing in things:

@@ -16,6 +16,9 @@ from davis2017.truth import LabelMaps, ObjectFolders, RleMasks, Truth
 from tools.data import convert_davis_to_ytvos, convert_refcoco, make_sentences_annotations
 from tools.data.checks import image_sets, sentence_sets, video_sets
 from tools.data.make_synthetic import generate
+from tools.data.own.coco import read_coded
+from tools.data.own.masks import Findings
+from tools.data.own.table import read_table
 from tools.data.synthetic_formats import WRITERS
 from tools.fuzzing import mutations
 from tools.fuzzing.runner import Target
@@ -76,7 +79,7 @@ def both(read: Callable[[Gaps], object]) -> Callable[[], None]:
 
 def targets(root: Path) -> list[Target]:
     """A target for each kind of file; the sets lie in ``root``."""
-    return [*_video_sets(root), *_single_frames(root), *_refcoco(root), *_masks(root)]
+    return [*_video_sets(root), *_single_frames(root), *_refcoco(root), *_own(root), *_masks(root)]
 
 
 def _of(root: Path, name: str, path: str, read: Callable[[], object], mutation=mutations.as_json, **more) -> Target:
@@ -239,6 +242,36 @@ def _refcoco(root: Path) -> list[Target]:
         _of(rc, "refcoco-check", f"refcoco/{train.name}", lambda: image_sets.check_refcoco(rc, 1), inputs=20),
         _of(rc, "refcoco-instances", "refcoco/instances.json", originals),
         _of(rc, "refcoco-pickle", "refcoco/refs(unc).p", originals, mutations.as_pickle),
+    ]
+
+
+def _own(root: Path) -> list[Target]:
+    own = root / "own"
+
+    def table(path: Path) -> Callable[[], None]:
+        def read() -> None:
+            faults: list[str] = []
+            read_table(path, faults)
+            assert all(str(path) in fault for fault in faults)
+
+        return read
+
+    def coded(path: Path) -> Callable[[], None]:
+        def read() -> None:
+            found = Findings()
+            for masks in read_coded(path, found.faults, "video").values():
+                for stem in masks.stems:
+                    masks.seen(stem, (48, 80), found)
+                    masks.labels(stem, (48, 80), {"1": 1})
+            assert all(str(path) in fault for fault in found.faults)
+
+        return read
+
+    return [
+        _of(own, "own-csv", "expressions.csv", table(own / "expressions.csv"), mutations.raw),
+        _of(own, "own-json", "expressions.json", table(own / "expressions.json")),
+        _of(own, "own-coco", "coco.json", coded(own / "coco.json"), inputs=60),
+        _of(own, "own-youtube-vis", "youtube_vis.json", coded(own / "youtube_vis.json"), inputs=60),
     ]
 
 

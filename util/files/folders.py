@@ -99,6 +99,18 @@ def finish(folder: str | os.PathLike, pieces: Sequence[str]) -> None:
         _Stages(Path(folder), pieces).place()
 
 
+def require_own(folder: Path, pieces: Sequence[str], record: Path) -> None:
+    """:func:`finish`; raises ValueError where pieces lie in ``folder`` without the file ``record``, so another program
+    has written them."""
+    finish(folder, pieces)
+    present = [name for name in pieces if (folder / name).exists()]
+    if present and not (folder / record).is_file():
+        raise ValueError(
+            f"{folder} already holds {', '.join(present)}, not written by this program; move them away, or give "
+            "another folder with --output_dir"
+        )
+
+
 @contextmanager
 def new_result(folder: str | os.PathLike, pieces: Sequence[str], replace: bool) -> Iterator[Path]:
     """:func:`new_pieces` in ``--output_dir``.

@@ -68,6 +68,10 @@ KINDS = {
         "frames with two files",
         "leave the one that belongs to the data set, and take the other out of the folder",
     ),
+    "both": Kind(
+        "videos that are in both splits",
+        "leave each in one of them, by tools/data/convert_own.py or by hand; else the scores say nothing",
+    ),
     "unknown": Kind(
         "files that no list names",
         "remove them, or see whether an archive was unpacked in the wrong place",

@@ -1,4 +1,5 @@
-"""Checks of the data sets that are videos with lists of expressions: Ref-YouTube-VOS, Ref-DAVIS17, MeViS, Long-RVOS.
+"""Checks of the data sets that are videos with lists of expressions: Ref-YouTube-VOS, Ref-DAVIS17, MeViS, Long-RVOS
+and one's own.
 
 Each ``check_…`` reads the lists of its data set, then every video of all splits in parallel.
 """
@@ -7,13 +8,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from datasets import davis, long_rvos, mevis, ytvos
-from datasets.ytvos import Layout
+from datasets.ytvos import REF_YOUTUBE_VOS, Layout
 from tools.data.checks.one_video import LabelMaps, ObjectFolders, RleMasks, Video, check_video
 from tools.data.checks.report import Report, said
+from util.files.names import inside
 
 # docs/data.md, "Where each fact is from"
 PUBLISHED = {
@@ -36,6 +38,9 @@ PUBLISHED = {
     "long_rvos": {"train": {"videos": 1855}, "valid": {"videos": 112}, "test": {"videos": 226}},
 }
 
+
+# One's own data is read as Ref-YouTube-VOS. Its two splits are like the training part of that set.
+OWN = replace(REF_YOUTUBE_VOS, name="Your own data", splits=("train", "valid"), with_objects=("train", "valid"))
 
 # Known folders of a data set, and known files and folders of a split, converted or original.
 _FOLDERS = {"train", "valid", "valid_u", "test", "meta_expressions", "DAVIS", "davis_text_annotations"}
@@ -166,6 +171,26 @@ def check_ytvos(root: Path, workers: int) -> Report:
     return _finish(root, videos, report, workers)
 
 
+def check_own(root: Path, workers: int) -> Report:
+    """Checks one's own data as tools/data/convert_own.py writes it: both splits have masks, and share no video."""
+    report, videos = Report(), []
+    listed: dict[Path, str] = {}
+    for name in OWN.splits:
+        split = Split(root, OWN, name, report)
+        entries = split.entries()
+        videos += _label_map_videos(split, entries)
+        for folder in (split.frames, f"{name}/Annotations"):
+            split.check_folders(folder)
+        for vid in entries:
+            folder = inside(root / split.frames, vid).resolve()  # a link to the same frames may have another name
+            if folder in listed:
+                report.add("both", f"{split.frames}/{vid}/", f"has the frames of {listed[folder]}", ())
+            listed.setdefault(folder, f"{split.frames}/{vid}")
+            if name == "valid" and (root / "train" / "JPEGImages" / vid).exists():
+                report.add("both", f"{split.frames}/{vid}/", "is the name of a video of train, too", ())
+    return _finish(root, videos, report, workers)
+
+
 def check_davis(root: Path, workers: int) -> Report:
     """Checks Ref-DAVIS17 as its converter writes it."""
     report, videos = Report(published=PUBLISHED["davis"]), []
@@ -200,7 +225,9 @@ def _label_map_videos(split: Split, entries: Mapping[str, dict]) -> list[Video]:
         meta = _read_meta(split)
         _check_categories(split, objects, meta)
         # in YouTube-VOS some frames may have no masks, in DAVIS all frames have masks
-        listed = _listed_frames(meta or {}, entries) if split.layout is ytvos.REF_YOUTUBE_VOS else None
+        listed = None if split.layout is davis.REF_DAVIS else _listed_frames(meta or {}, entries)
+    elif split.layout is OWN:
+        listed = _listed_frames({}, entries)
     videos = [
         Video(
             split.name,
