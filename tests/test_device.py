@@ -26,6 +26,7 @@ PROGRAMS = {
     "tools/benchmark_inference.py": "",
     "tools/benchmark_inference.py --one": "resnet18 32 32 1 1 fp32",
     "tools/benchmark_levers.py": "",
+    "tools/benchmark_windows.py --one": "8 1",
     "tools/benchmark_train.py": "",
     "tools/benchmark_train.py --one": "fp32",
     "tools/compare_referformer.py": "no.pt --text_encoder no",
