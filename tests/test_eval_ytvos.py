@@ -186,12 +186,25 @@ def _changed(videos, **expression):
         ("7", r"object 7 is in none of the masks in .*dog, which hold \[3\]"),
         ("0", "obj_id '0' is no object id"),
         ("the dog", "obj_id 'the dog' is no object id"),
-        (None, "obj_id None is no object id"),
+        ([], r"obj_id \[\] is no object id"),
     ],
 )
 def test_wrong_object_ids(results, annotations, obj_id, message):
     with pytest.raises(ValueError, match=f"video dog, expression 0: {message}"):
         score_results(results, annotations, _changed(VIDEOS, obj_id=obj_id))
+
+
+def test_an_expression_whose_object_is_null_means_nothing(results, annotations):
+    """Its masks should be empty, and are not; of the other two, both find something."""
+    meant_nothing = _changed(VIDEOS, obj_id=None)
+    scores = score_results(results, annotations, meant_nothing, other_objects=True)
+    assert scores["J&F"] == 0.25 and scores["expressions"] == 2 and scores["without_target"] == 1
+    assert (scores["N-acc"], scores["T-acc"]) == (0, 1) and scores["videos"]["dog"]["0"]["other"] is None
+    _predict(results, "dog", "0", [_mask()])
+    _predict(results, "cats", "1", [_mask(), _mask()])
+    scores = score_results(results, annotations, meant_nothing)
+    assert (scores["N-acc"], scores["T-acc"]) == (1, 0.5)
+    assert "N-acc" not in score_results(results, annotations, VIDEOS)
 
 
 def test_what_is_missing_is_named(results, annotations):
