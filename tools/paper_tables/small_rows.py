@@ -107,7 +107,8 @@ def recipe() -> dict[str, object]:
     words = (small_job.NETWORK, small_job.IMAGES, small_job.VIDEOS, PROXYFORMER, REFERFORMER)
     options = dict(zip(("network", "images", "videos", "proxyformer", "referformer"), words, strict=True))
     options = {name: " ".join(text.split()) for name, text in options.items()}
-    return {"version": VERSION, "budget": asdict(BUDGET), "data_seed": DATA_SEED, **options}
+    budget = {name: value for name, value in asdict(BUDGET).items() if name != "absent"}  # of which there are none
+    return {"version": VERSION, "budget": budget, "data_seed": DATA_SEED, **options}
 
 
 def read_runs(path: Path) -> list[dict]:

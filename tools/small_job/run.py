@@ -77,7 +77,7 @@ class Recipe:
     """Numbers of generated images and videos, epochs on them, and options of the alignment and of the clips.
 
     ``absent`` is the number of texts for each of them that mean nothing in it. A tenth of the expressions is replaced
-    by such texts, and ``holdout`` videos are kept out of the training, to calibrate the scores.
+    by such texts, and the scores are calibrated on the videos that ``--holdout`` keeps out of the training.
 
     With clips of 4 of the 8 frames, training sees twice as many videos in the same time. But such a clip may show only
     the first half of "going up and then down", which then looks like "moving up". Inference sees whole videos.
@@ -90,7 +90,6 @@ class Recipe:
     alignment: str
     clips: str
     absent: int = 0
-    holdout: int = 0
 
 
 SHORT = Recipe(8000, 2200, 2, 1, "--num_frames 4 --steps 1000", "--num_frames 4 --batch_size 8")
@@ -100,9 +99,8 @@ LONG = Recipe(
     image_epochs=2,
     video_epochs=3,
     alignment="--num_frames 8 --batch_size 4 --steps 6000",
-    clips="--num_frames 8 --batch_size 4",
+    clips="--num_frames 8 --batch_size 4 --holdout 200",
     absent=4,
-    holdout=200,
 )
 
 
@@ -225,7 +223,6 @@ def stages(recipe: Recipe, starts: Starts, seed: int, *options: str) -> tuple[li
     shared += ["--absent", ABSENT_SHARE] if recipe.absent else []
     images = [*shared, *shlex.split(IMAGES), "--ytvos_path", starts.images, "--epochs", recipe.image_epochs]
     videos = [*shared, *shlex.split(f"{VIDEOS} {recipe.clips}"), "--ytvos_path", starts.videos]
-    videos += ["--holdout", recipe.holdout] if recipe.holdout else []
     return images, [*videos, "--epochs", recipe.video_epochs]
 
 
