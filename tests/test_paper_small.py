@@ -11,7 +11,7 @@ import pytest
 from opts import parse_train_args
 from tests.commands import run as ran
 from tools.paper_tables import rows, small_rows
-from tools.small_job import run as small_job
+from tools.small_job import stages as small_job
 
 TINY = small_job.Recipe(8, 8, 1, 1, "--num_frames 2 --batch_size 2 --steps 20", "--num_frames 2 --batch_size 4")
 

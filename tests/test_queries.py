@@ -10,7 +10,7 @@ import torch
 
 from tests.commands import run
 from tools.data.make_synthetic import generate
-from tools.small_job import run as small_job
+from tools.small_job import stages as small_job
 from tools.small_job.queries import Answer, as_targets, overlap, summary
 
 

@@ -17,7 +17,8 @@ from opts import parse_train_args
 from tests.commands import started
 from tests.helpers import ROOT
 from tools.data.make_synthetic import generate
-from tools.small_job import run as small_job
+from tools.small_job import held_out
+from tools.small_job import stages as small_job
 
 
 @pytest.mark.parametrize(
@@ -34,7 +35,7 @@ def test_the_shipped_weights_know_appearance_motion_and_relations(tmp_path):
     predictor, args = models.load_with_options(small_job.PRETRAINED)
     args.ytvos_path = tmp_path / "data"
     predict_split(predictor, datasets.eval_set(args, "valid").videos(), tmp_path / "results")
-    scores = small_job.score(tmp_path / "results", tmp_path / "data")
+    scores = held_out.score(tmp_path / "results", tmp_path / "data")
     assert scores["J&F"] > 0.7 and scores["J&F_other_object"] < 0.25
     for kind, least in {"appearance": 0.75, "motion": 0.5, "relation": 0.75}.items():
         assert scores["by_kind"][kind]["J&F"] > least, kind

@@ -35,7 +35,8 @@ from opts import parse_train_args  # noqa: E402
 from tools.benchmark_train import ceiling, last_error  # noqa: E402
 from tools.data.make_synthetic import generate  # noqa: E402
 from tools.profile_model import EXPRESSION, build, flops, measure, sections  # noqa: E402
-from tools.small_job.run import PRETRAINED, score  # noqa: E402
+from tools.small_job.held_out import score
+from tools.small_job.stages import PRETRAINED  # noqa: E402
 from util.run import cli  # noqa: E402
 from util.run.device import use_device  # noqa: E402
 from util.run.parser import CommandParser

@@ -34,7 +34,7 @@ from tasks.scoring import video_truth  # noqa: E402
 from tools.benchmark_train import last_error  # noqa: E402
 from tools.data.make_synthetic import generate  # noqa: E402
 from tools.profile_model import measure  # noqa: E402
-from tools.small_job.run import PRETRAINED  # noqa: E402
+from tools.small_job.stages import PRETRAINED  # noqa: E402
 from util.files.reading import read_json  # noqa: E402
 from util.files.writing import write_json  # noqa: E402
 from util.run import cli  # noqa: E402

@@ -1,7 +1,7 @@
 """The rows of Tables IV to VII on generated videos: which are left, their training, their scores as tables.
 
-The network is that of the demo (``tools/small_job/run.py``), with the paper's numbers of proxies and CMIE modules. All
-rows and seeds share the generated videos and the aligned encoders, as the paper's rows share pretrained ones. A row
+The network is that of the demo (``tools/small_job/stages.py``), with the paper's numbers of proxies and CMIE modules.
+All rows and seeds share the generated videos and the aligned encoders, as the paper's rows share pretrained ones. A row
 then trains on images and on videos. Rows that have the same options are trained once.
 
 Finished rows go to ``--results``, with all that they depend on, and are not trained again. A row that was interrupted
@@ -24,7 +24,8 @@ import torch
 
 from tools.paper_tables import rows
 from tools.paper_tables.rows import Row
-from tools.small_job import run as small_job
+from tools.small_job import held_out
+from tools.small_job import stages as small_job
 from util.files.reading import read_json
 from util.files.writing import write_json
 
@@ -157,7 +158,7 @@ def train(work: Work, out: Path) -> dict:
         BUDGET, starts(out), folder, work.seed, *work.network, "--resume", "auto", "--save_every", str(SAVE_EVERY)
     )
     names = ("asked", *CONTROLS)
-    runs = small_job.controls(trained, folder / "masks", starts(out).videos, work.seed, names)
+    runs = held_out.controls(trained, folder / "masks", starts(out).videos, work.seed, names)
     seconds = time.perf_counter() - start  # of this call: less than all where an interrupted row went on
     return {
         "options": list(work.options),
@@ -167,7 +168,7 @@ def train(work: Work, out: Path) -> dict:
         "threads": torch.get_num_threads(),
         "cpu": cpu_name(),
         "torch": torch.__version__,
-        "scores": rounded(small_job.summary(runs.pop("asked"), runs)),
+        "scores": rounded(held_out.summary(runs.pop("asked"), runs)),
     }
 
 

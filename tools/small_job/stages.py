@@ -1,0 +1,158 @@
+"""The stages of the main job in small: generated data, and trainings by the commands that a user would give."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+PRETRAINED = ROOT / "pretrained_weights" / "demo.safetensors"
+VALID_VIDEOS = 40
+FRAMES = 8  # of a video
+ABSENT_SHARE = 0.1
+
+# A smaller network than the paper's, and stages of minutes instead of days. The class counts ten times more than usual
+# in the matching: otherwise five queries divide the picture among them and hardly read the words (docs/results.md).
+NETWORK = """
+    --binary --backbone tsm_resnet10_half --hidden_dim 96 --nheads 4 --mask_dim 32
+    --dropout 0 --train_sizes 96 --eval_size 96 --max_size 160 --no-random_crop --no-photometric
+    --expressions_per_clip 6 --lr_schedule cosine --warmup_steps 50 --amp auto --num_workers 1
+    --lr_text_encoder 5e-4 --set_cost_class 20
+"""
+# where the rows of tools/paper.py have options of their own
+DEMO = "--token_stride 16 --enc_layers 2 --num_queries 5 --mask_loss_norm instances"
+# as in the paper, which pretrains on the images of RefCOCO (T = 1) before it trains on videos
+IMAGES = "--num_frames 1 --batch_size 8 --lr 1e-3 --lr_backbone 5e-5"
+# masks are compared at full size, because stride 4 is too coarse for the outlines of small objects
+VIDEOS = "--lr 5e-4 --lr_backbone 1e-4 --mask_loss_size full"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Numbers of generated images and videos, epochs on them, and options of the alignment and of the clips.
+
+    ``absent`` is the number of texts for each of them that mean nothing in it. A tenth of the expressions is replaced
+    by such texts, and the scores are calibrated on the videos that ``--holdout`` keeps out of the training.
+
+    With clips of 4 of the 8 frames, training sees twice as many videos in the same time. But such a clip may show only
+    the first half of "going up and then down", which then looks like "moving up". Inference sees whole videos.
+    """
+
+    images: int
+    videos: int
+    image_epochs: int
+    video_epochs: int
+    alignment: str
+    clips: str
+    absent: int = 0
+
+
+SHORT = Recipe(8000, 2200, 2, 1, "--num_frames 4 --steps 1000", "--num_frames 4 --batch_size 8")
+LONG = Recipe(
+    images=16000,
+    videos=9000,
+    image_epochs=2,
+    video_epochs=3,
+    alignment="--num_frames 8 --batch_size 4 --steps 6000",
+    clips="--num_frames 8 --batch_size 4 --holdout 200",
+    absent=4,
+)
+
+
+def generate(folder: Path, *, videos: int, frames: int, seed: int, absent: int = 0) -> None:
+    """A data set of training videos and the held-out ones, with ``absent`` texts for each that mean nothing in it."""
+    counts = ["--train_videos", videos, "--valid_videos", VALID_VIDEOS, "--frames", frames]
+    counts += ["--absent", absent] if absent else []
+    command("tools/data/make_synthetic.py", folder, *counts, "--seed", seed)
+
+
+@dataclass(frozen=True)
+class Starts:
+    """What trainings start from: folders of the generated images and videos, and of the aligned encoders."""
+
+    images: Path
+    videos: Path
+    encoders: Path
+
+
+def train(recipe: Recipe, out: Path, data: Path, seed: int, where: Sequence[str] = ()) -> Path:
+    """Generates the data and trains from random weights, with the options ``where``; returns the checkpoint."""
+    step(1, f"generating {recipe.images} images, {recipe.videos} training and {VALID_VIDEOS} held-out videos")
+    starts = Starts(out / "images", data, out / "aligned")
+    generate_all(recipe, starts, seed)
+    step(2, "training ProxyFormer from random weights: encoders, then on images, then on videos")
+    align(recipe, starts, out / "text_encoder", seed, *where)
+    trained = train_stages(recipe, starts, out, seed, *shlex.split(DEMO), *where)
+    if not recipe.absent:
+        return trained
+    calibrated = trained.with_name("calibrated.pth")
+    command("tools/calibrate.py", trained, calibrated, *where)
+    return calibrated
+
+
+def generate_all(recipe: Recipe, starts: Starts, seed: int) -> None:
+    """The images, the videos and the held-out videos of a recipe; those that are there stay."""
+    # another seed, for other scenes than in the videos
+    generate(starts.images, videos=recipe.images, frames=1, seed=seed + 1, absent=recipe.absent)
+    generate(starts.videos, videos=recipe.videos, frames=FRAMES, seed=seed, absent=recipe.absent)
+
+
+def align(recipe: Recipe, starts: Starts, text_encoder: Path, seed: int, *options: str) -> None:
+    """Makes a text encoder for the texts of the generated sets, and aligns it with a backbone."""
+    make_text_encoder(starts, text_encoder)
+    words = ["--text_encoder", text_encoder, *shlex.split(recipe.alignment), "--seed", seed]
+    command("tools/small_job/pretrain_alignment.py", starts.videos, *words, "--output_dir", starts.encoders, *options)
+
+
+def make_text_encoder(starts: Starts, folder: Path) -> None:
+    sets = (starts.images, starts.videos)
+    texts = [root / "meta_expressions" / "train" / "meta_expressions.json" for root in sets]
+    command("tools/make_tiny_text_encoder.py", *texts, "--output_dir", folder)
+
+
+def stages(recipe: Recipe, starts: Starts, seed: int, *options: str) -> tuple[list[object], list[object]]:
+    """The options of main.py for the training on images and for the one on videos, without their starting weights.
+
+    Args:
+        options: of the model and the losses, for both.
+    """
+    shared = [*shlex.split(NETWORK), *options, "--seed", seed, "--text_encoder", starts.encoders / "text_encoder"]
+    shared += ["--absent", ABSENT_SHARE] if recipe.absent else []
+    images = [*shared, *shlex.split(IMAGES), "--ytvos_path", starts.images, "--epochs", recipe.image_epochs]
+    videos = [*shared, *shlex.split(f"{VIDEOS} {recipe.clips}"), "--ytvos_path", starts.videos]
+    return images, [*videos, "--epochs", recipe.video_epochs]
+
+
+def train_stages(recipe: Recipe, starts: Starts, out: Path, seed: int, *options: str) -> Path:
+    """Trains a model on images, then on videos; returns the checkpoint. What ``options`` are is in :func:`stages`."""
+    first, last = out / "run_images", out / "run"
+    images, videos = stages(recipe, starts, seed, *options)
+    command("main.py", *images, "--backbone_pretrained", starts.encoders / "backbone.pth", "--output_dir", first)
+    command("main.py", *videos, "--pretrained_weights", first / "checkpoint.pth", "--output_dir", last)
+    return last / "checkpoint.pth"
+
+
+def step(number: int, what: str) -> None:
+    print(f"\n[{number}/5] {what}", flush=True)
+
+
+def command(script: str, *options: object, quiet: bool = False) -> str:
+    """Runs an entry script as a user would, showing the command; with ``quiet`` it shows nothing of it.
+
+    Returns:
+        What the script printed, with ``quiet``.
+
+    Raises:
+        ValueError: the script failed; its own message is printed above.
+    """
+    words = [str(option) for option in options]
+    if not quiet:
+        print(shlex.join(["python", script, *words]), flush=True)
+    done = subprocess.run([sys.executable, ROOT / script, *words], stdout=subprocess.PIPE if quiet else None, text=True)
+    if done.returncode:
+        raise ValueError(f"{script} failed; its message is above")
+    return done.stdout or ""
