@@ -49,11 +49,16 @@ def meaningful(data: Path) -> dict[str, dict]:
     }
 
 
-def presence(trained: Path, data: Path, device: torch.device) -> dict[str, float | int]:
-    """How well the scores tell the expressions that mean something in their video from the others."""
+def presence(trained: Path, folder: Path, data: Path, device: torch.device) -> dict[str, float | int]:
+    """How well the scores tell the expressions that mean something in their video from the others; and J&F, N-acc and
+    T-acc where expressions with a low score are answered with "not there". ``folder`` takes the masks.
+    """
     predictor, args = models.load_with_options(trained, device)
     args.ytvos_path = data
-    return figures(*answer_scores(predictor, *listed(datasets.eval_set(args, "valid"))))
+    split = datasets.eval_set(args, "valid")
+    told = figures(*answer_scores(predictor, *listed(split)))
+    scores = control(predictor, split.videos(), folder, data, "not there", trained, split_videos(data, "valid"))
+    return told | {"not_there": predictor.not_there} | {name: scores[name] for name in ("J&F", *ACCURACIES)}
 
 
 def shuffled(videos: VideoSet, meta: dict[str, dict]) -> VideoSet:
@@ -111,16 +116,19 @@ def controls(
             data,
             name,
             trained,
+            meta,
         )
         for name in names
     }
 
 
-def control(predictor: Predictor, videos: VideoSet, folder: Path, data: Path, name: str, trained: Path) -> dict:
-    """Scores of a control run, which should be low."""
+def control(
+    predictor: Predictor, videos: VideoSet, folder: Path, data: Path, name: str, trained: Path, meta: dict[str, dict]
+) -> dict:
+    """Scores of videos under other conditions; ``meta``: the entries to score."""
     claim_results(folder, {"checkpoint": str(trained), "control": name}, replace=True)
     predict_split(predictor, videos, folder, desc=name)
-    return score(folder, data, meaningful(data))
+    return score(folder, data, meta)
 
 
 def summary(scores: dict, controls: dict[str, dict]) -> dict:
@@ -143,6 +151,7 @@ def table(metrics: dict) -> str:
     for name, row in [("all", metrics), *metrics["by_kind"].items()]:
         lines.append(f"{name} ({row['expressions']})".ljust(22) + "".join(f"{row[c]:14.3f}" for c in columns))
     if told := metrics.get("presence"):
-        lines += ["", f"{told['absent']} further expressions mean nothing in their video: AUROC of the scores"]
-        lines[-1] += f" {told['AUROC']:.3f}; " + ", ".join(f"{name} {told[name]:.3f}" for name in ACCURACIES)
+        lines += ["", f"{told['absent']} further expressions mean nothing in their video. AUROC of the scores"]
+        lines[-1] += f' {told["AUROC"]:.3f}. With "not there" below {told["not_there"]:g}: '
+        lines[-1] += ", ".join(f"{name} {told[name]:.3f}" for name in ("J&F", *ACCURACIES))
     return "\n".join(lines)

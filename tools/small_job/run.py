@@ -12,8 +12,6 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from davis2017.averages import ACCURACIES
-from models.predictor import PROBABLE
 from tools.small_job.drawing import draw
 from tools.small_job.held_out import controls, presence, score, summary, table
 from tools.small_job.stages import FRAMES, LONG, PRETRAINED, ROOT, SHORT, VALID_VIDEOS, command, generate, step, train
@@ -63,13 +61,12 @@ def main() -> None:
 
     step(3, "inference on the held-out videos, submission zip, scores")
     words = ["--resume", trained, "--split", "valid", "--ytvos_path", data, "--output_dir", results]
-    words += ["--not_there", PROBABLE] if recipe.absent else []
     command("inference_ytvos.py", *words, "--visualize", *where)
     scores = score(results, data)
 
     step(4, "the same videos without language, without time, without training")
     checked = controls(trained, out / "controls", data, asked.seed, device=device)
-    told = presence(trained, data, device) | {name: scores[name] for name in ACCURACIES} if recipe.absent else {}
+    told = presence(trained, out / "controls" / "not_there", data, device) if recipe.absent else None
 
     step(5, "pictures")
     sheet, film = out / "contact_sheet.png", out / "demo.mp4"
