@@ -37,7 +37,7 @@ from util.run.device import use_device
 from util.run.parser import CommandParser
 from util.video.visualize import write_video
 
-EXAMPLES = (11, 10, 9)  # of the generator
+EXAMPLES = (17, 10, 9)  # of the generator
 EXAMPLE_SIZE = (288, 480)
 EXAMPLE_FRAMES = 8  # as the shipped weights were trained
 EXAMPLE_FPS = 4

@@ -157,8 +157,10 @@ def _dead(batches: Iterator[Batch] | None, seconds: float = 0.0) -> str:
     """The numbers of the workers that died, or die within the time: one that is killed while it hands over a batch
     closes the connection shortly before it has ended. Empty where all live."""
     workers = _workers(batches)
-    if workers:
-        multiprocessing.connection.wait([worker.sentinel for worker in workers], seconds)
+    ended = multiprocessing.connection.wait([worker.sentinel for worker in workers], seconds) if workers else []
+    for worker in workers:
+        if worker.sentinel in ended:
+            worker.join()  # its exit code comes a moment later
     return ", ".join(str(worker.pid) for worker in workers if worker.exitcode)
 
 

@@ -167,7 +167,7 @@ def test_the_shipped_weights_count_their_frames_as_they_did(monkeypatch):
     """Their encoding is the one of before the choice, written out: the same masks and scores to the last bit."""
     video = torch.randint(256, (9, 3, 96, 160), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     asked = ["the red object", "a circle standing still"]
-    masks, scores = models.load_predictor(SHIPPED, "cpu")(video, asked)
+    masks, scores = models.load_predictor(SHIPPED, "cpu", not_there=0.0)(video, asked)
     real = ProxyFormer.surroundings
 
     def earlier(self, features, words, text_valid):
@@ -176,7 +176,7 @@ def test_the_shipped_weights_count_their_frames_as_they_did(monkeypatch):
         return dataclasses.replace(around, time=time, distances=None)
 
     monkeypatch.setattr(ProxyFormer, "surroundings", earlier)
-    as_before = models.load_predictor(SHIPPED, "cpu")(video, asked)
+    as_before = models.load_predictor(SHIPPED, "cpu", not_there=0.0)(video, asked)
     assert torch.equal(masks, as_before[0]) and scores == as_before[1] and masks.any()
     monkeypatch.setattr(ProxyFormer, "surroundings", lambda self, *x: dataclasses.replace(earlier(self, *x), time=None))
     assert models.load_predictor(SHIPPED, "cpu")(video, asked)[1] != scores

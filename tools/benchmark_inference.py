@@ -145,7 +145,7 @@ def agreement(modes: Sequence[str], device: torch.device, count: int = 12) -> It
         generate(root / "data", train_videos=1, valid_videos=count, seed=20261121)
         scores, masks = {}, {}
         for mode in dict.fromkeys(["fp32", *modes]):
-            predictor, trained = models.load_with_options(PRETRAINED, device, **MODES[mode])
+            predictor, trained = models.load_with_options(PRETRAINED, device, not_there=0.0, **MODES[mode])
             trained.ytvos_path = root / "data"
             videos = datasets.eval_set(trained, "valid").videos()
             predict_split(predictor, videos, root / mode, desc=mode)

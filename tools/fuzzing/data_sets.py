@@ -89,7 +89,7 @@ def _of(root: Path, name: str, path: str, read: Callable[[], object], mutation=m
 
 def _scored(root: Path, gaps: Gaps, expressions: str | None = None) -> None:
     annotations, videos = scorable_split(root, "valid", gaps=gaps, expressions=expressions)
-    _read_truth(LabelMaps(annotations), videos)
+    _read_truth(LabelMaps(annotations, may_be_empty=True), videos)
 
 
 def _read_truth(truth: Truth, videos: dict[str, dict]) -> None:
