@@ -19,7 +19,7 @@ from opts import parse_train_args
 from tests.commands import started
 from tests.helpers import ROOT
 from tools.data.make_synthetic import generate
-from tools.small_job import held_out
+from tools.small_job import held_out, tune
 from tools.small_job import stages as small_job
 
 
@@ -93,3 +93,30 @@ def test_a_folder_that_holds_something_is_left_alone(tmp_path):
         done = run("--output_dir", place)
         assert done.returncode == 2 and "already holds something" in done.stderr and "Traceback" not in done.stderr
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_tuning_is_scored_for_new_and_known_things_apart():
+    def scores(*values: float) -> dict:
+        one = dict.fromkeys(("J", "F"), 0.0) | {"other": {"J&F": 0.1}}
+        return {"videos": {f"valid_0000{i}": {"0": one | {"J&F": value}} for i, value in enumerate(values)}}
+
+    metrics = tune.summary(scores(0.9, 0.2, 0.7, 0.4), scores(0.8, 0.6, 0.8, 0.8), {"blank": scores(0, 0.2, 0, 0)})
+    assert metrics["known"] == pytest.approx(
+        {"expressions": 2, "before": 0.8, "after": 0.8, "other_object": 0.1, "blank": 0.0}
+    )
+    assert metrics["new"] == pytest.approx(
+        {"expressions": 2, "before": 0.3, "after": 0.7, "other_object": 0.1, "blank": 0.1}
+    )
+
+
+@pytest.mark.parametrize(("left", "steps"), [(300.0, 300), (20.0, tune.FEWEST_STEPS), (5000.0, 400)])
+def test_the_training_ends_in_time(monkeypatch, capsys, left, steps):
+    monkeypatch.setattr(tune, "command", lambda *words, quiet: "96 x 160: 1.00 s a step, peak memory 1 GiB\n")
+    monkeypatch.setattr(tune.time, "perf_counter", lambda: 100.5)
+    assert tune.share_of_clips([], Path("run"), 101 + left) * tune.VIDEOS / 4 == pytest.approx(steps)
+    assert f"{steps} steps take" in capsys.readouterr().out
+
+
+def test_the_options_of_tuning_are_those_of_main():
+    args = parse_train_args([*shlex.split(tune.OPTIONS), "--pretrained_weights", "x"])
+    assert args.batch_size == 4 and args.absent == small_job.ABSENT_SHARE

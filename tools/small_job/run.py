@@ -12,6 +12,7 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from tools.small_job import tune
 from tools.small_job.drawing import draw
 from tools.small_job.held_out import controls, presence, score, summary, table
 from tools.small_job.stages import FRAMES, LONG, PRETRAINED, ROOT, SHORT, VALID_VIDEOS, command, generate, step, train
@@ -30,6 +31,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--device", help="cuda, cuda:1, cpu; default: a GPU when there is one")
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--long", action="store_true", help="train far longer: hours on a CPU")
+    size.add_argument(
+        "--tune", action="store_true", help="teach the shipped weights new shapes and colours, in minutes"
+    )
     size.add_argument("--quick", action="store_true", help=f"train nothing; take {PRETRAINED.relative_to(ROOT)}")
     return parser.parse_args()
 
@@ -42,13 +46,21 @@ def main() -> None:
     out, data = asked.output_dir, asked.output_dir / "data"
     results = out / "valid"
     require_new(out)
-    if not asked.quick and device.type == "cpu" and amp_dtype("auto", device) is None:
+    slow = device.type == "cpu" and amp_dtype("auto", device) is None
+    if slow and not asked.quick:
         print(
             "this CPU has no instructions for bfloat16: in float32 everything takes up to four times as long; --quick "
             "shows a trained model in a minute"
         )
-    if asked.quick and not PRETRAINED.is_file():
-        raise FileNotFoundError(f"--quick: {PRETRAINED} is not in this copy of the repository; run without --quick")
+    if (asked.quick or asked.tune) and not PRETRAINED.is_file():
+        raise FileNotFoundError(f"{PRETRAINED} is not in this copy of the repository; run without --quick and --tune")
+    if asked.tune:
+        found = tune.tune(out, asked.seed, device, where, slow, start)
+        write_json(out / "metrics.json", found | {"seconds": round(time.perf_counter() - start, 1), "seed": asked.seed})
+        print(tune.table(found))
+        print(f"\n{time.perf_counter() - start:.0f} seconds. The numbers are in {out / 'metrics.json'},")
+        print(f"films of the held-out videos in {out / 'valid' / 'overlays'}, the weights in {out / 'run'}.")
+        return
 
     recipe = SHORT if not (asked.quick or asked.long) else LONG  # with which the shipped weights were trained, too
     if asked.quick:

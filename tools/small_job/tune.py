@@ -1,0 +1,114 @@
+"""Teaches the shipped weights shapes and colours that they never saw, in minutes, and shows what they then know.
+
+Half of the videos, in training and held out, have the new things. The others have the known ones, which must not be
+forgotten.
+"""
+
+from __future__ import annotations
+
+import shlex
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+
+from davis2017.averages import average
+from tools.data.make_synthetic import has_new_things
+from tools.small_job.held_out import controls, score
+from tools.small_job.stages import ABSENT_SHARE, FRAMES, PRETRAINED, VALID_VIDEOS, command, step
+
+VIDEOS = 1600
+OPTIONS = f"""
+    --binary --num_frames {FRAMES} --batch_size 4 --expressions_per_clip 6 --epochs 1 --absent {ABSENT_SHARE}
+    --train_sizes 96 --eval_size 96 --max_size 160 --no-random_crop --no-photometric
+    --lr 3e-4 --lr_backbone 5e-5 --lr_text_encoder 3e-4 --lr_schedule cosine --warmup_steps 20
+    --mask_loss_size full --mask_loss_norm instances --set_cost_class 20 --amp auto --num_workers 1
+"""
+FEWEST_STEPS, MOST_STEPS = 150, 400
+# seconds of the whole job, and those that follow the training
+WHOLE, WHOLE_IN_FLOAT32 = 290, 590
+AFTER, AFTER_IN_FLOAT32 = 60, 100
+GROUPS = ("new", "known")
+CHECKS = ("shuffled", "blank", "first_frame")
+
+
+def tune(out: Path, seed: int, device: torch.device, where: Sequence[str], slow: bool, began: float) -> dict:
+    """Generates, trains, infers and scores under ``out``; returns the content of metrics.json.
+
+    Args:
+        where: the option of the device.
+        slow: whether it computes in float32.
+        began: when the job began, of ``time.perf_counter``.
+    """
+    data, run = out / "data", out / "run"
+    step(1, f"generating {VIDEOS} training and {2 * VALID_VIDEOS} held-out videos, every second one of new things")
+    counts = ["--train_videos", VIDEOS, "--valid_videos", 2 * VALID_VIDEOS, "--frames", FRAMES]
+    command("tools/data/make_synthetic.py", data, *counts, "--things", "both", "--absent", 4, "--seed", seed)
+
+    step(2, "the held-out videos with the weights as they are shipped")
+    before = answered(PRETRAINED, data, out / "before", *where)
+
+    step(3, "fine-tuning these weights on both")
+    options = [*shlex.split(OPTIONS), "--ytvos_path", data, "--pretrained_weights", PRETRAINED, "--seed", seed, *where]
+    end = began + (WHOLE_IN_FLOAT32 - AFTER_IN_FLOAT32 if slow else WHOLE - AFTER)
+    share = share_of_clips(options, run, end)
+    command("main.py", *options, "--mix", f"ytvos={share:.3f}", "--output_dir", run)
+
+    step(4, "the held-out videos again, submission zip, scores; and without language, without time")
+    trained = run / "checkpoint.pth"
+    after = answered(trained, data, out / "valid", "--visualize", *where)
+    checked = controls(trained, out / "controls", data, seed, CHECKS, device)
+    return summary(before, after, checked)
+
+
+def share_of_clips(options: Sequence[object], folder: Path, end: float) -> float:
+    """The share of the clips with which a training ends in time, and says when, by the time of its steps."""
+    said = command("main.py", *options, "--output_dir", folder, "--dry_run", quiet=True)
+    seconds = max(float(line.partition(": ")[2].split()[0]) for line in said.splitlines() if " s a step" in line)
+    all_steps = VIDEOS // int(OPTIONS.split("--batch_size ")[1].split()[0])
+    fitting = int((end - time.perf_counter()) / seconds)
+    steps = min(max(fitting, FEWEST_STEPS), MOST_STEPS, all_steps)
+    ready = time.strftime("%H:%M", time.localtime(time.time() + steps * seconds))
+    minutes = steps * seconds / 60
+    print(f"a step takes {seconds:.2f} s: {steps} steps take {minutes:.1f} minutes, until {ready}", flush=True)
+    return steps / all_steps
+
+
+def answered(weights: Path, data: Path, results: Path, *options: str) -> dict:
+    """The scores of weights on the held-out videos, by the inference script."""
+    words = ["--resume", weights, "--split", "valid", "--ytvos_path", data, "--output_dir", results]
+    command("inference_ytvos.py", *words, *options)
+    return score(results, data)
+
+
+def of_group(scores: Mapping, group: str) -> dict:
+    """The means over the expressions of the videos of a group."""
+    of_videos = scores["videos"].items()
+    chosen = [video.values() for vid, video in of_videos if has_new_things("both", number(vid)) == (group == "new")]
+    return average([expression for video in chosen for expression in video], other_objects=True)
+
+
+def number(video: str) -> int:
+    return int(video.rpartition("_")[2])
+
+
+def summary(before: dict, after: dict, checked: Mapping[str, dict]) -> dict[str, dict]:
+    """For each group J&F before and after, and after it what should be low."""
+    found = {}
+    for group in GROUPS:
+        mean = of_group(after, group)
+        found[group] = {"expressions": mean["expressions"], "before": of_group(before, group)["J&F"]}
+        found[group] |= {"after": mean["J&F"], "other_object": mean["J&F_other_object"]}
+        found[group] |= {name: of_group(scores, group)["J&F"] for name, scores in checked.items()}
+    return found
+
+
+def table(metrics: Mapping[str, dict]) -> str:
+    """J&F of both groups as a table; all columns after the first two should be low."""
+    columns = ("before", "after", "other_object", *CHECKS)
+    lines = ["", "J&F of held-out videos".ljust(24) + "".join(name.replace("_", " ").rjust(14) for name in columns)]
+    for group in GROUPS:
+        name = f"{group} things ({metrics[group]['expressions']})"
+        lines.append(name.ljust(24) + "".join(f"{metrics[group][column]:14.3f}" for column in columns))
+    return "\n".join(lines)
