@@ -149,7 +149,7 @@ def may_be_trained_on(dataset_file: str, trained: str) -> bool:
     return dataset_file in seen or any(dataset_file in sets and seen & sets for sets in alike)
 
 
-def refuse_trained(split: str, holdout: int, trained_holdout: int) -> None:
+def refuse_trained(split: str, holdout: int, trained_holdout: int, *, may_insist: bool = True) -> None:
     """Refuses to score a checkpoint on videos it was trained on.
 
     Args:
@@ -157,6 +157,7 @@ def refuse_trained(split: str, holdout: int, trained_holdout: int) -> None:
         holdout: number of videos of the hold-out to be scored.
         trained_holdout: number that was kept out when the checkpoint was trained; the smaller hold-out is always a
             part of the larger.
+        may_insist: the command has ``--allow_trained``.
 
     Raises:
         ValueError: the split was trained on, wholly or in part.
@@ -166,7 +167,7 @@ def refuse_trained(split: str, holdout: int, trained_holdout: int) -> None:
         kept = f"only {trained_holdout} of them were kept out" if trained_holdout else "none of them was kept out"
         raise ValueError(
             f"{which}: the checkpoint was trained on these videos ({kept} by --holdout), so its scores would mean "
-            "nothing; add --allow_trained to go on all the same"
+            "nothing" + ("; add --allow_trained to go on all the same" if may_insist else "")
         )
 
 

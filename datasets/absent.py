@@ -14,16 +14,32 @@ import numpy as np
 
 from datasets.base import TrainVideo
 
-# People and their hands are in many videos where nobody has marked them; "others" names no thing.
-UNSURE = frozenset({"person", "hand", "others"})
+# These are in many videos where nobody has marked them; "others" names no thing.
+UNSURE = frozenset({"person", "hand", "hat", "plant", "sign", "others"})
+# Categories of YouTube-VOS and DAVIS that one may call by the same name: a parrot is a bird, a duck may be called one.
+ALIKE = (
+    {"bird", "parrot", "duck", "eagle", "owl", "penguin"},
+    {"bear", "giant_panda"},
+    {"ape", "monkey"},
+    {"fish", "shark", "dolphin", "whale", "goldfish"},
+    {"bike", "motorbike", "bicycle", "scooter"},
+    {"sedan", "truck", "bus", "car", "train", "van"},
+    {"leopard", "tiger", "lion", "cat", "fox", "dog", "raccoon"},
+    {"deer", "horse", "cow", "sheep", "zebra", "giraffe", "camel"},
+    {"mouse", "hedgehog", "squirrel", "rabbit"},
+    {"frog", "lizard", "crocodile", "turtle", "snake", "snail"},
+    {"skateboard", "snowboard", "surfboard"},
+    {"box", "ball", "bucket", "rope", "stick"},
+)
 MOST_DRAWS = 100
 
 
 class AbsentTexts:
     """Draws texts that mean nothing in a video.
 
-    An expression of another video is taken only where its text names its category. "The white one" of a video of dogs
-    may be true of a cat.
+    An expression of another video is taken only where its text names its category, and the video has no object of this
+    category or of one that is like it. "The white one" of a video of dogs may be true of a cat, and "a bird" is true of
+    a parrot.
 
     Args:
         videos: of the training.
@@ -42,12 +58,12 @@ class AbsentTexts:
         listed = [*video.absent, *(e.text for e in video.expressions if not e.objects)]
         if listed:
             return listed[rng.integers(len(listed))]
-        shown = {expression.category for expression in video.expressions}
-        if None in shown or not self._named:
+        if not video.categories or not self._named:
             return None
+        shown = video.categories.union(*(group for group in ALIKE if group & video.categories))
         for _ in range(MOST_DRAWS):
             category, text = self._named[rng.integers(len(self._named))]
-            if not any(_names(text, other) for other in shown) and category not in shown:
+            if category not in shown and not any(_names(text, other) for other in shown):
                 return text
         return None
 

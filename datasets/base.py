@@ -39,8 +39,8 @@ class Expression:
     Attributes:
         exp_id: key of the expression in its video.
         text: the expression.
-        objects: numbers, in the masks of the video, of the objects that it means. In MeViS these may be several. None
-            where it means nothing in the video: the expression is then trained as absent.
+        objects: numbers, in the masks of the video, of the objects that it means. In MeViS these may be several. There
+            are none where it means nothing in the video: the expression is then trained as absent.
         label: class index.
         category: name of the object's category, where it is known.
     """
@@ -61,12 +61,14 @@ class TrainVideo(ABC):
         frame_ids: names of the frames that clips are made of, in order.
         expressions: at least one.
         absent: texts that mean nothing in the video, which its data set lists beside its expressions.
+        categories: of all its objects, also of those that no expression means; empty where they are not known.
     """
 
     video_id: str
     frame_ids: tuple[str, ...]
     expressions: tuple[Expression, ...]
     absent: tuple[str, ...] = field(default=(), kw_only=True)
+    categories: frozenset[str] = field(default=frozenset(), kw_only=True)
 
     @abstractmethod
     def size(self) -> tuple[int, int]:

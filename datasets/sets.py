@@ -94,11 +94,13 @@ class EvalSet:
     def means_nothing(self) -> dict[str, set[str]]:
         """For each video, the ids of the expressions of which the list says that they mean nothing in it.
 
-        Raises as :meth:`videos`, and ValueError where the list says so of none.
+        Raises as :meth:`videos`, and ValueError where the list says so of none, or of all.
         """
         found = self._made_of("means_nothing", "expressions that may mean nothing")(self)
         if not any(found.values()):
             raise ValueError(f"the split {self.split} of {self.name} has no expression that means nothing in its video")
+        if not any(len(found[video.video_id]) < len(video.expressions) for video in self.videos()):
+            raise ValueError(f"the split {self.split} of {self.name} names the objects of no expression")
         return found
 
     def described(self) -> dict[str, object]:

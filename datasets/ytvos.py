@@ -10,6 +10,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -303,6 +304,13 @@ def _category(path: Path, objects: dict[str, dict], video_id: str, object_id: st
     return category
 
 
+def _categories(path: Path, objects: dict[str, dict], video_id: str, layout: Layout) -> frozenset[str]:
+    """The categories of all objects of a video in meta.json."""
+    with suppress(KeyError, TypeError):
+        return frozenset(_category(path, objects, video_id, n, layout) for n in objects[video_id]["objects"])
+    return frozenset()
+
+
 def class_index(path: Path, objects: dict[str, dict], video_id: str, object_id: str, layout: Layout) -> int:
     category = _category(path, objects, video_id, object_id, layout)
     if category not in layout.categories:
@@ -327,9 +335,10 @@ def train_videos(
     """
     path = root / "train" / "meta.json"
     videos = split_videos(root, "train", holdout, layout)
-    by_category = absent and not any(_lists_absent(entry) for entry in videos.values())
+    listed = (v.get("absent") or any(map(means_nothing, v["expressions"].values())) for v in videos.values())
+    by_category = absent and not any(listed)
     if (by_category or not binary) and not path.is_file():
-        mend = "leave out --absent" if binary else "add --binary to train without"
+        mend = 'leave out --absent, or set "obj_id": null' if binary else "add --binary to train without"
         raise FileNotFoundError(f"{path}: the categories' file does not exist; {mend}; {layout.see}")
     objects = read_videos(path, layout) if by_category or not binary else {}
     frames = frame_files(frames_root(root, "train", layout), videos)
@@ -355,14 +364,10 @@ def train_videos(
                 training_expression(name, exp_id, expression) for exp_id, expression in entry["expressions"].items()
             ),
             absent=tuple(entry.get("absent", ())),
+            categories=_categories(path, objects, name, layout) if by_category else frozenset(),
         )
         for name, entry in videos.items()
     ]
-
-
-def _lists_absent(entry: Mapping) -> bool:
-    """Whether the list of a video has texts that mean nothing in it."""
-    return bool(entry.get("absent")) or any(map(means_nothing, entry["expressions"].values()))
 
 
 def _found(

@@ -112,6 +112,13 @@ def score_video(
     out = {}
     for eid, target in targets.items():
         item = f"video {vid}, expression {eid}"
+        if not target and not blank[eid][2]:
+            error = ValueError(f"{item}: {truth.where} holds no usable mask of any frame")
+            if lost is None:
+                raise error
+            lost.whole += 1
+            lost.note(item, error)
+            continue
         if target and (target not in seen or target not in totals[eid]):
             error = _never_shown(item, truth, target)
             if lost is None:

@@ -100,7 +100,7 @@ class TextEncoder(nn.Module):
     ) -> tuple[RobertaConfig, Tokenizer, RobertaModel | None]:
         local, model, loading = Path(name).is_dir(), None, {"missing_keys": ()}
         if not local and (name.startswith((".", "/", "~")) or name.count("/") > 1):
-            raise ValueError(f"--text_encoder {name}: there is no such directory")
+            raise ValueError(f"--text_encoder {name}: there is no such directory, and no such checkpoint")
         try:
             found = AutoConfig.from_pretrained(name, local_files_only=local, trust_remote_code=False)
             tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=local, trust_remote_code=False)

@@ -18,6 +18,7 @@ from datasets import build_train_loader
 from datasets.absent import AbsentTexts
 from datasets.collate import collate
 from datasets.samplers import ClipRequest
+from datasets.ytvos import train_videos
 from models.calibration import Calibration, auroc, calibration_error
 from models.predictor import InMemory, Predictor
 from tests.helpers import edit
@@ -170,6 +171,30 @@ def test_texts_of_other_videos_are_taken_by_category_where_they_name_it(tmp_path
     rng = np.random.default_rng(0)
     drawn = {video.video_id: {data.draw_absent(video, rng) for _ in range(60)} for video in data.videos}
     assert drawn == {"aa_wide": {"two dogs"}, "bb_absent": {"the zebra at the right"}}
+
+
+def test_what_is_like_something_in_the_video_or_is_meant_by_no_expression_is_no_absent_text(tmp_path):
+    """A parrot is a bird, too; and the second object of the first video, a cow, is in meta.json alone."""
+    root = write_mini_ytvos(tmp_path, train=VIDEOS[:2])
+
+    def write(meta: dict) -> None:
+        for name, texts in (("aa_wide", ("a parrot",) * 3), ("bb_absent", ("a bird", "a cow", "a boat"))):
+            for entry, text in zip(meta["videos"][name]["expressions"].values(), texts, strict=True):
+                entry.update(exp=text, obj_id="1" if name == "aa_wide" else entry["obj_id"])
+
+    def categories(meta: dict) -> None:
+        for number, category in (("1", "parrot"), ("2", "cow")):
+            meta["videos"]["aa_wide"]["objects"][number]["category"] = category
+        meta["videos"]["bb_absent"]["objects"] |= {n: {"category": c} for n, c in (("1", "bird"), ("2", "cow"))}
+
+    edit(meta_of(root), write)
+    edit(root / "train" / "meta.json", categories)
+    data = build_train_loader(mini_args(root, "--binary")).dataset
+    first, second = train_videos(root, 0, True, absent=True)
+    assert first.categories == {"parrot", "cow"} and data.videos[0].categories == set()
+    texts, rng = AbsentTexts([first, second]), np.random.default_rng(0)
+    assert {texts.draw(first, rng) for _ in range(40)} == {None}
+    assert {texts.draw(second, rng) for _ in range(40)} == {None}
 
 
 def test_an_entry_of_the_list_may_mean_nothing(tmp_path):
@@ -338,13 +363,14 @@ def _by_words(predictor: Predictor, video, texts: list[str], asked: dict) -> Nam
         (("--split", "nowhere"), "--split nowhere does not exist for Ref-YouTube-VOS"),
         (("--split", "test", "--dataset_file", "a2d"), "a2d has no expressions that may mean nothing; choose one of"),
         (("x.pth", "--dataset_file", "joint"), "joint has no hold-out; give one of its parts"),
+        ((".",), ". is a folder"),
     ],
 )
 def test_bad_requests_are_one_line_and_write_nothing(trained, tmp_path, monkeypatch, capsys, words, told):
     monkeypatch.chdir(tmp_path)
     assert run(monkeypatch, trained, *words) == 2
     error = capsys.readouterr().err
-    assert told in error and "Traceback" not in error and not list(tmp_path.iterdir())
+    assert told in error and "Traceback" not in error and "allow_trained" not in error and not list(tmp_path.iterdir())
 
 
 def test_a_split_without_absent_expressions_has_nothing_to_tell(trained, tmp_path, monkeypatch, capsys):

@@ -18,6 +18,7 @@ from tests.commands import started
 from util.files.writing import write_json
 from util.masks.results import mask_name, write_mask_png
 from util.masks.submission import write_submission_zip
+from util.run.gaps import Gaps
 
 SHAPE = (40, 60)
 # Object ids and where they are: rows, columns. None overlap, and they are further apart than any tolerance.
@@ -205,6 +206,16 @@ def test_an_expression_whose_object_is_null_means_nothing(results, annotations):
     scores = score_results(results, annotations, meant_nothing)
     assert (scores["N-acc"], scores["T-acc"]) == (1, 0.5)
     assert "N-acc" not in score_results(results, annotations, VIDEOS)
+
+
+def test_what_means_nothing_is_left_out_where_no_ground_truth_is_left(results, annotations):
+    """Nothing says then that its masks should be empty in these frames: the video may not be the right one."""
+    for path in (annotations / "dog").iterdir():
+        path.unlink()
+    gaps = Gaps(strict=False)
+    scores = score_results(results, annotations, _changed(VIDEOS, obj_id=None), gaps=gaps)
+    assert scores["J&F"] == 0.25 and scores["without_target"] == 0 and scores["N-acc"] is None
+    assert scores["incomplete"]["expressions"] == 1 and "dog" not in scores["videos"]
 
 
 def test_what_is_missing_is_named(results, annotations):

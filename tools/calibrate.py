@@ -3,7 +3,7 @@
     python tools/calibrate.py output/run/checkpoint.pth output/run/calibrated.pth
     python tools/calibrate.py output/run/calibrated.pth --split valid
 
-The first form answers the expressions of the videos that ``--holdout`` kept out of the training, and as many that
+The first form answers the expressions of the videos that ``--holdout`` kept out of the training, and up to as many that
 surely mean nothing there. It fits a curve to the scores, and writes the checkpoint with the curve. The second form
 answers the expressions of a split whose list says which of them mean nothing, and shows how well the scores tell them
 apart. Nothing is written.
@@ -60,6 +60,8 @@ def parse_args() -> argparse.Namespace:
         parser.error("give either a file for the calibrated checkpoint, or --split")
     if asked.output_file and asked.output_file.suffix == checkpoint.EXPORTED:
         parser.error(f"{asked.output_file}: give a .pth file; tools/export.py makes exported weights of it")
+    if asked.output_file and asked.output_file.is_dir():
+        parser.error(f"{asked.output_file} is a folder; give the name of a file")
     return asked
 
 
@@ -75,13 +77,14 @@ def main() -> None:
     args.holdout = args.holdout if asked.holdout is None else asked.holdout
     if asked.split:
         if datasets.may_be_trained_on(args.dataset_file, content["options"]["dataset_file"]):
-            datasets.refuse_trained(asked.split, args.holdout, content["options"]["holdout"])
+            datasets.refuse_trained(asked.split, args.holdout, content["options"]["holdout"], may_insist=False)
         if predictor.calibration is None:
             print(f"note: {asked.checkpoint} is not calibrated; its scores are no probabilities")
         print(report(*scores(predictor, *listed(datasets.eval_set(args, asked.split)))))
         return
     predictor.calibration = None
-    datasets.refuse_trained("holdout", args.holdout, content["options"]["holdout"])
+    if datasets.may_be_trained_on(args.dataset_file, content["options"]["dataset_file"]):
+        datasets.refuse_trained("holdout", args.holdout, content["options"]["holdout"], may_insist=False)
     kept, texts = datasets.held_out(args)
     cases = (case(video, texts, asked.seed, number) for number, video in enumerate(kept))
     present, absent = scores(predictor, cases, len(kept))

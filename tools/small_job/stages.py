@@ -57,7 +57,7 @@ LONG = Recipe(
     videos=9000,
     image_epochs=2,
     video_epochs=3,
-    alignment="--num_frames 8 --batch_size 4 --steps 6000",
+    alignment="--num_frames 8 --batch_size 4 --steps 6000 --holdout 200",
     clips="--num_frames 8 --batch_size 4 --holdout 200",
     absent=4,
 )

@@ -101,16 +101,16 @@ def _from_json(path: Path) -> Iterator[tuple[str, object]]:
 
 def _from_csv(path: Path, faults: list[str]) -> Iterator[tuple[str, object]]:
     text = read_text(path)
-    head = text.lstrip("\r\n").partition("\n")[0]
-    separator = max(_SEPARATORS, key=head.count)
-    rows = csv.reader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True)
-    names = [name.strip().lower() for name in next(rows, ())]
+    first = text.lstrip("\r\n").partition("\n")[0]
+    separator = max(_SEPARATORS, key=first.count)
+    lines = csv.reader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True)
+    rows = ((number, fields) for number, fields in enumerate(lines, 1) if any(field.strip() for field in fields))
+    _, head = next(rows, (0, ()))
+    names = [name.strip().lower() for name in head]
     missing = [column for column in COLUMNS if names.count(column) != 1]
     if missing:
         raise ValueError(f"its first row does not name {', '.join(missing)} once")
-    for number, fields in enumerate(rows, 2):
-        if not any(field.strip() for field in fields):
-            continue
+    for number, fields in rows:
         where = f"{path}, row {number}"
         if len(fields) == len(names):
             yield where, dict(zip(names, fields, strict=True))
