@@ -44,10 +44,7 @@ def is_object_id(value: object) -> bool:
 
 
 def means_nothing(expression: Mapping) -> bool:
-    """Whether an entry of meta_expressions means nothing in its video: its ``obj_id`` is null.
-
-    No published list has such entries; generated sets have them, and those of one's own.
-    """
+    """Whether an entry means nothing in its video: ``obj_id`` is null. No published list has such entries."""
     return "obj_id" in expression and expression["obj_id"] is None
 
 
