@@ -26,6 +26,7 @@ from models.referformer import ReferFormer
 from models.segmentation import AT_ONCE, Segmentation, finite
 from models.windows import Waiting, Window, follow, window_bytes, window_sizes, windows
 from util.masks.box_ops import cxcywh_to_xyxy
+from util.run import dist
 from util.run.daemon_threads import DaemonThreads, Stalled, take
 from util.run.interrupt import Interrupted
 from util.run.memory import free_bytes
@@ -165,6 +166,8 @@ class Predictor:
         self.calibration = calibration
         self.not_there = (PROBABLE if calibration else 0.0) if not_there is None else not_there
         self.scores_mean = in_words(calibration, self.not_there)
+        if self.not_there and not calibration and dist.is_main():
+            print(f"warning: --not_there {not_there:g}: {self.scores_mean} (tools/calibrate.py)", file=sys.stderr)
         self._granted = 0  # the most bytes that a window has needed so far
         self.patience = patience
         self._reader = DaemonThreads("frames")

@@ -270,7 +270,7 @@ def frames() -> torch.Tensor:
     return torch.randint(256, (3, 3, 61, 83), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 
-def test_below_the_threshold_masks_are_empty_and_nothing_else_changes():
+def test_below_the_threshold_masks_are_empty_and_nothing_else_changes(capsys):
     model = tiny_model()
     with torch.no_grad():
         model.segmenter.kernel_head.kernel[-1].weight *= 30
@@ -288,6 +288,9 @@ def test_below_the_threshold_masks_are_empty_and_nothing_else_changes():
     assert all(off.there) and torch.equal(off.masks(0, 3), plain)
     assert predictor.scores_mean.startswith("a score is the probability") and "below 0.5" in predictor.scores_mean
     assert "no probabilities" in Predictor(model, **size).scores_mean
+    assert not capsys.readouterr().err
+    Predictor(model, **size, not_there=0.3)
+    assert "--not_there 0.3: these scores are no probabilities" in capsys.readouterr().err
     assert all(Predictor(model, **size).segment(InMemory(frames()), list(EXPRESSIONS)).there)  # no calibration
 
 

@@ -175,6 +175,21 @@ def test_where_objects_overlap_the_smaller_keeps_the_pixels(all_forms, tmp_path)
     ]
 
 
+def test_an_object_that_another_one_covers_is_shown_nowhere(all_forms, tmp_path, capsys):
+    """No label map could have both, so its row is a mismatch, and no set is written that training would refuse."""
+    mask = np.zeros((48, 80), bool)
+    mask[10:30, 10:50] = True
+    annotations = [{"image_id": "a", "instance_id": number, "segmentation": rle(mask)} for number in (1, 2)]
+    mine = Mine(tmp_path)
+    shutil.copytree(all_forms.videos, mine.videos)
+    images = [{"id": "a", "file_name": "at_home/00000.png"}]
+    mine.masks("coco").write_text(json.dumps({"images": images, "annotations": annotations}))
+    write_table(mine, [("at_home", 1, "the dog"), ("at_home", 2, "the other")])
+    with pytest.raises(ValueError, match="1 mismatches"):
+        convert(mine, "coco")
+    assert "row 2" in capsys.readouterr().err
+
+
 def test_an_expression_without_object_means_nothing_in_its_video(mine):
     write_table(mine, [*ROWS[:2], ("at_home", "", "the zebra"), ("clip", "", "a giraffe")])
     shutil.rmtree(mine.masks("label_maps") / "clip")  # no masks are needed where nothing is meant

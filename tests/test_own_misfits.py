@@ -42,6 +42,7 @@ def refused(capsys, mine: Mine, form: str, *flags: object, **more: str) -> list[
         "video,object,expression\nat_home,1,the box\n\nclip,,a zebra\n",
         "\ufeffVideo;Note;Object;Expression\r\nat_home;x;1;the box\r\n;;;\r\nclip;;;a zebra\r\n",
         'expression\tvideo\tobject\n"the box"\tat_home\t 1\na zebra\tclip\t\n',
+        "\n\nvideo,object,expression\nat_home,1,the box\nclip,,a zebra\n",
     ],
 )
 def test_tables_of_spreadsheets_are_read(tmp_path, text):

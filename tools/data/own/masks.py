@@ -86,6 +86,7 @@ class Composed(VideoMasks):
         shown = {name: mask for name, mask in self.shown(stem, size, found).items() if mask.any()}
         if len(shown) > 1 and (np.sum(list(shown.values()), axis=0, dtype=np.uint8) > 1).any():
             found.notes[OVERLAP] += 1
+            return _uncovered(shown)
         return set(shown)
 
     def labels(self, stem: str, size: Size, numbers: Mapping[str, int]) -> np.ndarray:
@@ -95,6 +96,15 @@ class Composed(VideoMasks):
         for name in sorted(shown, key=lambda name: (-int(shown[name].sum()), numbers.get(name, 0))):
             labels[shown[name]] = numbers.get(name, 0)
         return labels
+
+
+def _uncovered(shown: Mapping[str, np.ndarray]) -> set[str]:
+    """The objects of which a pixel is left in the label map."""
+    order = sorted(shown, key=lambda name: (-int(shown[name].sum()), name))
+    last = np.full(next(iter(shown.values())).shape, -1)
+    for place, name in enumerate(order):
+        last[shown[name]] = place
+    return {order[place] for place in np.unique(last) if place >= 0}
 
 
 @dataclass(frozen=True)
