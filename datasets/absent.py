@@ -14,22 +14,27 @@ import numpy as np
 
 from datasets.base import TrainVideo
 
+# Which categories are unsure or alike is a choice; their names are those of the lists in ytvos.py and davis.py.
 # These are in many videos where nobody has marked them; "others" names no thing.
-UNSURE = frozenset({"person", "hand", "hat", "plant", "sign", "others"})
-# Categories of YouTube-VOS and DAVIS that one may call by the same name: a parrot is a bird, a duck may be called one.
+UNSURE = frozenset({"person", "hand", "hat", "plant", "potted plant", "grass", "paper", "pole", "sign", "others"})
+# One may call these by the same name: a parrot is a bird, and a duck may be called one.
 ALIKE = (
     {"bird", "parrot", "duck", "eagle", "owl", "penguin"},
-    {"bear", "giant_panda"},
+    {"bear", "giant_panda", "koala"},
     {"ape", "monkey"},
-    {"fish", "shark", "dolphin", "whale", "goldfish"},
-    {"bike", "motorbike", "bicycle", "scooter"},
-    {"sedan", "truck", "bus", "car", "train", "van"},
+    {"fish", "shark", "dolphin", "whale", "earless_seal"},
+    {"bike", "motorbike", "bicycle", "motorcycle", "scooter", "hoverboard"},
+    {"sedan", "truck", "bus", "car", "train", "carriage", "excavator", "golf cart", "kart", "tractor", "trailer"},
     {"leopard", "tiger", "lion", "cat", "fox", "dog", "raccoon"},
-    {"deer", "horse", "cow", "sheep", "zebra", "giraffe", "camel"},
+    {"deer", "horse", "cow", "sheep", "zebra", "giraffe", "camel", "goat", "pig", "rhino"},
     {"mouse", "hedgehog", "squirrel", "rabbit"},
-    {"frog", "lizard", "crocodile", "turtle", "snake", "snail"},
-    {"skateboard", "snowboard", "surfboard"},
-    {"box", "ball", "bucket", "rope", "stick"},
+    {"frog", "lizard", "crocodile", "turtle", "snake", "snail", "chamaleon", "varanus"},
+    {"skateboard", "snowboard", "surfboard", "ski", "ski poles"},
+    {"airplane", "helicopter", "drone"},
+    {"parachute", "paraglide", "kite", "sail"},
+    {"oar", "paddle", "stick", "selfie stick", "golf club"},
+    {"tennis_racket", "tennis racket"},
+    {"box", "ball", "bucket", "rope", "leash"},
 )
 MOST_DRAWS = 100
 

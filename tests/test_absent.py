@@ -15,7 +15,7 @@ from scipy.special import expit, logit
 import datasets
 import models
 from datasets import build_train_loader
-from datasets.absent import AbsentTexts
+from datasets.absent import ALIKE, UNSURE, AbsentTexts
 from datasets.collate import collate
 from datasets.samplers import ClipRequest
 from datasets.ytvos import train_videos
@@ -195,6 +195,12 @@ def test_what_is_like_something_in_the_video_or_is_meant_by_no_expression_is_no_
     texts, rng = AbsentTexts([first, second]), np.random.default_rng(0)
     assert {texts.draw(first, rng) for _ in range(40)} == {None}
     assert {texts.draw(second, rng) for _ in range(40)} == {None}
+
+
+def test_the_names_of_categories_are_those_of_the_lists():
+    known = {*datasets.ytvos.CATEGORIES, *datasets.davis.CATEGORIES}
+    assert not set().union(UNSURE, *ALIKE) - known
+    assert sum(map(len, ALIKE)) == len(set().union(*ALIKE))  # none is in two groups
 
 
 def test_an_entry_of_the_list_may_mean_nothing(tmp_path):
