@@ -27,7 +27,8 @@ from opts import PREDICTOR_OPTIONS, add_predictor_options, add_text_encoder
 from tasks.door import Door, LocalPage
 from tasks.hosts import Names
 from tasks.limits import LABELS, MASKS, Limits
-from tasks.page import Desk
+from tasks.look import MESSAGE, SCRIPT, STYLE
+from tasks.page import Desk, Stopped
 from tasks.room import COMING, Room
 from tools.data.make_synthetic import make_scene, paint
 from util.files.own_folder import own_folder
@@ -45,13 +46,6 @@ ROOM = 2**31, 12  # bytes that the page's files may take, and so many of the lar
 TIDY_SECONDS = 5  # between two looks at them
 SESSIONS = 64  # whose inputs gradio remembers
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-STYLE = """
-#legend table { border-collapse: collapse; text-align: left; }
-#legend :is(table, tr, th, td) { border: none; }
-#legend :is(th, td) { padding: .15rem .9rem .15rem 0; }
-#legend span { display: inline-block; width: 1rem; height: 1rem; border-radius: 50%; vertical-align: middle; }
-#frame img { width: 100%; }
-"""
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -119,12 +113,12 @@ def import_gradio(folder: Path) -> None:
 def told(error: Exception) -> gr.Error:
     """The message of an error for the page, which shows it as HTML."""
     if isinstance(error, cli.USER_ERRORS):
-        return gr.Error(html.escape(str(error)), duration=None, print_exception=False)
+        return gr.Error(html.escape(str(error)), print_exception=False)
     if cli.lacks_memory(error):
         return gr.Error("memory does not suffice for this video; choose a part of it", print_exception=False)
     traceback.print_exception(error)
     fault = "This is a fault of the app, not of yours; the terminal in which it runs says more."
-    return gr.Error(fault, duration=None, print_exception=False)
+    return gr.Error(fault, print_exception=False)
 
 
 def build_page(desk: Desk, clips: list[tuple[Path, str]]) -> gr.Blocks:
@@ -154,6 +148,9 @@ def build_page(desk: Desk, clips: list[tuple[Path, str]]) -> gr.Blocks:
                 save_film: gr.DownloadButton(value=str(job.film)),
                 save_masks: gr.DownloadButton(value=str(job.archive)),
             }
+        except Stopped:
+            gr.Info("stopped")
+            return gr.skip()
         except Exception as error:
             raise told(error) from None
 
@@ -189,25 +186,30 @@ def build_page(desk: Desk, clips: list[tuple[Path, str]]) -> gr.Blocks:
                 with gr.Row():
                     run = gr.Button("Segment", variant="primary", scale=3, elem_id="segment")
                     halt = gr.Button("Stop", scale=1, elem_id="stop")
+                gr.HTML(MESSAGE, elem_id="messages")
                 gr.Markdown(f"At most {desk.limits}.")
-                gr.Examples(
-                    [[str(path), asked] for path, asked in clips],
-                    [video, text],
-                    label="Drawn shapes to try",
-                    elem_id="examples",
-                )
             with gr.Column(scale=3):
                 legend = gr.HTML("What is found appears here.", min_height=120, elem_id="legend")
                 with gr.Column(visible=False) as results:
+                    picture = dict(interactive=False, show_label=False, buttons=[])
                     with gr.Row():
-                        picture = dict(interactive=False, show_label=False, buttons=[])
-                        film = gr.Video(label="Overlay", autoplay=True, loop=True, elem_id="film", **picture)
-                        frame = gr.Image(label="Frame", format="jpeg", elem_id="frame", **picture)
+                        with gr.Column(min_width=280):
+                            gr.Markdown("**The film** with all that was found")
+                            film = gr.Video(label="Overlay", autoplay=True, loop=True, elem_id="film", **picture)
+                        with gr.Column(min_width=280):
+                            gr.Markdown("**One frame** of it, chosen below")
+                            frame = gr.Image(label="Frame", format="jpeg", elem_id="frame", **picture)
                     position = gr.Slider(1, 2, 1, step=1, label="Frame", buttons=[], elem_id="position")
                     shown = gr.CheckboxGroup(label="Painted over", elem_id="shown")
                     with gr.Row():
                         save_film = gr.DownloadButton("Overlay (mp4)", elem_id="save_film")
                         save_masks = gr.DownloadButton("Masks (zip of PNG)", elem_id="save_masks")
+        gr.Examples(
+            [[str(path), asked] for path, asked in clips],
+            [video, text],
+            label="Drawn shapes to try",
+            elem_id="examples",
+        )
         # what comes is checked by the desk, as it is, not by gradio
         as_it_is = dict(preprocess=False, api_visibility="private")
         run.click(
@@ -249,6 +251,7 @@ def serve(args: argparse.Namespace, predictor: Predictor, folder: Path) -> None:
             allowed_paths=[str(examples)],
             theme=gr.themes.Base(font=("system-ui", "sans-serif"), font_mono=("monospace",)),
             css=STYLE,
+            js=SCRIPT,
             app_kwargs={"middleware": [(Door, (), door), (LocalPage, (), {})]},
             footer_links=[],
             run_history=False,

@@ -35,6 +35,11 @@ STOPPING = 60  # seconds that closing waits for the current work; a window of a 
 LOOKING = 0.7  # share of the network in the whole work
 GONE = "this result is no longer there; segment the video again"
 
+
+class Stopped(Exception):
+    """A request was stopped: by its visitor, or because the page ends."""
+
+
 # takes the share of the work that is done, and the name of the current step
 Report = Callable[[float, str], object]
 
@@ -175,7 +180,8 @@ class Desk:
             report: called with the progress.
 
         Raises:
-            ValueError: the request has a fault, which the message names in the words of the page; or it was stopped.
+            ValueError: the request has a fault, which the message names in the words of the page.
+            Stopped: it was stopped.
         """
         expressions, part = self.limits.expressions_of(text), part_of(start, end, every)
         if path is None:
@@ -187,12 +193,12 @@ class Desk:
         folder, stopped = self._folder / secrets.token_hex(8), threading.Event()
         with self._lock:
             if self._closed:
-                raise ValueError("stopped")
+                raise Stopped
             self._stops[visitor] = stopped
 
         def go_on(share: float, what: str) -> None:
             if stopped.is_set():
-                raise ValueError("stopped")
+                raise Stopped
             report(share, what)
 
         job, old = None, []

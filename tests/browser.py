@@ -92,6 +92,11 @@ class Browser:
         """Goes to a page and waits until it is loaded."""
         self._at("POST", "url", {"url": address})
 
+    def resize(self, width: int, height: int) -> None:
+        """Gives the page this size in pixels; a window cannot be as narrow as a phone."""
+        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
+        self._at("POST", "goog/cdp/execute", {"cmd": "Emulation.setDeviceMetricsOverride", "params": size})
+
     def run(self, script: str, *arguments: object) -> Any:
         """What JavaScript returns."""
         return self._at("POST", "execute/sync", {"script": script, "args": arguments})

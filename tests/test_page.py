@@ -20,7 +20,7 @@ import app
 import models
 from tasks import limits, page
 from tasks.limits import Limits
-from tasks.page import Desk
+from tasks.page import Desk, Stopped
 from tests.helpers import ROOT
 from tools.data.make_synthetic import make_scene
 from util.video.own_video import open_video
@@ -251,7 +251,7 @@ class TestVisitors:
                 time.sleep(0.5)
 
         def work() -> None:
-            with pytest.raises(ValueError, match="^stopped$"):
+            with pytest.raises(Stopped):
                 desk.segment("b", clip, "128", report=report)
             ended.append(True)
 
@@ -263,12 +263,12 @@ class TestVisitors:
         assert files(desk) == [] and told.count("painting") == 1
         worker.join(60)
         assert ended
-        with pytest.raises(ValueError, match="^stopped$"):
+        with pytest.raises(Stopped):
             desk.segment("c", clip, "128")
         assert files(desk) == []
 
     def test_who_stops(self, desk, clip):
-        with pytest.raises(ValueError, match="^stopped$"):
+        with pytest.raises(Stopped):
             desk.segment(ME, clip, "128", report=lambda share, what: desk.stop(ME))
         assert files(desk) == [] and not desk.predictor.asked  # not even looked for
         desk.segment(ME, clip, "128", report=lambda share, what: desk.stop("another"))
