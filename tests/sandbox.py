@@ -10,15 +10,16 @@ from typing import NamedTuple
 
 from tests.helpers import ROOT
 
-# Appends a record to $CALLS: working directory, CUDA_VISIBLE_DEVICES, arguments. Fails where they contain $FAIL; with
-# $STOP ends under torchrun as a run that left this word. Names in $OLD are Python 3.10. The look for packages is the
-# real one.
+# Appends a record to $CALLS: working directory, CUDA_VISIBLE_DEVICES, arguments. Fails where the regular expression
+# $FAIL fits them; with $STOP ends under torchrun as a run that left this word. Names in $OLD are Python 3.10. The look
+# for packages is the real one. Under the name apt-get it puts what it installs beside itself.
 INTERPRETER = rf"""#!/bin/bash
 (IFS=$'\x1f'; printf '%s\x1e' "$PWD"$'\x1f'"${{CUDA_VISIBLE_DEVICES-unset}}"$'\x1f'"$*") >>"$CALLS"
 [[ -z "${{STOP:-}}" || -z "${{PROXYFORMER_STOPPED:-}}" ]] || {{ echo "$STOP" >"$PROXYFORMER_STOPPED"; exit 1; }}
-[[ -n "$FAIL" && " $* " == *"$FAIL"* ]] && exit 3
+[[ -n "$FAIL" && " $* " =~ $FAIL ]] && exit 3
 case " $* " in
     *" -m venv "*) mkdir -p "${{!#}}/bin" && touch "${{!#}}/pyvenv.cfg" && cp "$0" "${{!#}}/bin/python" ;;
+    *" chromium chromium-driver "*) cp "$0" "${{0%/*}}/chromium" && cp "$0" "${{0%/*}}/chromedriver" ;;
     *" pip install "*) sleep "${{PIP_SECONDS:-0}}" ;;
     *device_count*) echo "${{FOUND:-0}}" ;;
     *version_info*) if [[ " $OLD " == *" ${{0##*/}} "* ]]; then echo 3.10.4; else echo 3.12.1; fi ;;

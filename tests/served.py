@@ -25,7 +25,7 @@ SECONDS = 3
 
 def missing() -> list[str]:
     """What this machine lacks."""
-    return [] if PYTHON else ["gradio (./scripts/app.sh --help installs it in .venv-app)"]
+    return [] if PYTHON else ["gradio (./scripts/test.sh --browser installs it in .venv-app)"]
 
 
 class Server:

@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 
 from tests import browser, served
+from tests.app_picture import ask_example
 from tests.browser import Browser
 from tests.served import SECONDS, Server, film
 from util.video.own_video import open_video
 
 LACKING = [*served.missing(), *browser.missing()]
 pytestmark = pytest.mark.skipif(bool(LACKING), reason=f"not on this machine: {', '.join(LACKING)}")
-TOAST = "[data-testid=toast-body]"
 
 
 @pytest.fixture(scope="module")
@@ -57,25 +57,26 @@ def legend(page: Browser) -> list[list[str]]:
     return [row.strip().split("\t") for row in page.text("#legend tbody").splitlines()]
 
 
-def message(page: Browser) -> str:
-    """The message that the page shows, which it then closes."""
-    page.until("document.querySelector(arguments[0])", TOAST)
-    text = page.text(TOAST)
-    page.click("[data-testid=toast-close]")
-    page.until("!document.querySelector(arguments[0])", TOAST)
-    return text
+def tells(page: Browser, words: str, error: bool = True) -> None:
+    """Waits until the page tells something; it stands in its place alone, as an error or not."""
+    page.until("document.querySelector('#message').innerText.includes(arguments[0])", words)
+    assert page.run("return document.querySelector('#message').classList.contains('error')") is error
+    page.until("!document.querySelector('[data-testid=toast-body]')")
+    assert "Error" not in page.text()
 
 
 def test_an_example_from_the_first_click_to_the_files(page):
-    page.click("#examples tbody tr")
-    asked = page.until("document.querySelector('#expressions textarea').value").splitlines()
-    page.until("document.querySelector('#video video')?.readyState > 0")
-    page.click("#segment")
-    rows = legend(page)
-    assert [row[0] for row in rows] == asked and len(asked) > 1
+    asked = ask_example(page)
+    *rows, absent = legend(page)
+    assert [row[0] for row in rows] == asked[:-1] and len(rows) > 1
     assert all(float(row[1]) > 0.5 and re.fullmatch(r"in [5-8] of 8 frames", row[2]) for row in rows)
+    assert absent[0] == asked[-1] and float(absent[1]) < 0.5 and absent[2] == "not there"
+    assert "a score is the probability that the text means something in the video; below 0.5 " in page.text()
+    for picture, label in {"#film": "The film with all that was found", "#frame": "One frame of it"}.items():
+        page.until(
+            "document.querySelector(arguments[0]).parentElement.innerText.startsWith(arguments[1])", picture, label
+        )
 
-    page.until("document.querySelector('#film video')?.readyState > 1")
     assert page.run("return document.querySelector('#film video').duration") == pytest.approx(2, abs=0.1)
     source = "document.querySelector('#frame img')?.src"
     first = page.until(source)
@@ -97,36 +98,53 @@ def test_an_example_from_the_first_click_to_the_files(page):
 def test_ones_own_video_and_a_part_of_it(page, server, tmp_path):
     upload(page, film(tmp_path / "my film.mp4", 4))
     ask(page, "the red square\nthe <i>red</i> square\n\n四角")
-    assert "this is 4.0 seconds of video; at most 3 are taken" in message(page)
+    tells(page, "this is 4.0 seconds of video; at most 3 are taken")
     page.click("#part button")
     page.until("document.querySelector('#every input')?.offsetParent")
     page.write("#start input", "1")
     page.write("#every input", "3")
     page.click("#segment")
     rows = legend(page)
+    assert page.text("#message") == ""  # the error has gone
     assert [row[0] for row in rows] == ["the red square", "the <i>red</i> square", "四角"]
-    assert all(row[2].endswith(" 10 frames") for row in rows)  # or "in no frame"
+    assert all(row[2].endswith((" 10 frames", "in no frame", "not there")) for row in rows)
     assert page.run("return document.querySelector('#position input[type=range]').max") == "10"
 
 
 def test_mistakes_are_told(page, tmp_path):
     page.click("#segment")
-    assert "write what to find in the video, one expression per line" in message(page)
+    tells(page, "write what to find in the video, one expression per line")
     ask(page, "the dog")
-    assert "choose a video first" in message(page)
+    tells(page, "choose a video first")
     ask(page, "\n".join(map(str, range(13))))
-    assert "these are 13 expressions; at most 12 are taken" in message(page)
+    tells(page, "these are 13 expressions; at most 12 are taken")
 
     large, notes = tmp_path / "large.mp4", tmp_path / "<b>notes.mp4"
     large.write_bytes(bytes(2**20 + 1))
     page.write("#video input[type=file]", str(large))
-    assert "exceed the maximum allowed size of 1.0 Mb" in message(page)
+    tells(page, "exceed the maximum allowed size of 1.0 Mb")
     notes.write_text("these are notes, not a film " * 99)
     page.write("#video input[type=file]", str(notes))
-    assert "Video not playable" in message(page)
+    tells(page, "this browser cannot play the film", error=False)  # an avi can be segmented all the same
     ask(page, "the dog")
-    assert "notes.mp4 is no video that can be read" in message(page)
-    assert page.text("#legend").endswith("What is found appears here.") and "Traceback" not in page.text()
+    tells(page, "notes.mp4 is no video that can be read")
+    assert page.text("#legend") == "What is found appears here." and "Traceback" not in page.text()
+    upload(page, film(tmp_path / "film.mp4", 1))
+    page.until("document.querySelector('#message').innerText === ''")
+
+
+def test_on_a_phone_nothing_lies_over_anything(page):
+    page.resize(390, 844)
+    page.click("#segment")
+    tells(page, "write what to find")
+    boxes = """[...document.querySelectorAll(arguments[0])].map(e => e.getBoundingClientRect())
+        .map(box => [box.left, box.top, box.right, box.bottom])"""
+    parts = "#video, #expressions, #part, #segment, #stop, #message, #legend, #examples"
+    left, top, right, bottom = zip(*sorted(page.run(f"return {boxes}", parts), key=lambda box: box[1]), strict=True)
+    assert len(top) == 8 and min(left) >= 0 and max(right) <= 390
+    assert all(ends <= begins for ends, begins in zip(bottom, top[1:], strict=False))
+    expressions = page.run("return document.querySelector('#examples .textbox').innerText")
+    assert len(expressions.splitlines()) > 1  # each on a line of its own
 
 
 def test_stop_ends_a_long_one_and_who_leaves_leaves_nothing(page, server, tmp_path):
@@ -134,7 +152,7 @@ def test_stop_ends_a_long_one_and_who_leaves_leaves_nothing(page, server, tmp_pa
     ask(page, "the red square\nthe circle\nthe star\nthe triangle")
     page.until("document.querySelector('#legend').innerText.includes('looking')")
     page.click("#stop")
-    assert "stopped" in message(page)
+    tells(page, "stopped", error=False)
     upload(page, film(tmp_path / "short.mp4", 1))
     page.click("#segment")
     legend(page)

@@ -174,9 +174,8 @@ class TestTests:
     ]
     CHECKS = (["-m", "ruff", "check", "."], ["-m", "ruff", "format", "--check", "."], PYTEST)
 
-    @pytest.mark.parametrize("script", ["test.sh", ".ci/run"])
-    def test_set_up_lint_format_tests(self, sandbox, tmp_path, script):
-        sandbox.run(script, cwd=tmp_path)
+    def test_set_up_lint_format_tests(self, sandbox, tmp_path):
+        sandbox.run("test.sh", cwd=tmp_path)
         calls = sandbox.calls()
         assert calls[0].args[:2] == ["-m", "venv"] and "requirements-dev.txt" in calls[1].args[-1]
         assert [(call.args, call.cwd) for call in calls[2:]] == [(args, str(sandbox.root)) for args in self.CHECKS]
@@ -189,6 +188,73 @@ class TestTests:
     def test_a_failure_ends_it(self, sandbox, number):
         sandbox.run("test.sh", PYTHON=sandbox.python, FAIL=" ".join(self.CHECKS[number]), code=3)
         assert [call.args for call in sandbox.calls()] == list(self.CHECKS[: number + 1])
+
+
+@pytest.fixture(scope="session")
+def no_browser(tmp_path_factory) -> Path:
+    """A folder with the system's programs, but for browsers, apt-get, and the one that tells who asks."""
+    folder = tmp_path_factory.mktemp("programs")
+    for path in Path("/usr/bin").iterdir():
+        if not path.name.startswith(("chrom", "google-chrome", "apt-get", "id")):
+            (folder / path.name).symlink_to(path)
+    return folder
+
+
+class TestBrowser:
+    SKIPPED = "test.sh: warning: TESTS OF THE PAGE ARE SKIPPED: this machine lacks "
+
+    @pytest.fixture(autouse=True)
+    def machine(self, sandbox, no_browser):
+        """Debian without a browser and gradio, as seen by root."""
+        self.bin = Path(sandbox.python).parent
+        sandbox.env["PATH"] = f"{self.bin}:{no_browser}"
+        sandbox.interpreter(self.bin / "apt-get")
+        self.user(sandbox, 0)
+        (sandbox.root / "requirements-app.txt").write_text("gradio==1.0\n")
+
+    def user(self, sandbox, number: int) -> None:
+        sandbox.interpreter(self.bin / "id").write_text(f"#!/bin/bash\necho {number}\n")
+
+    def run(self, sandbox, *arguments: str, script: str = "test.sh", code: int = 0, **env: object) -> tuple[list, str]:
+        """The calls of pip and apt-get, and what was said."""
+        said = sandbox.run(script, *arguments, PYTHON=sandbox.python, code=code, **{"FAIL": "find_spec"} | env)
+        calls = [call.args for call in sandbox.calls()]
+        assert calls[-1][: len(TestTests.PYTEST)] == TestTests.PYTEST and "--browser" not in calls[-1]
+        return [args for args in calls if "install" in args or args[-1] == "update"], said
+
+    @pytest.mark.parametrize("script", ["test.sh", ".ci/run"])
+    def test_root_gets_it_once(self, sandbox, script):
+        words = ["-k", "a", "--browser"] if script == "test.sh" else []
+        (pip, update, install), said = self.run(sandbox, *words, script=script)
+        assert pip[-1].endswith("requirements-app.txt") and update[-1] == "update"
+        assert install[-2:] == ["chromium", "chromium-driver"] and "--yes" in install and "SKIPPED" not in said
+        assert self.run(sandbox, *words, script=script)[0] == []
+
+    def test_without_the_option_nothing_is_looked_for(self, sandbox):
+        installed, said = self.run(sandbox)
+        assert installed == [] and "SKIPPED" not in said
+
+    def test_who_is_not_root_is_told_how(self, sandbox):
+        self.user(sandbox, 1000)
+        installed, said = self.run(sandbox, "--browser")
+        assert len(installed) == 1 and said.count(f"{self.SKIPPED}a browser") == 2
+        assert "install it: sudo apt-get install chromium chromium-driver\n" in said
+
+    def test_a_machine_without_apt(self, sandbox):
+        (self.bin / "apt-get").unlink()
+        assert "only root on Debian can install one here" in self.run(sandbox, "--browser")[1]
+
+    @pytest.mark.parametrize(("failing", "lacks"), [("chromium", "a browser"), ("requirements-app.txt", "gradio")])
+    def test_a_mirror_that_is_down_is_loud_and_no_failure(self, sandbox, failing, lacks):
+        _, said = self.run(sandbox, "--browser", FAIL=f"find_spec|{failing}")
+        assert said.count(f"{self.SKIPPED}{lacks}") == 2 and said.count("SKIPPED") == 2
+
+    @pytest.mark.parametrize("name", ["chromium", "chromium-browser", "google-chrome"])
+    def test_a_browser_that_is_there_serves(self, sandbox, name):
+        for program in (name, "chromedriver"):
+            sandbox.interpreter(self.bin / program)
+        self.user(sandbox, 1000)
+        assert "SKIPPED" not in self.run(sandbox, "--browser")[1]
 
 
 class TestApp:
