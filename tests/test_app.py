@@ -29,14 +29,21 @@ def server(tmp_path_factory) -> Iterator[Server]:
         server.ends(signal.SIGTERM)
 
 
-@pytest.fixture
-def page(server, tmp_path) -> Iterator[Browser]:
-    """The page, loaded; at the end, it has asked nobody else for anything."""
-    with Browser(tmp_path) as window:
-        window.open(server.address)
-        window.until("document.querySelector('#segment')")
+@pytest.fixture(scope="module")
+def window(tmp_path_factory) -> Iterator[Browser]:
+    with Browser(tmp_path_factory.mktemp("browser")) as window:
         yield window
-        assert [address for address in window.requested() if not address.startswith(server.address)] == []
+
+
+@pytest.fixture
+def page(server, window) -> Iterator[Browser]:
+    """The page, loaded anew; at the end, it has asked nobody else for anything."""
+    window.resize(1400, 1000)
+    window.complaints()  # of the test before
+    window.open(server.address)
+    window.until("document.querySelector('#segment')")
+    yield window
+    assert [address for address in window.requested() if not address.startswith(server.address)] == []
 
 
 def upload(page: Browser, path: Path) -> None:
