@@ -11,7 +11,8 @@ STYLE = """
 #examples :is(th, td) { max-width: none !important; white-space: normal; text-align: left; }
 #examples .textbox div { min-width: 0; width: auto; white-space: pre-line !important; }
 #messages { padding: 0; }
-#messages:has(#message:empty), [data-testid=toast-body] { display: none; }
+#messages:has(#message:empty) { display: none; }
+[data-testid=toast-body] { display: none !important; }
 :is(#video, #legend) > [data-testid=status-tracker]:has(.error) { display: none; }
 #message { padding: .5rem .75rem; border: 1px solid var(--border-color-primary); border-radius: 4px; }
 #message.error {
