@@ -12,10 +12,11 @@ A comment in the docs stands right before a table, a code block or a paragraph o
     | backbone | 27.84 M | 219.1 |
 
 The command runs in the root of the repository. ``$OUT`` is a folder that is deleted at the end, and lines that begin
-with a space go on with the command. ``takes: 20 min on an idle machine`` says that it measures time. ``within`` says how
-far a number may be from what is printed (``0.002``, ``30 %``), for a unit or the head of a column, or for all; by
-default both are equal as they are written. ``without`` names units and columns that are not compared. Numbers that no
-command gives again have ``<!-- measured once: reason -->``.
+with a space go on with the command. ``takes: 20 min on an idle machine`` says that it measures time. ``within`` says
+how far a number may be from what is printed (``0.002``, ``30 %``), for a unit or words of the head of a column, or for
+all; by default both are equal as they are written. ``without`` names units and columns that are not compared. Numbers
+that no command gives again have ``<!-- measured once: reason -->``. ``measured: as above`` is the command before, with
+its time.
 
 A row, a line or a sentence is compared with that line of the output that has most of its words, and of several with the
 one whose figures are nearest, in their order. Text in backticks has no figures, and "3 to 4" is any number between.
@@ -51,7 +52,7 @@ TAKES = re.compile(r"(?P<number>[\d.]+) (?P<unit>s|min|h)(?P<idle> on an idle ma
 WITHIN = re.compile(r"(?:(?P<name>.+) )?(?P<size>[\d.]+)(?P<relative> %)?")
 NUMBER = r"[-+−]?\d+(?:,\d{3})*(?:\.\d+)?(?:e[-+]?\d+)?"
 # not a part of a word, a version, or a size such as 96×160
-FIGURE = re.compile(rf"(?<![\w.×])({NUMBER})(?: to ({NUMBER}))?(?![\d×]|\.\d)(?: ?(%|[A-Za-z]+))?(?![\w×])")
+FIGURE = re.compile(rf"(?<![\w.×-])({NUMBER})(?: to ({NUMBER}))?(?![\d×]|\.\d)(?: ?(%|[A-Za-z]+))?(?![\w×])")
 HIDDEN = re.compile(r"`[^`]*`|\]\([^)]*\)")
 
 
@@ -72,7 +73,7 @@ class Figure:
     head: str
 
     def named(self, name: str) -> bool:
-        return name == self.unit or name.lower() in self.head.lower()
+        return name == self.unit or bool(re.search(rf"(?<!\w){re.escape(name)}(?!\w)", self.head))
 
     def distance(self, other: Figure) -> float:
         return max(self.low - other.high, other.low - self.high, 0.0)
@@ -112,11 +113,11 @@ class Block:
         return time + (" on an idle machine" if self.idle else "")
 
     def agree(self, said: Figure, found: Figure) -> bool:
-        """Whether two figures are equal as they are written, or within the tolerance."""
+        """Whether what was found, rounded to the places of what is said, is the same, or within the tolerance."""
         known = sorted((t for t in self.within if not t.name or said.named(t.name)), key=lambda t: not t.name)
-        as_written = 0.5001 * 10.0 ** -min(said.places, found.places)
         sizes = [t.size * (max(abs(said.low), abs(said.high)) if t.relative else 1) for t in known[:1]]
-        return (said.unit == "%") == (found.unit == "%") and said.distance(found) <= max(as_written, *sizes)
+        as_written = 0.5001 * 10.0**-said.places
+        return (said.unit == "%") == (found.unit == "%") and said.distance(found) <= max([as_written, *sizes])
 
 
 # Reading ---------------------------------------------------------------------------------------------------------
@@ -134,20 +135,22 @@ def figures(text: str, head: str = "") -> tuple[Figure, ...]:
 
 def blocks(text: str, name: str) -> Iterator[Block]:
     """The marked blocks of a file. Raises ValueError for a comment that is none of the kinds above."""
+    command = takes = None
     for mark in MARK.finditer(text):
         place = f"{name}:{text.count(chr(10), 0, mark.start()) + 1}"
         if mark["once"]:
             yield Block(place, once=" ".join(mark["text"].split()))
             continue
         fields = {}
-        command, *rest = re.sub(r"\n +", " ", mark["text"]).splitlines()
+        first, *rest = re.sub(r"\n +", " ", mark["text"]).splitlines()
         for line in rest:
             key, _, value = line.partition(": ")
             if key not in ("takes", "within", "without"):
                 raise ValueError(f"{place}: {line!r} begins with none of takes, within and without")
             fields[key] = value.strip()
-        takes = TAKES.fullmatch(fields.get("takes", ""))
-        if not takes:
+        if first != "as above":
+            command, takes = first, TAKES.fullmatch(fields.get("takes", ""))
+        if not command or not takes:
             raise ValueError(f'{place}: the comment needs a line such as "takes: 40 s"')
         within = [WITHIN.fullmatch(part.strip()) for part in fields.get("within", "0").split(",")]
         if not all(within):
@@ -176,7 +179,7 @@ def rows(marked: str, without: Sequence[str]) -> Iterator[tuple[str, tuple[Figur
     if lines[0].startswith("|"):
         heads = cells(lines[0])
         parts = [
-            (line, [f for cell, head in zip(cells(line), heads, strict=True) for f in figures(cell, head)])
+            (line, [f for cell, head in zip(cells(line), heads, strict=False) for f in figures(cell, head)])
             for line in lines[2:]
         ]
     elif lines[0].startswith("```"):
@@ -190,7 +193,7 @@ def rows(marked: str, without: Sequence[str]) -> Iterator[tuple[str, tuple[Figur
 
 
 def cells(line: str) -> list[str]:
-    return [cell.strip() for cell in line.strip().strip("|").split("|")]
+    return [cell.strip() for cell in line.strip().removeprefix("|").removesuffix("|").split("|")]
 
 
 def read_docs(root: Path) -> list[Block]:

@@ -49,6 +49,7 @@ def run(args: argparse.Namespace) -> None:
     for number, row in rows.items():
         print(f"{row.id}, {row.title} …", file=sys.stderr, flush=True)
         try:
+            parsed(training_options(row, args.others))  # refused at once, where the other process would take a while
             found[number] = in_process(number)
         except ValueError as error:
             lines.append((f"({number}) {row.title}", f"no figures: {one_line(error)}"))
