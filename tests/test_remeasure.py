@@ -192,6 +192,11 @@ def test_a_command_in_a_mark_has_a_program_that_knows_its_options(words):
     assert done.returncode == 2 and done.stderr.strip().endswith("--qqqq"), done.stderr
 
 
+def test_no_comment_in_the_docs_is_a_mark_with_a_slip():
+    texts = [path.read_text(encoding="utf-8") for pattern in remeasure.DOCS for path in ROOT.glob(pattern)]
+    assert [text.count("<!--") for text in texts] == [len(list(blocks(text, ""))) for text in texts]
+
+
 @pytest.mark.parametrize("name", ["results.md", "performance.md"])
 def test_every_table_of_measured_numbers_has_a_mark(name):
     before = ""

@@ -295,7 +295,7 @@ def main() -> int:
     same, wrong, ran, outputs = 0, 0, 0, {}
     with tempfile.TemporaryDirectory() as folder:
         for block in asked:
-            print(f"{block.place}  {block.command or ''}", flush=True)
+            print(block.place, *([block.command] if block.command else []), flush=True)
             if args.list or (why := left_out(block, args)):
                 print(f"    {block.takes if args.list else why}")
                 continue
