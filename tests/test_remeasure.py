@@ -81,8 +81,12 @@ def test_sentences_and_lines_of_code():
     text = "Inference takes 2.37 s and\n2.67 GiB. A training step has 5.82 GiB, 76.3 %."
     assert compare(block(text), printed) == (4, [])
     assert compare(block(f"```\n{printed}```"), printed) == (6, [])
-    # a share is another thing than a number
-    assert len(compare(block("A training step takes 76.3 s."), "training step 76.3%\n")[1]) == 1
+
+
+@pytest.mark.parametrize(("found", "agreed"), [("7.5", 1), ("7.5 s", 1), ("7.5s", 1), ("7.5%", 0), ("7.5 ms", 0)])
+def test_another_unit_is_another_figure(found, agreed):
+    assert compare(block("A training step takes 7.5 s."), f"training step {found} each\n")[0] == agreed
+    assert compare(block("A training step takes 7.5."), f"training step {found} each\n")[0] == ("%" not in found)
 
 
 @pytest.mark.parametrize("text", ["96×160 and 3x3", "Swin-2 of 2.15.0", "bf16", "`--lr 5`", "[this](page-7.md)"])

@@ -18,8 +18,9 @@ all; by default both are equal as they are written. ``without`` names units and 
 that no command gives again have ``<!-- measured once: reason -->``. ``measured: as above`` is the command before, with
 its time.
 
-A row, a line or a sentence is compared with that line of the output that has most of its words, and of several with the
-one whose figures are nearest, in their order. Text in backticks has no figures, and "3 to 4" is any number between.
+A row, a line or a sentence needs a line of the output that has its figures in their order, among others. If there is
+none, it is compared with the line that has most of its words, and of several with the one whose figures are nearest.
+Text in backticks has no figures, and "3 to 4" is any number between.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ from util.run.parser import CommandParser
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ("*.md", "docs/*.md", "data/*.md", "pretrained_weights/*.md")
 SECONDS = {"s": 1, "min": 60, "h": 3600}
+UNITS = {"%", "GiB", "M", "s", "ms"}  # two of these are never the same; other words may be missing in the output
 PREPARED = 'python() { "$PYTHON" "$@"; }; set -e -o pipefail; '  # a command's python is that of this program
 
 MARK = re.compile(r"<!-- measured(?P<once> once)?: (?P<text>.+?) *-->", re.DOTALL)
@@ -117,7 +119,10 @@ class Block:
         known = sorted((t for t in self.within if not t.name or said.named(t.name)), key=lambda t: not t.name)
         sizes = [t.size * (max(abs(said.low), abs(said.high)) if t.relative else 1) for t in known[:1]]
         as_written = 0.5001 * 10.0**-said.places
-        return (said.unit == "%") == (found.unit == "%") and said.distance(found) <= max([as_written, *sizes])
+        units = {said.unit, found.unit} & UNITS
+        if len(units) > 1 or ("%" in units and said.unit != found.unit):
+            return False
+        return said.distance(found) <= max([as_written, *sizes])
 
 
 # Reading ---------------------------------------------------------------------------------------------------------
@@ -208,7 +213,7 @@ Pairs = list[tuple[Figure, Figure]]
 
 
 def words(text: str) -> set[str]:
-    return set(re.findall(r"[a-z]+\d*", text.lower()))
+    return set(re.findall(r"[a-z][\w.]*", text.lower()))
 
 
 def paired(block: Block, said: Sequence[Figure], found: Sequence[Figure]) -> tuple[float, Pairs]:
@@ -233,14 +238,16 @@ def compare(block: Block, output: str) -> tuple[int, list[str]]:
     same, differ = 0, []
     for text, said in block.rows:
         shown = text if len(text) < 60 else f"{text[:57]}…"
-        choices = [
-            (-len(words(text) & of), *paired(block, said, found)) for of, found in lines if len(found) >= len(said)
-        ]
+        choices = []
+        for of, found in lines:
+            if len(found) >= len(said):
+                cost, pairs = paired(block, said, found)
+                others = [(a, b) for a, b in pairs if not block.agree(a, b)]
+                choices.append((bool(others), -len(words(text) & of), cost, pairs, others))
         if not choices:
             differ.append(f"the output has no line with {len(said)} figures, as in: {shown}")
             continue
-        pairs = min(choices, key=lambda choice: choice[:2])[2]
-        others = [(a, b) for a, b in pairs if not block.agree(a, b)]
+        *_, pairs, others = min(choices, key=lambda choice: choice[:3])
         same += len(pairs) - len(others)
         differ += [f"said {a.text}, found {b.text}{share(a, b)}: {shown}" for a, b in others]
     return same, differ
