@@ -132,9 +132,14 @@ class Predictor:
         not_there: score below which an expression means nothing, and all its masks are empty; 0: they never are. None:
             0.5 with a calibration, else 0.
 
+    Attributes:
+        notice: what the weights were trained on and what they know, in a sentence or two; None: it is not recorded.
+
     Raises:
         ValueError: such windows or sizes are impossible, or there is no such ``long_text``.
     """
+
+    notice: str | None = None
 
     def __init__(
         self,
