@@ -85,7 +85,7 @@ def _why_not(name: str, error: Exception) -> str:
         return f"the repository {name} on {HUB} asks for permission: request it on its page there, and {_LOG_IN}"
     if isinstance(error, RepositoryNotFoundError):
         return f"no repository {name} on {HUB}; check the name, or, if the repository is private, {_LOG_IN}"
-    if isinstance(error, EntryNotFoundError):
+    if isinstance(error, EntryNotFoundError) and isinstance(error, HfHubHTTPError):  # the hub's word, not the cache's
         return f"the repository {name} on {HUB} has no {WEIGHTS}, as tools/export.py --push writes it"
     return (
         f"a repository {name} on {HUB} cannot be fetched ({_cause(error)}); give another path, or try again with a "
@@ -126,6 +126,6 @@ def push(folder: Path, name: str) -> str:
         mend = {
             401: f"{HUB} does not accept the token; {_LOG_IN}",
             403: f"the token may not write there; take one with the right to write, of {name.partition('/')[0]}",
-        }.get(code, "try again with a network; nothing here was changed")
+        }.get(code, "try again when it can be reached")
         raise OSError(f"--push {name} failed ({_cause(error)}): {mend}") from error
     return str(address)
