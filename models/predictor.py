@@ -132,14 +132,9 @@ class Predictor:
         not_there: score below which an expression means nothing, and all its masks are empty; 0: they never are. None:
             0.5 with a calibration, else 0.
 
-    Attributes:
-        notice: what the weights were trained on and what they know, in a sentence or two; None: it is not recorded.
-
     Raises:
         ValueError: such windows or sizes are impossible, or there is no such ``long_text``.
     """
-
-    notice: str | None = None
 
     def __init__(
         self,
@@ -169,6 +164,7 @@ class Predictor:
         self.device = next(model.parameters()).device
         self.threshold = torch.tensor(threshold).logit().item()
         self.calibration = calibration
+        self.notice: str | None = None  # what the weights were trained on and what they know, in a sentence or two
         self.not_there = (PROBABLE if calibration else 0.0) if not_there is None else not_there
         self.scores_mean = in_words(calibration, self.not_there)
         if self.not_there and not calibration and dist.is_main():
