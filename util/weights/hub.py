@@ -103,7 +103,7 @@ def check_can_push(name: str) -> None:
         raise ValueError(
             f"--push {name} is no name under which weights can be found: give owner/name, of letters, digits, - and _"
         )
-    if constants.is_offline_mode():
+    if constants.HF_HUB_OFFLINE:
         raise ValueError(f"--push {name}: HF_HUB_OFFLINE is set; unset it")
     if not get_token():
         raise ValueError(f"--push {name}: you are not known to {HUB}; {_LOG_IN}")
