@@ -236,7 +236,6 @@ def build_parts(args: argparse.Namespace, saved: dict | None, accumulate: int, d
     else:
         model, starts = models.start_model(args, classes)
     model.text_encoder.announce(training_texts(loader.sets), args.long_text)
-    told = saved and saved.get(checkpoint.TRAINED_ON)  # runs of earlier versions do not have it
     steps = len(loader) // accumulate
     if args.warmup_steps >= steps * args.epochs:
         raise ValueError(
@@ -257,7 +256,10 @@ def build_parts(args: argparse.Namespace, saved: dict | None, accumulate: int, d
             "options": vars(args),
             "num_classes": classes,
             "text_encoder": model.text_encoder.description(),
-            checkpoint.TRAINED_ON: told or history.record(*loader.trained_on, args.pretrained_weights),
+            # runs of earlier versions have none, and go on so: what they started from may be gone
+            checkpoint.TRAINED_ON: saved.get(checkpoint.TRAINED_ON)
+            if saved
+            else history.record(*loader.trained_on, args.pretrained_weights),
         },
         scored=scored_split(args, model) if args.eval_every else None,
     )

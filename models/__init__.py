@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterable, Mapping
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -428,9 +429,16 @@ def load_with_options(
     settings = predictor_settings(args, **usual | _given(asked))
     predictor = inference_predictor(model, settings, device)
     predictor.notice = notice(saved)
-    if predictor.notice and dist.is_main():
-        print(f"note: {predictor.notice}", file=sys.stderr, flush=True)
+    if predictor.notice:
+        _tell(predictor.notice)
     return predictor, args
+
+
+@cache
+def _tell(what: str) -> None:
+    """Prints a note, once in a process."""
+    if dist.is_main():
+        print(f"note: {what}", file=sys.stderr, flush=True)
 
 
 def _given(values: dict[str, object]) -> dict[str, object]:

@@ -85,6 +85,12 @@ def test_a_run_carries_on_what_it_starts_from(ytvos_root, shapes, tmp_path, monk
     assert again == {"data": [SHAPES, SHAPES], "knows": GENERATED_ONLY}
     more = trainer(shapes, tmp_path / "first", "--epochs", 2)
     assert more.epoch == 1 and more.description[checkpoint.TRAINED_ON] == {"data": [SHAPES], "knows": GENERATED_ONLY}
+    content = checkpoint.load(tmp_path / "first" / NEWEST)
+    del content[checkpoint.TRAINED_ON]  # of an earlier version, and what it started from is gone
+    options = content["options"] | {"pretrained_weights": str(tmp_path / "gone.pth"), "random_backbone": False}
+    checkpoint.save(tmp_path / "first" / NEWEST, content | {"options": options})
+    older = begun(shapes, tmp_path / "first", monkeypatch, "--resume", "auto", "--epochs", 2)
+    assert older.description[checkpoint.TRAINED_ON] is None
     capsys.readouterr()
     predictor = load_predictor(weights, "cpu")
     assert predictor.notice == f"These weights were trained on {SHAPES}. They know {GENERATED_ONLY}."

@@ -95,12 +95,11 @@ def test_what_is_no_name(text, elsewhere):
 def test_a_predictor_by_name_is_that_of_the_file(weights, elsewhere, capsys):
     lay_out(elsewhere / "cache", weights)
     video = torch.randint(256, (3, 3, 40, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
-    found = []
-    for path in (weights, NAME):
+    models._tell.cache_clear()
+    found, told = [], "These weights were trained on 7 films. They know only cats."
+    for path, said in ((weights, f"note: {told}\n"), (NAME, "")):  # once in a process
         predictor = models.load_predictor(path, "cpu")
-        assert predictor.notice == "These weights were trained on 7 films. They know only cats."
-        said = capsys.readouterr()
-        assert said.err == f"note: {predictor.notice}\n" and said.out == ""
+        assert predictor.notice == told and capsys.readouterr() == ("", said)
         found.append(predictor(video, ["the big red circle", "a star"]))
     (masks, scores), (others, other_scores) = found
     assert torch.equal(masks, others) and scores == other_scores
@@ -327,6 +326,8 @@ def test_pushes_that_fail(change, name, told, taker, weights, monkeypatch):
 
 
 def test_options_of_export_that_contradict_each_other(weights, monkeypatch, capsys):
+    with pytest.raises(ValueError, match="an empty text .--trained_on.; give some words"):
+        exported(monkeypatch, weights, "--card", "c", "--trained_on", "films", " ")
     for words, told in (
         ((), "give a file for the exported weights, or --push"),
         (("--card", "c", "--knows", "x"), "add"),

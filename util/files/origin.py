@@ -13,7 +13,7 @@ CONVERTED = Path("meta_expressions", "converted_from.json")  # of tools/data/con
 def generated_content(root: Path) -> str | None:
     """What a generated data set shows, in words; None where the data set is not generated.
 
-    Sets that were made before they recorded it show "scenes of moving shapes".
+    Sets whose record does not tell it, as those of earlier versions, show "scenes of moving shapes".
     """
     if not (root / GENERATED).is_file():
         return None

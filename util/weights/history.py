@@ -36,7 +36,12 @@ def record(data: str, generated: bool, start: str | Path | None) -> dict[str, ob
 
 
 def told(data: Sequence[str], knows: str | None) -> dict[str, object]:
-    """The record with these words, in the form that a checkpoint may have; of very many trainings the last ones."""
+    """The record with these words, in the form that a checkpoint may have; of very many trainings the last ones.
+
+    Raises ValueError where there are no words for a training.
+    """
+    if not all(text.strip() for text in data):
+        raise ValueError("what a training was on is told by an empty text (--trained_on); give some words")
     words = [one_line(text)[: checkpoint.LONGEST_WORDS] for text in (*data[-checkpoint.MOST_TRAININGS :], knows or "")]
     return {"data": words[:-1], "knows": words[-1] or None}
 
