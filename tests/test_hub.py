@@ -273,7 +273,16 @@ def exported(monkeypatch, *words: object) -> None:
 
 def test_weights_and_card_are_pushed(taker, tmp_path, monkeypatch, capsys):
     saved_model(
-        tmp_path / "c.pth", "--ytvos_path", "/home/somebody", "--no-flip", "--lr", "1e-3", "--train_sizes", "32"
+        tmp_path / "c.pth",
+        "--ytvos_path",
+        "/home/somebody",
+        "--annotations",
+        "/home/somebody/a",
+        "--no-flip",
+        "--lr",
+        "1e-3",
+        "--train_sizes",
+        "32",
     )
     content = checkpoint.load(tmp_path / "c.pth") | {"best": 0.614, "calibration": {"slope": 1.0, "offset": 0.0}}
     checkpoint.save(tmp_path / "c.pth", content)

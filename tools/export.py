@@ -30,7 +30,7 @@ from util.weights import checkpoint, history, hub
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 # paths on the machine of the training, which are removed; the folders of data (``…_path``) are added below
-PLACES = ("output_dir", "text_encoder", "resume")
+PLACES = ("output_dir", "text_encoder", "resume", "annotations", "expressions")
 # Of these only the file's name is kept. Whether they were given matters: a ResNet's batch norm is then frozen.
 ORIGINS = ("backbone_pretrained", "pretrained_weights")
 
