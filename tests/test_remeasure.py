@@ -76,6 +76,14 @@ def test_lines_without_words_in_common_are_chosen_by_their_figures():
     assert compare(block(text, fields="within: 30 %"), "19 1 8.1\n5 1 1.4\n5 4 2.1\n") == (6, [])
 
 
+def test_a_line_serves_one_row_so_what_has_changed_does_not_hide_behind_one_that_is_alike():
+    text = "| | s |\n|---|---|\n| 4 | 10.3 |\n| 4 | 10.4 |\n"
+    assert compare(block(text, fields="within: 30 %"), "4 10.3\n4 10.4\n") == (4, [])
+    assert compare(block(text, fields="within: 30 %"), "4 10.3\n4 16.4\n")[1] == [
+        "said 10.4, found 16.4 (+57.7%): | 4 | 10.4 |"
+    ]
+
+
 def test_sentences_and_lines_of_code():
     printed = "inference: 2.37 s, peak memory 2.67 GiB\nvideo 7\ntraining step: 9.1 s, peak memory 5.82 GiB, 76.3%\n"
     text = "Inference takes 2.37 s and\n2.67 GiB. A training step has 5.82 GiB, 76.3 %."

@@ -20,7 +20,7 @@ its time.
 
 A row, a line or a sentence needs a line of the output that has its figures in their order, among others. If there is
 none, it is compared with the line that has most of its words, and of several with the one whose figures are nearest.
-Text in backticks has no figures, and "3 to 4" is any number between.
+A line serves one row. Text in backticks has no figures, and "3 to 4" is any number between.
 """
 
 from __future__ import annotations
@@ -239,15 +239,16 @@ def compare(block: Block, output: str) -> tuple[int, list[str]]:
     for text, said in block.rows:
         shown = text if len(text) < 60 else f"{text[:57]}…"
         choices = []
-        for of, found in lines:
+        for place, (of, found) in enumerate(lines):
             if len(found) >= len(said):
                 cost, pairs = paired(block, said, found)
                 others = [(a, b) for a, b in pairs if not block.agree(a, b)]
-                choices.append((bool(others), -len(words(text) & of), cost, pairs, others))
+                choices.append((bool(others), -len(words(text) & of), cost, place, pairs, others))
         if not choices:
             differ.append(f"the output has no line with {len(said)} figures, as in: {shown}")
             continue
-        *_, pairs, others = min(choices, key=lambda choice: choice[:3])
+        *_, place, pairs, others = min(choices, key=lambda choice: choice[:3])
+        del lines[place]
         same += len(pairs) - len(others)
         differ += [f"said {a.text}, found {b.text}{share(a, b)}: {shown}" for a, b in others]
     return same, differ
