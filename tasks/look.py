@@ -10,7 +10,7 @@ STYLE = """
 #frame img { width: 100%; }
 #examples :is(th, td) { max-width: none !important; white-space: normal; text-align: left; }
 #examples .textbox div { min-width: 0; width: auto; white-space: pre-line !important; }
-#messages { padding: 0; }
+:is(#messages, #notice) .html-container { padding: 0 !important; }
 #messages:has(#message:empty) { display: none; }
 [data-testid=toast-body] { display: none !important; }
 :is(#video, #legend) > [data-testid=status-tracker]:has(.error) { display: none; }
@@ -30,6 +30,7 @@ SCRIPT = """() => {
         const place = document.querySelector('#message');
         place.textContent = text;
         place.className = kind;
+        if (text) place.scrollIntoView({block: 'nearest'});
     };
     const unplayable = 'this browser cannot play the film; "Segment" also takes films of other kinds';
     new MutationObserver(() => {

@@ -148,6 +148,7 @@ def test_on_a_phone_nothing_lies_over_anything(page):
         .map(box => [box.left, box.top, box.right, box.bottom])"""
     parts = "#video, #expressions, #part, #segment, #stop, #message, #legend, #examples"
     left, top, right, bottom = zip(*sorted(page.run(f"return {boxes}", parts), key=lambda box: box[1]), strict=True)
+    assert 0 <= page.run("return document.querySelector('#message').getBoundingClientRect().bottom") < 845  # rounded
     assert len(top) == 8 and min(left) >= 0 and max(right) <= 390
     assert all(ends <= begins for ends, begins in zip(bottom, top[1:], strict=False))
     expressions = page.run("return document.querySelector('#examples .textbox').innerText")
