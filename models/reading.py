@@ -139,7 +139,7 @@ def look_inside(predictor: Predictor, video: str | Path | Tensor | Frames, text:
 def words_of(encoder: TextEncoder, text: str) -> tuple[list[str], Tensor]:
     """The words of an expression, and for each token of it the place of its word, long ``[l]``.
 
-    The marks of start and end are words of their own. Words are parted as by the tokenizer, so punctuation stands alone.
+    The marks of start and end are words of their own. The tokenizer parts the words, so punctuation stands alone.
     """
     formed = encoder.read(text)
     read = encoder.tokenizer.encode(formed)

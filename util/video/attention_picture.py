@@ -49,10 +49,10 @@ def attention_picture(
     for number, (of_frames, of_words) in enumerate(zip(maps, shares, strict=True), 1):
         strongest = float(of_frames.max())
         painted = [heat(frame, shown / strongest, stride) for frame, shown in zip(frames, of_frames, strict=True)]
-        painted = [
-            overlay(frame, mask[None], [PREDICTED_COLOUR], alpha=0) for frame, mask in zip(painted, masks, strict=True)
-        ]
-        bands.append(_bars(f"stage {number}", words, of_words, width))
+        for picture, mask in zip(painted, masks, strict=True):
+            outlines, _ = cv2.findContours(mask.view(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+            cv2.drawContours(picture, outlines, -1, (255, 255, 255), 1)
+        bands.append(_bars(f"stage {number}", words, of_words, float(shares.max()), width))
         bands.append(_row(f"full colour:\n{strongest:.0%} of what\nis read of\na frame", painted, None, width))
     picture = Image.new("RGB", (width, sum(band.height for band in bands) + 2 * _MARGIN), _PAPER)
     y = _MARGIN
@@ -74,7 +74,7 @@ def heat(frame: np.ndarray, shares: np.ndarray, stride: int) -> np.ndarray:
 
 
 def _text(text: str, size: int, colour: str, width: int) -> Image.Image:
-    """A line of text; what does not fit is cut."""
+    """A line of text. What does not fit is cut: the words stand below in full."""
     band = Image.new("RGB", (width, round(1.5 * size)), _PAPER)
     ImageDraw.Draw(band).text((_MARGIN, 0), text, colour, font(text, size))
     return band
@@ -97,8 +97,12 @@ def _row(label: str, pictures: Sequence[np.ndarray], names: Sequence[str] | None
     return band
 
 
-def _bars(label: str, words: Sequence[str], shares: np.ndarray, width: int) -> Image.Image:
-    """The words, one after the other, each under a bar with its share; in as many lines as they need."""
+def _bars(label: str, words: Sequence[str], shares: np.ndarray, largest: float, width: int) -> Image.Image:
+    """The words, one after the other, each under a bar with its share; in as many lines as they need.
+
+    Args:
+        largest: share whose bar has the full height.
+    """
     lines: list[list[tuple[int, int, str, float]]] = [[]]
     x = _MARGIN + _LABELS
     for word, share in zip(words, shares.tolist(), strict=True):
@@ -115,7 +119,7 @@ def _bars(label: str, words: Sequence[str], shares: np.ndarray, width: int) -> I
     for i, line in enumerate(lines):
         ground = _GAP + height * i + _BAR + 18
         for x, column, word, share in line:
-            centre, top = x + column // 2, ground - max(1, round(_BAR * share))
+            centre, top = x + column // 2, ground - max(1, round(_BAR * share / largest))
             draw.rectangle((centre - 16, top, centre + 16, ground), _BARS)
             percent = f"{share:.0%}"
             draw.text((centre, top - 3), percent, _FAINT, font(percent, _SMALL - 2), anchor="ms")
