@@ -75,7 +75,6 @@ def test_stored_outputs():
     check_outputs(notebook)
     for name, cell in cells(notebook).items():
         assert not TRACES.search(printed(cell)), name
-        assert set(cell["metadata"]) <= {"tags"}, f"{name}: times of one run; docs/inference.md has the command"
 
 
 def test_links():
@@ -88,8 +87,7 @@ def test_it_runs(tmp_path, monkeypatch):
     """In a kernel of its own, as Jupyter runs it: in the folder of the notebook."""
     nbclient = pytest.importorskip("nbclient", reason="the notebook runs with nbclient and ipykernel")
     pytest.importorskip("ipykernel", reason="the notebook runs with nbclient and ipykernel")
-    import nbformat
-
+    nbformat = pytest.importorskip("nbformat")
     own = {"TUTORIAL_FOLDER": str(tmp_path / "run"), "IPYTHONDIR": str(tmp_path), "JUPYTER_RUNTIME_DIR": str(tmp_path)}
     for name, value in (SMALL | own).items():
         monkeypatch.setenv(name, value)
