@@ -71,23 +71,14 @@ class Attention(nn.Module):
         read = self.out(rearrange(read, "g h n d -> g n (h d)"))
         return self.norm(x + self.dropout(read))
 
-    def weights(
-        self,
-        x: Tensor,
-        context: Tensor,
-        *,
-        x_position: Tensor | None = None,
-        context_position: Tensor | None = None,
-        context_valid: Tensor | None = None,
-        distances: Tensor | None = None,
-    ) -> Tensor:
+    def weights(self, x: Tensor, context: Tensor, **how: Tensor | None) -> Tensor:
         """How much each query reads of each key in :meth:`forward` with the same arguments, which never holds these
         numbers.
 
         Returns:
             float32 ``[g, heads, q, k]``; a query's numbers add up to 1, or are 0 where no key is valid.
         """
-        query, key, mask, some = self._compared(x, context, x_position, context_position, context_valid, distances)
+        query, key, mask, some = self._compared(x, context, **how)
         with torch.autocast(query.device.type, enabled=False):
             scores = query.float() @ key.float().transpose(-1, -2) / math.sqrt(query.shape[-1])
         if mask is not None:
@@ -99,10 +90,10 @@ class Attention(nn.Module):
         self,
         x: Tensor,
         context: Tensor,
-        x_position: Tensor | None,
-        context_position: Tensor | None,
-        context_valid: Tensor | None,
-        distances: Tensor | None,
+        x_position: Tensor | None = None,
+        context_position: Tensor | None = None,
+        context_valid: Tensor | None = None,
+        distances: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
         """Queries and keys ``[g, heads, n, c / heads]``, the mask or the biases of their scores, and which groups have
         a valid key, ``[g, 1, 1, 1]``; the last two may be None."""
