@@ -82,18 +82,19 @@ def _text(text: str, size: int, colour: str, width: int) -> Image.Image:
 
 def _row(label: str, pictures: Sequence[np.ndarray], names: Sequence[str] | None, width: int) -> Image.Image:
     """Pictures of one size side by side, behind a label."""
-    height = max(1, min(2 * _CELL, round(_CELL * pictures[0].shape[0] / pictures[0].shape[1])))
+    full_height, full_width = pictures[0].shape[:2]
+    scale = min(_CELL / full_width, 2 * _CELL / full_height)
+    size = width_shown, height = max(1, round(scale * full_width)), max(1, round(scale * full_height))
     top = 24 if names else _GAP
     band = Image.new("RGB", (width, top + height + _GAP), _PAPER)
     draw = ImageDraw.Draw(band)
     draw.multiline_text((_MARGIN, top), label, _FAINT, font(label, _SMALL))
     for i, picture in enumerate(pictures):
         x = _MARGIN + _LABELS + i * (_CELL + _GAP)
-        smaller = picture.shape[1] > _CELL
-        shown = cv2.resize(picture, (_CELL, height), interpolation=cv2.INTER_AREA if smaller else cv2.INTER_CUBIC)
+        shown = cv2.resize(picture, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
         band.paste(Image.fromarray(shown), (x, top))
         if names:
-            draw.text((x + _CELL // 2, top - 6), names[i], _FAINT, font(names[i], _SMALL), anchor="ms")
+            draw.text((x + width_shown // 2, top - 6), names[i], _FAINT, font(names[i], _SMALL), anchor="ms")
     return band
 
 
