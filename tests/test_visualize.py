@@ -84,12 +84,17 @@ def test_no_line_along_the_edge_of_the_picture():
     assert (painted == painted[0, 0]).all()
 
 
-def test_later_masks_lie_above_and_colours_repeat():
-    first, second = _box(80, 120), np.roll(_box(80, 120), 10, axis=1)
-    painted = overlay(_frame(80, 120), np.stack([first, second]), [RED, BLUE])
-    assert ((painted == BLUE).all(-1) & first).any() and not ((painted == RED).all(-1) & second).any()
-    again = overlay(_frame(80, 120), np.stack([first, second]), [RED])
-    assert (again[:, 60:] == RED).all(-1).any() and not (again == BLUE).all(-1).any()
+def test_later_masks_lie_above_hide_no_line_and_colours_repeat():
+    first, second = _box(80, 120), np.roll(_box(80, 120), (8, 10), axis=(0, 1))
+
+    def lines(masks: list[np.ndarray], colours: list) -> list[int]:
+        painted = overlay(_frame(80, 120), np.stack(masks), colours)
+        return [(painted == colour).all(-1).sum() for colour in (RED, BLUE)]
+
+    assert lines([first, first], [RED, BLUE])[0] == 0 < lines([first, first], [RED, BLUE])[1]
+    red, blue = lines([first, second], [RED, BLUE])
+    assert blue == lines([second], [BLUE])[1] and 0.7 * blue < red < blue
+    assert lines([first, second], [RED])[0] > 1.5 * blue and lines([first, second], [RED])[1] == 0
 
 
 def test_no_mask_is_the_frame():
