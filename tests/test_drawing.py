@@ -10,10 +10,12 @@ import pytest
 from PIL import Image
 
 from datasets.ytvos import annotations_root, eval_videos, split_videos
+from tasks import inference
+from tools import draw_moving
 from tools.data.make_synthetic import generate
 from tools.small_job import drawing
 from tools.small_job.held_out import score
-from util.masks.results import mask_name, write_mask_png
+from util.masks.results import mask_name, read_scores, write_mask_png, write_scores
 from util.video.pictures import read_label_maps
 from util.video.sheets import write_sheet
 
@@ -92,3 +94,57 @@ def test_pictures_of_a_film_become_equally_high():
     low, high = np.zeros((2, 3, 3), np.uint8), np.zeros((5, 3, 3), np.uint8)
     first, second = drawing.level([low, high])
     assert first.shape == second.shape and (first[:3] == 255).all() and not first[3:].any()
+
+
+def test_films_of_an_inference_say_what_was_asked_and_answered(data, answers, monkeypatch):
+    video = eval_videos(data, "valid", 0)[0]
+    first, second, third, *_ = video.expressions
+    write_scores(answers[1], video.video_id, [first, second], [0.912, 0.031], [True, False])
+    write_scores(answers[1], video.video_id, [first], [0.5], [True])
+    assert read_scores(answers[1], video.video_id)[second] == {"score": 0.031, "there": False}
+    captions = []
+    painter = inference.painter
+    monkeypatch.setattr(
+        inference, "painter", lambda texts, *colours: (captions.extend(texts), painter(texts, *colours))[1]
+    )
+    inference.write_overlays([video], answers[1])
+    text = video.expressions
+    assert captions[:3] == [f"{text[first]} · 0.50", f"{text[second]} · 0.03 · not there", text[third]]
+    with av.open(str(answers[1] / "overlays" / video.video_id / f"{first}.mp4")) as container:
+        stream = container.streams.video[0]
+        assert stream.frames == 8 and stream.width == 640 and stream.height > 384 + 22
+
+
+def test_the_moving_picture_plays_forever_in_true_colours(tmp_path):
+    tiles = [[np.full((30, 40, 3), 60 * i, np.uint8) for _ in range(5)] for i in range(4)]
+    for t, frame in enumerate(tiles[3]):
+        frame[10:20, 5 * t : 5 * t + 10] = draw_moving.PREDICTED_COLOUR
+    frames = draw_moving.side_by_side(tiles)
+    assert frames[0].shape == (60 + draw_moving.GAP, 80 + draw_moving.GAP, 3)
+    draw_moving.write_gif(frames, tmp_path / "moving.gif")
+    with Image.open(tmp_path / "moving.gif") as picture:
+        assert (picture.n_frames, picture.info["loop"], picture.size) == (5, 0, (88, 68))
+        picture.seek(4)
+        assert picture.info["duration"] == draw_moving.LAST
+        last = np.asarray(picture.convert("RGB")).astype(int)
+    assert np.abs(last - frames[4]).max() < 16 and np.abs(last - frames[0]).max() > 60
+
+
+def test_grain_stays_still_and_objects_move():
+    rng = np.random.default_rng(0)
+    frames = [np.clip(100 + rng.normal(0, 1.5, (40, 60, 3)), 0, 255).astype(np.uint8) for _ in range(4)]
+    for t, frame in enumerate(frames):
+        frame[10:20, 10 * t : 10 * t + 10] = 220
+    shown = draw_moving.steady(frames)
+    assert all(np.array_equal(a[25:], shown[0][25:]) for a in shown) and not np.array_equal(
+        frames[1][25:], frames[0][25:]
+    )
+    assert all((a[10:20, 10 * t : 10 * t + 10] == 220).all() and a[15, 5].max() < 110 for t, a in enumerate(shown) if t)
+
+
+def test_the_way_of_an_object_is_a_share_of_the_width():
+    truth = np.zeros((5, 20, 40), bool)
+    for t in range(4):
+        truth[t, 5:10, 4 * t : 4 * t + 5] = True  # and it is gone in the last frame
+    assert draw_moving.path_length(truth) == pytest.approx(12 / 40)
+    assert draw_moving.path_length(truth[4:]) == 0

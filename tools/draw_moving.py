@@ -81,7 +81,7 @@ def choose(scores: dict, results: Path, data: Path) -> list[tuple[str, str]]:
 
 def path_length(truth: np.ndarray) -> float:
     """The way of the middle of an object through a video, bool ``[T, H, W]``, as a share of the width."""
-    middles = np.array([np.mean(np.nonzero(mask), axis=1) for mask in truth if mask.any()])
+    middles = np.array([np.mean(np.nonzero(mask), axis=1) for mask in truth if mask.any()]).reshape(-1, 2)
     return float(np.linalg.norm(np.diff(middles, axis=0), axis=1).sum()) / truth.shape[2]
 
 
