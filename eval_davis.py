@@ -21,7 +21,7 @@ UNSUPERVISED, SEMI_SUPERVISED = PROTOCOLS
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = CommandParser("eval_davis.py", description=__doc__.splitlines()[0])
+    parser = CommandParser("eval_davis.py", __doc__)
     results = "folder that holds anno_0 to anno_3, or one folder of <video>/<frame>.png"
     parser.add_argument("results", nargs="?", help=results)
     # ReferFormer's names of options; its scripts/dist_test_davis.sh scores the folder of one annotator after the other

@@ -1,6 +1,6 @@
 """Segments all objects of Ref-DAVIS17's videos at once, as each of its four annotators describes them.
 
-    python inference_davis.py --resume output/run/checkpoint.pth --davis_path data/ref-davis --output_dir output/davis
+    python inference_davis.py --resume output/run/checkpoint.pth --output_dir output/davis
     python eval_davis.py output/davis/valid
 
 writes ``valid/anno_<0 to 3>/<video>/<frame>.png``, palette PNGs whose pixel value is the object's number. Papers score
@@ -32,9 +32,9 @@ from util.video.pictures import read_labels
 
 
 def parse_args(argv: list[str] | None = None) -> InferenceOptions:
-    parser = inference_parser("inference_davis.py", __doc__.splitlines()[0], output="output/davis")
+    parser = inference_parser("inference_davis.py", __doc__, output="output/davis", own="davis_path")
     parser.add_argument("--split", choices=SPLITS, default="valid")
-    parser.add_argument("--davis_path", default="data/ref-davis")
+    parser.add_argument("--davis_path", default="data/ref-davis", help="folder of the data set")
     return parse_inference_args(parser, argv)
 
 

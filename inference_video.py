@@ -1,8 +1,8 @@
 """Finds in a video of your own what you describe: paints it, and writes its masks.
 
-    python inference_video.py VIDEO --text "the dog on the left" --text "the man in red" --resume CKPT
+    python inference_video.py video.mp4 --text "the dog on the left" --resume output/run/checkpoint.pth
 
-VIDEO is a film (mp4, mov, webm …), a folder of frames or an image. docs/inference.md describes the result.
+The video is a film (mp4, mov, webm …), a folder of frames or an image. docs/inference.md describes the result.
 """
 
 from __future__ import annotations
@@ -24,9 +24,11 @@ from util.samples.text import is_empty
 from util.video.own_video import FOLDER_FPS, open_video
 from util.video.video_result import MASK_FORMS, PIECES, RECORD, where_found, write_result
 
+COMMON = ("text", "resume", "output_dir", "overwrite", "masks", "every", "start", "end", "not_there", "amp", "device")
+
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = CommandParser("inference_video.py", description=__doc__.splitlines()[0])
+    parser = CommandParser("inference_video.py", __doc__, COMMON)
     parser.add_argument("video", metavar="VIDEO", help="a film, a folder of frames (in natural order), or an image")
     parser.add_argument(
         "--text", action="append", required=True, help="what to look for; give it again for each further object"

@@ -1,7 +1,8 @@
 """Times J and F against full-image dilation, and the unsupervised protocol against one evaluation for each pair.
 
     python tools/benchmark_jf.py
-    python tools/benchmark_jf.py --truth data/ref-davis/valid/Annotations/pigs --results output/davis/valid/anno_0/pigs
+    python tools/benchmark_jf.py --truth data/ref-davis/valid/Annotations/pigs \\
+        --results output/davis/anno_0/pigs
 
 Both sides start from label maps in memory and compute on one thread. The time is in CPU seconds, of the fastest of some
 repetitions. Their scores are compared, too. The reference below works like the DAVIS toolkit: masks of all objects as
@@ -142,7 +143,7 @@ def compare(name: str, reference: Callable, ours: Callable, arguments: tuple, un
 
 
 def main() -> int:
-    parser = CommandParser("benchmark_jf.py", description=__doc__.splitlines()[0])
+    parser = CommandParser("benchmark_jf.py", __doc__)
     parser.add_argument("--frames", type=int, default=5, help="frames of the video")
     parser.add_argument("--objects", type=int, default=6, help="objects of the drawn video")
     parser.add_argument("--repeat", type=int, default=3, help="runs; the fastest counts")

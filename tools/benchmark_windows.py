@@ -1,7 +1,6 @@
 """Scores, memory and time of long videos for windows of several sizes and overlaps, side by side in one run.
 
-    python tools/benchmark_windows.py [--videos 3] [--frames 360] [--windows 8 40 80 360] [--overlaps 0 1 8 16]
-        [--resume CHECKPOINT]
+    python tools/benchmark_windows.py --videos 3 --windows 8 40 80 360 --overlaps 0 1 8 16
 
 The videos are generated in the layout of Long-RVOS; some of their objects leave the picture and return. An overlap of 0
 is ``--clips independent``: each window is answered by itself. Overlaps that are not below a window are left out, and a
@@ -50,7 +49,7 @@ SCORES = ("J&F", *MEASURES)
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = CommandParser("benchmark_windows.py", description=__doc__.splitlines()[0])
+    parser = CommandParser("benchmark_windows.py", __doc__)
     parser.add_argument("--videos", type=int, default=3)
     parser.add_argument("--frames", type=int, default=360, help="of each video")
     parser.add_argument("--windows", type=int, nargs="+", default=[8, WINDOW, 80, 360], metavar="FRAMES")

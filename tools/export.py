@@ -1,6 +1,6 @@
 """Writes the weights of a checkpoint for sharing: one safetensors file, whose header says how to build the model.
 
-    python tools/export.py output/run/checkpoint.pth pretrained_weights/mine.safetensors --dtype float16
+    python tools/export.py output/run/checkpoint.pth output/mine.safetensors --dtype float16
 
 ``mine.safetensors`` serves wherever a checkpoint is used for prediction. Training cannot be resumed from it, but can
 start from it with ``--pretrained_weights``.
@@ -30,7 +30,7 @@ ORIGINS = ("backbone_pretrained", "pretrained_weights")
 
 
 def main() -> None:
-    parser = CommandParser("export.py", description=__doc__.splitlines()[0])
+    parser = CommandParser("export.py", __doc__)
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("output_file", type=Path, help="ends in .safetensors")
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="type of the stored weights")

@@ -68,7 +68,7 @@ def draw(runs: dict[str, dict[str, list[tuple[int, float]]]]) -> Figure:
 
 
 def main() -> None:
-    parser = CommandParser("plot.py", description=__doc__.splitlines()[0])
+    parser = CommandParser("plot.py", __doc__)
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="--output_dir of a run")
     parser.add_argument(
         "--output", type=Path, default=Path("curves.png"), help="picture; PNG, PDF or SVG by its ending"

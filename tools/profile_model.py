@@ -1,6 +1,6 @@
 """Parameters, FLOPs, time and memory of a model with random weights; by default the paper's model.
 
-    python tools/profile_model.py [--num_frames 5] [--size 360 640] [--train] [any option of main.py]
+    python tools/profile_model.py --num_frames 5 --size 360 640 --train
 
 The words go through an encoder of RoBERTa-base's size with a tokenizer made on the spot; nothing is read or downloaded.
 FLOPs are those of convolutions and matrix products; a multiplication and an addition count as two. Inference runs in,
@@ -201,8 +201,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """The options of ``main.py``, such as ``--num_frames``, and three more."""
     parser = CommandParser(
         "profile_model.py",
-        description=__doc__.splitlines()[0],
-        epilog="Other options are those of main.py: --num_frames, --backbone, --device, --amp …",
+        __doc__,
+        note="Other options are those of main.py: --num_frames, --backbone, --device, --amp …",
     )
     parser.add_argument("--size", type=int, nargs=2, default=(360, 640), metavar=("HEIGHT", "WIDTH"))
     parser.add_argument("--expressions", nargs="+", default=[EXPRESSION], help="asked of the one clip")

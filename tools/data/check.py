@@ -42,7 +42,7 @@ CHECKS: dict[str, Callable[[Path, int], Report]] = {
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = CommandParser("check.py", description=__doc__.splitlines()[0])
+    parser = CommandParser("check.py", __doc__)
     parser.add_argument("dataset", choices=CHECKS)
     parser.add_argument("path", type=Path, help="folder of the data set")
     parser.add_argument("--json", metavar="FILE", help="write all findings to this file")

@@ -316,7 +316,7 @@ def convert(source: Path | str, output: Path | str | None = None, *, copy: bool 
 
 
 def main() -> None:
-    parser = CommandParser("convert_davis_to_ytvos.py", description=__doc__.splitlines()[0])
+    parser = CommandParser("convert_davis_to_ytvos.py", __doc__)
     parser.add_argument("source", nargs="?", default="data/ref-davis", help="holds DAVIS/ and davis_text_annotations/")
     parser.add_argument("--output_dir", help="default: the source folder, beside the originals")
     parser.add_argument("--copy", action="store_true", help="copy frames and masks instead of linking to the originals")

@@ -1,6 +1,6 @@
 """Converts videos of your own, with masks and a table of expressions, to the layout of Ref-YouTube-VOS.
 
-    python tools/data/convert_own.py videos --masks masks --table expressions.csv --output_dir data/own
+    python tools/data/convert_own.py videos --masks masks --table expressions.csv
 
 Frames in folders and label maps become links to the originals; films are decoded once. All that does not fit is named,
 each in a line, and nothing is written then. docs/data.md, Your own data, describes what the files may be like.
@@ -24,7 +24,7 @@ from util.run.parser import CommandParser
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = CommandParser("convert_own.py", description=__doc__.splitlines()[0])
+    parser = CommandParser("convert_own.py", __doc__)
     parser.add_argument("videos", type=Path, help="folder that holds a folder of frames or a film for each video")
     parser.add_argument("--masks", type=Path, required=True, help="folder of masks, or a json of COCO or YouTube-VIS")
     parser.add_argument("--table", type=Path, required=True, help="csv or json of video, object and expression")

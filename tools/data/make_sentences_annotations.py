@@ -134,7 +134,7 @@ def make_jhmdb(root: Path, overwrite: bool) -> None:
 
 
 def main() -> None:
-    parser = CommandParser("make_sentences_annotations.py", description=__doc__.splitlines()[0])
+    parser = CommandParser("make_sentences_annotations.py", __doc__)
     parser.add_argument("dataset", choices=("a2d", "jhmdb"))
     parser.add_argument("path", type=Path, metavar="PATH", help="folder of the data set")
     parser.add_argument("--overwrite", action="store_true", help="replace existing files")

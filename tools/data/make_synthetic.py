@@ -350,7 +350,7 @@ def generate(
 
 
 def main() -> int:
-    parser = CommandParser("make_synthetic.py", description=__doc__.splitlines()[0])
+    parser = CommandParser("make_synthetic.py", __doc__)
     parser.add_argument("output_dir")
     parser.add_argument("--train_videos", type=int, default=600)
     parser.add_argument("--valid_videos", type=int, default=40)

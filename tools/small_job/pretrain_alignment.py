@@ -1,6 +1,6 @@
 """Pretrains a backbone and a text encoder together, from random weights, to find the object that an expression means.
 
-    python tools/small_job/pretrain_alignment.py data/synthetic --backbone tsm_resnet10_half \
+    python tools/small_job/pretrain_alignment.py data/synthetic --backbone tsm_resnet10_half \\
         --text_encoder data/synthetic/text_encoder --output_dir output/pretrained
 
 For real videos, encoders learn this from ImageNet, Kinetics and RoBERTa's corpus; here they learn it from the training
@@ -330,7 +330,7 @@ def pretrain(aligner: Aligner, stream: Iterable[Clips], *, steps: int, lr: float
 
 
 def main() -> None:
-    parser = CommandParser("pretrain_alignment.py", description=__doc__.splitlines()[0])
+    parser = CommandParser("pretrain_alignment.py", __doc__)
     parser.add_argument("ytvos_path", type=Path, help="data set in the layout of Ref-YouTube-VOS, with train/meta.json")
     parser.add_argument("--backbone", default="tsm_resnet10_half", help="as in main.py")
     parser.add_argument("--text_encoder", required=True, help="as in main.py")

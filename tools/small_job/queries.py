@@ -57,7 +57,7 @@ class Answer:
 
 
 def main() -> None:
-    parser = CommandParser("queries.py", description=__doc__.splitlines()[0])
+    parser = CommandParser("queries.py", __doc__)
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--ytvos_path", type=Path, required=True, help="a set of make_synthetic.py; valid is answered")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to this file")
