@@ -198,7 +198,7 @@ def add_train_options(parser: argparse.ArgumentParser) -> None:
         "--eval_split",
         metavar="SPLIT",
         help="what to score; holdout (the default with --holdout), or ytvos, davis, joint: valid; mevis, mevis_v2: "
-        "valid_u; long_rvos: valid, test; a2d, jhmdb: test; refcoco and refcoco+: val, testA, testB; refcocog: val, test",
+        "valid_u; long_rvos: valid, test; a2d, jhmdb: test; refcoco, refcoco+: val, testA, testB; refcocog: val, test",
     )
     group.add_argument("--allow_trained", action="store_true", help="also score videos of the training")
     group.add_argument("--strict", action="store_true", help="with --eval: a damaged or missing file is an error")
