@@ -261,9 +261,10 @@ class Trainer:
         means = dist.total(torch.tensor([self.sums[n] for n in names], dtype=torch.float64, device=self.device)) / done
         values = dict(zip(names, means.tolist(), strict=True))
         if dist.is_main():
-            # the terms of the last stage; log.jsonl has those of all stages
-            shown = ", ".join(f"{k.removeprefix('loss_')} {v:.4g}" for k, v in values.items() if not k[-1].isdigit())
-            print(f"epoch {self.epoch}: {seconds:.0f} s, {shown}", flush=True)
+            shares = self.criterion.shares({name: value for name, value in values.items() if name != "loss"})
+            shown = " + ".join(f"{kind} {share:.4g}" for kind, share in shares.items())
+            loss = f"loss {values['loss']:.4g} = {shown}" if shown else "no step was taken"
+            print(f"epoch {self.epoch}: {seconds:.0f} s, {loss}", flush=True)
         replaced = int(dist.total(torch.tensor(float(self.replaced), device=self.device)))
         counts = {"skipped_steps": self.skipped, "skipped_clips": replaced}
         score, scoring = None, Gaps()
