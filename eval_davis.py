@@ -1,6 +1,6 @@
 """Scores Ref-DAVIS17 results, always from the masks: J&F of each annotator and their mean, by both protocols.
 
-python eval_davis.py output/davis/valid --davis_path data/ref-davis
+python eval_davis.py output/davis --davis_path data/ref-davis
 
 Exit code 3: scored, but items are missing or damaged or cannot be scored; their counts stand beside the headline.
 """

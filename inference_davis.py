@@ -1,9 +1,9 @@
 """Segments all objects of Ref-DAVIS17's videos at once, as each of its four annotators describes them.
 
     python inference_davis.py --resume output/run/checkpoint.pth --output_dir output/davis
-    python eval_davis.py output/davis/valid
+    python eval_davis.py output/davis
 
-writes ``valid/anno_<0 to 3>/<video>/<frame>.png``, palette PNGs whose pixel value is the object's number. Papers score
+writes ``anno_<0 to 3>/<video>/<frame>.png``, palette PNGs whose pixel value is the object's number. Papers score
 a checkpoint of Ref-YouTube-VOS, without fine-tuning. An interrupted run goes on where it stopped. Videos that cannot be
 read are named and left out, and the exit code is 3; once their files are restored, the same command goes on.
 """
@@ -23,7 +23,7 @@ from engine import predict_annotators
 from opts import inference_parser, parse_inference_args
 from tasks.inference import claim, restore, run_inference, say_what_is_missing, write_overlay
 from util.files.names import inside
-from util.masks.results import ANNOTATOR_ROOTS
+from util.masks.results import ANNOTATOR_ROOTS, RECORD
 from util.options.inference import InferenceOptions
 from util.run import cli, dist
 from util.run.gaps import Gaps
@@ -40,9 +40,15 @@ def parse_args(argv: list[str] | None = None) -> InferenceOptions:
 
 def infer(asked: InferenceOptions, device: torch.device, gaps: Gaps) -> None:
     """Predicts one split for all annotators; ``gaps`` takes what cannot be read."""
+    results_dir = Path(asked.output_dir)
+    earlier = results_dir / asked.split
+    if (earlier / RECORD).is_file() and not (results_dir / RECORD).is_file():
+        raise ValueError(
+            f"--output_dir {results_dir}: masks are in {earlier}, where earlier versions wrote them; to go on with them "
+            f"give --output_dir {earlier}, else another folder"
+        )
     model, split, settings = restore(asked, device, "davis")
     videos = split.videos(gaps)
-    results_dir = Path(asked.output_dir) / asked.split
     predictor = models.inference_predictor(model, settings, device)
     predictor.announce(asked_texts("davis", videos))
     claim(asked, split, settings, device, results_dir, ANNOTATOR_ROOTS, videos)

@@ -18,5 +18,6 @@ for ((i = 0; i < $#; i++)); do
     esac
 done
 prepare
-tolerate launch inference_davis.py --resume "$checkpoint" "$@" --split valid --output_dir "$output_dir" --overwrite
-"$PYTHON" "$ROOT/eval_davis.py" "$output_dir/valid" --davis_path "$davis_path" --json "$output_dir/valid/scores.json"
+masks="$output_dir/valid"
+tolerate launch inference_davis.py --resume "$checkpoint" "$@" --split valid --output_dir "$masks" --overwrite
+"$PYTHON" "$ROOT/eval_davis.py" "$masks" --davis_path "$davis_path" --json "$masks/scores.json"

@@ -121,7 +121,7 @@ class TestOtherBenchmarks:
             sandbox.run("dist_test_davis.sh", "out", "weights.pth", *words, cwd=tmp_path, PYTHON=sandbox.python)
             infer, score = sandbox.calls()
             asked = inference_davis.parse_args(infer.args[1:])
-            assert (asked.resume, asked.output_dir, asked.data_path) == ("weights.pth", "out", path)
+            assert (asked.resume, asked.output_dir, asked.data_path) == ("weights.pth", "out/valid", path)
             asked = eval_davis.parse_args(score.args[1:])
             assert (asked.results, asked.davis_path, asked.json) == ("out/valid", path, "out/valid/scores.json")
 
