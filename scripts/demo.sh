@@ -6,5 +6,8 @@
 # how they were trained.
 source "$(dirname "${BASH_SOURCE[0]}")/_common.sh"
 
+known_options tools/small_job/run.py "$@"
+out="$(option_value --output_dir output/demo "$@")"
+[[ ! -e "$out" || -z "$(ls -A "$out")" ]] || fail "--output_dir $out already holds something: give another folder, or remove it"
 "$ROOT/scripts/setup.sh"
 exec "$PYTHON" "$ROOT/tools/small_job/run.py" "$@"

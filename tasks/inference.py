@@ -22,6 +22,7 @@ from util.files.names import inside
 from util.masks.results import RESULTS_ROOT, Results, claim_results, mask_name
 from util.masks.submission import build_submission
 from util.options.inference import InferenceOptions
+from util.options.places import require_folder
 from util.run import dist
 from util.run.cli import INCOMPLETE
 from util.run.gaps import Gaps, named
@@ -68,7 +69,7 @@ def restore(
         ValueError: the checkpoint was trained on the split, is of another model than the options say, or is damaged.
     """
     saved = models.load_checkpoint(asked.resume, asked.model)
-    model, trained = models.restore_model(saved, asked.resume), saved["options"]
+    trained = saved["options"]
     # ReferFormer's scripts give this flag to every model
     meant = asked.model.keys() - OF_TRAINING - ({"with_box_refine"} if trained["model"] == "proxyformer" else set())
     if contradiction := differing(asked.model, trained, meant):
@@ -76,7 +77,8 @@ def restore(
             f"--resume {asked.resume} is another model: {contradiction}. Leave these flags out; the checkpoint knows"
         )
     split = datasets.asked_set(trained, asked, dataset_file)
-    return model, split, models.asked_settings(saved, asked, device)
+    require_folder(f"--{datasets.DATA_SETS[dataset_file].path}", split.root)
+    return models.restore_model(saved, asked.resume), split, models.asked_settings(saved, asked, device)
 
 
 def claim(

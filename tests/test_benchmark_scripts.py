@@ -117,6 +117,8 @@ class TestOtherBenchmarks:
 
     def test_davis_is_scored_where_its_data_lies(self, sandbox, tmp_path):
         (tmp_path / "weights.pth").touch()
+        for folder in ("data/ref-davis", "a b", "c"):
+            (tmp_path / folder).mkdir(parents=True)
         for words, path in ([], "data/ref-davis"), (["--davis_path", "a b"], "a b"), (["--davis_path=c"], "c"):
             sandbox.run("dist_test_davis.sh", "out", "weights.pth", *words, cwd=tmp_path, PYTHON=sandbox.python)
             infer, score = sandbox.calls()

@@ -19,6 +19,7 @@ from tasks.training import RunSettings
 from tests.helpers import ROOT
 from util.options import referformer_flags
 from util.options.inference import InferenceOptions
+from util.options.places import FOLDERS
 from util.options.start import require_start
 
 # The files that read main.py's options; entry scripts with parsers of their own do not count as readers.
@@ -66,6 +67,12 @@ def test_every_option_is_read():
     folders = {data_set.path for data_set in DATA_SETS.values()}  # which are read by these names
     read = set.union(folders, *map(_reads, READERS))
     assert set(DESTINATIONS) - read == set(READ_BY_NOBODY)
+
+
+def test_the_folders_of_every_data_set_are_looked_for():
+    for name, data_set in DATA_SETS.items():
+        parts = data_set.parts or (name,)
+        assert set(FOLDERS[name]) == {DATA_SETS[part].path for part in parts} and FOLDERS[name][0] == data_set.path
 
 
 def test_every_option_that_is_read_exists():

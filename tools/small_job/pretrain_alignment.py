@@ -350,6 +350,7 @@ def main() -> None:
         )
     require_new(args.output_dir)
     device = use_device(args.device)
+    videos = Videos(args.ytvos_path, args.num_frames, args.holdout)
     torch.manual_seed(args.seed)
     backbone = build_backbone(args.backbone, pretrained=False)
     text_encoder = TextEncoder.from_pretrained(args.text_encoder, frozen=False)
@@ -357,7 +358,6 @@ def main() -> None:
     for layer in text_encoder.modules():  # generated expressions are too short for dropout
         if isinstance(layer, nn.Dropout):
             layer.p = 0.0
-    videos = Videos(args.ytvos_path, args.num_frames, args.holdout)
     aligner = Aligner(backbone, text_encoder, classes=len(videos.categories) + 1, objects=videos.objects).to(device)
     stream = ClipStream(videos, count=args.batch_size, steps=args.steps, seed=args.seed)
     pinned = device.type == "cuda"
