@@ -14,6 +14,7 @@ from pathlib import Path
 from davis2017.command import add_strict, finish
 from davis2017.davis_protocol import PROTOCOLS, STATISTICS, Unscorable, average, score_results
 from util.run.cli import run
+from util.run.counts import counted
 from util.run.gaps import Gaps, beside
 from util.run.parser import CommandParser
 
@@ -136,7 +137,8 @@ def main() -> int | None:
         gaps.take(of_protocol)
     for protocol, of_protocol in scores.items():
         note = ", what the papers report" if protocol == UNSUPERVISED else ""
-        print(f"{protocol} protocol{note}: {len(videos)} videos, {of_protocol['objects']} objects, {truths[protocol]}")
+        what = f"{counted(len(videos), 'videos')}, {counted(of_protocol['objects'], 'objects')}"
+        print(f"{protocol} protocol{note}: {what}, {truths[protocol]}")
         print(table(of_protocol) + "\n")
     if left_out:
         print(left_out)

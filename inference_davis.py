@@ -26,6 +26,7 @@ from util.files.names import inside
 from util.masks.results import ANNOTATOR_ROOTS, RECORD
 from util.options.inference import InferenceOptions
 from util.run import cli, dist
+from util.run.counts import counted
 from util.run.gaps import Gaps
 from util.run.log import progress_bar
 from util.video.pictures import read_labels
@@ -44,8 +45,8 @@ def infer(asked: InferenceOptions, device: torch.device, gaps: Gaps) -> None:
     earlier = results_dir / asked.split
     if (earlier / RECORD).is_file() and not (results_dir / RECORD).is_file():
         raise ValueError(
-            f"--output_dir {results_dir}: masks are in {earlier}, where earlier versions wrote them; to go on with them "
-            f"give --output_dir {earlier}, else another folder"
+            f"--output_dir {results_dir}: masks are in {earlier}, where earlier versions wrote them; to go on "
+            f"with them give --output_dir {earlier}, else another folder"
         )
     model, split, settings = restore(asked, device, "davis")
     videos = split.videos(gaps)
@@ -59,7 +60,7 @@ def infer(asked: InferenceOptions, device: torch.device, gaps: Gaps) -> None:
     videos = [video for video in videos if not gaps.has(f"video {video.video_id}")]
     objects = sum(len(video.annotators[0]) for video in videos)
     scored = f"score it with eval_davis.py {results_dir} --davis_path {split.root}"
-    done = f"{len(videos)} videos, {objects} objects, {len(ANNOTATOR_ROOTS)} annotators"
+    done = f"{counted(len(videos), 'videos')}, {counted(objects, 'objects')}, {len(ANNOTATOR_ROOTS)} annotators"
     if gaps.items:
         say_what_is_missing(gaps, results_dir, f": {done}; {scored}, which takes missing masks for wrong")
     else:

@@ -18,6 +18,7 @@ from opts import PREDICTOR_OPTIONS, add_predictor_options, add_text_encoder
 from util.files.folders import new_result
 from util.options.inference import add_not_there
 from util.run import cli, dist
+from util.run.counts import counted
 from util.run.log import progress_bar
 from util.run.parser import CommandParser
 from util.samples.text import is_empty
@@ -82,7 +83,7 @@ def infer(asked: argparse.Namespace, device: torch.device) -> None:
         open_video(path, asked.every, asked.start, asked.end, asked.fps) as video,
         new_result(output_dir, PIECES, asked.overwrite) as folder,
     ):
-        print(f"{path}: {len(video)} frames, {video.size[1]}x{video.size[0]}, {video.times[-1]:.2f} s")
+        print(f"{path}: {counted(len(video), 'frames')}, {video.size[1]}x{video.size[0]}, {video.times[-1]:.2f} s")
         predictor = load(asked, device)
         with progress_bar(total=len(video), desc="segment", unit="frame") as bar:
             segmentation = predictor.segment(video, asked.text, seen=bar.update)
@@ -92,7 +93,7 @@ def infer(asked: argparse.Namespace, device: torch.device) -> None:
             print(f"{score:.2f}  {text}: {where_found(there, count, len(video))}")
         print(predictor.scores_mean)
         if video.damaged:
-            print(f"{video.damaged} frames of {path} are damaged; the frame before stands in for each")
+            print(f"{path}: {counted(video.damaged, 'damaged frames')}; the frame before stands in for each")
     for piece in PIECES:
         if (output_dir / piece).exists():
             print(output_dir / piece)

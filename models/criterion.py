@@ -126,7 +126,7 @@ class Criterion:
         return loss, terms
 
     def shares(self, terms: Mapping[str, float]) -> dict[str, float]:
-        """What each kind of term adds to the loss, weighted and over all stages; ``terms`` as this object gives them."""
+        """What each kind of term adds to the loss, weighted and over all stages, from terms as this gives them."""
         shares: dict[str, float] = {}
         for name, value in terms.items():
             kind = name.split("_")[1]

@@ -25,6 +25,7 @@ from util.options.inference import InferenceOptions
 from util.options.places import require_folder
 from util.run import dist
 from util.run.cli import INCOMPLETE
+from util.run.counts import counted
 from util.run.gaps import Gaps, named
 from util.run.log import progress_bar
 from util.video.visualize import PALETTE, overlay, write_video
@@ -131,8 +132,9 @@ def segment_split(asked: InferenceOptions, device: torch.device, gaps: Gaps, dat
         return
     listed = {video.video_id: {"expressions": video.expressions, "frames": video.frame_names} for video in videos}
     build_submission(output_dir, output_dir / "submission.zip", listed, sizes, zip_root)
+    done = counted(len(videos), "videos")
     masks = sum(len(video.expressions) * len(video.frame_names) for video in videos)
-    print(f"{len(videos)} videos, {masks} masks: {output_dir / 'submission.zip'} is complete and in order")
+    print(f"{done}, {counted(masks, 'masks')}: {output_dir / 'submission.zip'} is complete and in order")
     if asked.visualize:
         write_overlays(videos, output_dir)
         print(f"overlays: {output_dir / 'overlays'}")

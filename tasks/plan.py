@@ -13,6 +13,7 @@ from datasets.collate import collate
 from datasets.samplers import ClipRequest
 from tasks.training import Trainer
 from util.run import dist
+from util.run.counts import counted
 from util.run.memory import peak_bytes
 from util.run.precision import in_words
 from util.samples.structures import Batch
@@ -51,9 +52,10 @@ def describe(trainer: Trainer, departure: str | None = None) -> None:
         print(departure)
     at_once = batch_size * world
     print(
-        f"{settings.epochs} epochs of {trainer.steps} steps; a step takes {at_once * accumulate} clips of "
-        f"{dataset.num_frames} frames ({batch_size} x {world} ranks x {accumulate} micro-batches), up to "
-        f"{dataset.expressions_per_clip} expressions each"
+        f"{counted(settings.epochs, 'epochs')} of {counted(trainer.steps, 'steps')}; a step takes "
+        f"{counted(at_once * accumulate, 'clips')} of {counted(dataset.num_frames, 'frames')} ({batch_size} x "
+        f"{counted(world, 'ranks')} x {counted(accumulate, 'micro-batches', 'micro-batch')}), up to "
+        f"{counted(dataset.expressions_per_clip, 'expressions')} each"
     )
     print("clips of an epoch: " + ", ".join(f"{name} {count}" for name, count in trainer.loader.clips.items()))
     if dataset.absent:
@@ -71,7 +73,7 @@ def describe(trainer: Trainer, departure: str | None = None) -> None:
                 file=sys.stderr,
             )
         elif accumulate > 1:
-            print(f"the negatives of the JSC loss come from one micro-batch of all ranks, {at_once} clips")
+            print(f"the negatives of the JSC loss come from one micro-batch of all ranks, {counted(at_once, 'clips')}")
     sys.stdout.flush()
 
 
@@ -97,7 +99,10 @@ def rehearse(trainer: Trainer) -> None:
             print(f"{shape}: {seconds[-1]:.2f} s a step, peak memory {peak:.2f} GiB", flush=True)
     if dist.is_main():
         hours = left * max(seconds) / 3600
-        print(f"{left} steps are left, at most {hours:.1f} hours of them by the slowest; loading of clips not counted")
+        print(
+            f"{counted(left, 'steps')} left, at most {hours:.1f} hours of them by the slowest; loading of clips not "
+            "counted"
+        )
 
 
 def largest_batches(trainer: Trainer) -> Iterator[Batch]:

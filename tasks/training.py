@@ -25,6 +25,7 @@ from tasks import resuming
 from tasks.scoring import pictures, score_split
 from util.files.writing import atomic_path
 from util.run import dist, optim
+from util.run.counts import counted
 from util.run.gaps import Gaps
 from util.run.interrupt import Interrupted, StopRequest
 from util.run.log import RunLog, progress_bar
@@ -304,7 +305,8 @@ class Trainer:
                 predictor = models.inference_predictor(model, settings, self.device)
                 score = score_split(split, predictor, settings, weights, self.settings.output_dir, gaps)
                 if gaps.items and dist.is_main():
-                    told = f"the score of epoch {self.epoch} is incomplete: {len(gaps.items)} problems, see above"
+                    problems = counted(len(gaps.items), "problems")
+                    told = f"the score of epoch {self.epoch} is incomplete: {problems}, see above"
                     print(f"warning: {told}", file=sys.stderr, flush=True)
                 if dist.is_main():
                     last = self.steps_done - 1  # curves of the next step would be dropped when the run is resumed

@@ -181,7 +181,7 @@ def test_loss_is_the_sum_weighted_by_the_options():
 
 
 def test_the_shares_of_all_stages_add_up_to_the_loss():
-    loss = models.build_criterion(tiny_args(*"--mask_loss_coef 7 --jsc_loss_coef 0.25".split()))
+    loss = models.build_criterion(tiny_args("--mask_loss_coef", "7", "--jsc_loss_coef", "0.25"))
     stages = [prediction(1, 2) for _ in range(3)]
     total, parts = loss(Output(stages[0], stages[1:], torch.randn(2, C)), random_batch(2))
     shares = loss.shares({name: value.item() for name, value in parts.items()})

@@ -189,12 +189,12 @@ def test_a_rehearsal_tells_the_plan_and_writes_nothing(ytvos_root, tmp_path, cap
     plan.describe(run)
     plan.rehearse(run)
     said = capsys.readouterr().out
-    assert "a step takes 4 clips of 2 frames (2 x 1 ranks x 2 micro-batches)" in said
+    assert "a step takes 4 clips of 2 frames (2 x 1 rank x 2 micro-batches)" in said
     assert "frozen by cmie.stages.0.video_*: 0.0 M" in said and "backbone:" not in said
     assert "come from one micro-batch of all ranks, 2 clips" in said
     # one wide and one tall shape, at the largest of --train_sizes, and what is left over of both
     assert said.index("64 x 96: ") < said.index("96 x 96: ") and "96 x 64: " in said
-    assert f"{run.steps * 2} steps are left" in said
+    assert f"{run.steps * 2} steps left" in said
     assert not (tmp_path / "run").exists()
 
 

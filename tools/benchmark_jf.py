@@ -28,6 +28,7 @@ from davis2017.davis_protocol import VOID, count_objects, unsupervised  # noqa: 
 from davis2017.label_maps import read_labels  # noqa: E402
 from davis2017.metrics import PreparedMask  # noqa: E402
 from util.run.cli import run  # noqa: E402
+from util.run.counts import counted
 from util.run.parser import CommandParser
 
 SIZE = (480, 854)
@@ -163,7 +164,8 @@ def main() -> int:
         truth, predicted = draw_scene(args.frames, args.objects, args.seed)
     frames, height, width = truth.shape
     count = count_objects(truth[0])
-    print(f"{frames} frames of {height}x{width} pixels, {count} objects, {int(predicted.max())} proposals, one thread")
+    seen = f"{counted(frames, 'frames')} of {height}x{width} pixels, {counted(count, 'objects')}"
+    print(f"{seen}, {counted(int(predicted.max()), 'proposals')}, one thread")
 
     # all frames of the first object, then of the second …, as one list of frames
     masks = [one_hot(maps, count).reshape(-1, height, width) for maps in (truth, predicted)]

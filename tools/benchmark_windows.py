@@ -37,6 +37,7 @@ from tools.small_job.stages import PRETRAINED  # noqa: E402
 from util.files.reading import read_json  # noqa: E402
 from util.files.writing import write_json  # noqa: E402
 from util.run import cli  # noqa: E402
+from util.run.counts import counted
 from util.run.device import use_device  # noqa: E402
 from util.run.gaps import Gaps  # noqa: E402
 from util.run.log import progress_bar  # noqa: E402
@@ -146,7 +147,7 @@ def main() -> None:
         if name not in known:
             known[name] = run(window, overlap)
             write_json(record, {"made_of": made_of, "settings": known})
-    print(f"{args.videos} videos of {args.frames} frames, seed {args.seed}, {args.resume.name}")
+    print(f"{counted(args.videos, 'videos')} of {counted(args.frames, 'frames')}, seed {args.seed}, {args.resume.name}")
     print(table({(window, overlap): known[f"{window}/{overlap}"] for window, overlap in asked}))
 
 

@@ -38,6 +38,7 @@ from opts import parse_train_args  # noqa: E402
 from tools.make_tiny_text_encoder import train_tokenizer  # noqa: E402
 from util.masks.box_ops import masks_to_boxes  # noqa: E402
 from util.run import cli  # noqa: E402
+from util.run.counts import counted
 from util.run.device import use_device  # noqa: E402
 from util.run.memory import peak_bytes  # noqa: E402
 from util.run.parser import CommandParser
@@ -222,7 +223,8 @@ def main() -> None:
     torch.manual_seed(args.seed)
     model = build(args, args.expressions).to(device)
     asked = (args.num_frames, args.size, args.expressions)
-    clip = f"{args.num_frames} frames of {args.size[0]}×{args.size[1]}, {len(args.expressions)} expression(s)"
+    clip = f"{counted(args.num_frames, 'frames')} of {args.size[0]}×{args.size[1]}"
+    clip += f", {counted(len(args.expressions), 'expressions')}"
     print(
         f"{args.backbone}, {clip}, {device}, {torch.get_num_threads()} threads, torch {torch.__version__}", flush=True
     )

@@ -24,6 +24,7 @@ from tools.data.checks import image_sets, sentence_sets, video_sets
 from tools.data.checks.report import Report
 from util.files.writing import atomic_path, write_json
 from util.run.cli import run
+from util.run.counts import counted
 from util.run.parser import CommandParser
 
 # Each function takes the folder of a data set and a number of processes. It raises FileNotFoundError or ValueError only
@@ -70,7 +71,7 @@ def main() -> int:
             temporary.write_text(lines, encoding="utf-8", errors="backslashreplace")
         print(f"\n{args.fix_list}: {len(again):,} files or folders to download again")
     if report.faults:
-        print(f"\n{args.dataset} in {args.path}: {len(report.faults):,} faults")
+        print(f"\n{args.dataset} in {args.path}: {counted(len(report.faults), 'faults')}")
         return 1
     print(f"\n{args.dataset} in {args.path}: in order")
     return 0

@@ -20,6 +20,7 @@ from tools.data.own.plan import make_plan
 from tools.data.own.write import PARTS, RECORD, divide, write_set
 from util.files.folders import require_own
 from util.run.cli import one_line, run
+from util.run.counts import counted
 from util.run.parser import CommandParser
 
 
@@ -61,7 +62,7 @@ def convert(args: argparse.Namespace) -> tuple[dict[str, dict[str, int]], list[s
     origin = {name: str(getattr(args, name)) for name in ("videos", "masks", "table")}
     origin |= {"every": args.every, "valid": args.valid, "seed": args.seed}
     counts, more = write_set(args.output_dir, parts, splits, origin, args.workers)
-    return counts, [f"{count:,} {note}" for note, count in (notes + more).items()]
+    return counts, [counted(number, note) for note, number in (notes + more).items()]
 
 
 def main() -> None:
@@ -71,7 +72,7 @@ def main() -> None:
         print(f"note: {note}")
     print(f"{args.output_dir}: written")
     for split, numbers in counts.items():
-        print(f"  {split}: " + ", ".join(f"{number} {name}" for name, number in numbers.items()))
+        print(f"  {split}: " + ", ".join(counted(number, name) for name, number in numbers.items()))
 
 
 if __name__ == "__main__":

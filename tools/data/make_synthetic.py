@@ -35,6 +35,7 @@ from util.files.folders import finish_folder, new_folder  # noqa: E402
 from util.files.reading import read_json  # noqa: E402
 from util.masks.results import LABEL_PALETTE  # noqa: E402
 from util.run.cli import run  # noqa: E402
+from util.run.counts import counted
 from util.run.parser import CommandParser
 
 SPLITS = ("train", "valid")
@@ -374,7 +375,7 @@ def main() -> int:
     counts = json.loads((output / ARGUMENTS_FILE).read_text())["counts"]
     print(f"{output}: {'written' if written else 'already there'}")
     for split, numbers in counts.items():
-        print(f"  {split}: " + ", ".join(f"{number} {name}" for name, number in numbers.items()))
+        print(f"  {split}: " + ", ".join(counted(number, name) for name, number in numbers.items()))
     return 0
 
 
