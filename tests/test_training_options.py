@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import math
 import os
 import shutil
@@ -176,6 +177,22 @@ def test_curves_of_several_runs_are_drawn(tmp_path, monkeypatch, capsys):
 
 
 # Before it costs anything ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        ("--batch_size 1 --expressions_per_clip 1", ["give --batch_size 2 or --expressions_per_clip 2"]),
+        ("--jsc_loss_coef 0", ["or leave the loss out by --jsc_target none"]),
+        ("--jsc_target none", []),
+        ("--num_frames 1", ["--num_frames 1: a clip of ytvos is one frame, .* give --num_frames 5"]),
+        ("", []),
+    ],
+)
+def test_a_setting_that_switches_a_part_of_the_method_off_is_named(flags, told, ytvos_root, tmp_path, capsys):
+    plan.describe(trainer(ytvos_root, tmp_path / "run", *flags.split()))
+    warnings = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
+    assert len(warnings) == len(told) and all(map(re.search, told, warnings))
 
 
 def test_a_rehearsal_tells_the_plan_and_writes_nothing(ytvos_root, tmp_path, capsys):

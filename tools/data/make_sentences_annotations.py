@@ -63,9 +63,8 @@ def make_a2d_lists(root: Path, splits: list[str]) -> None:
         few = counted(len(without), "videos with sentences have no folder of masks and are left out")
         print(f"warning: {few}, the first {without[0]}")
     if nowhere:
-        print(
-            f"{counted(len(nowhere), 'sentences are about an instance that no annotated frame has')}, the first {nowhere[0]}"
-        )
+        few = counted(len(nowhere), "sentences are about an instance that no annotated frame has")
+        print(f"{few}, the first {nowhere[0]}")
 
 
 def a2d_masks(root: Path) -> Iterator[tuple[str, np.ndarray]]:
@@ -131,10 +130,8 @@ def make_jhmdb(root: Path, overwrite: bool) -> None:
     write_json(path, content, indent=None)
     print(f"{path.name}: {len(content['images'])} samples of {len({s.video for s in samples})} videos")
     if without:
-        print(
-            f"{counted(len(without), 'samples are left out, because the masks of their video end before their frame')}, "
-            f"the first {without[0].image_id} ({without[0].mask_path})"
-        )
+        few = counted(len(without), "samples are left out, because the masks of their video end before their frame")
+        print(f"{few}, the first {without[0].image_id} ({without[0].mask_path})")
 
 
 def main() -> None:
