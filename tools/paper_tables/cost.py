@@ -20,6 +20,7 @@ from tools.paper_tables.rows import Row, tables, written
 from tools.paper_tables.steps import ROOT, parsed, training_options
 from util.files.writing import write_json
 from util.run.cli import one_line
+from util.run.log import progress_bar
 from util.run.parser import CommandParser
 
 TABLE = "VIII"
@@ -47,7 +48,7 @@ def run(args: argparse.Namespace) -> None:
         )
         return
     found, lines = {}, [HEADS]
-    for number, row in rows.items():
+    for number, row in progress_bar(rows.items(), desc="rows", unit="row"):
         print(f"{row.id}, {row.title} …", file=sys.stderr, flush=True)
         try:
             found[number] = in_process(number)
