@@ -173,6 +173,7 @@ def build_page(desk: Desk, clips: list[tuple[Path, str]]) -> gr.Blocks:
     with gr.Blocks(title="ProxyFormer", analytics_enabled=False, fill_width=True) as page:
         meaning = desk.predictor.scores_mean
         gr.Markdown(f"# ProxyFormer\nFinds what you describe in every frame of a video; {meaning}.")
+        gr.HTML(html.escape(desk.predictor.notice or ""), visible=bool(desk.predictor.notice), elem_id="notice")
         with gr.Row():
             with gr.Column(scale=2):
                 video = gr.Video(label="Video", sources=["upload"], height=240, elem_id="video")

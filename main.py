@@ -39,7 +39,8 @@ from util.run import cli, dist
 from util.run.cli import INCOMPLETE
 from util.run.gaps import Gaps
 from util.run.precision import inference_amp
-from util.weights import checkpoint
+from util.weights import checkpoint, history
+from util.weights.hub import located
 from util.weights.saver import newest
 
 # options that may change when a run is resumed
@@ -132,8 +133,9 @@ def restore_options(args: argparse.Namespace) -> tuple[argparse.Namespace, dict 
         check_train_options(saved["options"], path)
         ours = OF_THIS_CALL | {"float32"} if args.eval else OF_THIS_CALL - {"eval_split"}
         defaults = {k: v for k, v in saved["options"].items() if k not in ours}
-        if Path(path).suffix != checkpoint.EXPORTED:
-            file = Path(path).resolve() if Path(path).is_symlink() else Path(path)
+        file = located(path)
+        if file.suffix != checkpoint.EXPORTED:
+            file = file.resolve() if file.is_symlink() else file
             defaults["output_dir"] = str(file.parent)
         if args.eval:
             defaults["amp"] = inference_amp(defaults["amp"])
@@ -162,7 +164,7 @@ def options_of_start(args: argparse.Namespace) -> dict[str, object]:
     others = OF_TRAINING | OF_THE_DATA | set(recipe(args.preset, args.model) if args.preset else ())
     options = {name: value for name, value in found.items() if name in model_options() - others}
     check_train_options(options, f"--pretrained_weights {path}")
-    return {**options, "text_encoder": path}
+    return {**options, "text_encoder": str(located(path))}
 
 
 def find_checkpoint(args: argparse.Namespace) -> tuple[str | None, dict | None]:
@@ -258,6 +260,10 @@ def build_parts(args: argparse.Namespace, saved: dict | None, accumulate: int, d
             "options": vars(args),
             "num_classes": classes,
             "text_encoder": model.text_encoder.description(),
+            # runs of earlier versions have none, and go on so: what they started from may be gone
+            checkpoint.TRAINED_ON: saved.get(checkpoint.TRAINED_ON)
+            if saved
+            else history.record(*loader.trained_on, args.pretrained_weights),
         },
         scored=scored_split(args, model) if args.eval_every else None,
     )

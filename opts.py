@@ -166,7 +166,7 @@ def add_train_options(parser: argparse.ArgumentParser) -> None:
         "--resume",
         metavar="CKPT",
         help="continue from this checkpoint, with its options; auto: from the newest readable checkpoint in "
-        "--output_dir, or from the start if there is none",
+        "--output_dir, or from the start if there is none; with --eval also owner/name on the Hugging Face hub",
     )
     group.add_argument(
         "--save_every", type=non_negative_int, default=0, metavar="STEPS", help="save also within epochs; 0: do not"
@@ -229,7 +229,12 @@ def add_text_encoder(parser: argparse.ArgumentParser) -> None:
 
 def add_predictor_options(parser: argparse.ArgumentParser) -> None:
     """Adds the options of a predictor: its weights, and how it predicts."""
-    parser.add_argument("--resume", required=True, metavar="CKPT", help="checkpoint of main.py, or exported weights")
+    parser.add_argument(
+        "--resume",
+        required=True,
+        metavar="CKPT",
+        help="checkpoint of main.py, exported weights, or owner/name on the hub",
+    )
     parser.add_argument(
         "--eval_size", **KINDS["eval_size"].argument(), help="short side of the input; default: as in training"
     )

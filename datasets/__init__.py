@@ -18,6 +18,7 @@ from datasets.loader import TrainLoader, set_up_worker
 from datasets.samplers import ShapeBatchSampler
 from datasets.sets import DATA_SETS, EvalSet
 from datasets.transforms import TrainTransform
+from util.files.origin import CONVERTED, generated_content
 from util.options.inference import InferenceOptions
 
 __all__ = [
@@ -269,5 +270,27 @@ def build_train_loader(
     )
     loader.sets = sets
     loader.patience = args.loader_timeout
+    loader.trained_on = _in_words(args, {name: len(of_set) for name, of_set in sets.items()})
     loader.clips = {name: round(shares[owners == name].sum()) for name in sets}
     return loader
+
+
+def _in_words(args: argparse.Namespace, counts: Mapping[str, int]) -> tuple[str, bool]:
+    """What a run trains on, for the record of its checkpoints, and whether all of it is generated.
+
+    Args:
+        counts: of training videos, by the name of the data set.
+    """
+    words, generated = [], []
+    for name, count in counts.items():
+        data_set = DATA_SETS[name]
+        root = Path(getattr(args, data_set.path))
+        shows = generated_content(root)
+        generated.append(shows is not None)
+        if shows is not None:
+            words.append(f"{count:,} generated {shows}")
+        elif name == "ytvos" and (root / CONVERTED).is_file():
+            words.append(f"{count:,} videos that are no published data set")
+        else:
+            words.append(f"{count:,} training {data_set.items} of {data_set.title}")
+    return " and ".join(words), all(generated)

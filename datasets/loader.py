@@ -60,12 +60,13 @@ class TrainLoader(DataLoader):
     Attributes:
         clips: number of clips of each data set in an epoch, over all ranks. The last batches are filled up beyond that.
             Where a weight is no whole number, the numbers of the sets vary around these, and their sum stays the same.
-        sets: the training videos of each data set.
+        sets: the training videos of each data set; trained_on: these in words, and whether all of them are generated.
         patience: seconds without any batch from any worker, after which :class:`Stalled` is raised; 0: no limit.
     """
 
     clips: dict[str, int]
     sets: dict[str, list[TrainVideo]]
+    trained_on: tuple[str, bool]
     patience: float = 120.0
 
     def __iter__(self) -> Iterator[Batch]:

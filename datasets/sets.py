@@ -123,11 +123,14 @@ class DataSet:
             do not say so.
         parts: of a mixture, its data sets; a mixture has no ``train``.
         eval_splits: those that ``main.py --eval`` scores, the default first.
+        title: its name in papers; a mixture has none. items: what ``train`` makes a list of, in words.
     """
 
     classes: int
     path: str
     eval_splits: tuple[str, ...]
+    title: str = ""
+    items: str = "videos"
     train: Callable[[argparse.Namespace], list[TrainVideo]] | None = None
     videos: Callable[[EvalSet, Gaps], VideoSet] | None = None
     clips: Callable[[EvalSet, Gaps], list[EvalClip]] | None = None
@@ -138,6 +141,8 @@ class DataSet:
 
 def _refcoco(name: str) -> DataSet:
     return DataSet(
+        title=name.replace("refcoco", "RefCOCO"),
+        items="images",
         classes=refcoco.CLASSES,
         path="coco_path",
         eval_splits=refcoco.SPLITS[refcoco.DIVISIONS[name]][1:],
@@ -149,6 +154,7 @@ def _refcoco(name: str) -> DataSet:
 
 def _mevis(layout: Layout) -> DataSet:
     return DataSet(
+        title=layout.name,
         classes=1,
         path="mevis_path",
         eval_splits=("valid_u", "holdout"),
@@ -168,6 +174,7 @@ def _those_that(mean: Callable[[Mapping], bool], videos: Mapping[str, dict]) -> 
 
 DATA_SETS = {
     "ytvos": DataSet(
+        title="Ref-YouTube-VOS",
         classes=len(ytvos.CATEGORIES),
         path="ytvos_path",
         eval_splits=("valid", "holdout"),
@@ -176,6 +183,8 @@ DATA_SETS = {
         means_nothing=lambda of: _those_that(ytvos.means_nothing, ytvos.split_videos(of.root, of.split, of.holdout)),
     ),
     "a2d": DataSet(
+        title="A2D-Sentences",
+        items="clips",
         classes=1,
         path="a2d_path",
         eval_splits=("test",),
@@ -184,6 +193,7 @@ DATA_SETS = {
         truth=lambda of, gaps: a2d.truth(of.root, gaps),
     ),
     "jhmdb": DataSet(
+        title="JHMDB-Sentences",
         classes=1,
         path="jhmdb_path",
         eval_splits=("test",),
@@ -191,6 +201,7 @@ DATA_SETS = {
         truth=lambda of, gaps: jhmdb.truth(of.root, gaps),
     ),
     "davis": DataSet(
+        title="Ref-DAVIS17",
         classes=len(davis.CATEGORIES),
         path="davis_path",
         eval_splits=("valid", "holdout"),
@@ -200,6 +211,7 @@ DATA_SETS = {
     "mevis": _mevis(mevis.MEVIS),
     "mevis_v2": _mevis(mevis.MEVIS_V2),
     "long_rvos": DataSet(
+        title="Long-RVOS",
         classes=1,
         path="long_rvos_path",
         eval_splits=("valid", "test", "holdout"),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Iterable, Mapping
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -31,6 +33,7 @@ from util.run.memory import keep_large_buffers
 from util.run.precision import AMP, amp_dtype, inference_amp, use_float32
 from util.weights import checkpoint
 from util.weights.checkpoint import CALIBRATION
+from util.weights.history import notice
 
 __all__ = [
     "Network",
@@ -374,13 +377,15 @@ def load_predictor(
 ) -> Predictor:
     """A predictor from a checkpoint of ``main.py``, from exported weights or from a published file of ReferFormer.
 
+    A note on stderr says what the weights were trained on and what they know, where they record it.
+
     ::
 
         predictor = load_predictor("checkpoint.pth")
         masks, scores = predictor("video.mp4", ["the dog on the left", "a man in red"])
 
     Args:
-        path: of the checkpoint.
+        path: of the checkpoint; or ``owner/name``, weights on the Hugging Face hub, where no path has this name.
         device: None takes a GPU when there is one.
         eval_size, max_size: short side of the network's input and limit of its long side; None: as in the training.
         amp: what to compute in, "off" (float32), "bf16", "fp16" or "auto"; None: off, or auto if the training was not.
@@ -422,7 +427,18 @@ def load_with_options(
     # no time limit: reading a long film may take long
     usual = {"amp": trained_in, "patience": 0, "calibration": Calibration.of(saved.get(CALIBRATION))}
     settings = predictor_settings(args, **usual | _given(asked))
-    return inference_predictor(model, settings, device), args
+    predictor = inference_predictor(model, settings, device)
+    predictor.notice = notice(saved)
+    if predictor.notice:
+        _tell(predictor.notice)
+    return predictor, args
+
+
+@cache
+def _tell(what: str) -> None:
+    """Prints a note, once in a process."""
+    if dist.is_main():
+        print(f"note: {what}", file=sys.stderr, flush=True)
 
 
 def _given(values: dict[str, object]) -> dict[str, object]:

@@ -164,6 +164,7 @@ class Predictor:
         self.device = next(model.parameters()).device
         self.threshold = torch.tensor(threshold).logit().item()
         self.calibration = calibration
+        self.notice: str | None = None  # what the weights were trained on and what they know, in a sentence or two
         self.not_there = (PROBABLE if calibration else 0.0) if not_there is None else not_there
         self.scores_mean = in_words(calibration, self.not_there)
         if self.not_there and not calibration and dist.is_main():

@@ -120,9 +120,9 @@ arguments() {
     done
 }
 
-# needs_file NAME FILE: fails if FILE, the argument called NAME, does not exist.
+# needs_file NAME FILE: fails if FILE, the argument called NAME, does not exist and is no owner/name on the hub.
 needs_file() {
-    [[ -f "$2" ]] || fail "$1 $2: there is no such file; see pretrained_weights/README.md"
+    [[ -f "$2" || (! -e "$2" && "$2" =~ ^[^/.]+/[^/.]+$) ]] || fail "$1 $2: there is no such file; see pretrained_weights/README.md"
 }
 
 # option_value NAME DEFAULT "$@": prints the value that an option has among the arguments.

@@ -7,8 +7,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/_common.sh"
 known_options "app.py opts.py util/options/inference.py util/options/precision.py" "$@"
 resume="$(option_value --resume "" "$@")"
 [[ -n "$resume" ]] || fail "--resume CKPT is missing; pretrained_weights/demo.safetensors is one"
-# a name with one slash and no suffix may be one on a hub
-[[ -e "$resume" || "$resume" =~ ^[^/.][^/]*/[^/.]+$ ]] || fail "--resume $resume: there is no such file"
+needs_file --resume "$resume"
 "$ROOT/scripts/setup.sh"
 if ! "$PYTHON" -P -c 'import importlib.util, sys; sys.exit(importlib.util.find_spec("gradio") is None)'; then
     over="$ROOT/.venv-app"

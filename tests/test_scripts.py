@@ -331,6 +331,12 @@ class TestRecipes:
         assert (asked.resume, asked.split, asked.output_dir) == ("out/checkpoint.pth", "valid", "out/valid")
         assert text.endswith("out/valid/submission.zip\n")
 
+    def test_weights_may_be_a_name_on_the_hub(self, sandbox, tmp_path):
+        text = sandbox.run(FINETUNE, "out", "none/x.pth", cwd=tmp_path, PYTHON=sandbox.python, code=2)
+        assert "PRETRAINED_WEIGHTS none/x.pth: there is no such file" in text and not sandbox.calls()
+        sandbox.run(FINETUNE, "out", "owner/name", cwd=tmp_path, PYTHON=sandbox.python)
+        assert parse_train_args(sandbox.calls()[0].args[1:]).pretrained_weights == "owner/name"
+
     def test_flags_win_over_the_recipe_but_the_output_folder_is_the_first_argument(self, recipe):
         (train, _), _ = recipe("--epochs", "2", "--lr_drop", "1", "--output_dir", "elsewhere")
         args = parse_train_args(train.args[1:])

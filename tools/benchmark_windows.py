@@ -43,6 +43,7 @@ from util.run.gaps import Gaps  # noqa: E402
 from util.run.log import progress_bar  # noqa: E402
 from util.run.parser import CommandParser
 from util.weights.checkpoint import fingerprint  # noqa: E402
+from util.weights.hub import located
 
 DATA_SET, SPLIT = "long_rvos", "valid"
 TYPES = tuple(datasets.long_rvos.KINDS.values())
@@ -55,7 +56,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--frames", type=int, default=360, help="of each video")
     parser.add_argument("--windows", type=int, nargs="+", default=[8, WINDOW, 80, 360], metavar="FRAMES")
     parser.add_argument("--overlaps", type=int, nargs="+", default=[0, 1, 8, 16], metavar="FRAMES")
-    parser.add_argument("--resume", type=Path, default=PRETRAINED, metavar="CKPT", help="default: the shipped weights")
+    parser.add_argument("--resume", default=PRETRAINED, metavar="CKPT", help="default: the shipped weights")
     parser.add_argument("--seed", type=int, default=0, help="of the generated videos")
     parser.add_argument("--device", help="cuda, cuda:1, cpu; default: a GPU when there is one")
     parser.add_argument("--output_dir", type=Path, default=Path("output/windows"), help="takes the videos and results")
@@ -134,7 +135,7 @@ def main() -> None:
         print(json.dumps(cost(args, *args.one)))
         return
     asked = list(settings(args.windows, args.overlaps, args.frames))
-    if not args.resume.is_file():
+    if not located(args.resume).is_file():
         raise FileNotFoundError(f"--resume {args.resume}: there is no such file")
     made_of = {name: getattr(args, name) for name in ("videos", "frames", "seed", "device")}
     made_of["weights"] = fingerprint(args.resume)
@@ -147,7 +148,8 @@ def main() -> None:
         if name not in known:
             known[name] = run(window, overlap)
             write_json(record, {"made_of": made_of, "settings": known})
-    print(f"{counted(args.videos, 'videos')} of {counted(args.frames, 'frames')}, seed {args.seed}, {args.resume.name}")
+    seen = f"{counted(args.videos, 'videos')} of {counted(args.frames, 'frames')}"
+    print(f"{seen}, seed {args.seed}, {Path(args.resume).name}")
     print(table({(window, overlap): known[f"{window}/{overlap}"] for window, overlap in asked}))
 
 

@@ -45,7 +45,7 @@ THRESHOLDS = (0.1, 0.3, 0.5, 0.7, 0.9)
 
 def parse_args() -> argparse.Namespace:
     parser = CommandParser("calibrate.py", __doc__)
-    parser.add_argument("checkpoint", type=Path, help="of main.py, or exported weights")
+    parser.add_argument("checkpoint", help="of main.py, exported weights, or owner/name on the Hugging Face hub")
     parser.add_argument("output_file", type=Path, nargs="?", help="takes the checkpoint with the curve")
     parser.add_argument("--split", help="write nothing: show how well the scores tell on this split")
     parser.add_argument("--dataset_file", **KINDS["dataset_file"].argument(), help="default: that of the training")

@@ -30,6 +30,7 @@ from davis2017.label_maps import ids_in, read_labels  # noqa: E402
 from util.files.folders import new_pieces, require_own  # noqa: E402
 from util.files.links import link  # noqa: E402
 from util.files.names import inside, name_fault  # noqa: E402
+from util.files.origin import CONVERTED as RECORD  # noqa: E402
 from util.files.reading import read_json, read_text, shown, whole_number  # noqa: E402
 from util.files.writing import named_errors  # noqa: E402
 from util.run.cli import (
@@ -58,7 +59,6 @@ SEMANTICS = Path("DAVIS", "davis_semantics.json")
 TEXTS = Path("davis_text_annotations")
 # The output.
 PARTS = ("train", "valid", "meta_expressions")
-RECORD = Path("meta_expressions", "converted_from.json")
 VOID = 255
 SEE = "see docs/data.md, Ref-DAVIS17"
 

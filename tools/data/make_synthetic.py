@@ -32,6 +32,7 @@ if __name__ == "__main__":
 from tools.data.synthetic_scene import KNOWN, NEW, Scene, cover, draw_scene, frame_scale  # noqa: E402
 from tools.data.synthetic_text import ABSENT, KINDS, Expression, draw_expressions, means_nothing  # noqa: E402
 from util.files.folders import finish_folder, new_folder  # noqa: E402
+from util.files.origin import GENERATED  # noqa: E402
 from util.files.reading import read_json  # noqa: E402
 from util.masks.results import LABEL_PALETTE  # noqa: E402
 from util.run.cli import run  # noqa: E402
@@ -41,7 +42,6 @@ from util.run.parser import CommandParser
 SPLITS = ("train", "valid")
 YTVOS = "ytvos"
 FORMATS = (YTVOS, "davis", "a2d", "jhmdb", "refcoco", "mevis", "mevis_v2", "long_rvos", "own")
-ARGUMENTS_FILE = "synthetic.json"
 GENERATOR = 1  # to be raised when a change makes other files from the same arguments
 THINGS = ("known", "new", "both")
 # arguments that earlier sets do not name, with the values that made them
@@ -72,6 +72,14 @@ def make_scene(
 def has_new_things(things: str, number: int) -> bool:
     """Whether a video has new colours and shapes: with ``both`` every second one has."""
     return things == "new" or (things == "both" and number % 2 == 1)
+
+
+def shown_things(things: str, frames: int) -> str:
+    """What a set of these ``things`` shows, in words, which a training records (util/weights/history.py)."""
+    stocks = [stock for stock, name in ((KNOWN, "known"), (NEW, "new")) if things in (name, "both")]
+    shapes, colours = (sum(len(getattr(stock, part)) for stock in stocks) for part in ("shapes", "colours"))
+    what, moving = ("videos", "moving ") if frames > 1 else ("images", "")
+    return f"{what} of {shapes} {moving}shapes in {colours} colours"
 
 
 def absent_texts(scene: Scene, count: int, seed: int, split: str, number: int, things: str = "known") -> list[str]:
@@ -228,12 +236,12 @@ def _already_there(output: Path, arguments: dict, overwrite: bool) -> bool:
         return False
     if not output.exists():
         return False
-    record = output / ARGUMENTS_FILE
+    record = output / GENERATED
     try:
         made_with = LATER | dict(read_json(record)["arguments"])
     except (OSError, ValueError, KeyError, TypeError):
         raise FileExistsError(
-            f"{output} exists and is not a data set made by this tool (no readable {ARGUMENTS_FILE} in it): "
+            f"{output} exists and is not a data set made by this tool (no readable {GENERATED} in it): "
             "give another folder, or remove it yourself"
         ) from None
     if overwrite:
@@ -345,8 +353,8 @@ def generate(
 
             WRITERS[format](first, folder)
             shutil.rmtree(first)
-        record = {"arguments": arguments, "counts": counts}
-        (folder / ARGUMENTS_FILE).write_text(json.dumps(record, indent=2) + "\n")
+        record = {"arguments": arguments, "counts": counts, "shows": shown_things(things, frames)}
+        (folder / GENERATED).write_text(json.dumps(record, indent=2) + "\n")
     return True
 
 
@@ -372,7 +380,7 @@ def main() -> int:
     output = Path(arguments.pop("output_dir"))
     arguments["size"] = tuple(arguments["size"])
     written = generate(output, **arguments)
-    counts = json.loads((output / ARGUMENTS_FILE).read_text())["counts"]
+    counts = json.loads((output / GENERATED).read_text())["counts"]
     print(f"{output}: {'written' if written else 'already there'}")
     for split, numbers in counts.items():
         print(f"  {split}: " + ", ".join(counted(number, name) for name, number in numbers.items()))

@@ -38,7 +38,11 @@ def add_backbone_options(group: argparse._ActionsContainer) -> None:
 
 def add_start_options(group: argparse._ActionsContainer) -> None:
     """Adds the options of training that say what a run starts from."""
-    group.add_argument("--pretrained_weights", metavar="CKPT", help="start from the weights of this checkpoint")
+    group.add_argument(
+        "--pretrained_weights",
+        metavar="CKPT",
+        help="start from the weights of this checkpoint, or of owner/name on the Hugging Face hub",
+    )
     group.add_argument(
         "--random_backbone",
         action="store_true",

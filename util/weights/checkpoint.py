@@ -19,13 +19,16 @@ from torch import nn
 from util.files.writing import atomic_path
 from util.run.version import VERSION
 from util.weights.before_reading import check_before_reading
+from util.weights.hub import located
 from util.weights.names import unwrapped
 
 FORMAT = 1
 EXPORTED = ".safetensors"
 DESCRIPTION = ("options", "num_classes", "text_encoder")  # the entries from which the model is built
 CALIBRATION = "calibration"  # the entry, if there is one, that makes probabilities of scores
+TRAINED_ON = "trained_on"  # the entry, if there is one, of util/weights/history.py
 MOST_CLASSES = 10_000
+MOST_TRAININGS, LONGEST_WORDS = 10, 300  # of such an entry; characters
 _DTYPES = {torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.bool}
 _HEADER = "proxyformer"
 _MOST_VALUES, _DEEPEST = 100_000, 20  # of options and configurations; lists and dictionaries in each other
@@ -76,10 +79,15 @@ def load(path: str | Path) -> dict[str, Any]:
 def read(path: str | Path) -> Any:
     """The content of a checkpoint of this or another program, which is not checked yet.
 
+    Args:
+        path: of a file, or the name of weights on the Hugging Face hub (:func:`util.weights.hub.located`).
+
     Raises:
         FileNotFoundError, ValueError: it is missing, damaged, or holds more than plain data.
     """
-    path = Path(path)
+    path = located(path)
+    if path.is_dir():
+        raise FileNotFoundError(f"the checkpoint {path} is a folder; give a file in it, such as checkpoint.pth")
     if not path.is_file():
         raise FileNotFoundError(f"the checkpoint {path} does not exist")
     return _read_exported(path) if path.suffix == EXPORTED else read_plain(path, f"the checkpoint {path}")
@@ -117,6 +125,8 @@ def _fault(content: dict) -> str | None:
         return "its calibration is no curve"
     if curve is not None and not all(type(value) is float and math.isfinite(value) for value in curve.values()):
         return "its calibration has no finite numbers"
+    if content.get(TRAINED_ON) is not None and not _is_history(content[TRAINED_ON]):
+        return "what it was trained on is not told in words"
     for part in ("model", "average"):
         weights = content.get(part)
         if part == "average" and weights is None:
@@ -127,6 +137,15 @@ def _fault(content: dict) -> str | None:
             if not isinstance(name, str) or not is_plain(value):
                 return f"{str(name)[:80]!r} of its weights is no plain tensor of numbers"
     return None
+
+
+def _is_history(value: object) -> bool:
+    if not isinstance(value, dict) or value.keys() != {"data", "knows"} or not isinstance(value["data"], list):
+        return False
+    words = value["data"] + ([] if value["knows"] is None else [value["knows"]])
+    return 0 < len(value["data"]) <= MOST_TRAININGS and all(
+        isinstance(text, str) and text.isprintable() and 0 < len(text) <= LONGEST_WORDS for text in words
+    )
 
 
 def _is_json(value: object) -> bool:
@@ -183,7 +202,7 @@ def export(path: str | Path, content: dict[str, Any], dtype: torch.dtype) -> Non
     for name, value in state.items():
         if not value.isfinite().all():
             raise ValueError(f"{name} has values that {dtype} cannot hold; choose another type")
-    described = {key: content[key] for key in ("format", *DESCRIPTION, CALIBRATION) if key in content}
+    described = {key: content[key] for key in ("format", *DESCRIPTION, CALIBRATION, TRAINED_ON) if key in content}
     described["version"] = VERSION
     with atomic_path(path) as temporary:
         temporary.write_bytes(to_bytes(state, metadata={_HEADER: json.dumps(described)}))
@@ -228,7 +247,7 @@ def best_weights(content: dict[str, Any]) -> dict[str, torch.Tensor]:
 
 def fingerprint(path: str | Path) -> str:
     """Digest of a file's content, which tells two checkpoints apart even if their names are the same."""
-    with Path(path).open("rb") as file:
+    with located(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

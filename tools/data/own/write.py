@@ -14,11 +14,11 @@ from tools.data.own.plan import Part, in_threads
 from tools.data.own.videos import write_frames
 from util.files.folders import new_pieces
 from util.files.links import link_files
+from util.files.origin import CONVERTED as RECORD
 from util.files.writing import named_errors
 from util.masks.results import write_label_png
 
 PARTS = ("train", "valid", "meta_expressions")
-RECORD = Path("meta_expressions", "converted_from.json")
 DAMAGED = "frames of films are damaged; the frame before stands in for each"
 
 

@@ -1,0 +1,110 @@
+"""The model card of exported weights: what a repository on the Hugging Face hub shows of them.
+
+The entries at its head are those of the hub's documentation (docs/hub/model-cards.md and modelcard.md of
+github.com/huggingface/hub-docs). The hub has no task of videos and texts that gives masks, so the card names the
+nearest one (packages/tasks/src/pipelines.ts of github.com/huggingface/huggingface.js) and says the rest in tags.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from huggingface_hub import ModelCardData
+
+from datasets import DATA_SETS
+from models.calibration import Calibration, in_words
+from models.predictor import PROBABLE
+from util.weights.checkpoint import CALIBRATION
+from util.weights.history import notice
+
+PAPER = "https://arxiv.org/abs/2511.21139"
+REFERFORMER = "https://arxiv.org/abs/2201.00487"
+HEAD = ModelCardData(
+    license="apache-2.0",
+    library_name="proxyformer",
+    pipeline_tag="image-segmentation",
+    tags=["referring-video-object-segmentation", "video-object-segmentation", "video", "vision-language"],
+    language="en",
+)
+# options that are not part of a recipe
+LEFT_OUT = {"device", "num_workers", "loader_timeout", "rank_timeout", "collective_timeout", "local_rank", "eval"}
+LEFT_OUT |= {"dry_run", "save_every", "keep", "preset"}
+
+
+def model_card(content: Mapping[str, object], name: str, usual: Mapping[str, object]) -> str:
+    """The card, Markdown with a head of YAML.
+
+    Args:
+        content: of the checkpoint, without paths of the machine of the training.
+        name: of the repository.
+        usual: the options of a training for which no flag was given.
+    """
+    options = content["options"]
+    calibration = Calibration.of(content.get(CALIBRATION))
+    ours = options["model"] == "proxyformer"
+    network = f"[ProxyFormer]({PAPER})" if ours else f"[ReferFormer]({REFERFORMER})"
+    recipe = [_flag(option, value) for option, value in options.items() if _is_told(option, value, usual)]
+    data_set = DATA_SETS[options["dataset_file"]].title or options["dataset_file"]
+    lines = [
+        "---",
+        HEAD.to_yaml(),
+        "---",
+        "",
+        f"# {name}",
+        "",
+        f"Referring video object segmentation: given a video and a text, the pixels of what the text means, in every "
+        f"frame. A {network} with the backbone `{options['backbone']}`.",
+        "",
+        notice(content) or f"By its options it was trained on {data_set}, or on other data in the layout of that.",
+        "",
+        "## Use",
+        "",
+        "In the folder of the ProxyFormer repository:",
+        "",
+        "```python",
+        "from models import load_predictor",
+        "",
+        f'predictor = load_predictor("{name}")',
+        'masks, scores = predictor("video.mp4", ["the dog on the left"])',
+        "```",
+        "",
+        "```",
+        f'python inference_video.py video.mp4 --text "the dog on the left" --resume {name}',
+        "```",
+        "",
+        f"The file is downloaded once. Of the scores: {in_words(calibration, PROBABLE if calibration else 0)}.",
+        "",
+        "## Training",
+        "",
+        *_scores(content),
+        f"Version {content.get('version', 'unknown')}. Flags of `main.py` that differ from its defaults:",
+        "",
+        "```",
+        *recipe,
+        "```",
+        "",
+        "## Licence",
+        "",
+        "Apache-2.0. The data sets have licences of their own.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _is_told(option: str, value: object, usual: Mapping[str, object]) -> bool:
+    return option in usual and value not in (usual[option], None) and option not in LEFT_OUT
+
+
+def _flag(option: str, value: object) -> str:
+    if isinstance(value, bool):
+        return f"--{'' if value else 'no-'}{option}"
+    return f"--{option} {' '.join(map(str, value)) if isinstance(value, list | tuple) else value}"
+
+
+def _scores(content: Mapping[str, object]) -> list[str]:
+    """The best score that a run with ``--eval_every`` has recorded; exported weights have none."""
+    best, options = content.get("best"), content["options"]
+    if not isinstance(best, int | float):
+        return []
+    split = options["eval_split"] or "its default split"
+    return [f"The best epoch of the run had a score of {best:.3f} on {split} (J&F of videos, mAP of frames).", ""]
