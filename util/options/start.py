@@ -41,7 +41,7 @@ def add_start_options(group: argparse._ActionsContainer) -> None:
     group.add_argument(
         "--pretrained_weights",
         metavar="CKPT",
-        help="start from the weights of this checkpoint, or of owner/name on the Hugging Face hub",
+        help="start from the weights of this checkpoint; or of owner/name on the Hugging Face hub",
     )
     group.add_argument(
         "--random_backbone",
