@@ -60,18 +60,7 @@ OPTION_READERS = {
     "util/weights/checkpoint.py",  # which reads the options that other programs saved
 }
 # what opts.py is made of, which takes no more than the standard library
-OPTIONS = (
-    "data",
-    "given",
-    "inference",
-    "losses",
-    "places",
-    "precision",
-    "presets",
-    "ranks",
-    "referformer_flags",
-    "saved",
-)
+OPTIONS = ("data", "given", "inference", "losses", "precision", "presets", "ranks", "referformer_flags", "saved")
 OPTIONS += ("start", "types", "variants")
 OF_OPTS = ("opts.py", "util/run/parser.py", "util/run/version.py", *(f"util/options/{name}.py" for name in OPTIONS))
 
