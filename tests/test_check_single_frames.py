@@ -72,7 +72,7 @@ def shorten(path: Path, frames: int) -> None:
             [
                 "train: videos 2 of 3,017 published, sentences 4, frames 4, samples 6, a part of the published set",
                 "test: videos 2 of 737 published, sentences 4, frames 3, samples 5, a part",
-                "note: train: 1 instances that sentences name are in no annotated frame",
+                "note: train: 1 instance that sentences name is in no annotated frame",
             ],
         ),
         (

@@ -168,7 +168,7 @@ def test_where_objects_overlap_the_smaller_keeps_the_pixels(all_forms, tmp_path)
     record = json.loads((out / "meta_expressions" / "converted_from.json").read_text())
     assert record["objects"] == {"at_home": {"1": "0", "2": "dog"}}
     assert notes == [
-        "1 polygons have fewer than three corners and are left out",
+        "1 polygon has fewer than three corners and is left out",
         "1 mask holds objects that overlap; the object with fewer pixels in the frame keeps the overlap",
         "2 frames have no mask and are not supervised",
         "1 video is in no row of the table and left out (clip.mp4)",

@@ -93,10 +93,10 @@ def test_the_loader_and_the_checker_count_pieces_of_files_made_elsewhere(tmp_pat
     path = refcoco.annotations_path(root, "refcoco", "train")
     edit(path, lambda c: [a.update(segmentation=[SQUARE, ODD]) for a in c["annotations"] if a["original_id"] == 91])
     video = refcoco.train_videos(root, "refcoco", True)[0]
-    assert "train.json: 1 pieces of polygons are no area of at least three corners" in capsys.readouterr().out
+    assert "train.json: 1 piece of polygons is no area of at least three corners" in capsys.readouterr().out
     assert (video.masks([0], [(91,)], (48, 64))[0, 0].numpy() == decode(parse([SQUARE], (48, 64)))).all()
     code, _, _, text = checked("refcoco", root)
-    assert code == 0 and "1 pieces of polygons are no area" in text
+    assert code == 0 and "1 piece of polygons is no area" in text
     edit(path, lambda c: [a.update(segmentation=[ODD]) for a in c["annotations"] if a["original_id"] == 91])
     faults = checked("refcoco", root)[1]
     assert [(kind, what) for kind, _, what in faults] == [
