@@ -21,9 +21,9 @@ from datasets.davis import SPLITS, AnnotatedVideo
 from datasets.texts import asked_texts
 from engine import predict_annotators
 from opts import inference_parser, parse_inference_args
-from tasks.inference import claim, restore, run_inference, say_what_is_missing, write_overlay
+from tasks.inference import captioned, claim, restore, run_inference, say_what_is_missing, write_overlay
 from util.files.names import inside
-from util.masks.results import ANNOTATOR_ROOTS, RECORD
+from util.masks.results import ANNOTATOR_ROOTS, RECORD, read_scores
 from util.options.inference import InferenceOptions
 from util.run import cli, dist
 from util.run.counts import counted
@@ -73,13 +73,15 @@ def infer(asked: InferenceOptions, device: torch.device, gaps: Gaps) -> None:
 def write_overlays(videos: Sequence[AnnotatedVideo], results_dir: Path) -> None:
     """An mp4 for each annotator, ``overlays/<video>/anno_<k>.mp4``, from the label maps in ``results_dir``."""
     for video in progress_bar(videos, desc="overlays", unit="video"):
+        scores = read_scores(results_dir, video.video_id)
         for root, texts in zip(ANNOTATOR_ROOTS, video.annotators, strict=True):
+            captions = [captioned(text, scores.get(f"{root}/{number}")) for number, text in texts.items()]
             folder, numbers = inside(results_dir / root, video.video_id), np.array(list(texts))
 
             def masks(frame: str, folder: Path = folder, numbers: np.ndarray = numbers) -> np.ndarray:
                 return read_labels(folder / f"{frame}.png") == numbers[:, None, None]
 
-            write_overlay(inside(results_dir / "overlays", video.video_id, f"{root}.mp4"), video, masks)
+            write_overlay(inside(results_dir / "overlays", video.video_id, f"{root}.mp4"), video, captions, masks)
 
 
 if __name__ == "__main__":

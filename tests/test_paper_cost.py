@@ -112,3 +112,21 @@ def test_the_rows_stand_beside_the_papers_and_a_row_that_fails_is_named(monkeypa
 def test_a_clip_that_no_network_takes_is_refused():
     with pytest.raises(ValueError, match="--size must be at least 32"):
         cost.run(paper.parse_args(["cost", "--size", "16", "64"]))
+
+
+def test_counting_measures_no_time_and_writes_no_file(monkeypatch, capsys):
+    built = []
+    monkeypatch.setattr(profile_model, "build", lambda args, expressions: built.append(args.model) or tiny_model())
+    found = cost.measured(find("VIII.c"), FRAMES, SIZE, "cpu", 0)
+    assert found.keys() == {"gflop", "gmac", "parameters", "machine"} and built == ["proxyformer"]
+    monkeypatch.setattr(cost, "in_process", lambda number: found)
+    cost.run(paper.parse_args(["cost", "--count"]))
+    assert capsys.readouterr().out.splitlines()[3].split()[-4:] == ["–", "–", "1341.6", "109"]
+    with pytest.raises(ValueError, match="--count measures no time"):
+        cost.run(paper.parse_args(["cost", "--count", "--output_dir", "x"]))
+
+
+def test_a_wrong_option_is_refused_before_anything_runs(monkeypatch):
+    monkeypatch.setattr(cost, "in_process", lambda number: pytest.fail("a process was started"))
+    with pytest.raises(ValueError, match="no row has figures; the first: .*unrecognized arguments: --wrong"):
+        cost.run(paper.parse_args(["cost", "--wrong"]))

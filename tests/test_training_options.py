@@ -167,13 +167,25 @@ def test_curves_of_several_runs_are_drawn(tmp_path, monkeypatch, capsys):
         "loss_dice": [(0, 1), (1, 1), (2, 1)],
     }
     assert "loss_dice_1" in plot.curves(tmp_path / "a", all_stages=True)
-    words = ["plot.py", tmp_path / "a", tmp_path / "b", "--output", tmp_path / "curves.png"]
-    monkeypatch.setattr(sys, "argv", list(map(str, words)))
+    monkeypatch.setattr(sys, "argv", ["plot.py", str(tmp_path / "a"), str(tmp_path / "b")])
     plot.main()
-    with Image.open(tmp_path / "curves.png") as image:
+    with Image.open(tmp_path / "a" / "curves.png") as image:
         assert min(image.size) > 200
     with pytest.raises(ValueError, match="log.jsonl does not exist; give the --output_dir"):
         plot.curves(tmp_path, all_stages=False)
+
+
+def test_the_curves_of_one_epoch_are_no_lone_dots(tmp_path):
+    log = RunLog(tmp_path, 0, 0)
+    for step in range(200):
+        log.scalars({"train/loss": 3 - step / 100, "train/loss_dice_1": 1.0, "train/lr": 0.1}, step)
+    log.line({"epoch": 0, "loss": 2.0, "loss_dice_1": 1.0, "score": 0.5})
+    log.flush()
+    found = plot.curves(tmp_path, all_stages=False)
+    assert found.keys() == {"loss", "score"} and found["score"] == [(0, 0.5)]
+    places, values = zip(*found["loss"], strict=True)
+    assert len(places) == plot.PARTS and 0 <= places[0] < 0.02 and 0.98 < places[-1] <= 1
+    assert values[0] == pytest.approx(3, abs=0.05) and values[-1] == pytest.approx(1, abs=0.05)
 
 
 # Before it costs anything ------------------------------------------------------------------------------------------

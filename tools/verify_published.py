@@ -35,7 +35,7 @@ from util.run.cli import run  # noqa: E402
 from util.run.device import use_device  # noqa: E402
 from util.run.parser import CommandParser
 from util.video.pictures import read_label_maps  # noqa: E402
-from util.video.visualize import SheetRow, contact_sheet  # noqa: E402
+from util.video.sheets import SheetRow, contact_sheet  # noqa: E402
 from util.weights import checkpoint  # noqa: E402
 
 VIDEOS = ("blackswan", "car-shadow")

@@ -33,6 +33,7 @@ def add_arguments(parser: CommandParser) -> None:
     parser.add_argument("--size", type=int, nargs=2, default=(360, 640), metavar=("HEIGHT", "WIDTH"))
     parser.add_argument("--device", help="cuda, cuda:1, cpu; default: a GPU when there is one")
     parser.add_argument("--repeat", type=int, default=2, help="runs after the first; the fastest counts")
+    parser.add_argument("--count", action="store_true", help="measure nothing: operations and parameters, in seconds")
     parser.add_argument("--one", help=argparse.SUPPRESS)  # measure this row in this process
     parser.note = "Further options are those of main.py, for all four models, such as --token_stride 16."
     parser.set_defaults(takes_others=True)
@@ -41,16 +42,18 @@ def add_arguments(parser: CommandParser) -> None:
 def run(args: argparse.Namespace) -> None:
     if min(args.size) < 32 or min(args.frames, args.repeat) < 1:
         raise ValueError("--size must be at least 32 both ways, --frames and --repeat at least 1")
+    if args.count and args.output_dir:
+        raise ValueError("--count measures no time, which cost.json has; give either --count or --output_dir")
     rows = {row.number: row for row in tables()[TABLE].rows}
     if args.one:
-        print(
-            json.dumps(measured(rows[args.one], args.frames, tuple(args.size), args.device, args.repeat, args.others))
-        )
+        repeat = 0 if args.count else args.repeat
+        print(json.dumps(measured(rows[args.one], args.frames, tuple(args.size), args.device, repeat, args.others)))
         return
     found, lines = {}, [HEADS]
     for number, row in progress_bar(rows.items(), desc="rows", unit="row"):
         print(f"{row.id}, {row.title} …", file=sys.stderr, flush=True)
         try:
+            parsed(training_options(row, args.others))  # refused at once, where the other process would take a while
             found[number] = in_process(number)
         except ValueError as error:
             lines.append((f"({number}) {row.title}", f"no figures: {one_line(error)}"))
@@ -74,7 +77,8 @@ def run(args: argparse.Namespace) -> None:
 def figures(cost: dict) -> list[str]:
     """What was measured of a row, as text in the order of :data:`HEADS`."""
     counted = [f"{cost['gflop']:.1f}", f"{cost['gmac']:.1f}", f"{cost['parameters'] / 1e6:.2f} M"]
-    return [*counted, f"{cost['ms']:.0f}", f"{cost['peak']:.2f}"]
+    spent = [f"{cost['ms']:.0f}", f"{cost['peak']:.2f}"] if "ms" in cost else ["–", "–"]
+    return [*counted, *spent]
 
 
 def in_process(number: str) -> dict:
@@ -93,6 +97,9 @@ def measured(
 ) -> dict:
     """Time, memory and operations of a row in this process.
 
+    Args:
+        repeat: runs after the first, of which the fastest counts; 0: time and memory are left out.
+
     Returns:
         gflop, gmac (of Linear and convolution layers), parameters, ms and peak (GiB) of one clip and one expression,
         and the machine in words.
@@ -108,7 +115,7 @@ def measured(
     args = parsed(training_options(row, others))
     vars(args).update(device=device, repeat=repeat)
     # first, because the peak is that of the process
-    spent = cost(args, args.backbone, size, frames, 1, "fp32")
+    spent = cost(args, args.backbone, size, frames, 1, "fp32") if repeat else {}
     model = build(args, [EXPRESSION])
     parameters = sum(parameter.numel() for parameter in model.parameters())
     work = count(model, frames, size)
@@ -117,7 +124,6 @@ def measured(
         "gflop": work.flops / 1e9,
         "gmac": work.layers / 1e9,
         "parameters": parameters,
-        "ms": spent["seconds"] * 1000,
-        "peak": spent["peak"],
+        **({"ms": spent["seconds"] * 1000, "peak": spent["peak"]} if spent else {}),
         "machine": f"{name}, torch {torch.__version__}",
     }
