@@ -4,6 +4,10 @@
 # come from the environment of the other scripts. If that environment is your own and has gradio, it is used itself.
 source "$(dirname "${BASH_SOURCE[0]}")/_common.sh"
 
+known_options "app.py opts.py util/options/inference.py util/options/precision.py" "$@"
+resume="$(option_value --resume "" "$@")"
+[[ -n "$resume" ]] || fail "--resume CKPT is missing; pretrained_weights/demo.safetensors is one"
+needs_file --resume "$resume"
 "$ROOT/scripts/setup.sh"
 if ! "$PYTHON" -P -c 'import importlib.util, sys; sys.exit(importlib.util.find_spec("gradio") is None)'; then
     over="$ROOT/.venv-app"

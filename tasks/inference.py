@@ -22,8 +22,10 @@ from util.files.names import inside
 from util.masks.results import RESULTS_ROOT, Results, claim_results, mask_name, read_scores
 from util.masks.submission import build_submission
 from util.options.inference import InferenceOptions
+from util.options.places import require_folder
 from util.run import dist
 from util.run.cli import INCOMPLETE
+from util.run.counts import counted
 from util.run.gaps import Gaps, named
 from util.run.log import progress_bar
 from util.video.video_result import caption
@@ -69,7 +71,7 @@ def restore(
         ValueError: the checkpoint was trained on the split, is of another model than the options say, or is damaged.
     """
     saved = models.load_checkpoint(asked.resume, asked.model)
-    model, trained = models.restore_model(saved, asked.resume), saved["options"]
+    trained = saved["options"]
     # ReferFormer's scripts give this flag to every model
     meant = asked.model.keys() - OF_TRAINING - ({"with_box_refine"} if trained["model"] == "proxyformer" else set())
     if contradiction := differing(asked.model, trained, meant):
@@ -77,7 +79,8 @@ def restore(
             f"--resume {asked.resume} is another model: {contradiction}. Leave these flags out; the checkpoint knows"
         )
     split = datasets.asked_set(trained, asked, dataset_file)
-    return model, split, models.asked_settings(saved, asked, device)
+    require_folder(f"--{datasets.DATA_SETS[dataset_file].path}", split.root)
+    return models.restore_model(saved, asked.resume), split, models.asked_settings(saved, asked, device)
 
 
 def claim(
@@ -130,8 +133,9 @@ def segment_split(asked: InferenceOptions, device: torch.device, gaps: Gaps, dat
         return
     listed = {video.video_id: {"expressions": video.expressions, "frames": video.frame_names} for video in videos}
     build_submission(output_dir, output_dir / "submission.zip", listed, sizes, zip_root)
+    done = counted(len(videos), "videos")
     masks = sum(len(video.expressions) * len(video.frame_names) for video in videos)
-    print(f"{len(videos)} videos, {masks} masks: {output_dir / 'submission.zip'} is complete and in order")
+    print(f"{done}, {counted(masks, 'masks')}: {output_dir / 'submission.zip'} is complete and in order")
     if asked.visualize:
         write_overlays(videos, output_dir)
         print(f"overlays: {output_dir / 'overlays'}")

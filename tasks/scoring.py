@@ -22,6 +22,7 @@ from util.masks import box_metrics, metrics
 from util.masks.coco import Truth, fitted
 from util.masks.results import ANNOTATOR_ROOTS, RESULTS_ROOT, claim_results
 from util.run import dist
+from util.run.counts import counted
 from util.run.gaps import Gaps, Shortfall, beside, in_words
 from util.video.visualize import PREDICTED_COLOUR, painter
 
@@ -198,7 +199,8 @@ def score_frames(
     scores = score_clips(predictor, clips, truth, results, run, **how)
     if scores is None:
         return None
-    print(f"{split.name} {split.split}, {scores['samples']} samples in {len(clips)} frames:{beside(scores)}")
+    seen = f"{counted(scores['samples'], 'samples')} in {counted(len(clips), 'frames')}"
+    print(f"{split.name} {split.split}, {seen}:{beside(scores)}")
     print(metrics.table(scores))
     if "boxes" in scores:
         print(box_metrics.table(scores["boxes"]))

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
+import runpy
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -156,8 +159,59 @@ class TestSetup:
             assert str(tmp_path / "gone") in sandbox.run("setup.sh", code=2, **{variable: tmp_path / "gone"})
 
     def test_other_arguments_get_the_usage(self, sandbox):
-        for arguments in (["--help"], ["--dev", "x"]):
+        for arguments in (["--bogus"], ["--dev", "x"]):
             assert "usage: setup.sh [--dev]" in sandbox.run("setup.sh", *arguments, code=2)
+
+
+class TestBeforeSetUp:
+    """Arguments, files and folders are checked before anything is installed, with any Python that is at hand."""
+
+    @pytest.mark.parametrize(
+        ("words", "told"),
+        [
+            ("demo.sh --bogus", "demo.sh: error: there is no option --bogus"),
+            ("demo.sh --output_dir=full", "demo.sh: error: --output_dir full already holds something"),
+            ("app.sh", "app.sh: error: --resume CKPT is missing"),
+            ("app.sh --resume full/c.pth", "app.sh: error: --resume full/c.pth: there is no such file"),
+            ("app.sh --resume full/file --prot 1", "app.sh: error: there is no option --prot"),
+            ("dist_test_davis.sh out full/file", "--davis_path data/ref-davis: there is no such folder"),
+            ("dist_test_davis.sh out full/file --bogus", "there is no option --bogus"),
+            ("dist_test_jhmdb.sh out full/file --jhmdb_path gone", "--jhmdb_path gone: there is no such folder"),
+            (f"{SCRATCH} out", f"{SCRATCH}: error: --ytvos_path data/ref-youtube-vos: there is no such folder"),
+            (f"{SCRATCH} out --ytvos_path full --epoch 3", "--epoch: did you mean --epochs?"),
+            (f"{SCRATCH} out --ytvos_path full", "would start from random weights"),
+            (f"{SCRATCH} out --ytvos_path full --backbone_pretrained gone.pth", "gone.pth: there is no such file"),
+            ("dist_joint_train_ytvos.sh out --ytvos_path full", "--coco_path data/coco: there is no such folder"),
+        ],
+    )
+    def test_what_cannot_run_stops_first(self, sandbox, tmp_path, words, told):
+        (tmp_path / "full").mkdir()
+        (tmp_path / "full" / "file").touch()
+        (tmp_path / "bin" / "python3").unlink()
+        (tmp_path / "bin" / "python3").symlink_to(sys.executable)
+        script, *words = words.split()
+        assert told in sandbox.run(script, *words, cwd=tmp_path, code=2)
+        assert not sandbox.installs() and not sandbox.venv.exists() and not (tmp_path / "out").exists()
+
+    @pytest.mark.parametrize(
+        ("script", "command"), [("app.sh", "app.py"), ("dist_test_davis.sh", "inference_davis.py")]
+    )
+    def test_every_option_of_the_command_is_known(self, sandbox, script, command, monkeypatch, capsys):
+        monkeypatch.setattr("sys.argv", [command, "--help_all"])
+        with pytest.raises(SystemExit):
+            runpy.run_path(str(ROOT / command), run_name="__main__")
+        flags = set(re.findall(r"(?<![\w-])--[\w-]+", capsys.readouterr().out)) - {"--help", "--resume", "--davis_path"}
+        (sandbox.root / "c").touch()
+        (sandbox.root / "data/ref-davis").mkdir(parents=True)
+        first = ["--resume", "c"] if script == "app.sh" else ["out", "c"]
+        assert len(flags) > 10
+        sandbox.run(script, *first, *flags, PYTHON=sandbox.python)
+
+    @pytest.mark.parametrize("path", [path for path in SCRIPTS if not path.name.startswith(("_", "slurm"))])
+    def test_help_is_the_comment_at_the_top(self, sandbox, path):
+        said = sandbox.run(path.name, "--help")
+        assert path.read_text().splitlines()[1].removeprefix("# ") == said.splitlines()[0]
+        assert "source " not in said and sandbox.calls() == []
 
 
 class TestTests:
@@ -197,6 +251,7 @@ class TestApp:
     @pytest.fixture(autouse=True)
     def requirements(self, sandbox):
         (sandbox.root / "requirements-app.txt").write_text("gradio==1.0\n")
+        (sandbox.root / "a b").touch()
 
     @staticmethod
     def started(sandbox, call: Call) -> bool:
@@ -212,7 +267,7 @@ class TestApp:
         (app,) = sandbox.calls()
         assert self.started(sandbox, app)
         (sandbox.root / "requirements-app.txt").write_text("gradio==1.1\n")
-        sandbox.run("app.sh", PYTHON=sandbox.python, **self.LACKING)
+        sandbox.run("app.sh", "--resume", "a b", PYTHON=sandbox.python, **self.LACKING)
         assert len(sandbox.calls()) == 3
 
     def test_an_environment_with_gradio_serves_as_it_is(self, sandbox):
@@ -242,6 +297,7 @@ class TestIncompleteWork:
 
     def test_masks_of_davis_that_are_there_are_scored(self, sandbox, tmp_path):
         (tmp_path / "c.pth").touch()
+        (tmp_path / "data/ref-davis").mkdir(parents=True)
         words = ("dist_test_davis.sh", "out", "c.pth")
         sandbox.run(*words, cwd=tmp_path, PYTHON=sandbox.python, code=3, FAIL="inference_davis.py")
         assert [Path(call.args[0]).name for call in sandbox.calls()][-2:] == ["inference_davis.py", "eval_davis.py"]
@@ -369,7 +425,7 @@ class TestRecipes:
             (FINETUNE, []),
             (FINETUNE, ["out"]),
             (FINETUNE, ["out", "--lr", "1"]),
-            (FINETUNE, ["--help"]),
+            (FINETUNE, ["-x"]),
             (SCRATCH, []),
             (SCRATCH, ["--lr", "1"]),
         ],

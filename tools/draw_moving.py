@@ -44,7 +44,7 @@ STILL = 10  # a pixel that changes by less in every channel stays as it was: gra
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = CommandParser("draw_moving.py", description=__doc__.splitlines()[0])
+    parser = CommandParser("draw_moving.py", __doc__)
     parser.add_argument("--output", type=Path, default=Path("output/demo.gif"), metavar="FILE.gif")
     parser.add_argument("--device", help="default: a GPU where there is one")
     args = parser.parse_args(argv)

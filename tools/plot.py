@@ -90,7 +90,7 @@ def draw(runs: dict[str, dict[str, list[tuple[float, float]]]]) -> Figure:
 
 
 def main() -> None:
-    parser = CommandParser("plot.py", description=__doc__.splitlines()[0])
+    parser = CommandParser("plot.py", __doc__)
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="--output_dir of a run")
     parser.add_argument(
         "--output", type=Path, help="picture; PNG, PDF or SVG by its ending; default: curves.png in the first RUN"

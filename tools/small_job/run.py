@@ -1,5 +1,6 @@
 """The main job in small, from generated videos to scores and pictures, by the commands that a user would give.
-``scripts/demo.sh`` runs it.
+
+./scripts/demo.sh --quick
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from util.run.precision import amp_dtype
 
 
 def parse_args() -> argparse.Namespace:
-    parser = CommandParser("demo.sh", description=__doc__.splitlines()[0])
+    parser = CommandParser("demo.sh", __doc__)
     parser.add_argument("--output_dir", type=Path, default=Path("output/demo"), help="everything is written here")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", help="cuda, cuda:1, cpu; default: a GPU when there is one")

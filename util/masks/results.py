@@ -25,6 +25,7 @@ from util.files.reading import read_json, unfit
 from util.files.writing import UNFINISHED, atomic_path, write_json
 
 RESULTS_ROOT = "Annotations"
+RECORD = "inference.json"  # what the masks of a folder depend on
 SCORES = "scores"
 # First frame and full video of Ref-DAVIS17's first annotator, then of its second.
 ANNOTATOR_ROOTS = ("anno_0", "anno_1", "anno_2", "anno_3")
@@ -239,7 +240,7 @@ def claim_results(
 
     Args:
         results_dir: is made where it does not exist.
-        run: all that the masks depend on, as plain data; kept in ``inference.json``.
+        run: all that the masks depend on, as plain data; kept in :data:`RECORD`.
         replace: delete the masks of another run, instead of refusing. Masks of unknown origin are never deleted.
         roots: its folders that hold masks.
         asked: a digest of the frames and texts of each video. Masks of a video with another digest are deleted.
@@ -248,7 +249,7 @@ def claim_results(
         ValueError: the folder holds masks of another run, masks of unknown origin, or links among its masks: they are
             not followed, neither to write nor to delete.
     """
-    record = Path(results_dir, "inference.json")
+    record = Path(results_dir, RECORD)
     masks = [folder for root in roots if (folder := Path(results_dir, root)).is_dir()]
     found = _claimable(results_dir, masks)
     made_by = None
