@@ -1,6 +1,6 @@
 """The main job in small, from generated videos to scores and pictures, by the commands that a user would give.
 
-./scripts/demo.sh --quick
+./scripts/demo.sh --output_dir output/demo
 """
 
 from __future__ import annotations
