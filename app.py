@@ -44,12 +44,13 @@ EXAMPLE_FRAMES = 8  # as the shipped weights were trained
 EXAMPLE_FPS = 4
 ROOM = 2**31, 12  # bytes that the page's files may take, and so many of the largest uploads on top
 TIDY_SECONDS = 5  # between two looks at them
+COMMON = ("resume", "device", "amp", "not_there", "host", "port", "allow_origin", "max_megabytes", "max_seconds")
 SESSIONS = 64  # whose inputs gradio remembers
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = CommandParser("app.py", description=__doc__.splitlines()[0])
+    parser = CommandParser("app.py", __doc__, COMMON)
     add_predictor_options(parser)
     add_text_encoder(parser)
     add_not_there(parser, None)

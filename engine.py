@@ -26,7 +26,15 @@ from models.prepare import trained_norms
 from models.segmentation import Segmentation
 from util.files.names import inside
 from util.masks.coco import CATEGORY, encode_masks
-from util.masks.results import ANNOTATOR_ROOTS, holds_frames, is_complete, mask_name, write_label_png, write_mask_png
+from util.masks.results import (
+    ANNOTATOR_ROOTS,
+    holds_frames,
+    is_complete,
+    mask_name,
+    write_label_png,
+    write_mask_png,
+    write_scores,
+)
 from util.run import dist
 from util.run.daemon_threads import DaemonThreads, Stalled, take
 from util.run.gaps import Gaps
@@ -214,6 +222,8 @@ def predict_split(
             names, exp_ids = video.frame_names, list(video.expressions)
             asked = [exp_ids[e] for e in whole_groups([exp_id in todo for exp_id in exp_ids])]
             found = _segment(predictor, video, [video.expressions[e] for e in asked], following, gaps)
+            if found is not None:
+                write_scores(results_dir, video.video_id, asked, found.scores, found.there)
             for frames in chunks(len(names)) if found is not None else ():
                 masks = found.masks(frames.start, frames.stop).numpy()
                 writer.wait()
@@ -273,6 +283,9 @@ def predict_annotators(
             ]
             asked = [objects[e] for e in whole_groups([root in todo for root, _, _ in objects])]
             found = _segment(predictor, video, [text for _, _, text in asked], following, gaps)
+            if found is not None:
+                entries = [f"{root}/{number}" for root, number, _ in asked]
+                write_scores(results_dir, video.video_id, entries, found.scores, found.there)
             for frames in chunks(len(video.frame_names)) if found is not None else ():
                 maps = {}
                 for root in sorted(todo):

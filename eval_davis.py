@@ -1,6 +1,6 @@
 """Scores Ref-DAVIS17 results, always from the masks: J&F of each annotator and their mean, by both protocols.
 
-python eval_davis.py output/davis/valid --davis_path data/ref-davis
+python eval_davis.py output/davis --davis_path data/ref-davis
 
 Exit code 3: scored, but items are missing or damaged or cannot be scored; their counts stand beside the headline.
 """
@@ -14,6 +14,7 @@ from pathlib import Path
 from davis2017.command import add_strict, finish
 from davis2017.davis_protocol import PROTOCOLS, STATISTICS, Unscorable, average, score_results
 from util.run.cli import run
+from util.run.counts import counted
 from util.run.gaps import Gaps, beside
 from util.run.parser import CommandParser
 
@@ -21,7 +22,7 @@ UNSUPERVISED, SEMI_SUPERVISED = PROTOCOLS
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = CommandParser("eval_davis.py", description=__doc__.splitlines()[0])
+    parser = CommandParser("eval_davis.py", __doc__)
     results = "folder that holds anno_0 to anno_3, or one folder of <video>/<frame>.png"
     parser.add_argument("results", nargs="?", help=results)
     # ReferFormer's names of options; its scripts/dist_test_davis.sh scores the folder of one annotator after the other
@@ -136,7 +137,8 @@ def main() -> int | None:
         gaps.take(of_protocol)
     for protocol, of_protocol in scores.items():
         note = ", what the papers report" if protocol == UNSUPERVISED else ""
-        print(f"{protocol} protocol{note}: {len(videos)} videos, {of_protocol['objects']} objects, {truths[protocol]}")
+        what = f"{counted(len(videos), 'videos')}, {counted(of_protocol['objects'], 'objects')}"
+        print(f"{protocol} protocol{note}: {what}, {truths[protocol]}")
         print(table(of_protocol) + "\n")
     if left_out:
         print(left_out)

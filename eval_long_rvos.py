@@ -21,7 +21,7 @@ from util.run.gaps import Gaps
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = scoring_parser("eval_long_rvos.py", __doc__.splitlines()[0], "object of another expression of the video")
+    parser = scoring_parser("eval_long_rvos.py", __doc__, "object of another expression of the video")
     parser.add_argument("--long_rvos_path", default="data/long_rvos")
     parser.add_argument("--split", choices=("valid", "test", "train", "holdout"), default="valid")
     return parse_scoring_args(parser, argv)

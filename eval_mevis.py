@@ -24,7 +24,7 @@ from util.run.gaps import Gaps
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     other = "target of another expression of the video that means none of the same objects"
-    parser = scoring_parser("eval_mevis.py", __doc__.splitlines()[0], other)
+    parser = scoring_parser("eval_mevis.py", __doc__, other)
     parser.add_argument("--mevis_path", default="data/mevis")
     parser.add_argument("--mevis_version", type=int, choices=(1, 2), default=1, help="whose lists are read; default: 1")
     parser.add_argument(

@@ -20,7 +20,7 @@ from util.run.gaps import Gaps
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = scoring_parser("eval_ytvos.py", __doc__.splitlines()[0], "other object of the video")
+    parser = scoring_parser("eval_ytvos.py", __doc__, "other object of the video")
     parser.add_argument("--ytvos_path", default="data/ref-youtube-vos")
     parser.add_argument("--split", choices=("train", "valid", "holdout"), default="valid")
     parser.add_argument("--annotations", metavar="DIR", help="masks of valid, where not in valid/Annotations")

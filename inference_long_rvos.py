@@ -1,6 +1,6 @@
 """Segments every expression of a Long-RVOS split and packs the masks as a zip.
 
-    python inference_long_rvos.py --resume output/run/checkpoint.pth --split valid --output_dir output/run/valid
+    python inference_long_rvos.py --resume output/run/checkpoint.pth --output_dir output/run/valid
     python eval_long_rvos.py output/run/valid
 
 Videos of a minute are seen in windows; docs/inference.md says which. The checkpoint holds the options of the training,
@@ -22,7 +22,7 @@ from util.run.gaps import Gaps
 
 
 def parse_args(argv: list[str] | None = None) -> InferenceOptions:
-    parser = inference_parser("inference_long_rvos.py", __doc__.splitlines()[0], output="output/long_rvos")
+    parser = inference_parser("inference_long_rvos.py", __doc__, output="output/long_rvos", own="long_rvos_path")
     parser.add_argument("--split", choices=SPLITS, default="valid", help="all splits have masks")
     parser.add_argument("--long_rvos_path", help="default: where it was in training")
     return parse_inference_args(parser, argv)

@@ -1,8 +1,8 @@
 """Segments every expression of a MeViS split and packs the masks as a submission.
 
-    python inference_mevis.py --resume output/run/checkpoint.pth --split valid --output_dir output/run/valid
-    python inference_mevis.py --resume output/run/checkpoint.pth --split valid_u --output_dir output/run/valid_u
-    python eval_mevis.py output/run/valid_u
+    python inference_mevis.py --resume output/run/checkpoint.pth --output_dir output/run/valid
+    python inference_mevis.py --resume output/run/checkpoint.pth --split valid_u --output_dir output/u
+    python eval_mevis.py output/u
 
 With --mevis_version 2 the lists of version 2 are read; eval_mevis.py has the same option.
 
@@ -24,7 +24,7 @@ from util.run.gaps import Gaps
 
 
 def parse_args(argv: list[str] | None = None) -> InferenceOptions:
-    parser = inference_parser("inference_mevis.py", __doc__.splitlines()[0], output="output/mevis")
+    parser = inference_parser("inference_mevis.py", __doc__, output="output/mevis", own="mevis_path")
     parser.add_argument("--split", choices=SPLITS, default="valid", help="valid is for the server, valid_u has masks")
     parser.add_argument("--mevis_path", help="default: where it was in training")
     parser.add_argument("--mevis_version", type=int, choices=(1, 2), default=1, help="whose lists are read; default: 1")

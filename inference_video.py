@@ -1,8 +1,8 @@
 """Finds in a video of your own what you describe: paints it, and writes its masks.
 
-    python inference_video.py VIDEO --text "the dog on the left" --text "the man in red" --resume CKPT
+    python inference_video.py video.mp4 --text "the dog on the left" --resume output/run/checkpoint.pth
 
-VIDEO is a film (mp4, mov, webm …), a folder of frames or an image. docs/inference.md describes the result.
+The video is a film (mp4, mov, webm …), a folder of frames or an image. docs/inference.md describes the result.
 """
 
 from __future__ import annotations
@@ -18,15 +18,18 @@ from opts import PREDICTOR_OPTIONS, add_predictor_options, add_text_encoder
 from util.files.folders import new_result
 from util.options.inference import add_not_there
 from util.run import cli, dist
+from util.run.counts import counted
 from util.run.log import progress_bar
 from util.run.parser import CommandParser
 from util.samples.text import is_empty
 from util.video.own_video import FOLDER_FPS, open_video
 from util.video.video_result import MASK_FORMS, PIECES, RECORD, where_found, write_result
 
+COMMON = ("text", "resume", "output_dir", "overwrite", "masks", "every", "start", "end", "not_there", "amp", "device")
+
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = CommandParser("inference_video.py", description=__doc__.splitlines()[0])
+    parser = CommandParser("inference_video.py", __doc__, COMMON)
     parser.add_argument("video", metavar="VIDEO", help="a film, a folder of frames (in natural order), or an image")
     parser.add_argument(
         "--text", action="append", required=True, help="what to look for; give it again for each further object"
@@ -80,7 +83,7 @@ def infer(asked: argparse.Namespace, device: torch.device) -> None:
         open_video(path, asked.every, asked.start, asked.end, asked.fps) as video,
         new_result(output_dir, PIECES, asked.overwrite) as folder,
     ):
-        print(f"{path}: {len(video)} frames, {video.size[1]}x{video.size[0]}, {video.times[-1]:.2f} s")
+        print(f"{path}: {counted(len(video), 'frames')}, {video.size[1]}x{video.size[0]}, {video.times[-1]:.2f} s")
         predictor = load(asked, device)
         with progress_bar(total=len(video), desc="segment", unit="frame") as bar:
             segmentation = predictor.segment(video, asked.text, seen=bar.update)
@@ -90,7 +93,7 @@ def infer(asked: argparse.Namespace, device: torch.device) -> None:
             print(f"{score:.2f}  {text}: {where_found(there, count, len(video))}")
         print(predictor.scores_mean)
         if video.damaged:
-            print(f"{video.damaged} frames of {path} are damaged; the frame before stands in for each")
+            print(f"{path}: {counted(video.damaged, 'damaged frames')}; the frame before stands in for each")
     for piece in PIECES:
         if (output_dir / piece).exists():
             print(output_dir / piece)

@@ -1,6 +1,6 @@
 """Segments every expression of a Ref-YouTube-VOS split and packs the masks as a submission.
 
-    python inference_ytvos.py --resume output/run/checkpoint.pth --split valid --output_dir output/run/valid
+    python inference_ytvos.py --resume output/run/checkpoint.pth --output_dir output/run/valid
 
 The checkpoint holds the options of the training, so none of them are given here. An interrupted run goes on where it
 stopped. Videos that cannot be read are named and left out, and the exit code is 3; once their files are restored, the
@@ -21,7 +21,7 @@ from util.run.gaps import Gaps
 
 
 def parse_args(argv: list[str] | None = None) -> InferenceOptions:
-    parser = inference_parser("inference_ytvos.py", __doc__.splitlines()[0], output="output/ytvos")
+    parser = inference_parser("inference_ytvos.py", __doc__, output="output/ytvos", own="ytvos_path")
     parser.add_argument("--split", choices=SPLITS, default="valid")
     parser.add_argument("--ytvos_path", help="default: where it was in training")
     return parse_inference_args(parser, argv)

@@ -32,6 +32,7 @@ from tasks import plan
 from tasks.resuming import check_state, clips_grouped, global_batch, micro_batches, promise
 from tasks.scoring import score_split, texts_to_score
 from tasks.training import Parts, RunSettings, Trainer
+from util.options.places import require_data, require_weights
 from util.options.presets import recipe
 from util.options.start import departure, require_start
 from util.run import cli, dist
@@ -102,6 +103,9 @@ def main() -> int | None:
     args = parse_train_args()
     with dist.joined(args.device, args.rank_timeout, args.collective_timeout) as device:
         args, saved = restore_options(args)
+        require_data(args)
+        if not saved:
+            require_weights(args)
         torch.manual_seed(args.seed + dist.rank())
         if args.eval:
             refuse_other_model(args, saved["options"])

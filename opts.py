@@ -118,7 +118,7 @@ def add_train_options(parser: argparse.ArgumentParser) -> None:
         type=positive_int,
         help="clips per step on all ranks together; gradients are accumulated until a step has so many",
     )
-    group.add_argument("--lr", type=non_negative_float, default=1e-4)
+    group.add_argument("--lr", type=non_negative_float, default=1e-4, help="learning rate; default: 1e-4")
     group.add_argument("--lr_backbone", type=non_negative_float, default=5e-5)
     group.add_argument("--lr_text_encoder", type=non_negative_float, default=1e-5)
     group.add_argument("--lr_schedule", choices=("step", "cosine"), default="step")
@@ -159,7 +159,7 @@ def add_train_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--dry_run",
         action="store_true",
-        help="build everything, take a step on clips of each shape, print the plan, and end",
+        help="print the plan and its cost, and end; builds everything, and takes a step on clips of each shape",
     )
     add_start_options(group)
     group.add_argument(
@@ -197,8 +197,8 @@ def add_train_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--eval_split",
         metavar="SPLIT",
-        help="holdout (the default with --holdout), or ytvos, davis, joint: valid; mevis, mevis_v2: valid_u; "
-        "long_rvos: valid, test; a2d, jhmdb: test; refcoco and refcoco+: val, testA, testB; refcocog: val, test",
+        help="what to score; holdout (the default with --holdout), or ytvos, davis, joint: valid; mevis, mevis_v2: "
+        "valid_u; long_rvos: valid, test; a2d, jhmdb: test; refcoco, refcoco+: val, testA, testB; refcocog: val, test",
     )
     group.add_argument("--allow_trained", action="store_true", help="also score videos of the training")
     group.add_argument("--strict", action="store_true", help="with --eval: a damaged or missing file is an error")
@@ -247,13 +247,14 @@ def add_predictor_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--long_text", **KINDS["long_text"].argument(), default="shorten", help=LONG_TEXT_HELP)
 
 
-def inference_parser(program: str, description: str, output: str) -> argparse.ArgumentParser:
+def inference_parser(program: str, about: str, output: str, own: str) -> argparse.ArgumentParser:
     """A parser with the options that all inference scripts share; each script adds its own.
 
     Args:
-        output: default of ``--output_dir``.
+        about: the docstring of the script; output: default of ``--output_dir``; own: name of the option with the folder
+            of the data set.
     """
-    parser = CommandParser(program, description=description)
+    parser = CommandParser(program, about, (own, *COMMON_AT_INFERENCE))
     add_predictor_options(parser)
     parser.add_argument("--output_dir", default=output, help="folder for the masks")
     parser.add_argument(
@@ -279,12 +280,49 @@ def parse_inference_args(parser: argparse.ArgumentParser, argv: list[str] | None
     return inference_options(parser.parse_args(without_referformer_flags(parser, argv)), model_options())
 
 
+# what main.py --help shows
+COMMON = (
+    "preset",
+    "output_dir",
+    "dataset_file",
+    "ytvos_path",
+    "backbone",
+    "backbone_pretrained",
+    "pretrained_weights",
+    "random_backbone",
+    "epochs",
+    "batch_size",
+    "lr",
+    "dry_run",
+    "resume",
+    "eval",
+    "eval_split",
+)
+# and those of the inference scripts
+COMMON_AT_INFERENCE = (
+    "resume",
+    "split",
+    "output_dir",
+    "eval_size",
+    "amp",
+    "device",
+    "visualize",
+    "overwrite",
+    "strict",
+)
+
+
 def train_parser() -> argparse.ArgumentParser:
     """The parser of ``main.py``."""
     parser = CommandParser(
         "main.py",
-        usage="%(prog)s [options]; --help lists them",  # listing all options before an error would take sixty lines
-        description="Train ProxyFormer, or score a checkpoint with --eval.",
+        """Trains ProxyFormer, or scores a checkpoint with --eval.
+
+    python main.py --preset scratch --random_backbone --output_dir output/run
+    python main.py --eval --eval_split valid --resume output/run/checkpoint.pth
+        """,
+        COMMON,
+        note="docs/train.md has the recipes, and how to start it on several GPUs.",
     )
     parser.add_argument("--preset", choices=sorted(PRESETS), help="defaults of a recipe of docs/train.md")
     for add in (add_run_options, add_data_options, add_model_options, add_loss_options, add_train_options):

@@ -18,6 +18,7 @@ from util.files.names import inside, name_fault
 from util.files.reading import read_json, shown
 from util.masks.rle import count_unusable, decode, parse, require_size
 from util.run import dist
+from util.run.counts import counted
 from util.run.gaps import Gaps
 from util.samples.text import is_empty
 from util.video.pictures import read_frames, turned
@@ -240,7 +241,8 @@ def _tell_dropped(source: Path, sentences_of: dict[int, list[Sentence]]) -> None
     objects = {s.object_id: s.segmentation for sentences in sentences_of.values() for s in sentences}
     dropped = sum(count_unusable(segmentation) for segmentation in objects.values())
     if dropped and dist.is_main():
-        print(f"{source}: {dropped} pieces of polygons are no area of at least three corners and are not used")
+        what = "pieces of polygons are no area of at least three corners and are not used"
+        print(f"{source}: {counted(dropped, what)}")
 
 
 def train_videos(root: Path, name: str, binary: bool) -> list[CocoImage]:

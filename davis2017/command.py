@@ -21,13 +21,14 @@ def add_strict(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def scoring_parser(program: str, description: str, other: str) -> argparse.ArgumentParser:
+def scoring_parser(program: str, about: str, other: str) -> argparse.ArgumentParser:
     """A parser with the options of all scripts that score masks; each script adds its own.
 
     Args:
+        about: the docstring of the script.
         other: words for the objects with which ``--against other`` compares.
     """
-    parser = CommandParser(program, description=description)
+    parser = CommandParser(program, about)
     parser.add_argument("results", help="folder that inference wrote, or submission.zip")
     parser.add_argument("--holdout", type=int, default=0, metavar="N", help="training videos in the hold-out")
     parser.add_argument(

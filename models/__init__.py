@@ -21,6 +21,7 @@ from models.network import Network
 from models.predictor import Predictor, PredictorSettings
 from models.proxyformer import ProxyFormer
 from models.published import LIMIT_OF_FRAMES, NO_LIMIT, as_checkpoint, is_published
+from models.reading import look_inside
 from models.referformer import ReferFormer
 from models.start import by_part, load_pretrained_model
 from models.text_description import read_description
@@ -53,6 +54,7 @@ __all__ = [
     "load_predictor",
     "load_pretrained_model",
     "load_with_options",
+    "look_inside",
     "predictor_settings",
     "prepare_model",
     "restore_model",

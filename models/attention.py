@@ -5,6 +5,8 @@ Shapes: g independent groups, q queries and k keys in each, c channels.
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -61,10 +63,42 @@ class Attention(nn.Module):
         Returns:
             ``[g, q, c]``.
         """
-        query = self.query(x if x_position is None else x + x_position)
-        key = self.key(context if context_position is None else context + context_position)
-        value = self.value(context)
-        query, key, value = (rearrange(a, "g n (h d) -> g h n d", h=self.heads) for a in (query, key, value))
+        query, key, mask, some = self._compared(x, context, x_position, context_position, context_valid, distances)
+        value = self._heads(self.value(context))
+        read = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        if some is not None:
+            read = read * some
+        read = self.out(rearrange(read, "g h n d -> g n (h d)"))
+        return self.norm(x + self.dropout(read))
+
+    def weights(self, x: Tensor, context: Tensor, **how: Tensor | None) -> Tensor:
+        """How much each query reads of each key in :meth:`forward` with the same arguments, which never holds these
+        numbers.
+
+        Returns:
+            float32 ``[g, heads, q, k]``; a query's numbers add up to 1, or are 0 where no key is valid.
+        """
+        query, key, mask, some = self._compared(x, context, **how)
+        with torch.autocast(query.device.type, enabled=False):
+            scores = query.float() @ key.float().transpose(-1, -2) / math.sqrt(query.shape[-1])
+        if mask is not None:
+            scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
+        read = scores.softmax(-1)
+        return read if some is None else read * some
+
+    def _compared(
+        self,
+        x: Tensor,
+        context: Tensor,
+        x_position: Tensor | None = None,
+        context_position: Tensor | None = None,
+        context_valid: Tensor | None = None,
+        distances: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+        """Queries and keys ``[g, heads, n, c / heads]``, the mask or the biases of their scores, and which groups have
+        a valid key, ``[g, 1, 1, 1]``; the last two may be None."""
+        query = self._heads(self.query(x if x_position is None else x + x_position))
+        key = self._heads(self.key(context if context_position is None else context + context_position))
         mask = some = None
         if context_valid is not None:
             some = context_valid.any(dim=1)[:, None, None, None]
@@ -73,11 +107,10 @@ class Attention(nn.Module):
         if distances is not None:
             bias = self.distance_bias[:, distances].to(query.dtype)[None]
             mask = bias if mask is None else bias.masked_fill(~mask, -torch.inf)
-        read = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
-        if some is not None:
-            read = read * some
-        read = self.out(rearrange(read, "g h n d -> g n (h d)"))
-        return self.norm(x + self.dropout(read))
+        return query, key, mask, some
+
+    def _heads(self, x: Tensor) -> Tensor:
+        return rearrange(x, "g n (h d) -> g h n d", h=self.heads)
 
 
 class FeedForward(nn.Module):

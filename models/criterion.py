@@ -5,7 +5,7 @@ Shapes: b samples, t frames, q queries, n target instances, k classes, h w mask 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -124,6 +124,15 @@ class Criterion:
                 loss = loss + self.jsc_weight * jsc
                 terms["loss_jsc"] = jsc.detach()
         return loss, terms
+
+    def shares(self, terms: Mapping[str, float]) -> dict[str, float]:
+        """What each kind of term adds to the loss, weighted and over all stages, from terms as this gives them."""
+        shares: dict[str, float] = {}
+        for name, value in terms.items():
+            kind = name.split("_")[1]
+            weight = self.jsc_weight if kind == "jsc" else getattr(self.weights, kind)
+            shares[kind] = shares.get(kind, 0.0) + weight * value
+        return shares
 
     def supervised(self, batch: Batch, size: tuple[int, int]) -> Tensor:
         """float ``[b, t, 1, h, w]``: 1 on the real pixels of annotated frames."""

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import torch
 import transformers
+from huggingface_hub import HfApi, try_to_load_from_cache
+from huggingface_hub.errors import HfHubHTTPError
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoTokenizer, RobertaConfig, RobertaModel
@@ -24,6 +26,7 @@ from util.samples.text import in_form, shortened
 from util.weights import checkpoint
 
 LONG_TEXT = ("shorten", "refuse")  # ways to treat a text of more tokens than the encoder takes
+HUB_SECONDS = 10  # until a hub that does not answer is taken for one that cannot be reached
 _NAMED, _REFUSED = 20, 5  # how many such texts warnings name, and how many an error names
 
 
@@ -98,10 +101,13 @@ class TextEncoder(nn.Module):
     def _published(
         name: str, *, pooler: bool = False, weights: bool = True
     ) -> tuple[RobertaConfig, Tokenizer, RobertaModel | None]:
-        local, model, loading = Path(name).is_dir(), None, {"missing_keys": ()}
-        if not local and (name.startswith((".", "/", "~")) or name.count("/") > 1):
+        folder, model, loading = Path(name).is_dir(), None, {"missing_keys": ()}
+        if not folder and (name.startswith((".", "/", "~")) or name.count("/") > 1):
             raise ValueError(f"--text_encoder {name}: there is no such directory, and no such checkpoint")
         try:
+            if not (local := folder or _in_cache(name, weights)):
+                # asked once: transformers would ask six times for each file, for half a minute, and print each time
+                _ask_hub(name)
             found = AutoConfig.from_pretrained(name, local_files_only=local, trust_remote_code=False)
             tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=local, trust_remote_code=False)
             config = read_config(found.to_dict()) if found.model_type == "roberta" else found
@@ -116,7 +122,7 @@ class TextEncoder(nn.Module):
             cause = " ".join(line.strip() for line in lines[: 1 + lines[0].endswith(":")])
             mend = (
                 "the directory needs config.json, model.safetensors and the tokenizer's files"
-                if local
+                if folder
                 else "if this machine is offline, fetch it once elsewhere (AutoModel and AutoTokenizer "
                 ".from_pretrained(NAME) then .save_pretrained(DIR)) and give the directory; "
                 "tools/make_tiny_text_encoder.py makes a small one for trials"
@@ -255,6 +261,23 @@ class TextEncoder(nn.Module):
 
     def train(self, mode: bool = True) -> TextEncoder:
         return super().train(mode and not self.frozen)
+
+
+def _in_cache(name: str, weights: bool) -> bool:
+    """Whether the hub's cache on this machine has the encoder of this name, so that no network is needed."""
+    parts = [("config.json",), ("tokenizer.json", "vocab.json")]
+    parts += [("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")] * weights
+    return all(any(isinstance(try_to_load_from_cache(name, file), str) for file in files) for files in parts)
+
+
+def _ask_hub(name: str) -> None:
+    """Raises OSError where no hub answers; what a hub has to say against a name, transformers tells."""
+    try:
+        HfApi().model_info(name, timeout=HUB_SECONDS)
+    except HfHubHTTPError:
+        return
+    except Exception as error:  # of the client's transport, which differs between versions
+        raise OSError(f"the Hugging Face hub cannot be reached ({error})") from error
 
 
 # transformers would show a progress bar for reading a single file

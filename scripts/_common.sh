@@ -8,6 +8,12 @@ fail() {
     exit 2
 }
 
+# --help: the comment at the top of a script says how it is used.
+if [[ "${1:-}" == --help || "${1:-}" == -h ]]; then
+    sed -n '2,/^[^#]/{s/^# \{0,1\}//p}' "$0"
+    exit
+fi
+
 # An active environment of the user comes before .venv. On many machines conda's "base" is active in every shell without
 # being chosen, so it is skipped; PYTHON=python takes it.
 if [[ -n "${PYTHON:-}" ]]; then
@@ -25,12 +31,32 @@ else
     fi
 fi
 
-# Sets PROCESSES (of this node) and NNODES from GPUS (of all nodes), GPUS_PER_NODE, NNODES and the GPUs of this node.
-count_processes() {
+# version_of PYTHON: prints its version, as 3.11.7; fails if it does not run.
+version_of() { "$1" -I -S -c 'import sys; print("%d.%d.%d" % sys.version_info[:3])' 2>/dev/null; }
+recent() { [[ "$1" =~ ^3\.([0-9]+)\. ]] && ((BASH_REMATCH[1] >= 11)); }
+
+# recent_python [PYTHON]: prints the first that is recent enough, of PYTHON and those on the PATH; fails if none is.
+recent_python() {
+    local name version
+    for name in "$@" python3 python3.14 python3.13 python3.12 python3.11; do
+        if version="$(version_of "$name")" && recent "$version"; then
+            echo "$name"
+            return
+        fi
+    done
+    return 1
+}
+
+# check_numbers: fails if a variable of the environment that has to be a number is none.
+check_numbers() {
     local name
     for name in GPUS GPUS_PER_NODE NNODES NODE_RANK PORT MAX_RESTARTS; do
         [[ "${!name:-0}" =~ ^(0|[1-9][0-9]*)$ ]] || fail "$name=${!name} is not a number"
     done
+}
+
+# Sets PROCESSES (of this node) and NNODES from GPUS (of all nodes), GPUS_PER_NODE, NNODES and the GPUs of this node.
+count_processes() {
     NNODES="${NNODES:-1}"
     ((NNODES > 0)) || fail "NNODES=0: at least one node takes part"
     if [[ -n "${GPUS_PER_NODE:-}" ]]; then
@@ -99,8 +125,47 @@ needs_file() {
     [[ -f "$2" || (! -e "$2" && "$2" =~ ^[^/.]+/[^/.]+$) ]] || fail "$1 $2: there is no such file; see pretrained_weights/README.md"
 }
 
-# prepare: runs setup.sh and sets how many processes to start.
+# option_value NAME DEFAULT "$@": prints the value that an option has among the arguments.
+option_value() {
+    local name="$1" value="$2"
+    shift 2
+    while (($#)); do
+        case "$1" in
+            "$name") value="${2:-}" ;;
+            "$name="*) value="${1#*=}" ;;
+        esac
+        shift
+    done
+    echo "$value"
+}
+
+# known_options "FILES" "$@": fails for an option that none of these files of the repository names in its code.
+known_options() {
+    local files="util/run/parser.py $1" word name
+    shift
+    for word in "$@"; do
+        [[ "$word" =~ ^--(no-)?([[:alnum:]_-]+) ]] || continue
+        name="${BASH_REMATCH[2]}"
+        # shellcheck disable=SC2086
+        (cd "$ROOT" && grep -qE "\"(--)?$name\"" $files) || fail "there is no option ${word%%=*}; see $PROGRAM --help"
+    done
+}
+
+# check_options [options of main.py]: fails where main.py could not start with them; needs no packages.
+check_options() {
+    local python said
+    python="$(recent_python "$PYTHON")" || return 0 # setup.sh says what is needed
+    said="$("$python" -P -S "$ROOT/scripts/check_options.py" "$PROGRAM" "$@" 2>&1)" || {
+        echo "$said" >&2
+        exit 2
+    }
+}
+
+# prepare [OUTPUT_DIR, options of main.py]: checks what train will be given, runs setup.sh, and sets how many processes to
+# start.
 prepare() {
+    check_numbers
+    (($# == 0)) || check_options --resume auto "${@:2}" --output_dir "$1"
     "$ROOT/scripts/setup.sh"
     count_processes
 }

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Trains on Ref-YouTube-VOS together with pseudo-videos of RefCOCO, RefCOCO+ and RefCOCOg (12 epochs, lr drops after 8
 # and 10, text encoder frozen), then writes the submission of the validation videos.
+#   scripts/dist_joint_train_ytvos.sh output/run --backbone_pretrained pretrained_weights/swin3d_t-7615ae03.pth
 # Environment: GPUS, GPUS_PER_NODE and PORT as in ReferFormer (default: all GPUs); for several nodes also NNODES,
 # NODE_RANK and MASTER_ADDR. Given again, the same command continues a run that was stopped.
 source "$(dirname "${BASH_SOURCE[0]}")/_common.sh"
@@ -8,6 +9,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/_common.sh"
 arguments OUTPUT_DIR "--backbone_pretrained FILE [options of main.py]" "$@"
 output_dir="$1"
 shift
-prepare
-train "$output_dir" --preset joint "$@"
+set -- "$output_dir" --preset joint "$@"
+prepare "$@"
+train "$@"
 submit "$output_dir" inference_ytvos.py

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Segments the validation videos of Ref-DAVIS17 with a checkpoint of Ref-YouTube-VOS, for each of the four annotators,
 # and scores them; the scores are also in OUTPUT_DIR/valid/scores.json.
+#   scripts/dist_test_davis.sh output/run output/ytvos/checkpoint.pth
 # Environment: GPUS, GPUS_PER_NODE and PORT as in ReferFormer (default: all GPUs); for several nodes also NNODES,
 # NODE_RANK and MASTER_ADDR.
 source "$(dirname "${BASH_SOURCE[0]}")/_common.sh"
@@ -9,14 +10,10 @@ arguments "OUTPUT_DIR CHECKPOINT" "[options of inference_davis.py]" "$@"
 output_dir="$1" checkpoint="$2"
 shift 2
 needs_file CHECKPOINT "$checkpoint"
-davis_path=data/ref-davis
-words=("$@")
-for ((i = 0; i < $#; i++)); do
-    case "${words[i]}" in
-        --davis_path) davis_path="${words[i + 1]:-}" ;;
-        --davis_path=*) davis_path="${words[i]#*=}" ;;
-    esac
-done
+known_options "inference_davis.py opts.py $(cd "$ROOT" && echo util/options/*.py)" "$@"
+davis_path="$(option_value --davis_path data/ref-davis "$@")"
+[[ -d "$davis_path" ]] || fail "--davis_path $davis_path: there is no such folder; see docs/data.md, Ref-DAVIS17"
 prepare
-tolerate launch inference_davis.py --resume "$checkpoint" "$@" --split valid --output_dir "$output_dir" --overwrite
-"$PYTHON" "$ROOT/eval_davis.py" "$output_dir/valid" --davis_path "$davis_path" --json "$output_dir/valid/scores.json"
+masks="$output_dir/valid"
+tolerate launch inference_davis.py --resume "$checkpoint" "$@" --split valid --output_dir "$masks" --overwrite
+"$PYTHON" "$ROOT/eval_davis.py" "$masks" --davis_path "$davis_path" --json "$masks/scores.json"

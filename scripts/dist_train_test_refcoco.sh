@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Trains on the images of one of RefCOCO, RefCOCO+ and RefCOCOg (12 epochs, lr drops after 8 and 10, two images a GPU,
 # text encoder trained), then scores the set's other splits.
+#   scripts/dist_train_test_refcoco.sh output/run refcoco --backbone_pretrained pretrained_weights/swin3d_t-7615ae03.pth
 # Environment: GPUS, GPUS_PER_NODE and PORT as in ReferFormer (default: all GPUs); for several nodes also NNODES,
 # NODE_RANK and MASTER_ADDR. Given again, the same command continues a run that was stopped.
 source "$(dirname "${BASH_SOURCE[0]}")/_common.sh"
@@ -13,6 +14,7 @@ case "$set" in
     refcocog) splits=(val test) ;;
     *) fail "SET $set: there is no such set; choose refcoco, refcoco+ or refcocog" ;;
 esac
-prepare
-train "$output_dir" --preset pretrain --dataset_file "$set" "$@"
+set -- "$output_dir" --preset pretrain --dataset_file "$set" "$@"
+prepare "$@"
+train "$@"
 score "$output_dir" "${splits[@]}"

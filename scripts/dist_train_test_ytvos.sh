@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Fine-tunes on Ref-YouTube-VOS from pretrained weights (6 epochs, lr drops after 3 and 5, text encoder frozen), then
 # writes the submission of the validation videos.
+#   scripts/dist_train_test_ytvos.sh output/run output/pretrain/checkpoint.pth
 # Environment: GPUS, GPUS_PER_NODE and PORT as in ReferFormer (default: all GPUs); for several nodes also NNODES,
 # NODE_RANK and MASTER_ADDR. Given again, the same command continues a run that was stopped.
 source "$(dirname "${BASH_SOURCE[0]}")/_common.sh"
@@ -9,6 +10,7 @@ arguments "OUTPUT_DIR PRETRAINED_WEIGHTS" "[options of main.py]" "$@"
 output_dir="$1" weights="$2"
 shift 2
 needs_file PRETRAINED_WEIGHTS "$weights"
-prepare
-train "$output_dir" --preset finetune --pretrained_weights "$weights" "$@"
+set -- "$output_dir" --preset finetune --pretrained_weights "$weights" "$@"
+prepare "$@"
+train "$@"
 submit "$output_dir" inference_ytvos.py

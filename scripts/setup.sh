@@ -13,10 +13,6 @@ case "$#,${1:-}" in
         ;;
 esac
 
-# version_of PYTHON: prints its version, as 3.11.7; fails if it does not run.
-version_of() { "$1" -I -S -c 'import sys; print("%d.%d.%d" % sys.version_info[:3])' 2>/dev/null; }
-recent() { [[ "$1" =~ ^3\.([0-9]+)\. ]] && ((BASH_REMATCH[1] >= 11)); }
-
 venv="$ROOT/.venv"
 lock="$venv/setup.lock" # also marks a .venv that this script made; any other .venv is never changed
 if [[ "$PYTHON" != "$venv/bin/python" || (-e "$venv/pyvenv.cfg" && ! -e "$lock") ]]; then
@@ -60,16 +56,9 @@ fi
 if ! current; then
     rm -f "$stamp"
     if ! recent "$version" || ! "$PYTHON" -m pip --version >/dev/null 2>&1; then
-        base=""
-        for name in python3 python3.14 python3.13 python3.12 python3.11; do
-            version="$(version_of "$name")" || continue
-            if recent "$version"; then
-                base="$name"
-                break
-            fi
-        done
-        [[ -n "$base" ]] || fail "Python 3.11 or newer is needed and not on the PATH (python3 is" \
+        base="$(recent_python)" || fail "Python 3.11 or newer is needed and not on the PATH (python3 is" \
             "$(version_of python3 || echo missing)); install one, or give it with PYTHON=/path/to/python"
+        version="$(version_of "$base")"
         "$base" -c 'import ensurepip, venv' 2>/dev/null || fail "$base cannot make a virtual environment;" \
             "on Debian or Ubuntu: sudo apt install python${version%.*}-venv"
         echo "making .venv with Python $version"

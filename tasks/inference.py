@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,14 +19,17 @@ from models import Network, PredictorSettings
 from opts import OF_TRAINING, differing
 from tasks.scoring import record
 from util.files.names import inside
-from util.masks.results import RESULTS_ROOT, Results, claim_results, mask_name
+from util.masks.results import RESULTS_ROOT, Results, claim_results, mask_name, read_scores
 from util.masks.submission import build_submission
 from util.options.inference import InferenceOptions
+from util.options.places import require_folder
 from util.run import dist
 from util.run.cli import INCOMPLETE
+from util.run.counts import counted
 from util.run.gaps import Gaps, named
 from util.run.log import progress_bar
-from util.video.visualize import PALETTE, overlay, write_video
+from util.video.video_result import caption
+from util.video.visualize import distinct_colours, painter, write_video
 from util.weights import checkpoint
 
 OVERLAY_FPS = 6
@@ -68,7 +71,7 @@ def restore(
         ValueError: the checkpoint was trained on the split, is of another model than the options say, or is damaged.
     """
     saved = models.load_checkpoint(asked.resume, asked.model)
-    model, trained = models.restore_model(saved, asked.resume), saved["options"]
+    trained = saved["options"]
     # ReferFormer's scripts give this flag to every model
     meant = asked.model.keys() - OF_TRAINING - ({"with_box_refine"} if trained["model"] == "proxyformer" else set())
     if contradiction := differing(asked.model, trained, meant):
@@ -76,7 +79,8 @@ def restore(
             f"--resume {asked.resume} is another model: {contradiction}. Leave these flags out; the checkpoint knows"
         )
     split = datasets.asked_set(trained, asked, dataset_file)
-    return model, split, models.asked_settings(saved, asked, device)
+    require_folder(f"--{datasets.DATA_SETS[dataset_file].path}", split.root)
+    return models.restore_model(saved, asked.resume), split, models.asked_settings(saved, asked, device)
 
 
 def claim(
@@ -129,8 +133,9 @@ def segment_split(asked: InferenceOptions, device: torch.device, gaps: Gaps, dat
         return
     listed = {video.video_id: {"expressions": video.expressions, "frames": video.frame_names} for video in videos}
     build_submission(output_dir, output_dir / "submission.zip", listed, sizes, zip_root)
+    done = counted(len(videos), "videos")
     masks = sum(len(video.expressions) * len(video.frame_names) for video in videos)
-    print(f"{len(videos)} videos, {masks} masks: {output_dir / 'submission.zip'} is complete and in order")
+    print(f"{done}, {counted(masks, 'masks')}: {output_dir / 'submission.zip'} is complete and in order")
     if asked.visualize:
         write_overlays(videos, output_dir)
         print(f"overlays: {output_dir / 'overlays'}")
@@ -140,19 +145,32 @@ def write_overlays(videos: VideoSet, output_dir: Path) -> None:
     """An mp4 for each expression, ``overlays/<video>/<exp_id>.mp4``, from the masks in ``output_dir``."""
     with Results(output_dir) as results:
         for video in progress_bar(videos, desc="overlays", unit="video"):
-            for exp_id in video.expressions:
+            scores = read_scores(output_dir, video.video_id)
+            for exp_id, text in video.expressions.items():
 
                 def mask(frame: str, vid: str = video.video_id, eid: str = exp_id) -> np.ndarray:
                     return np.asarray(results.image(mask_name(vid, eid, frame)))[None] > 0
 
-                write_overlay(inside(output_dir / "overlays", video.video_id, f"{exp_id}.mp4"), video, mask)
+                path = inside(output_dir / "overlays", video.video_id, f"{exp_id}.mp4")
+                write_overlay(path, video, [captioned(text, scores.get(exp_id))], mask)
 
 
-def write_overlay(path: Path, video: VideoEntry, masks: Callable[[str], np.ndarray]) -> None:
-    """Writes an mp4 of a video with masks painted over: ``masks`` gives bool ``[n, H, W]`` for the name of a frame."""
+def captioned(text: str, answer: Mapping | None) -> str:
+    """An expression with its answer of :func:`util.masks.results.read_scores`, if that was kept."""
+    return caption(text, **answer) if answer else text
+
+
+def write_overlay(path: Path, video: VideoEntry, captions: Sequence[str], masks: Callable[[str], np.ndarray]) -> None:
+    """Writes an mp4 of a video with masks painted over and their captions above.
+
+    Args:
+        captions: of ``n`` objects.
+        masks: gives bool ``[n, H, W]`` for the name of a frame.
+    """
+    paint = painter(captions, distinct_colours(len(captions)))
 
     def frames() -> Iterator[np.ndarray]:
         for i, name in enumerate(video.frame_names):
-            yield overlay(video.read([i])[0].permute(1, 2, 0).numpy(), masks(name), PALETTE)
+            yield paint(video.read([i])[0].permute(1, 2, 0).numpy(), masks(name))
 
     write_video(path, frames(), OVERLAY_FPS)

@@ -25,7 +25,7 @@ from models.segmentation import Segmentation
 from tasks.limits import LABELS, Limits, part_of
 from util.video.own_video import OwnVideo, open_video
 from util.video.video_result import RECORD, where_found, write_result
-from util.video.visualize import distinct_colours, overlay
+from util.video.visualize import distinct_colours, enlarged, overlay
 
 KEPT_JOBS = 8
 LOOKS_OF_ONE = 2  # steps through frames that one visitor may have in hand: one is painted, one waits
@@ -69,7 +69,7 @@ class Job:
         return len(self._video)
 
     def frame(self, position: int, shown: list[int] | None = None) -> np.ndarray:
-        """A frame with masks painted over, uint8 ``[H, W, 3]``.
+        """A frame, enlarged where it is small, with masks painted over, uint8 ``[h, w, 3]``.
 
         Args:
             position: from 0.
@@ -98,7 +98,7 @@ class Job:
             for mask, e in zip(masks, chosen, strict=True):
                 with Image.open(self._masks[e] / name) as image:
                     mask[:] = np.asarray(image) > 0
-        return overlay(frame, masks, [colours[e] for e in chosen])
+        return overlay(*enlarged(frame, masks), [colours[e] for e in chosen])
 
     def legend(self) -> str:
         """A table as HTML: colour, expression, score, and in how many frames something was found."""

@@ -9,10 +9,12 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
+from datasets import refcoco
 from datasets.collate import collate
 from datasets.samplers import ClipRequest
 from tasks.training import Trainer
 from util.run import dist
+from util.run.counts import counted
 from util.run.memory import peak_bytes
 from util.run.precision import in_words
 from util.samples.structures import Batch
@@ -51,9 +53,10 @@ def describe(trainer: Trainer, departure: str | None = None) -> None:
         print(departure)
     at_once = batch_size * world
     print(
-        f"{settings.epochs} epochs of {trainer.steps} steps; a step takes {at_once * accumulate} clips of "
-        f"{dataset.num_frames} frames ({batch_size} x {world} ranks x {accumulate} micro-batches), up to "
-        f"{dataset.expressions_per_clip} expressions each"
+        f"{counted(settings.epochs, 'epochs')} of {counted(trainer.steps, 'steps')}; a step takes "
+        f"{counted(at_once * accumulate, 'clips')} of {counted(dataset.num_frames, 'frames')} ({batch_size} x "
+        f"{counted(world, 'ranks')} x {counted(accumulate, 'micro-batches', 'micro-batch')}), up to "
+        f"{counted(dataset.expressions_per_clip, 'expressions')} each"
     )
     print("clips of an epoch: " + ", ".join(f"{name} {count}" for name, count in trainer.loader.clips.items()))
     if dataset.absent:
@@ -63,16 +66,36 @@ def describe(trainer: Trainer, departure: str | None = None) -> None:
     if trainer.steps_done:
         place = f"after step {trainer.step} of epoch {trainer.epoch}"
         print(f"going on from {settings.resume}, {place}, {settings.promise}")
+    if getattr(trainer.model, "semantics", None) and at_once * dataset.expressions_per_clip > 1 and accumulate > 1:
+        print(f"the negatives of the JSC loss come from one micro-batch of all ranks, {counted(at_once, 'clips')}")
+    for warning in switched_off(trainer):
+        print(f"warning: {warning}", file=sys.stderr)
+    sys.stdout.flush()
+
+
+def switched_off(trainer: Trainer) -> Iterator[str]:
+    """Named parts of the method that these settings switch off without a word, each with the mend.
+
+    What an option of the ablations leaves out by its name (--jsc_target none, --no-proxy_to_video …) is not among them.
+    """
+    dataset = trainer.loader.dataset
+    at_once = trainer.loader.batch_sampler.batch_size * dist.world_size()
     if getattr(trainer.model, "semantics", None):
         if at_once * dataset.expressions_per_clip == 1:
-            print(
-                "warning: a micro-batch is one sample, so the JSC loss, the second of the method, has no negatives and "
-                "is 0; give --batch_size 2 or --expressions_per_clip 2",
-                file=sys.stderr,
+            yield (
+                "a micro-batch is one sample, so the JSC loss, the second of the method, has no negatives and is 0; "
+                "give --batch_size 2 or --expressions_per_clip 2"
             )
-        elif accumulate > 1:
-            print(f"the negatives of the JSC loss come from one micro-batch of all ranks, {at_once} clips")
-    sys.stdout.flush()
+        elif not trainer.criterion.jsc_weight:
+            yield (
+                "--jsc_loss_coef 0: the JSC loss, the second of the method, is 0; give a weight above 0, or leave the "
+                "loss out by --jsc_target none"
+            )
+    if dataset.num_frames == 1 and (videos := trainer.loader.clips.keys() - set(refcoco.SETS)):
+        yield (
+            f"--num_frames 1: a clip of {', '.join(sorted(videos))} is one frame, so the attention along time has "
+            "nothing to attend to, and motion is not learned; give --num_frames 5"
+        )
 
 
 def rehearse(trainer: Trainer) -> None:
@@ -97,7 +120,10 @@ def rehearse(trainer: Trainer) -> None:
             print(f"{shape}: {seconds[-1]:.2f} s a step, peak memory {peak:.2f} GiB", flush=True)
     if dist.is_main():
         hours = left * max(seconds) / 3600
-        print(f"{left} steps are left, at most {hours:.1f} hours of them by the slowest; loading of clips not counted")
+        print(
+            f"{counted(left, 'steps')} left, at most {hours:.1f} hours of them by the slowest; loading of clips not "
+            "counted"
+        )
 
 
 def largest_batches(trainer: Trainer) -> Iterator[Batch]:

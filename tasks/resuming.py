@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from datasets.sampling import stream
+from util.run.counts import counted
 
 NUMBERS = ("epoch", "step", "taken", "skipped")
 MOST_PROCESSES = 4096  # that a message counts up to
@@ -117,7 +118,8 @@ def micro_batches(batch_size: int, global_batch_size: int | None, world_size: in
     start = f"start one of these numbers of processes: {', '.join(able)}; or " if able else ""
     raise ValueError(
         f"--resume {resume}: a step of this run takes {global_batch_size} clips, {batch_size} of them at once in a "
-        f"process (--batch_size), and {counted(world_size)} cannot share them evenly; {start}give another --batch_size"
+        f"process (--batch_size), and {processes(world_size)} cannot share them evenly; {start}give another "
+        "--batch_size"
     )
 
 
@@ -165,10 +167,10 @@ def promise(saved: dict, now: Mapping[str, object], world_size: int, device: tor
                 "its steps see the same clips with the same state as if it had not been stopped, but some sums of CUDA "
                 "are not reproducible"
             )
-        return f"with {counted(world_size)} as before: {end}"
+        return f"with {processes(world_size)} as before: {end}"
     other = f"where {before} were" if world_size != before else f"as before, but {', '.join(changed)}"
     return (
-        f"with {counted(world_size)} {other}: its steps see the same clips as if it had not been stopped, but its "
+        f"with {processes(world_size)} {other}: its steps see the same clips as if it had not been stopped, but its "
         "weights are not the same to the last bit"
     )
 
@@ -178,5 +180,5 @@ def made_with() -> tuple[str, int]:
     return str(torch.__version__), torch.get_num_threads()
 
 
-def counted(processes: int) -> str:
-    return f"{processes} process{'es' * (processes != 1)}"
+def processes(number: int) -> str:
+    return counted(number, "processes", "process")

@@ -22,8 +22,9 @@ from util.masks import box_metrics, metrics
 from util.masks.coco import Truth, fitted
 from util.masks.results import ANNOTATOR_ROOTS, RESULTS_ROOT, claim_results
 from util.run import dist
+from util.run.counts import counted
 from util.run.gaps import Gaps, Shortfall, beside, in_words
-from util.video.visualize import PREDICTED_COLOUR, overlay, titled
+from util.video.visualize import PREDICTED_COLOUR, painter
 
 # A scoring process takes seconds to start, as long as scoring a few videos.
 VIDEOS_PER_PROCESS = 4
@@ -73,11 +74,10 @@ def pictures(split: EvalSet, predictor: Predictor) -> dict[str, np.ndarray]:
             continue
         (masks,), (score,) = predictor(frames, [text])
         shown = _spread(len(frames), min(3, len(frames)))
-        painted = [
-            overlay(frames[t].permute(1, 2, 0).numpy(), masks[t, None].numpy(), [PREDICTED_COLOUR]) for t in shown
-        ]
+        side_by_side = np.concatenate([frames[t].permute(1, 2, 0).numpy() for t in shown], axis=1)
+        found = np.concatenate([masks[t].numpy() for t in shown], axis=1)
         name = clip.clip_id if frames_only else clip.video_id
-        drawn[name] = titled(np.concatenate(painted, axis=1), f"{text} ({score:.2f})")
+        drawn[name] = painter([f"{text} ({score:.2f})"], [PREDICTED_COLOUR])(side_by_side, found[None])
     return drawn
 
 
@@ -199,7 +199,8 @@ def score_frames(
     scores = score_clips(predictor, clips, truth, results, run, **how)
     if scores is None:
         return None
-    print(f"{split.name} {split.split}, {scores['samples']} samples in {len(clips)} frames:{beside(scores)}")
+    seen = f"{counted(scores['samples'], 'samples')} in {counted(len(clips), 'frames')}"
+    print(f"{split.name} {split.split}, {seen}:{beside(scores)}")
     print(metrics.table(scores))
     if "boxes" in scores:
         print(box_metrics.table(scores["boxes"]))

@@ -25,6 +25,7 @@ from tasks import resuming
 from tasks.scoring import pictures, score_split
 from util.files.writing import atomic_path
 from util.run import dist, optim
+from util.run.counts import counted
 from util.run.gaps import Gaps
 from util.run.interrupt import Interrupted, StopRequest
 from util.run.log import RunLog, progress_bar
@@ -261,9 +262,10 @@ class Trainer:
         means = dist.total(torch.tensor([self.sums[n] for n in names], dtype=torch.float64, device=self.device)) / done
         values = dict(zip(names, means.tolist(), strict=True))
         if dist.is_main():
-            # the terms of the last stage; log.jsonl has those of all stages
-            shown = ", ".join(f"{k.removeprefix('loss_')} {v:.4g}" for k, v in values.items() if not k[-1].isdigit())
-            print(f"epoch {self.epoch}: {seconds:.0f} s, {shown}", flush=True)
+            shares = self.criterion.shares({name: value for name, value in values.items() if name != "loss"})
+            shown = " + ".join(f"{kind} {share:.4g}" for kind, share in shares.items())
+            loss = f"loss {values['loss']:.4g} = {shown}" if shown else "no step was taken"
+            print(f"epoch {self.epoch}: {seconds:.0f} s, {loss}", flush=True)
         replaced = int(dist.total(torch.tensor(float(self.replaced), device=self.device)))
         counts = {"skipped_steps": self.skipped, "skipped_clips": replaced}
         score, scoring = None, Gaps()
@@ -303,7 +305,8 @@ class Trainer:
                 predictor = models.inference_predictor(model, settings, self.device)
                 score = score_split(split, predictor, settings, weights, self.settings.output_dir, gaps)
                 if gaps.items and dist.is_main():
-                    told = f"the score of epoch {self.epoch} is incomplete: {len(gaps.items)} problems, see above"
+                    problems = counted(len(gaps.items), "problems")
+                    told = f"the score of epoch {self.epoch} is incomplete: {problems}, see above"
                     print(f"warning: {told}", file=sys.stderr, flush=True)
                 if dist.is_main():
                     last = self.steps_done - 1  # curves of the next step would be dropped when the run is resumed

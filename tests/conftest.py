@@ -37,8 +37,9 @@ Faults = list[tuple[str, str, str]]
 # the longest first, or the last of them would run while other processes have nothing left to do
 LONG = ("test_interruptions", "test_training", "test_distributed", "test_training_options", "test_loader")
 LONG += ("test_paper_size", "test_library", "test_weight_files", "test_end_to_end", "test_benchmark_inference")
-LONG += ("test_backbone", "test_checkpoint_optim", "test_inference_ready", "test_damaged_items", "test_check")
-LONG += ("test_window_attention", "test_refcoco_end_to_end", "test_model", "test_parallel", "test_alignment")
+LONG += ("test_backbone", "test_checkpoint_optim", "test_inference_ready", "test_damaged_items", "test_tutorial")
+LONG += ("test_check", "test_window_attention", "test_refcoco_end_to_end", "test_model", "test_parallel")
+LONG += ("test_alignment",)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

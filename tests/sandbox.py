@@ -45,6 +45,8 @@ class Sandbox:
         self.env = {"PATH": f"{root / 'bin'}:/usr/bin:/bin", "CALLS": str(self.log), "HOME": str(root), "FAIL": ""}
         for folder in ("scripts", ".ci"):
             shutil.copytree(ROOT / folder, self.root / folder)
+        for name in ("opts.py", "app.py", "inference_davis.py", "util", "tools"):
+            (self.root / name).symlink_to(ROOT / name)
         self.require("einops==1.0\n", "pytest==1.0\n")
         for name in NAMES:
             self.interpreter(root / "bin" / name)

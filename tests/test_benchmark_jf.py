@@ -36,7 +36,7 @@ def _run(monkeypatch, *words) -> int:
 def test_a_run_prints_both_ratios(monkeypatch, capsys):
     assert _run(monkeypatch, "--objects", "2") == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "1 frames of 480x854 pixels, 2 objects, 2 proposals, one thread"
+    assert lines[0] == "1 frame of 480x854 pixels, 2 objects, 2 proposals, one thread"
     assert lines[1].startswith("J and F of a frame and object: reference ") and lines[1].endswith(" times as fast")
     assert lines[2].startswith("unsupervised protocol, a frame: reference ") and lines[2].endswith(" times as fast")
     assert float(lines[3].removeprefix("largest difference of a number: ")) < 1e-9
@@ -54,7 +54,7 @@ def test_real_label_maps(tmp_path, monkeypatch, capsys):
     for name, labels in (("truth", truth), ("results", results), ("wide", results.T)):
         write_masks(tmp_path / name, {"00000": labels})
     assert _run(monkeypatch, "--truth", tmp_path / "truth", "--results", tmp_path / "results") == 0
-    assert "1 frames of 40x60 pixels, 1 objects, 3 proposals" in capsys.readouterr().out
+    assert "1 frame of 40x60 pixels, 1 object, 3 proposals" in capsys.readouterr().out
     with pytest.raises(ValueError, match="must hold the same frames"):
         _run(monkeypatch, "--truth", tmp_path / "truth", "--results", tmp_path / "wide")
     with pytest.raises(FileNotFoundError, match=r"there is no \.png in this folder"):

@@ -117,11 +117,13 @@ class TestOtherBenchmarks:
 
     def test_davis_is_scored_where_its_data_lies(self, sandbox, tmp_path):
         (tmp_path / "weights.pth").touch()
+        for folder in ("data/ref-davis", "a b", "c"):
+            (tmp_path / folder).mkdir(parents=True)
         for words, path in ([], "data/ref-davis"), (["--davis_path", "a b"], "a b"), (["--davis_path=c"], "c"):
             sandbox.run("dist_test_davis.sh", "out", "weights.pth", *words, cwd=tmp_path, PYTHON=sandbox.python)
             infer, score = sandbox.calls()
             asked = inference_davis.parse_args(infer.args[1:])
-            assert (asked.resume, asked.output_dir, asked.data_path) == ("weights.pth", "out", path)
+            assert (asked.resume, asked.output_dir, asked.data_path) == ("weights.pth", "out/valid", path)
             asked = eval_davis.parse_args(score.args[1:])
             assert (asked.results, asked.davis_path, asked.json) == ("out/valid", path, "out/valid/scores.json")
 

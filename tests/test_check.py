@@ -258,7 +258,7 @@ def test_masks_of_valid_are_checked_where_the_list_names_objects(ytvos, checked)
 def test_objects_without_text_are_worth_a_note(davis, checked):
     """The miniature has masks of objects that no text names."""
     code, _, _, text = checked("davis", davis)
-    assert code == 0 and "of the masks are named by no expression" in text
+    assert code == 0 and "of the masks is named by no expression" in text
 
 
 def test_annotators_of_davis_must_agree(davis, checked):
@@ -343,7 +343,7 @@ def test_a_planted_fault_of_mevis_is_found(planted, mevis, checked):
 def test_annotations_that_no_expression_means(mevis, checked):
     edit(mevis / DICT, lambda c: c.update({"77": [None] * TRAIN[0].length}))
     code, _, _, text = checked("mevis", mevis)
-    assert code == 0 and "note: train: 1 annotations are named by no expression" in text
+    assert code == 0 and "note: train: 1 annotation is named by no expression" in text
 
 
 def test_nothing_to_check(tmp_path, checked):

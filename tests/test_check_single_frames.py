@@ -72,14 +72,14 @@ def shorten(path: Path, frames: int) -> None:
             [
                 "train: videos 2 of 3,017 published, sentences 4, frames 4, samples 6, a part of the published set",
                 "test: videos 2 of 737 published, sentences 4, frames 3, samples 5, a part",
-                "note: train: 1 instances that sentences name are in no annotated frame",
+                "note: train: 1 instance that sentences name is in no annotated frame",
             ],
         ),
         (
             "jhmdb",
             [
                 "test: videos 2 of 928 published, samples 6 of 2,784 published, a part",
-                "note: test: 1 samples lie past the last mask of their video and are not scored",
+                "note: test: 1 sample lies past the last mask of its video and is not scored",
             ],
         ),
         (
@@ -300,7 +300,7 @@ def test_a_video_of_a2d_without_masks_that_no_list_names_is_a_note(tmp_path, che
     shutil.rmtree(root / "text_annotations/a2d_annotation_with_instances/cc_test")
     make_sentences_annotations.make_a2d(root, overwrite=False)
     code, faults, _, text = checked("a2d", root)
-    assert (code, faults) == (0, []) and "1 videos with sentences have no folder of masks and are not used" in text
+    assert (code, faults) == (0, []) and "1 video with sentences has no folder of masks and is not used" in text
 
 
 @pytest.mark.parametrize(("dataset", "planted"), FAULTS)

@@ -137,7 +137,7 @@ def test_masks_may_be_of_some_frames_and_of_one_object(mine):
     write_table(mine, [("clip", 255, "the red one")])
     out, counts, notes = convert(mine, "label_maps")
     assert counts["train"]["masks"] == 4
-    assert notes == ["1 frames have no mask and are not supervised", *notes[1:]] and "at_home" in notes[-1]
+    assert notes == ["1 frame has no mask and is not supervised", *notes[1:]] and "at_home" in notes[-1]
     (video,) = train_videos(out, 0, True)
     assert video.annotated(range(5)).tolist() == [True, True, True, False, True]
     masks = video.masks([0, 4], [(255,)], video.size())
@@ -168,10 +168,10 @@ def test_where_objects_overlap_the_smaller_keeps_the_pixels(all_forms, tmp_path)
     record = json.loads((out / "meta_expressions" / "converted_from.json").read_text())
     assert record["objects"] == {"at_home": {"1": "0", "2": "dog"}}
     assert notes == [
-        "1 polygons have fewer than three corners and are left out",
-        "1 masks hold objects that overlap; the object with fewer pixels in the frame keeps the overlap",
+        "1 polygon has fewer than three corners and is left out",
+        "1 mask holds objects that overlap; the object with fewer pixels in the frame keeps the overlap",
         "2 frames have no mask and are not supervised",
-        "1 videos are in no row of the table and left out (clip.mp4)",
+        "1 video is in no row of the table and left out (clip.mp4)",
     ]
 
 
@@ -270,4 +270,4 @@ def test_masks_of_videos_that_the_table_does_not_name_are_not_read(mine):
     write_table(mine, ROWS[:2])
     _, counts, notes = convert(mine, "label_maps")
     assert counts["train"]["videos"] == 1
-    assert "1 videos are in no row of the table and left out (clip.mp4)" in notes
+    assert "1 video is in no row of the table and left out (clip.mp4)" in notes

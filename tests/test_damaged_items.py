@@ -152,9 +152,9 @@ def test_annotators_of_a_damaged_davis_video_are_left_out_and_score_0(weights, d
     odd(davis / "valid/JPEGImages/goat/00003.jpg")
     words = ("--davis_path", davis, "--device", "cpu", "--output_dir", tmp_path / "out", "--visualize")
     out, err = command("inference_davis.py", "--resume", weights, *words)
-    assert "complete" not in out and "1 left out: video goat" in err and "1 videos, 2 objects" in err
-    assert {name.split("/")[1] for name in files(tmp_path / "out/valid")} == {"pigs"}
-    out, err = command("eval_davis.py", tmp_path / "out/valid", "--davis_path", davis, "--workers", 1)
+    assert "complete" not in out and "1 left out: video goat" in err and "1 video, 2 objects" in err
+    assert {name.split("/")[1] for name in files(tmp_path / "out")} == {"pigs"}
+    out, err = command("eval_davis.py", tmp_path / "out", "--davis_path", davis, "--workers", 1)
     assert "INCOMPLETE: 20 predictions missing or damaged" in out and "video goat, anno_0: masks are missing" in err
 
 
@@ -163,7 +163,7 @@ def test_annotators_that_do_not_name_the_same_objects_cost_their_video(weights, 
     edit(path, lambda content: content["videos"]["pigs"]["expressions"]["6"].update(exp=" "))
     words = ("--davis_path", davis, "--device", "cpu", "--output_dir", tmp_path / "out")
     _, err = command("inference_davis.py", "--resume", weights, *words)
-    assert {name.split("/")[1] for name in files(tmp_path / "out/valid")} == {"goat"}
+    assert {name.split("/")[1] for name in files(tmp_path / "out")} == {"goat"}
     assert "video pigs, expression 6 is empty" in err
 
 

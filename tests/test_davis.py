@@ -272,7 +272,7 @@ def infer(*words) -> None:
 def test_a_checkpoint_of_ref_youtube_vos_segments_davis(mini, ytvos_checkpoint, tmp_path, capsys):
     words = ("--resume", ytvos_checkpoint, "--davis_path", mini, "--output_dir", tmp_path / "out")
     infer(*words, "--visualize")
-    out = tmp_path / "out" / "valid"
+    out = tmp_path / "out"
     assert f"2 videos, 3 objects, 4 annotators: {out} is complete" in capsys.readouterr().out
     expected = {f"{root}/{v.name}/{f}.png" for root in ANNOTATOR_ROOTS for v in VALID for f in v.frames}
     assert {path.relative_to(out).as_posix() for path in out.rglob("*.png")} == expected
@@ -287,8 +287,19 @@ def test_a_checkpoint_of_ref_youtube_vos_segments_davis(mini, ytvos_checkpoint, 
     with pytest.raises(ValueError, match="unknown origin"):
         infer(*words, "--eval_size", 32, "--overwrite")
     # DAVIS's training videos are no training videos of this checkpoint
-    infer("--resume", ytvos_checkpoint, "--davis_path", mini, "--output_dir", tmp_path / "out", "--split", "train")
-    assert len(list((tmp_path / "out/train/anno_3").iterdir())) == len(TRAIN)
+    infer("--resume", ytvos_checkpoint, "--davis_path", mini, "--output_dir", tmp_path / "train", "--split", "train")
+    assert len(list((tmp_path / "train/anno_3").iterdir())) == len(TRAIN)
+
+
+def test_masks_of_earlier_versions_are_gone_on_with_where_they_are(mini, ytvos_checkpoint, tmp_path, capsys):
+    """These added the name of the split to ``--output_dir``."""
+    words = ("--resume", ytvos_checkpoint, "--davis_path", mini, "--output_dir")
+    infer(*words, tmp_path / "out" / "valid")
+    masks = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.png")}
+    with pytest.raises(ValueError, match=f"give --output_dir {tmp_path}/out/valid, else another"):
+        infer(*words, tmp_path / "out")
+    infer(*words, tmp_path / "out" / "valid")
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.png")} == masks and masks
 
 
 def test_the_report_on_a_published_file_is_that_of_the_scripts(mini, ytvos_checkpoint, tmp_path, capsys, monkeypatch):
@@ -302,7 +313,7 @@ def test_the_report_on_a_published_file_is_that_of_the_scripts(mini, ytvos_check
     said = verify("--videos", *names, "--picture", tmp_path / "a.png")
     infer("--resume", ytvos_checkpoint, "--davis_path", mini, "--output_dir", tmp_path)
     truths, videos, _ = eval_davis.ground_truths(eval_davis.parse_args([str(tmp_path), "--davis_path", str(mini)]))
-    scores = score_results(tmp_path / "valid", truths["unsupervised"], videos)
+    scores = score_results(tmp_path, truths["unsupervised"], videos)
     for name in names:
         expected = 100 * np.mean([each["sequences"][name]["J&F"] for each in scores["annotators"].values()])
         assert f"{name}: J&F {expected:.1f} (J " in said
@@ -344,8 +355,8 @@ def test_convert_train_infer_and_score(mini, tmp_path):
     words += ["--num_frames", 5, "--batch_size", 5]
     run("main.py", *words, "--random_backbone", "--output_dir", tmp_path / "run")
     trained = ("--resume", tmp_path / "run" / "checkpoint.pth")
-    out = tmp_path / "results" / "valid"
-    run("inference_davis.py", *trained, "--davis_path", mini, "--output_dir", out.parent, "--device", "cpu")
+    out = tmp_path / "results"
+    run("inference_davis.py", *trained, "--davis_path", mini, "--output_dir", out, "--device", "cpu")
     run("eval_davis.py", out, "--davis_path", mini, "--json", tmp_path / "scores.json", "--workers", 1)
     scores = json.loads((tmp_path / "scores.json").read_text())
 

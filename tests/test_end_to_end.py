@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import shutil
 import zipfile
@@ -39,8 +40,10 @@ def options(data) -> list:
 @pytest.fixture(scope="module")
 def trained(data, options) -> Path:
     """The folder of a run of two epochs."""
-    run("main.py", *options, "--random_backbone", "--epochs", 2, "--output_dir", data.parent / "run")
-    return data.parent / "run"
+    folder = data.parent / "run"
+    done = run("main.py", *options, "--random_backbone", "--epochs", 2, "--output_dir", folder)
+    (folder / "stdout").write_text(done.stdout)
+    return folder
 
 
 def test_training_leaves_a_log_and_a_checkpoint_of_plain_data(trained):
@@ -49,6 +52,16 @@ def test_training_leaves_a_log_and_a_checkpoint_of_plain_data(trained):
     assert {"loss", "loss_cls", "loss_bbox", "loss_giou", "loss_mask", "loss_dice", "loss_jsc"} <= lines[0].keys()
     assert list((trained / "tensorboard").iterdir())
     assert torch.load(trained / "checkpoint.pth", weights_only=True)["epoch"] == 2
+
+
+def test_the_terms_of_an_epochs_line_add_up_to_its_loss(trained):
+    lines = re.findall(r"^epoch \d+: \d+ s, loss (\S+) = (.+)$", (trained / "stdout").read_text(), re.MULTILINE)
+    logged = [json.loads(line)["loss"] for line in (trained / "log.jsonl").read_text().splitlines()]
+    assert [float(loss) for loss, _ in lines] == pytest.approx(logged, rel=1e-3) and len(lines) == 2
+    for loss, terms in lines:
+        values = dict(term.split() for term in terms.split(" + "))
+        assert values.keys() == {"bbox", "cls", "dice", "giou", "jsc", "mask"}
+        assert sum(map(float, values.values())) == pytest.approx(float(loss), rel=1e-3)
 
 
 def test_resuming_after_one_epoch_ends_like_two_epochs_at_once(data, options, trained):

@@ -19,8 +19,8 @@ from tests.helpers import ROOT
 from tests.mini_films import PHONE_TIMES, SIZE, scene, write_film, write_sound
 from util.masks import rle
 from util.run import cli
-from util.video import video_result
-from util.video.visualize import PALETTE
+from util.video import video_result, visualize
+from util.video.visualize import FILL, PALETTE
 
 WEIGHTS = ROOT / "pretrained_weights" / "demo.safetensors"
 TEXTS = ("the red box", "blau, 蓝色 и синий")
@@ -132,7 +132,7 @@ def test_the_overlay_is_in_time_and_in_colour(tmp_path, phone, quick, run):
         shown = frame[band + scale // 2 :: scale, scale // 2 :: scale].astype(int)
         boxes = ((number + 6, 12), (number + 6, 55))
         for (row, column), colour, stored in zip(boxes, PALETTE[:2], ((220, 30, 30), (30, 30, 220)), strict=True):
-            mixed = (np.array(colour) + stored) / 2
+            mixed = FILL * np.array(colour) + (1 - FILL) * np.array(stored)
             assert np.abs(shown[row, column] - mixed).max() < 25
     for colour in PALETTE[:2]:
         assert (np.abs(frames[0][:band].astype(int) - colour).max(-1) < 25).sum() > 200, "its patch in the legend"
@@ -167,14 +167,13 @@ def test_a_turned_film_is_upright_in_overlay_and_masks(tmp_path, quick, run):
     stored = scene(1)[0].astype(int)
     assert (red != np.rot90(stored[..., 0] - stored[..., 2] > 60, -1)).mean() < 0.02
     frames, *_ = film(tmp_path / "out" / "overlay.mp4")
-    scale = -(-640 // SIZE[0])
-    assert frames[0].shape[0] >= SIZE[1] * scale and frames[0].shape[1] == SIZE[0] * scale
+    assert frames[0].shape[1] == 640 and frames[0].shape[0] > 640 * SIZE[1] / SIZE[0]
     with av.open(str(tmp_path / "out" / "overlay.mp4")) as container:
         assert next(container.decode(video=0)).rotation == 0
 
 
 def test_odd_sizes_are_padded_in_the_overlay_alone(tmp_path, monkeypatch, quick, run):
-    monkeypatch.setattr(video_result, "enlarged", lambda picture: picture)
+    monkeypatch.setattr(visualize, "enlarged", lambda frame, masks, width: (frame, masks))
     path = write_film(tmp_path / "odd.mp4", scene(3, (49, 81)), pixels="yuv444p")
     assert run(path, "--output_dir", tmp_path / "out")[0] == 0
     assert masks_of(tmp_path / "out" / "masks" / "1_the_red_box")["00002"].shape == (49, 81)

@@ -108,7 +108,7 @@ def test_a_rank_that_stands_still_ends_the_other_and_one_process_goes_on(options
     os.kill(still, signal.SIGKILL)  # as torchrun does after some time
     assert process.wait(60)
     said = finish(start(*words, meeting="--standalone --nproc_per_node 1"))
-    assert "with 1 process where 2 were: its steps see the same clips" in said and "1 ranks x 2 micro-batches" in said
+    assert "with 1 process where 2 were: its steps see the same clips" in said and "1 rank x 2 micro-batches" in said
     assert [line["epoch"] for line in log(folder)] == [line["epoch"] for line in log(whole)]
 
 

@@ -66,10 +66,7 @@ def test_ground_truth_leaves_out_frames_past_the_last_mask_and_says_so(raw, monk
     tool.main()
     out = capsys.readouterr().out
     assert "5 samples of 2 videos" in out
-    assert (
-        f"1 samples are left out, because the masks of their video end before their frame, the first {WITHOUT_MASK}"
-        in out
-    )
+    assert f"1 sample is left out, because the masks of its video end before its frame, the first {WITHOUT_MASK}" in out
     truth = jhmdb.truth(raw)
     assert WITHOUT_MASK not in truth
     assert (rle.decode(truth["v_wave_and_say_hi_1_f_5"].mask) == mask(0, 5, (40, 64))).all()

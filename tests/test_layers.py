@@ -48,6 +48,7 @@ OPTION_READERS = {
     "util/options/given.py",
     "util/options/inference.py",
     "util/options/losses.py",
+    "util/options/places.py",
     "util/options/precision.py",
     "util/options/ranks.py",
     "util/options/saved.py",

@@ -64,8 +64,9 @@ def test_beside_packages_of_the_same_names(elsewhere):
     program = f"""
 import sys, util.dist
 sys.path.append({str(ROOT / "tools" / "library")!r})
-from proxyformer import load_predictor
+from proxyformer import load_predictor, look_inside
 {PREDICT}
+assert look_inside(predictor, {VIDEO}, {EXPRESSIONS[0]!r}).score == scores[0]
 import datasets, models, util
 assert (datasets.load_dataset, models.net, util.dist.rank) == ("theirs", "theirs", "theirs")
 assert "theirs" in models.__file__

@@ -387,7 +387,7 @@ def test_train_infer_and_score(mini, tmp_path):
     more = ["--text_encoder", tmp_path / "text", "--num_frames", 3, "--expressions_per_clip", 3, "--epochs", 1]
     trained = run("main.py", *options, *more, "--mix", "long_rvos=0.5", "--output_dir", tmp_path / "run")
     # half of the two clips of each of the three videos
-    assert "1 epochs of 2 steps" in trained.stdout
+    assert "1 epoch of 2 steps" in trained.stdout
     checkpoint = ("--resume", tmp_path / "run" / "checkpoint.pth", "--device", "cpu")
 
     # two windows, as a video of a minute has several

@@ -103,7 +103,7 @@ def test_the_rehearsal_names_it_too(ytvos, tmp_path, capsys):
     run = trainer(ytvos, tmp_path / "run", "--dry_run")
     assert "warning: ytvos, video aa_wide, expression 1: " in capsys.readouterr().err
     plan.rehearse(run)
-    assert "steps are left" in capsys.readouterr().out
+    assert "steps left" in capsys.readouterr().out
 
 
 # Inference and scores ------------------------------------------------------------------------------------------------

@@ -180,6 +180,16 @@ def test_loss_is_the_sum_weighted_by_the_options():
     assert total.item() == pytest.approx(sum(w * parts[f"loss_{k}"].item() for k, w in weights.items()), rel=1e-5)
 
 
+def test_the_shares_of_all_stages_add_up_to_the_loss():
+    loss = models.build_criterion(tiny_args("--mask_loss_coef", "7", "--jsc_loss_coef", "0.25"))
+    stages = [prediction(1, 2) for _ in range(3)]
+    total, parts = loss(Output(stages[0], stages[1:], torch.randn(2, C)), random_batch(2))
+    shares = loss.shares({name: value.item() for name, value in parts.items()})
+    assert sum(shares.values()) == pytest.approx(total.item(), rel=1e-5)
+    three = sum(parts[f"loss_mask{stage}"].item() for stage in ("", "_1", "_2"))
+    assert shares["mask"] == pytest.approx(7 * three) and shares["jsc"] == pytest.approx(parts["loss_jsc"].item() / 4)
+
+
 def test_costs_and_losses_have_the_weights_of_the_paper():
     loss = models.build_criterion(tiny_args())
     assert loss.weights == loss.matcher.weights == LossWeights(cls=2, bbox=5, giou=2, mask=2, dice=5)

@@ -392,7 +392,7 @@ def test_train_infer_and_score(mini, tmp_path):
         "--output_dir",
         tmp_path / "run",
     )
-    assert "1 epochs of 2 steps" in trained.stdout
+    assert "1 epoch of 2 steps" in trained.stdout
     checkpoint = ("--resume", tmp_path / "run" / "checkpoint.pth", "--device", "cpu")
 
     out = tmp_path / "valid"

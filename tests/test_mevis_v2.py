@@ -166,7 +166,7 @@ def test_planted_faults_are_found(fresh, checked):
     edit(fresh / LIST, lambda c: last_of(c).update(obj_id=[0]))
     edit(fresh / LIST, lambda c: last_of(c, "bb_hidden").update(anno_id=[0.5]))
     code, faults, again, text = checked("mevis_v2", fresh)
-    assert code == 1 and again == [LIST] and "train: 1 expressions mean no object" in text
+    assert code == 1 and again == [LIST] and "train: 1 expression means no object" in text
     assert {(kind, path, what.partition(" must name")[0]) for kind, path, what in faults} == {
         ("no_objects", LIST, f"video {vid}, expression {EMPTY}") for vid in ("aa_wide", "bb_hidden")
     }
@@ -287,7 +287,7 @@ def test_train_infer_and_score(mini, tmp_path):
     options = [*shlex.split(NETWORK), "--random_backbone", "--mevis_path", mini, "--text_encoder", tmp_path / "text"]
     options += ["--absent_object", "replace", "--num_frames", 6, "--expressions_per_clip", 5, "--epochs", 1]
     trained = run("main.py", *options, "--dataset_file", "mevis_v2", "--output_dir", tmp_path / "run")
-    assert "1 epochs of 2 steps" in trained.stdout
+    assert "1 epoch of 2 steps" in trained.stdout
     checkpoint = ("--resume", tmp_path / "run" / "checkpoint.pth", "--device", "cpu")
 
     out = tmp_path / "valid"

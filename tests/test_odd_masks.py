@@ -93,10 +93,10 @@ def test_the_loader_and_the_checker_count_pieces_of_files_made_elsewhere(tmp_pat
     path = refcoco.annotations_path(root, "refcoco", "train")
     edit(path, lambda c: [a.update(segmentation=[SQUARE, ODD]) for a in c["annotations"] if a["original_id"] == 91])
     video = refcoco.train_videos(root, "refcoco", True)[0]
-    assert "train.json: 1 pieces of polygons are no area of at least three corners" in capsys.readouterr().out
+    assert "train.json: 1 piece of polygons is no area of at least three corners" in capsys.readouterr().out
     assert (video.masks([0], [(91,)], (48, 64))[0, 0].numpy() == decode(parse([SQUARE], (48, 64)))).all()
     code, _, _, text = checked("refcoco", root)
-    assert code == 0 and "1 pieces of polygons are no area" in text
+    assert code == 0 and "1 piece of polygons is no area" in text
     edit(path, lambda c: [a.update(segmentation=[ODD]) for a in c["annotations"] if a["original_id"] == 91])
     faults = checked("refcoco", root)[1]
     assert [(kind, what) for kind, _, what in faults] == [
@@ -140,7 +140,7 @@ def test_masks_of_another_size_than_their_video_are_resized(a2d_root, capsys, mo
     )
     assert masks.shape == (1, 160, 96)
     code, faults, _, text = checked("a2d", a2d_root)
-    assert (code, faults) == (0, []) and "1 masks are of another size than their video and are resized" in text
+    assert (code, faults) == (0, []) and "1 mask is of another size than its video and is resized" in text
 
 
 def test_truth_is_made_in_the_size_of_the_video(a2d_root, capsys):
@@ -198,9 +198,7 @@ def test_a_video_without_a_folder_of_masks_has_no_samples_and_is_named(tmp_path,
     root = write_mini_a2d(tmp_path / "a2d")
     shutil.rmtree(a2d.mask_path(root, "cc_test", 4).parent)
     tool.make_a2d(root, overwrite=False)
-    assert (
-        "1 videos with sentences have no folder of masks and are left out, the first cc_test" in capsys.readouterr().out
-    )
+    assert "1 video with sentences has no folder of masks and is left out, the first cc_test" in capsys.readouterr().out
     assert {row[1] for row in read_json(a2d.list_path(root, "test"))} == {"T6bNPuKV-wY"}
 
 

@@ -19,6 +19,7 @@ from tasks.training import RunSettings
 from tests.helpers import ROOT
 from util.options import referformer_flags
 from util.options.inference import InferenceOptions
+from util.options.places import FOLDERS
 from util.options.start import require_start
 
 # The files that read main.py's options; entry scripts with parsers of their own do not count as readers.
@@ -26,7 +27,9 @@ READERS = ("main.py", "models/__init__.py", "datasets/__init__.py", "datasets/se
 READ_BY_NOBODY = {
     "local_rank": "torch.distributed.launch adds it; the environment says the same",
 }
-DESTINATIONS = {action.dest: action for action in train_parser()._actions if action.dest not in ("help", "version")}
+DESTINATIONS = {
+    action.dest: action for action in train_parser()._actions if action.dest not in ("help", "help_all", "version")
+}
 
 
 # Frozen values that are made of options, and the files that read them under a name.
@@ -64,6 +67,12 @@ def test_every_option_is_read():
     folders = {data_set.path for data_set in DATA_SETS.values()}  # which are read by these names
     read = set.union(folders, *map(_reads, READERS))
     assert set(DESTINATIONS) - read == set(READ_BY_NOBODY)
+
+
+def test_the_folders_of_every_data_set_are_looked_for():
+    for name, data_set in DATA_SETS.items():
+        parts = data_set.parts or (name,)
+        assert set(FOLDERS[name]) == {DATA_SETS[part].path for part in parts} and FOLDERS[name][0] == data_set.path
 
 
 def test_every_option_that_is_read_exists():
@@ -314,7 +323,7 @@ def test_what_the_launchers_of_torch_add_is_accepted(flag):
 
 def test_help_names_every_option(capsys):
     with pytest.raises(SystemExit) as stop:
-        parse_train_args(["--help"])
+        parse_train_args(["--help_all"])
     assert stop.value.code == 0
     text = capsys.readouterr().out
     assert all(f"--{name}" in text for name in DESTINATIONS if name != "local_rank")

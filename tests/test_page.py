@@ -27,6 +27,7 @@ from util.video.own_video import open_video
 from util.video.visualize import write_video
 
 SIZE, FRAMES, FPS = (24, 32), 6, 3
+SHOWN = (480, 640, 3)  # small frames are enlarged
 ME = "a visitor"
 
 
@@ -91,9 +92,9 @@ class TestRequests:
     def test_frames_are_painted_as_chosen(self, desk, clip):
         job = desk.segment(ME, clip, "128\n200")
         plain, one, both = job.frame(3, []), job.frame(3, [1]), job.frame(3)
-        assert plain[12, 14].min() > 240 and plain[2, 2].max() < 20
-        assert one.shape == (*SIZE, 3) and (one[12, 14] != plain[12, 14]).any() and (both != one).any()
-        assert np.array_equal(one[:6], plain[:6]) and np.array_equal(both, job.frame(3, [1, 0]))
+        assert plain[240, 280].min() > 240 and plain[40, 40].max() < 20
+        assert one.shape == SHOWN and (one[240, 280] != plain[240, 280]).any() and (both != one).any()
+        assert np.array_equal(one[:100], plain[:100]) and np.array_equal(both, job.frame(3, [1, 0]))
         assert (job.frame(0) != both).any()
 
     @pytest.mark.parametrize("number", [0, 7, -1, 10**30, 1.0, float("nan"), "1", [1], None, True])
@@ -101,7 +102,7 @@ class TestRequests:
         desk.segment(ME, clip, "128\n200")
         with pytest.raises(ValueError, match="^there is no such frame; this video has the frames 1 to 6$"):
             desk.frame(ME, number, [0])
-        assert desk.frame(ME, 6, [0]).shape == (*SIZE, 3)
+        assert desk.frame(ME, 6, [0]).shape == SHOWN
 
     @pytest.mark.parametrize(
         "shown", [[0] * 10**5, [0, 0], [2], [-1], [1.0], ["0"], [True], [[0]], [None], 0, "0", {"0": 1}, (0,)]
@@ -215,7 +216,7 @@ class TestVisitors:
         assert len(files(desk)) == 2
         with pytest.raises(ValueError, match="segment the video again"):
             desk.job("a")
-        assert desk.job("b").frame(5).shape == (*SIZE, 3)
+        assert desk.job("b").frame(5).shape == SHOWN
 
     def test_of_one_visitor_only_the_last(self, desk, clip):
         desk.segment(ME, clip, "128")
@@ -337,15 +338,15 @@ class TestManyFramesAtOnce:
         end = time.monotonic() + 20
         while len(self.done) < page.LOOKS and time.monotonic() < end:
             time.sleep(0.01)
-        assert self.done == [(*SIZE, 3)] * 12 and self.most == 2
-        assert desk.frame("g", 1, [0]).shape == (*SIZE, 3) and not desk._looks
+        assert self.done == [SHOWN] * 12 and self.most == 2
+        assert desk.frame("g", 1, [0]).shape == SHOWN and not desk._looks
 
     def test_a_mistake_leaves_no_place_taken(self, desk, clip):
         desk.segment(ME, clip, "128")
         for _ in range(20):
             with pytest.raises(ValueError, match="no such frame"):
                 desk.frame(ME, 99, [0])
-        assert desk.frame(ME, 1, [0]).shape == (*SIZE, 3)
+        assert desk.frame(ME, 1, [0]).shape == SHOWN
 
 
 class TestStart:

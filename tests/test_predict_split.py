@@ -34,6 +34,7 @@ class Slow:
 
     def __init__(self, writing: threading.Semaphore, may_write: threading.Event) -> None:
         self.writing, self.may_write, self.followed, self.scores = writing, may_write, [], [1.0]
+        self.there = [True]
 
     def segment(self, video, expressions, *, following):
         if self.followed:
@@ -82,12 +83,12 @@ class Grouped:
     """In place of a predictor: answers by the company that an expression is asked in, which it keeps a list of."""
 
     def __init__(self) -> None:
-        self.groups, self.scores = [], []
+        self.groups, self.scores, self.there = [], [], []
 
     def segment(self, video, expressions, *, following):
         groups = [tuple(expressions[i : i + ASKED_TOGETHER]) for i in range(0, len(expressions), ASKED_TOGETHER)]
         self.groups += groups
-        self.scores = [1.0] * len(expressions)
+        self.scores, self.there = [1.0] * len(expressions), [True] * len(expressions)
         self.answers = torch.cat([self.of(group) for group in groups])
         return self
 

@@ -55,14 +55,14 @@ def test_converted_sets_train(data, flags, classes, steps, clips):
     out = data / f"run_{classes}_{steps}"
     paths = ("--ytvos_path", data / "ytvos", "--coco_path", data / "coco", "--text_encoder", data / "text")
     printed = run("main.py", *shlex.split(NETWORK), *paths, *flags.split(), "--output_dir", out)
-    assert f"1 epochs of {steps} steps" in printed and f"clips of an epoch: {clips}\n" in printed
+    assert f"1 epoch of {steps} steps" in printed and f"clips of an epoch: {clips}\n" in printed
     saved = torch.load(out / "checkpoint.pth", weights_only=True)
     assert saved["num_classes"] == classes
     assert json.loads((out / "log.jsonl").read_text())["loss"] > 0
     if flags.startswith("--dataset_file refcoco"):
         printed = run("main.py", "--eval", "--eval_split", "val", "--resume", out / "checkpoint.pth", "--device", "cpu")
         scores = json.loads((out / "eval_refcoco_val" / "scores.json").read_text())
-        assert "refcoco val, 4 samples in 1 frames" in printed
+        assert "refcoco val, 4 samples in 1 frame:" in printed
         assert f"boxes, mean IoU {100 * scores['boxes']['mean_iou']:.2f}" in " ".join(printed.split())
         assert scores["run"]["data"] == str(data / "coco") and scores["run"]["split"] == "val"
         assert len(json.loads((out / "eval_refcoco_val" / "predictions.json").read_text())) == 4 * 2

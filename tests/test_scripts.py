@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
+import runpy
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -156,139 +159,59 @@ class TestSetup:
             assert str(tmp_path / "gone") in sandbox.run("setup.sh", code=2, **{variable: tmp_path / "gone"})
 
     def test_other_arguments_get_the_usage(self, sandbox):
-        for arguments in (["--help"], ["--dev", "x"]):
+        for arguments in (["--bogus"], ["--dev", "x"]):
             assert "usage: setup.sh [--dev]" in sandbox.run("setup.sh", *arguments, code=2)
 
 
-class TestTests:
-    PYTEST = [
-        "-m",
-        "pytest",
-        "--numprocesses",
-        "auto",
-        "--maxprocesses",
-        "8",
-        "--dist",
-        "loadfile",
-        "--no-loadscope-reorder",
-    ]
-    CHECKS = (["-m", "ruff", "check", "."], ["-m", "ruff", "format", "--check", "."], PYTEST)
+class TestBeforeSetUp:
+    """Arguments, files and folders are checked before anything is installed, with any Python that is at hand."""
 
-    def test_set_up_lint_format_tests(self, sandbox, tmp_path):
-        sandbox.run("test.sh", cwd=tmp_path)
-        calls = sandbox.calls()
-        assert calls[0].args[:2] == ["-m", "venv"] and "requirements-dev.txt" in calls[1].args[-1]
-        assert [(call.args, call.cwd) for call in calls[2:]] == [(args, str(sandbox.root)) for args in self.CHECKS]
+    @pytest.mark.parametrize(
+        ("words", "told"),
+        [
+            ("demo.sh --bogus", "demo.sh: error: there is no option --bogus"),
+            ("demo.sh --output_dir=full", "demo.sh: error: --output_dir full already holds something"),
+            ("app.sh", "app.sh: error: --resume CKPT is missing"),
+            ("app.sh --resume full/c.pth", "app.sh: error: --resume full/c.pth: there is no such file"),
+            ("app.sh --resume full/file --prot 1", "app.sh: error: there is no option --prot"),
+            ("dist_test_davis.sh out full/file", "--davis_path data/ref-davis: there is no such folder"),
+            ("dist_test_davis.sh out full/file --bogus", "there is no option --bogus"),
+            ("dist_test_jhmdb.sh out full/file --jhmdb_path gone", "--jhmdb_path gone: there is no such folder"),
+            (f"{SCRATCH} out", f"{SCRATCH}: error: --ytvos_path data/ref-youtube-vos: there is no such folder"),
+            (f"{SCRATCH} out --ytvos_path full --epoch 3", "--epoch: did you mean --epochs?"),
+            (f"{SCRATCH} out --ytvos_path full", "would start from random weights"),
+            (f"{SCRATCH} out --ytvos_path full --backbone_pretrained gone.pth", "gone.pth: there is no such file"),
+            ("dist_joint_train_ytvos.sh out --ytvos_path full", "--coco_path data/coco: there is no such folder"),
+        ],
+    )
+    def test_what_cannot_run_stops_first(self, sandbox, tmp_path, words, told):
+        (tmp_path / "full").mkdir()
+        (tmp_path / "full" / "file").touch()
+        (tmp_path / "bin" / "python3").unlink()
+        (tmp_path / "bin" / "python3").symlink_to(sys.executable)
+        script, *words = words.split()
+        assert told in sandbox.run(script, *words, cwd=tmp_path, code=2)
+        assert not sandbox.installs() and not sandbox.venv.exists() and not (tmp_path / "out").exists()
 
-    def test_arguments_are_those_of_pytest(self, sandbox):
-        sandbox.run("test.sh", "-k", "two words", PYTHON=sandbox.python)
-        assert sandbox.calls()[-1].args == [*self.PYTEST, "-k", "two words"]
+    @pytest.mark.parametrize(
+        ("script", "command"), [("app.sh", "app.py"), ("dist_test_davis.sh", "inference_davis.py")]
+    )
+    def test_every_option_of_the_command_is_known(self, sandbox, script, command, monkeypatch, capsys):
+        monkeypatch.setattr("sys.argv", [command, "--help_all"])
+        with pytest.raises(SystemExit):
+            runpy.run_path(str(ROOT / command), run_name="__main__")
+        flags = set(re.findall(r"(?<![\w-])--[\w-]+", capsys.readouterr().out)) - {"--help", "--resume", "--davis_path"}
+        (sandbox.root / "c").touch()
+        (sandbox.root / "data/ref-davis").mkdir(parents=True)
+        first = ["--resume", "c"] if script == "app.sh" else ["out", "c"]
+        assert len(flags) > 10
+        sandbox.run(script, *first, *flags, PYTHON=sandbox.python)
 
-    @pytest.mark.parametrize("number", range(3))
-    def test_a_failure_ends_it(self, sandbox, number):
-        sandbox.run("test.sh", PYTHON=sandbox.python, FAIL=" ".join(self.CHECKS[number]), code=3)
-        assert [call.args for call in sandbox.calls()] == list(self.CHECKS[: number + 1])
-
-
-@pytest.fixture(scope="session")
-def no_browser(tmp_path_factory) -> Path:
-    """A folder with the system's programs, but for browsers, apt-get, and the one that tells who asks."""
-    folder = tmp_path_factory.mktemp("programs")
-    for path in Path("/usr/bin").iterdir():
-        if not path.name.startswith(("chrom", "google-chrome", "apt-get", "id")):
-            (folder / path.name).symlink_to(path)
-    return folder
-
-
-class TestBrowser:
-    SKIPPED = "test.sh: warning: TESTS OF THE PAGE ARE SKIPPED: this machine lacks "
-
-    @pytest.fixture(autouse=True)
-    def machine(self, sandbox, no_browser):
-        """Debian without a browser and gradio, as seen by root."""
-        self.bin = Path(sandbox.python).parent
-        sandbox.env["PATH"] = f"{self.bin}:{no_browser}"
-        sandbox.interpreter(self.bin / "apt-get")
-        self.user(sandbox, 0)
-        (sandbox.root / "requirements-app.txt").write_text("gradio==1.0\n")
-
-    def user(self, sandbox, number: int) -> None:
-        sandbox.interpreter(self.bin / "id").write_text(f"#!/bin/bash\necho {number}\n")
-
-    def run(self, sandbox, *arguments: str, script: str = "test.sh", code: int = 0, **env: object) -> tuple[list, str]:
-        """The calls of pip and apt-get, and what was said."""
-        said = sandbox.run(script, *arguments, PYTHON=sandbox.python, code=code, **{"FAIL": "find_spec"} | env)
-        calls = [call.args for call in sandbox.calls()]
-        assert calls[-1][: len(TestTests.PYTEST)] == TestTests.PYTEST and "--browser" not in calls[-1]
-        return [args for args in calls if "install" in args or args[-1] == "update"], said
-
-    @pytest.mark.parametrize("script", ["test.sh", ".ci/run"])
-    def test_root_gets_it_once(self, sandbox, script):
-        words = ["-k", "a", "--browser"] if script == "test.sh" else []
-        (pip, update, install), said = self.run(sandbox, *words, script=script)
-        assert pip[-1].endswith("requirements-app.txt") and update[-1] == "update"
-        assert install[-2:] == ["chromium", "chromium-driver"] and "--yes" in install and "SKIPPED" not in said
-        assert self.run(sandbox, *words, script=script)[0] == []
-
-    def test_without_the_option_nothing_is_looked_for(self, sandbox):
-        installed, said = self.run(sandbox)
-        assert installed == [] and "SKIPPED" not in said
-
-    def test_who_is_not_root_is_told_how(self, sandbox):
-        self.user(sandbox, 1000)
-        installed, said = self.run(sandbox, "--browser")
-        assert len(installed) == 1 and said.count(f"{self.SKIPPED}a browser") == 2
-        assert "install it: sudo apt-get install chromium chromium-driver\n" in said
-
-    def test_a_machine_without_apt(self, sandbox):
-        (self.bin / "apt-get").unlink()
-        assert "only root on Debian can install one here" in self.run(sandbox, "--browser")[1]
-
-    @pytest.mark.parametrize(("failing", "lacks"), [("chromium", "a browser"), ("requirements-app.txt", "gradio")])
-    def test_a_mirror_that_is_down_is_loud_and_no_failure(self, sandbox, failing, lacks):
-        _, said = self.run(sandbox, "--browser", FAIL=f"find_spec|{failing}")
-        assert said.count(f"{self.SKIPPED}{lacks}") == 2 and said.count("SKIPPED") == 2
-
-    @pytest.mark.parametrize("name", ["chromium", "chromium-browser", "google-chrome"])
-    def test_a_browser_that_is_there_serves(self, sandbox, name):
-        for program in (name, "chromedriver"):
-            sandbox.interpreter(self.bin / program)
-        self.user(sandbox, 1000)
-        assert "SKIPPED" not in self.run(sandbox, "--browser")[1]
-
-
-class TestApp:
-    LACKING = dict(FAIL="find_spec")  # of the look for gradio
-
-    @pytest.fixture(autouse=True)
-    def requirements(self, sandbox):
-        (sandbox.root / "requirements-app.txt").write_text("gradio==1.0\n")
-
-    @staticmethod
-    def started(sandbox, call: Call) -> bool:
-        return call.args == [f"{sandbox.root}/app.py", "--resume", "a b"]
-
-    def test_gradio_gets_an_environment_of_its_own_once(self, sandbox):
-        sandbox.run("app.sh", "--resume", "a b", PYTHON=sandbox.python, **self.LACKING)
-        venv, install, app = sandbox.calls()
-        assert venv.args == ["-m", "venv", f"{sandbox.root}/.venv-app"] and self.started(sandbox, app)
-        assert install.args[:3] == ["-m", "pip", "install"] and install.args[-1].endswith("/requirements-app.txt")
-        assert not sandbox.venv.exists()
-        sandbox.run("app.sh", "--resume", "a b", PYTHON=sandbox.python, **self.LACKING)
-        (app,) = sandbox.calls()
-        assert self.started(sandbox, app)
-        (sandbox.root / "requirements-app.txt").write_text("gradio==1.1\n")
-        sandbox.run("app.sh", PYTHON=sandbox.python, **self.LACKING)
-        assert len(sandbox.calls()) == 3
-
-    def test_an_environment_with_gradio_serves_as_it_is(self, sandbox):
-        sandbox.run("app.sh", "--resume", "a b", PYTHON=sandbox.python)
-        (app,) = sandbox.calls()
-        assert self.started(sandbox, app)
-
-    def test_set_up_comes_first(self, sandbox):
-        sandbox.run("app.sh", "--resume", "a b")
-        assert [call.args[1] for call in sandbox.calls()[:2]] == ["venv", "pip"] and sandbox.venv.exists()
+    @pytest.mark.parametrize("path", [path for path in SCRIPTS if not path.name.startswith(("_", "slurm"))])
+    def test_help_is_the_comment_at_the_top(self, sandbox, path):
+        said = sandbox.run(path.name, "--help")
+        assert path.read_text().splitlines()[1].removeprefix("# ") == said.splitlines()[0]
+        assert "source " not in said and sandbox.calls() == []
 
 
 class TestIncompleteWork:
@@ -308,6 +231,7 @@ class TestIncompleteWork:
 
     def test_masks_of_davis_that_are_there_are_scored(self, sandbox, tmp_path):
         (tmp_path / "c.pth").touch()
+        (tmp_path / "data/ref-davis").mkdir(parents=True)
         words = ("dist_test_davis.sh", "out", "c.pth")
         sandbox.run(*words, cwd=tmp_path, PYTHON=sandbox.python, code=3, FAIL="inference_davis.py")
         assert [Path(call.args[0]).name for call in sandbox.calls()][-2:] == ["inference_davis.py", "eval_davis.py"]
@@ -435,7 +359,7 @@ class TestRecipes:
             (FINETUNE, []),
             (FINETUNE, ["out"]),
             (FINETUNE, ["out", "--lr", "1"]),
-            (FINETUNE, ["--help"]),
+            (FINETUNE, ["-x"]),
             (SCRATCH, []),
             (SCRATCH, ["--lr", "1"]),
         ],

@@ -155,7 +155,7 @@ def trained(data) -> Path:
     make_encoder(tokenizer, hidden_size=16, layers=1, heads=2, seed=0).save_pretrained(data / "text")
     words = ("--preset", "a2d_scratch", *shlex.split(NETWORK), "--text_encoder", data / "text")
     done = run("main.py", *words, "--a2d_path", data / "a2d", "--output_dir", data / "run")
-    assert "1 epochs of 2 steps" in done.stdout
+    assert "1 epoch of 2 steps" in done.stdout
     return data / "run"
 
 

@@ -429,6 +429,6 @@ def test_script_says_what_it_wrote_and_how_to_mend_mistakes(tmp_path):
 
     few = ("--train_videos", "1", "--valid_videos", "1")
     first, again, wrong = script(*few), script(*few), script("--frames", "2")
-    assert first.returncode == 0 and "written" in first.stdout and "train: 1 videos" in first.stdout
+    assert first.returncode == 0 and "written" in first.stdout and "train: 1 video," in first.stdout
     assert again.returncode == 0 and "already there" in again.stdout
     assert wrong.returncode == 2 and "error: --frames 2" in wrong.stderr and "Traceback" not in wrong.stderr

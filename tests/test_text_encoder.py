@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -298,3 +299,29 @@ def test_a_hub_name_without_network_says_how_to_fetch_it(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(ValueError, match=r"fetch it once elsewhere .*make_tiny_text_encoder"):
         TextEncoder.from_pretrained("no-such-owner/no-such-roberta", frozen=True)
+
+
+def test_a_hub_that_does_not_answer_is_asked_once(monkeypatch):
+    asked = []
+
+    def refuse(_, name, **how):
+        asked.append(name)
+        raise ConnectionError("no route to host")
+
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", refuse)
+    with pytest.raises(ValueError, match=r"hub cannot be reached \(no route to host\)\. if this machine is offline, "):
+        TextEncoder.from_pretrained("no-such-owner/no-such-roberta", frozen=True)
+    assert asked == ["no-such-owner/no-such-roberta"]
+
+
+def test_a_hub_name_that_was_fetched_needs_no_network(folder, tmp_path_factory, monkeypatch):
+    """The cache as the hub's client lays it out (huggingface_hub, "Understand caching")."""
+    cache, commit = tmp_path_factory.mktemp("cache"), "0" * 40
+    (cache / "models--owner--roberta/refs").mkdir(parents=True)
+    (cache / "models--owner--roberta/refs/main").write_text(commit)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", lambda *_, **__: pytest.fail("the hub is asked"))
+    shutil.copytree(folder, cache / "models--owner--roberta/snapshots" / commit)
+    found = TextEncoder.from_pretrained("owner/roberta", frozen=True)
+    kept = TextEncoder.from_pretrained(str(folder), frozen=True)
+    assert all(torch.equal(a, b) for a, b in zip(found.parameters(), kept.parameters(), strict=True))

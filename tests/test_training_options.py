@@ -6,6 +6,7 @@ import argparse
 import json
 import math
 import os
+import re
 import shutil
 import sys
 
@@ -166,16 +167,44 @@ def test_curves_of_several_runs_are_drawn(tmp_path, monkeypatch, capsys):
         "loss_dice": [(0, 1), (1, 1), (2, 1)],
     }
     assert "loss_dice_1" in plot.curves(tmp_path / "a", all_stages=True)
-    words = ["plot.py", tmp_path / "a", tmp_path / "b", "--output", tmp_path / "curves.png"]
-    monkeypatch.setattr(sys, "argv", list(map(str, words)))
+    monkeypatch.setattr(sys, "argv", ["plot.py", str(tmp_path / "a"), str(tmp_path / "b")])
     plot.main()
-    with Image.open(tmp_path / "curves.png") as image:
+    with Image.open(tmp_path / "a" / "curves.png") as image:
         assert min(image.size) > 200
     with pytest.raises(ValueError, match="log.jsonl does not exist; give the --output_dir"):
         plot.curves(tmp_path, all_stages=False)
 
 
+def test_the_curves_of_one_epoch_are_no_lone_dots(tmp_path):
+    log = RunLog(tmp_path, 0, 0)
+    for step in range(200):
+        log.scalars({"train/loss": 3 - step / 100, "train/loss_dice_1": 1.0, "train/lr": 0.1}, step)
+    log.line({"epoch": 0, "loss": 2.0, "loss_dice_1": 1.0, "score": 0.5})
+    log.flush()
+    found = plot.curves(tmp_path, all_stages=False)
+    assert found.keys() == {"loss", "score"} and found["score"] == [(0, 0.5)]
+    places, values = zip(*found["loss"], strict=True)
+    assert len(places) == plot.PARTS and 0 <= places[0] < 0.02 and 0.98 < places[-1] <= 1
+    assert values[0] == pytest.approx(3, abs=0.05) and values[-1] == pytest.approx(1, abs=0.05)
+
+
 # Before it costs anything ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        ("--batch_size 1 --expressions_per_clip 1", ["give --batch_size 2 or --expressions_per_clip 2"]),
+        ("--jsc_loss_coef 0", ["or leave the loss out by --jsc_target none"]),
+        ("--jsc_target none", []),
+        ("--num_frames 1", ["--num_frames 1: a clip of ytvos is one frame, .* give --num_frames 5"]),
+        ("", []),
+    ],
+)
+def test_a_setting_that_switches_a_part_of_the_method_off_is_named(flags, told, ytvos_root, tmp_path, capsys):
+    plan.describe(trainer(ytvos_root, tmp_path / "run", *flags.split()))
+    warnings = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
+    assert len(warnings) == len(told) and all(map(re.search, told, warnings))
 
 
 def test_a_rehearsal_tells_the_plan_and_writes_nothing(ytvos_root, tmp_path, capsys):
@@ -189,12 +218,12 @@ def test_a_rehearsal_tells_the_plan_and_writes_nothing(ytvos_root, tmp_path, cap
     plan.describe(run)
     plan.rehearse(run)
     said = capsys.readouterr().out
-    assert "a step takes 4 clips of 2 frames (2 x 1 ranks x 2 micro-batches)" in said
+    assert "a step takes 4 clips of 2 frames (2 x 1 rank x 2 micro-batches)" in said
     assert "frozen by cmie.stages.0.video_*: 0.0 M" in said and "backbone:" not in said
     assert "come from one micro-batch of all ranks, 2 clips" in said
     # one wide and one tall shape, at the largest of --train_sizes, and what is left over of both
     assert said.index("64 x 96: ") < said.index("96 x 96: ") and "96 x 64: " in said
-    assert f"{run.steps * 2} steps are left" in said
+    assert f"{run.steps * 2} steps left" in said
     assert not (tmp_path / "run").exists()
 
 

@@ -1,4 +1,4 @@
-"""Overlays, contact sheets and videos: right colours in the right places, readable sizes, playable files."""
+"""Masks painted over frames, legends and videos: they show on any colour, readable sizes, playable files."""
 
 from __future__ import annotations
 
@@ -12,15 +12,13 @@ from util.video import fonts, visualize
 from util.video.visualize import (
     PALETTE,
     PREDICTED_COLOUR,
-    TRUTH_COLOUR,
-    SheetRow,
-    contact_sheet,
+    dashed,
     distinct_colours,
     enlarged,
-    for_sheet,
     legend,
     open_film,
     overlay,
+    painter,
     write_video,
 )
 
@@ -37,41 +35,80 @@ def _box(height: int = 40, width: int = 60) -> np.ndarray:
     return mask
 
 
-def test_overlay_mixes_inside_and_keeps_outside():
-    frame, mask = _frame(), _box()
-    before = frame.copy()
-    painted = overlay(frame, mask[None], [RED], alpha=0.25, outline=False)
-    assert painted.dtype == np.uint8
-    assert np.array_equal(frame, before)
-    assert np.array_equal(painted[~mask], frame[~mask])
-    assert np.array_equal(painted[mask], np.round(0.75 * frame[mask] + 0.25 * np.array(RED)))
-
-
-def test_outline_is_the_inner_edge_in_full_colour():
-    frame, mask = _frame(), _box()
+def test_a_mask_is_filled_lightly_and_outlined_in_its_colour():
+    frame = np.full((40, 60, 3), 60, np.uint8)
+    before, mask = frame.copy(), _box()
     painted = overlay(frame, mask[None], [RED])
-    inner = np.zeros_like(mask)
-    inner[11:19, 16:29] = True
-    assert (painted[mask & ~inner] == RED).all()
-    assert not (painted[inner] == RED).all(axis=-1).any()
-    assert np.array_equal(painted[~mask], frame[~mask])
+    assert painted.dtype == np.uint8 and np.array_equal(frame, before)
+    middle = painted[15, 22]
+    assert (middle != frame[15, 22]).any() and np.abs(middle - frame[15, 22].astype(int)).max() < 100
+    coloured = (painted == RED).all(-1)
+    assert coloured[8:10].any() and not coloured[mask].any()  # nothing of what is found is covered by the line
+    far = np.ones_like(mask)
+    far[6:24, 11:34] = False
+    assert np.array_equal(painted[far], frame[far])
 
 
-def test_no_outline_along_the_picture_edge():
+@pytest.mark.parametrize("background", [*PALETTE, (0, 0, 0), (255, 255, 255), (128, 128, 128)])
+@pytest.mark.parametrize("size", [(96, 160), (720, 1280)])
+def test_a_mask_shows_on_any_background_even_of_its_own_colour(background, size):
+    """On every side a line crosses from the background to something far lighter or darker."""
+    mask = _box(*size)
+    for colour in (*PALETTE, PREDICTED_COLOUR):
+        painted = overlay(np.full((*size, 3), background, np.uint8), mask[None], [colour])
+        for line in (painted[3 * size[0] // 8], painted[:, 3 * size[1] // 8]):
+            middle = len(line) * 3 // 8
+            for side in (line[:middle], line[middle:]):
+                assert np.abs(side.astype(int) - background).sum(-1).max() > 200
+
+
+def test_two_objects_of_one_colour_are_told_apart_by_their_lines():
+    frame = np.full((96, 160, 3), (0, 158, 115), np.uint8)
+    masks = np.stack([np.roll(_box(96, 160), shift, axis=1) for shift in (-30, 60)])
+    painted = overlay(frame, masks, [PALETTE[0], PALETTE[1]])
+    for colour, half in ((PALETTE[0], painted[:, :80]), (PALETTE[1], painted[:, 80:])):
+        assert (half == colour).all(-1).sum() > 100
+    assert not (painted[:, :80] == PALETTE[1]).all(-1).any()
+
+
+def test_lines_grow_with_the_picture():
+    widths = []
+    for height in (96, 360, 720, 1080):
+        painted = overlay(np.zeros((height, height, 3), np.uint8), _box(height, height)[None], [RED])
+        widths.append((painted[3 * height // 8, : height // 3] == RED).all(-1).sum())
+    assert widths[0] == widths[1] and widths[1] < widths[2] < widths[3]
+
+
+def test_no_line_along_the_edge_of_the_picture():
     painted = overlay(np.zeros((10, 10, 3), np.uint8), np.ones((1, 10, 10), bool), [RED])
-    assert (painted == (128, 0, 0)).all()
+    assert (painted == painted[0, 0]).all()
 
 
-def test_later_masks_lie_above_and_colours_repeat():
-    first, second = _box(), np.roll(_box(), 5, axis=1)
-    painted = overlay(_frame(), np.stack([first, second]), [RED, BLUE], alpha=1)
-    assert (painted[second] == BLUE).all()
-    assert (painted[first & ~second] == RED).all()
-    assert (overlay(_frame(), np.stack([first, second]), [RED], alpha=1)[first | second] == RED).all()
+def test_later_masks_lie_above_hide_no_line_and_colours_repeat():
+    first, second = _box(80, 120), np.roll(_box(80, 120), (8, 10), axis=(0, 1))
+
+    def lines(masks: list[np.ndarray], colours: list) -> list[int]:
+        painted = overlay(_frame(80, 120), np.stack(masks), colours)
+        return [(painted == colour).all(-1).sum() for colour in (RED, BLUE)]
+
+    assert lines([first, first], [RED, BLUE])[0] == 0 < lines([first, first], [RED, BLUE])[1]
+    red, blue = lines([first, second], [RED, BLUE])
+    assert blue == lines([second], [BLUE])[1] and 0.7 * blue < red < blue
+    assert lines([first, second], [RED])[0] > 1.5 * blue and lines([first, second], [RED])[1] == 0
 
 
 def test_no_mask_is_the_frame():
     assert np.array_equal(overlay(_frame(), np.zeros((0, 40, 60), bool), PALETTE), _frame())
+    assert np.array_equal(overlay(_frame(), np.zeros((2, 40, 60), bool), PALETTE), _frame())
+
+
+def test_dashes_run_along_the_edge_of_a_mask():
+    frame, mask = np.full((96, 160, 3), 90, np.uint8), _box(96, 160)
+    drawn = dashed(frame, mask)
+    changed = (drawn != frame).any(-1)
+    assert (frame == 90).all() and not changed[~mask].any() and not changed[30:42, 50:70].any()
+    assert changed[24, 40:80].all() and changed[24:48, 40].all()
+    assert len(np.unique(drawn[24, 40:80].reshape(-1, 3), axis=0)) == 2
 
 
 @pytest.mark.parametrize(
@@ -89,106 +126,31 @@ def test_overlay_refuses_what_does_not_fit(frame, masks, message):
         overlay(frame, masks, [RED])
 
 
-def _row(columns: int = 3, truth: bool = True, caption: str = "the square", size=(40, 60)) -> SheetRow:
-    grey = np.full((*size, 3), 60, np.uint8)
-    masks = np.stack([_box(*size)] * columns)
-    return SheetRow(
-        caption=caption,
-        note="J 0.81",
-        frames=[grey] * columns,
-        truth=masks if truth else None,
-        predicted=np.roll(masks, size[1] // 3, axis=2),
-        frame_ids=[f"{t:05d}" for t in range(columns)],
-    )
-
-
-def _sheet(path, rows) -> np.ndarray:
-    contact_sheet(rows, path)
-    with Image.open(path) as image:
-        assert (image.format, image.mode) == ("PNG", "RGB")
-        return np.asarray(image).astype(int)
-
-
-def _near(sheet: np.ndarray, colour) -> np.ndarray:
-    """Where the sheet shows a mask of this colour: its mix with the grey of the frames."""
-    return np.abs(sheet - (np.array(colour) + 60) / 2).max(axis=-1) < 3
-
-
-def test_sheet_shows_truth_and_prediction_where_they_are(tmp_path):
-    sheet = _sheet(tmp_path / "a" / "sheet.png", [_row()])
-    truth, predicted = _near(sheet, TRUTH_COLOUR), _near(sheet, PREDICTED_COLOUR)
-    truth_rows, predicted_rows = (np.flatnonzero(where.any(axis=1)) for where in (truth, predicted))
-    assert truth_rows.max() < predicted_rows.min()
-    # The prediction is the truth moved by a third of the cell's width of 240 pixels.
-    shift = np.flatnonzero(predicted.any(axis=0))[0] - np.flatnonzero(truth.any(axis=0))[0]
-    assert shift == pytest.approx(80, abs=3)
-    # Three cells, each with a mask of a quarter of its width and of its height.
-    assert truth.sum() == pytest.approx(3 * 240 * 160 / 16, rel=0.15)
-
-
-def test_sheet_without_truth(tmp_path):
-    sheet = _sheet(tmp_path / "sheet.png", [_row(truth=False)])
-    assert not _near(sheet, TRUTH_COLOUR).any()
-    assert _near(sheet, PREDICTED_COLOUR).any()
-
-
-def test_sheet_without_the_frames_as_they_are(tmp_path):
-    row = _row(truth=False)
-    whole = _sheet(tmp_path / "sheet.png", [row])
-    row.plain = False
-    assert whole.shape[0] - _sheet(tmp_path / "sheet.png", [row]).shape[0] == 160 + 6
-
-
-@pytest.mark.parametrize("size", [(40, 60), (720, 1280), (400, 100)])
-def test_cells_are_wide_enough_for_any_frame(tmp_path, size):
-    narrow, wide = (_sheet(tmp_path / f"{k}.png", [_row(k, size=size)]).shape[1] for k in (1, 3))
-    assert (wide - narrow) / 2 >= 200
-
-
-def test_long_captions_are_wrapped_not_cut(tmp_path):
-    short = _sheet(tmp_path / "short.png", [_row(caption="a cat")])
-    for caption in ("a cat that sleeps " * 30, "x" * 400):
-        wrapped = _sheet(tmp_path / "long.png", [_row(caption=caption)])
-        assert wrapped.shape[1] == short.shape[1]
-        assert wrapped.shape[0] > short.shape[0] + 50
-        # Nothing is written into the card's right margin.
-        assert (wrapped[25:120, -30:-22] == 255).all()
-
-
-def test_rows_of_different_length_and_size(tmp_path):
-    one, other = _row(2), _row(4, size=(90, 50), truth=False)
-    sheet = _sheet(tmp_path / "sheet.png", [one, other])
-    heights = [_sheet(tmp_path / "one.png", [row]).shape[0] for row in (one, other)]
-    assert sheet.shape[0] == pytest.approx(sum(heights), abs=40)
-
-
-@pytest.mark.parametrize("change", [{"frame_ids": ["00000"]}, {"truth": np.zeros((3, 40, 61), bool)}, {"frames": []}])
-def test_rows_that_do_not_fit(tmp_path, change):
-    row = _row()
-    for name, value in change.items():
-        setattr(row, name, value)
-    with pytest.raises(ValueError, match="'the square': "):
-        contact_sheet([row], tmp_path / "sheet.png")
-    with pytest.raises(ValueError, match="at least one row"):
-        contact_sheet([], tmp_path / "sheet.png")
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_frame_made_small_for_the_sheet_gives_the_same_sheet(tmp_path):
-    frame, mask = _frame(480, 720), _box(480, 720)
-    small, small_masks = for_sheet(frame, mask[None])
-    assert small.shape[:2] == small_masks.shape[1:] == (160, 240)
-    large_sheet = _sheet(tmp_path / "large.png", [SheetRow("a", "", [frame], None, mask[None], ["0"])])
-    assert np.array_equal(
-        large_sheet, _sheet(tmp_path / "s.png", [SheetRow("a", "", [small], None, small_masks, ["0"])])
-    )
-
-
 @pytest.mark.parametrize("size", [(1, 1), (2000, 1), (1, 2000)])
-def test_extreme_frames_make_no_extreme_pictures(tmp_path, size):
-    large = enlarged(_frame(*size))
+def test_extreme_frames_make_no_extreme_pictures(size):
+    large, masks = enlarged(_frame(*size), np.ones((2, *size), bool))
     assert 640 <= large.shape[1] <= 2000 and large.shape[0] <= 2160
-    assert max(_sheet(tmp_path / "sheet.png", [_row(1, size=size)]).shape) < 3200
+    assert masks.shape == (2, *large.shape[:2]) and masks.any((1, 2)).all()
+
+
+def test_small_frames_are_enlarged_with_their_masks_and_others_stay():
+    frame, mask = _frame(96, 160), _box(96, 160)[None]
+    large, large_mask = enlarged(frame, mask)
+    assert large.shape == (384, 640, 3) and large_mask.shape == (1, 384, 640)
+    assert large_mask.mean() == pytest.approx(mask.mean(), rel=0.02)
+    rows, columns = np.nonzero(large_mask[0])
+    assert rows.min() == pytest.approx(4 * 24, abs=1) and columns.max() == pytest.approx(4 * 80 - 1, abs=1)
+    frame, mask = _frame(100, 700), np.zeros((0, 100, 700), bool)
+    assert all(new is old for new, old in zip(enlarged(frame, mask), (frame, mask), strict=True))
+
+
+def test_frames_are_painted_below_a_legend_that_stays():
+    paint = painter(["a red dog · 0.91"], PALETTE)
+    shots = [paint(_frame(96, 160), _box(96, 160)[None] & shown) for shown in (True, False)]
+    assert shots[0].shape == shots[1].shape and shots[0].shape[1] == 640 and shots[0].shape[0] > 384 + 22
+    band = len(shots[0]) - 384
+    assert np.array_equal(shots[0][:band], shots[1][:band]) and (shots[0][band:] != shots[1][band:]).any()
+    assert (shots[0][:band] == PALETTE[0]).all(-1).any()
 
 
 def test_colours_are_different():
@@ -206,7 +168,16 @@ def test_a_legend_has_a_line_and_a_patch_for_each_text():
         assert columns.max() < 60 and rows.min() >= n * 29 and rows.max() < 16 + (n + 1) * 29
     long = legend(["word " * 60], PALETTE[:1], 640)
     assert len(long) > 3 * len(one) and (long[:, -8:] == 255).all()
-    assert len(legend(["a red dog"], PALETTE[:1], 3840)) > 2 * len(one)  # as large to the eye
+
+
+def test_the_letters_of_a_legend_grow_with_its_width():
+    """Players show wide pictures smaller."""
+    heights = [len(legend(["a red dog"], PALETTE[:1], width)) for width in (640, 1280, 1920, 3840)]
+    assert (
+        heights[1] > 1.4 * heights[0]
+        and heights[2] > 2 * heights[0]
+        and heights[3] == pytest.approx(2 * heights[2], 0.05)
+    )
 
 
 def test_other_scripts_have_a_font():
@@ -292,8 +263,6 @@ def test_real_frames_and_masks(tmp_path):
     names = ["00000", "00020", "00049"]
     frames = [np.asarray(Image.open(root / "JPEGImages" / "blackswan" / f"{name}.jpg")) for name in names]
     masks = np.stack([np.asarray(Image.open(root / "Annotations" / "blackswan" / f"{name}.png")) > 0 for name in names])
-    sheet = _sheet(tmp_path / "sheet.png", [SheetRow("a black swan", "J 1.00", frames, masks, masks, names)])
-    assert sheet.shape[1] >= 3 * 200
     write_video(tmp_path / "v.mp4", (overlay(f, m[None], PALETTE) for f, m in zip(frames, masks, strict=True)), fps=24)
     played, rate, _ = _decoded(tmp_path / "v.mp4")
     assert len(played) == 3 and rate == 24 and played[0].shape == frames[0].shape

@@ -1,7 +1,6 @@
 """Times inference of whole videos: each expression by itself, and all of them from frames that are encoded once.
 
-    python tools/benchmark_inference.py [--backbones video_swin_t resnet50] [--size 360 640] [--frames 5 19 40]
-        [--expressions 1 4 8] [--modes fp32 bf16] [main.py's options]
+    python tools/benchmark_inference.py --backbones video_swin_t resnet50 --modes fp32 bf16
 
 Weights and frames are random. Measured is the time from uint8 frames to masks of their size, without decoding and
 writing. "One by one" is the same code with one expression at a time in float32 (on a GPU without TF32). Every row runs
@@ -54,8 +53,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """The options of ``main.py`` with a few more."""
     parser = CommandParser(
         "benchmark_inference.py",
-        description=__doc__.splitlines()[0],
-        epilog="Other options are those of main.py: --device, --enc_layers …",
+        __doc__,
+        note="Other options are those of main.py: --device, --enc_layers …",
     )
     parser.add_argument("--frames", type=int, nargs="+", default=[5, 19, 40])
     parser.add_argument("--expressions", type=int, nargs="+", default=[1, 4, 8], help="how many are asked of the video")

@@ -1,7 +1,8 @@
 """Times J and F against full-image dilation, and the unsupervised protocol against one evaluation for each pair.
 
     python tools/benchmark_jf.py
-    python tools/benchmark_jf.py --truth data/ref-davis/valid/Annotations/pigs --results output/davis/valid/anno_0/pigs
+    python tools/benchmark_jf.py --truth data/ref-davis/valid/Annotations/pigs \\
+        --results output/davis/anno_0/pigs
 
 Both sides start from label maps in memory and compute on one thread. The time is in CPU seconds, of the fastest of some
 repetitions. Their scores are compared, too. The reference below works like the DAVIS toolkit: masks of all objects as
@@ -27,6 +28,7 @@ from davis2017.davis_protocol import VOID, count_objects, unsupervised  # noqa: 
 from davis2017.label_maps import read_labels  # noqa: E402
 from davis2017.metrics import PreparedMask  # noqa: E402
 from util.run.cli import run  # noqa: E402
+from util.run.counts import counted
 from util.run.parser import CommandParser
 
 SIZE = (480, 854)
@@ -142,7 +144,7 @@ def compare(name: str, reference: Callable, ours: Callable, arguments: tuple, un
 
 
 def main() -> int:
-    parser = CommandParser("benchmark_jf.py", description=__doc__.splitlines()[0])
+    parser = CommandParser("benchmark_jf.py", __doc__)
     parser.add_argument("--frames", type=int, default=5, help="frames of the video")
     parser.add_argument("--objects", type=int, default=6, help="objects of the drawn video")
     parser.add_argument("--repeat", type=int, default=3, help="runs; the fastest counts")
@@ -162,7 +164,8 @@ def main() -> int:
         truth, predicted = draw_scene(args.frames, args.objects, args.seed)
     frames, height, width = truth.shape
     count = count_objects(truth[0])
-    print(f"{frames} frames of {height}x{width} pixels, {count} objects, {int(predicted.max())} proposals, one thread")
+    seen = f"{counted(frames, 'frames')} of {height}x{width} pixels, {counted(count, 'objects')}"
+    print(f"{seen}, {counted(int(predicted.max()), 'proposals')}, one thread")
 
     # all frames of the first object, then of the second …, as one list of frames
     masks = [one_hot(maps, count).reshape(-1, height, width) for maps in (truth, predicted)]

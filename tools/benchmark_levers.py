@@ -1,6 +1,6 @@
 """Times inference with one of its accelerations left out, for each of them, side by side in one run.
 
-    python tools/benchmark_levers.py [--num_frames 19] [--backbone resnet50] [any option of main.py]
+    python tools/benchmark_levers.py --num_frames 19 --backbone resnet50
 
 A video of noise, random weights, float32, one expression, from uint8 frames to mask logits. Each row runs in a process
 of its own. "difference" is the largest difference of a mask logit from the run with everything on, divided by the
@@ -87,9 +87,7 @@ LEVERS: dict[str, Callable[[], None] | None] = {
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """The options of ``main.py`` with a few more."""
-    parser = CommandParser(
-        "benchmark_levers.py", description=__doc__.splitlines()[0], epilog="Other options are those of main.py."
-    )
+    parser = CommandParser("benchmark_levers.py", __doc__, note="Other options are those of main.py.")
     parser.add_argument("--size", type=int, nargs=2, default=(360, 640), metavar=("HEIGHT", "WIDTH"))
     parser.add_argument("--repeat", type=int, default=3, help="runs after the first; the fastest counts")
     parser.add_argument("--one", nargs=2, metavar=("LEVER", "FILE"), help=argparse.SUPPRESS)

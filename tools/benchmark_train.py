@@ -1,6 +1,6 @@
 """Times a training step with each of the options that make it faster or smaller, side by side in one run.
 
-    python tools/benchmark_train.py [--variants fp32 bf16 checkpointing ...] [any option of main.py]
+    python tools/benchmark_train.py --variants fp32 bf16 checkpointing --backbone resnet18
 
 Every variant runs in a process of its own, so that its peak memory can be measured. A step trains random weights on
 clips of noise. Loading is measured separately, on a small generated set of frames of the same size. FLOPs are counted
@@ -66,8 +66,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """The options of ``main.py`` with a few more."""
     parser = CommandParser(
         "benchmark_train.py",
-        description=__doc__.splitlines()[0],
-        epilog="Other options are those of main.py: --num_frames, --backbone, --device, --batch_size …",
+        __doc__,
+        note="Other options are those of main.py: --num_frames, --backbone, --device, --batch_size …",
     )
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=USUAL)
     parser.add_argument("--size", type=int, nargs=2, default=(360, 640), metavar=("HEIGHT", "WIDTH"))

@@ -1,7 +1,6 @@
 """Scores, memory and time of long videos for windows of several sizes and overlaps, side by side in one run.
 
-    python tools/benchmark_windows.py [--videos 3] [--frames 360] [--windows 8 40 80 360] [--overlaps 0 1 8 16]
-        [--resume CHECKPOINT]
+    python tools/benchmark_windows.py --videos 3 --windows 8 40 80 360 --overlaps 0 1 8 16
 
 The videos are generated in the layout of Long-RVOS; some of their objects leave the picture and return. An overlap of 0
 is ``--clips independent``: each window is answered by itself. Overlaps that are not below a window are left out, and a
@@ -38,6 +37,7 @@ from tools.small_job.stages import PRETRAINED  # noqa: E402
 from util.files.reading import read_json  # noqa: E402
 from util.files.writing import write_json  # noqa: E402
 from util.run import cli  # noqa: E402
+from util.run.counts import counted
 from util.run.device import use_device  # noqa: E402
 from util.run.gaps import Gaps  # noqa: E402
 from util.run.log import progress_bar  # noqa: E402
@@ -51,7 +51,7 @@ SCORES = ("J&F", *MEASURES)
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = CommandParser("benchmark_windows.py", description=__doc__.splitlines()[0])
+    parser = CommandParser("benchmark_windows.py", __doc__)
     parser.add_argument("--videos", type=int, default=3)
     parser.add_argument("--frames", type=int, default=360, help="of each video")
     parser.add_argument("--windows", type=int, nargs="+", default=[8, WINDOW, 80, 360], metavar="FRAMES")
@@ -148,7 +148,8 @@ def main() -> None:
         if name not in known:
             known[name] = run(window, overlap)
             write_json(record, {"made_of": made_of, "settings": known})
-    print(f"{args.videos} videos of {args.frames} frames, seed {args.seed}, {Path(args.resume).name}")
+    seen = f"{counted(args.videos, 'videos')} of {counted(args.frames, 'frames')}"
+    print(f"{seen}, seed {args.seed}, {Path(args.resume).name}")
     print(table({(window, overlap): known[f"{window}/{overlap}"] for window, overlap in asked}))
 
 

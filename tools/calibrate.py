@@ -29,6 +29,7 @@ from datasets.base import TrainVideo, VideoEntry
 from datasets.sampling import stream
 from models.calibration import Calibration, auroc, calibration_error
 from models.predictor import Frames, InMemory, Predictor
+from util.options.places import require_folder
 from util.options.precision import add_precision_options
 from util.options.saved import KINDS
 from util.run import cli
@@ -43,7 +44,7 @@ THRESHOLDS = (0.1, 0.3, 0.5, 0.7, 0.9)
 
 
 def parse_args() -> argparse.Namespace:
-    parser = CommandParser("calibrate.py", description=__doc__.splitlines()[0])
+    parser = CommandParser("calibrate.py", __doc__)
     parser.add_argument("checkpoint", help="of main.py, exported weights, or owner/name on the Hugging Face hub")
     parser.add_argument("output_file", type=Path, nargs="?", help="takes the checkpoint with the curve")
     parser.add_argument("--split", help="write nothing: show how well the scores tell on this split")
@@ -68,6 +69,8 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     asked = parse_args()
     content = models.load_checkpoint(asked.checkpoint)
+    folder = datasets.DATA_SETS[asked.dataset_file or content["options"]["dataset_file"]].path
+    require_folder("--data_path", asked.data_path or content["options"][folder])
     device = use_device(asked.device)
     how = dict(amp=asked.amp, float32=asked.float32)
     predictor, args = models.load_with_options(asked.checkpoint, device, not_there=0.0, **how)

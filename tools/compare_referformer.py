@@ -1,8 +1,8 @@
 """Compares models/referformer.py with outputs of ReferFormer's own code, on weights that are functions of their names.
 
-    python tools/compare_referformer.py OUTPUTS.pt --text_encoder DIR
+    python tools/compare_referformer.py outputs.pt --text_encoder roberta-base
 
-OUTPUTS.pt holds for each configuration the names and shapes of ReferFormer's parameters, the seeds and sizes of the
+The file holds for each configuration the names and shapes of ReferFormer's parameters, the seeds and sizes of the
 frames, the texts, and what its code gives in evaluation. Printed is the largest difference of each output, as a share
 of the output's range. Exit code 1: one is above --tolerance.
 """
@@ -143,7 +143,7 @@ def _fault(cases: object) -> str | None:
 
 
 def main() -> int:
-    parser = CommandParser("compare_referformer.py", description=__doc__.splitlines()[0])
+    parser = CommandParser("compare_referformer.py", __doc__)
     parser.add_argument("outputs", type=Path, metavar="OUTPUTS.pt")
     parser.add_argument("--text_encoder", required=True, help="directory of the RoBERTa of the outputs")
     parser.add_argument("--tolerance", type=float, default=1e-4, help="share of an output's range; 5 times in half")

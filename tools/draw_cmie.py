@@ -1,6 +1,6 @@
 """Draws one stage of the CMIE, and what each variant of the paper's ablations changes in it, with the code's shapes.
 
-    python tools/draw_cmie.py --output docs/cmie.png [--num_frames 5] [--size 360 640] [any option of main.py]
+    python tools/draw_cmie.py --output docs/cmie.png --num_frames 5 --size 360 640
 
 One clip and one expression go through the model with random weights. Hooks on the stage, and on a stage of each
 variant that gets the same inputs, read the shapes. FLOPs are torch's count, two for a multiplication and an addition.
@@ -337,7 +337,7 @@ def draw(found: dict[str, Stage]) -> Figure:
 
 
 def main() -> None:
-    own, args = picture_args("draw_cmie.py", __doc__.splitlines()[0], Path("cmie.png"))
+    own, args = picture_args("draw_cmie.py", __doc__, Path("cmie.png"))
     if (args.cmie, args.video_reads, args.proxy_to_video) != ("decoupled", "proxies", True):
         raise ValueError(
             "the picture has the variants beside each other; leave --cmie, --video_reads and --no-proxy_to_video out"

@@ -1,6 +1,6 @@
 """Draws the network: its modules by their names in the code, with the shapes of their outputs.
 
-    python tools/draw_network.py --output docs/network.png [--num_frames 5] [--size 360 640] [any option of main.py]
+    python tools/draw_network.py --output docs/network.png --num_frames 5 --size 360 640
 
 The shapes are those of one pass through the model with random weights: one clip, one expression.
 """
@@ -148,16 +148,16 @@ def draw(model: ProxyFormer, found: dict[str, list[str]]) -> Figure:
     return figure
 
 
-def picture_args(program: str, description: str, output: Path) -> tuple[argparse.Namespace, argparse.Namespace]:
+def picture_args(program: str, about: str, output: Path) -> tuple[argparse.Namespace, argparse.Namespace]:
     """The options of a program that draws the model, and those of ``main.py``, which it also takes.
 
     Args:
-        output: default of ``--output``.
+        about: the docstring of the program; output: default of ``--output``.
     """
     parser = CommandParser(
         program,
-        description=description,
-        epilog="Other options are those of main.py: --backbone, --num_frames …",
+        about,
+        note="Other options are those of main.py: --backbone, --num_frames …",
     )
     parser.add_argument("--output", type=Path, default=output, help="PNG, PDF or SVG by its ending")
     parser.add_argument("--size", type=int, nargs=2, default=(360, 640), metavar=("HEIGHT", "WIDTH"))
@@ -173,7 +173,7 @@ def picture_args(program: str, description: str, output: Path) -> tuple[argparse
 
 
 def main() -> None:
-    own, args = picture_args("draw_network.py", __doc__.splitlines()[0], Path("network.png"))
+    own, args = picture_args("draw_network.py", __doc__, Path("network.png"))
     model = build(args, [EXPRESSION])
     figure = draw(model, shapes(model, args.num_frames, tuple(own.size)))
     with atomic_path(own.output) as temporary:

@@ -1,6 +1,6 @@
 """Writes the weights of a checkpoint for sharing: one safetensors file, whose header says how to build the model.
 
-    python tools/export.py output/run/checkpoint.pth pretrained_weights/mine.safetensors --dtype float16
+    python tools/export.py output/run/checkpoint.pth output/mine.safetensors --dtype float16
     python tools/export.py output/run/checkpoint.pth --push owner/name --dtype float16
 
 ``mine.safetensors`` serves wherever a checkpoint is used for prediction. Training cannot be resumed from it, but can
@@ -36,7 +36,7 @@ ORIGINS = ("backbone_pretrained", "pretrained_weights")
 
 
 def parse_args() -> argparse.Namespace:
-    parser = CommandParser("export.py", description=__doc__.splitlines()[0])
+    parser = CommandParser("export.py", __doc__)
     parser.add_argument("checkpoint", help="of main.py, exported weights, or owner/name on the Hugging Face hub")
     parser.add_argument("output_file", type=Path, nargs="?", help="ends in .safetensors; may be left out with --push")
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="type of the stored weights")

@@ -58,7 +58,7 @@ def search(
 
 
 def main() -> int:
-    parser = CommandParser("fuzz.py", description=__doc__.splitlines()[0])
+    parser = CommandParser("fuzz.py", __doc__)
     parser.add_argument("--seconds", type=float, default=600, help="how long")
     parser.add_argument("--target", action="append", metavar="NAME", help="only this one; may be repeated")
     parser.add_argument("--seed", type=int, default=0)

@@ -1,6 +1,6 @@
 """Makes a small RoBERTa with random weights and a tokenizer that is trained on the expressions of a data set.
 
-    python tools/make_tiny_text_encoder.py data/synthetic/meta_expressions/train/meta_expressions.json \
+    python tools/make_tiny_text_encoder.py data/synthetic/meta_expressions/train/meta_expressions.json \\
         --output_dir data/synthetic/text_encoder
 
 The folder loads like any local RoBERTa (``AutoModel`` and ``AutoTokenizer``); nothing is downloaded.
@@ -98,7 +98,7 @@ def make_encoder(tokenizer: RobertaTokenizer, *, hidden_size: int, layers: int, 
 
 
 def main() -> None:
-    parser = CommandParser("make_tiny_text_encoder.py", description=__doc__.splitlines()[0])
+    parser = CommandParser("make_tiny_text_encoder.py", __doc__)
     parser.add_argument("meta_expressions", nargs="+", metavar="META_EXPRESSIONS_JSON")
     parser.add_argument("--output_dir", required=True)
     parser.add_argument("--hidden_size", type=int, default=128)

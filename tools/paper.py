@@ -1,6 +1,7 @@
 """The tables of the paper: which commands make each row, and how our scores compare.
 
     python tools/paper.py list
+    python tools/paper.py show IV.1
 
 Each subcommand is a module of ``tools/paper_tables/`` with two functions: ``add_arguments(parser)`` and ``run(args)``,
 which returns an exit code or None.
@@ -24,13 +25,10 @@ COMMANDS = {"list": listing, "show": show, "run": run, "tables": tables, "cost":
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """The options of a subcommand; ``others`` has the options of main.py, where the subcommand takes them."""
-    parser = CommandParser("paper.py", description=__doc__.splitlines()[0])
-    commands = parser.add_subparsers(
-        dest="command", required=True, metavar="COMMAND", parser_class=argparse.ArgumentParser
-    )
+    parser = CommandParser("paper.py", __doc__)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=CommandParser)
     for name, module in COMMANDS.items():
-        words = module.__doc__.splitlines()[0]
-        own = commands.add_parser(name, help=words, description=words, allow_abbrev=False)
+        own = commands.add_parser(name, about=module.__doc__, help=module.__doc__.splitlines()[0])
         own.set_defaults(takes_others=False)
         module.add_arguments(own)
     args, args.others = parser.parse_known_args(argv)

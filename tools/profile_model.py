@@ -1,6 +1,6 @@
 """Parameters, FLOPs, time and memory of a model with random weights; by default the paper's model.
 
-    python tools/profile_model.py [--num_frames 5] [--size 360 640] [--train] [any option of main.py]
+    python tools/profile_model.py --num_frames 5 --size 360 640 --train
 
 The words go through an encoder of RoBERTa-base's size with a tokenizer made on the spot; nothing is read or downloaded.
 FLOPs are those of convolutions and matrix products; a multiplication and an addition count as two. Inference runs in,
@@ -38,6 +38,7 @@ from opts import parse_train_args  # noqa: E402
 from tools.make_tiny_text_encoder import train_tokenizer  # noqa: E402
 from util.masks.box_ops import masks_to_boxes  # noqa: E402
 from util.run import cli  # noqa: E402
+from util.run.counts import counted
 from util.run.device import use_device  # noqa: E402
 from util.run.memory import peak_bytes  # noqa: E402
 from util.run.parser import CommandParser
@@ -201,8 +202,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """The options of ``main.py``, such as ``--num_frames``, and three more."""
     parser = CommandParser(
         "profile_model.py",
-        description=__doc__.splitlines()[0],
-        epilog="Other options are those of main.py: --num_frames, --backbone, --device, --amp …",
+        __doc__,
+        note="Other options are those of main.py: --num_frames, --backbone, --device, --amp …",
     )
     parser.add_argument("--size", type=int, nargs=2, default=(360, 640), metavar=("HEIGHT", "WIDTH"))
     parser.add_argument("--expressions", nargs="+", default=[EXPRESSION], help="asked of the one clip")
@@ -222,7 +223,8 @@ def main() -> None:
     torch.manual_seed(args.seed)
     model = build(args, args.expressions).to(device)
     asked = (args.num_frames, args.size, args.expressions)
-    clip = f"{args.num_frames} frames of {args.size[0]}×{args.size[1]}, {len(args.expressions)} expression(s)"
+    clip = f"{counted(args.num_frames, 'frames')} of {args.size[0]}×{args.size[1]}"
+    clip += f", {counted(len(args.expressions), 'expressions')}"
     print(
         f"{args.backbone}, {clip}, {device}, {torch.get_num_threads()} threads, torch {torch.__version__}", flush=True
     )

@@ -1,7 +1,7 @@
 """Runs the commands that the numbers in the docs came from, and prints which are others today.
 
     python tools/remeasure.py --list
-    python tools/remeasure.py [--only results.md] [--minutes 5] [--idle]
+    python tools/remeasure.py --only results.md --minutes 5 --idle
 
 A comment in the docs stands right before a table, a code block or a paragraph of measured numbers:
 
@@ -274,7 +274,7 @@ def output_of(command: str, folder: str) -> str:
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = CommandParser("remeasure.py", description=__doc__.splitlines()[0])
+    parser = CommandParser("remeasure.py", __doc__)
     parser.add_argument("--list", action="store_true", help="run nothing: print what is marked, and how long it takes")
     parser.add_argument("--only", default="", metavar="TEXT", help="those whose place or command has this text")
     parser.add_argument("--minutes", type=float, default=1, help="leave out what takes longer; default: 1")

@@ -1,7 +1,7 @@
 """Shows whether a published file of ReferFormer works here: segments two videos of Ref-DAVIS17, scores them, and prints
 a short report to post.
 
-    python tools/verify_published.py FILE --davis_path data/ref-davis [--picture verified.png]
+    python tools/verify_published.py ytvos_swin_tiny.pth --picture output/verified.png
 
 The protocol is that of the published numbers: short side 360, independent clips of 36 frames, each annotator's
 expressions as they are written, J&F. Read are ``valid/JPEGImages``, ``valid/Annotations`` and the expressions.
@@ -35,7 +35,7 @@ from util.run.cli import run  # noqa: E402
 from util.run.device import use_device  # noqa: E402
 from util.run.parser import CommandParser
 from util.video.pictures import read_label_maps  # noqa: E402
-from util.video.visualize import SheetRow, contact_sheet  # noqa: E402
+from util.video.sheets import SheetRow, contact_sheet  # noqa: E402
 from util.weights import checkpoint  # noqa: E402
 
 VIDEOS = ("blackswan", "car-shadow")
@@ -44,7 +44,7 @@ SHOWN = 4  # frames of a video in the picture
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = CommandParser("verify_published.py", description=" ".join(__doc__.split("\n\n")[0].split()))
+    parser = CommandParser("verify_published.py", __doc__)
     parser.add_argument("file", type=Path, metavar="FILE", help="as downloaded, or any checkpoint of this program")
     parser.add_argument("--davis_path", type=Path, default=Path("data/ref-davis"))
     parser.add_argument("--videos", nargs="+", default=list(VIDEOS), metavar="NAME", help="of the valid split")

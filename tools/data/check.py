@@ -24,6 +24,7 @@ from tools.data.checks import image_sets, sentence_sets, video_sets
 from tools.data.checks.report import Report
 from util.files.writing import atomic_path, write_json
 from util.run.cli import run
+from util.run.counts import counted
 from util.run.parser import CommandParser
 
 # Each function takes the folder of a data set and a number of processes. It raises FileNotFoundError or ValueError only
@@ -42,7 +43,7 @@ CHECKS: dict[str, Callable[[Path, int], Report]] = {
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = CommandParser("check.py", description=__doc__.splitlines()[0])
+    parser = CommandParser("check.py", __doc__)
     parser.add_argument("dataset", choices=CHECKS)
     parser.add_argument("path", type=Path, help="folder of the data set")
     parser.add_argument("--json", metavar="FILE", help="write all findings to this file")
@@ -70,7 +71,7 @@ def main() -> int:
             temporary.write_text(lines, encoding="utf-8", errors="backslashreplace")
         print(f"\n{args.fix_list}: {len(again):,} files or folders to download again")
     if report.faults:
-        print(f"\n{args.dataset} in {args.path}: {len(report.faults):,} faults")
+        print(f"\n{args.dataset} in {args.path}: {counted(len(report.faults), 'faults')}")
         return 1
     print(f"\n{args.dataset} in {args.path}: in order")
     return 0

@@ -37,6 +37,7 @@ from util.run.cli import (
     run,  # noqa: E402
     summarise,  # noqa: E402
 )
+from util.run.counts import counted
 from util.run.parser import CommandParser
 from util.samples.text import is_empty  # noqa: E402
 from util.video.pictures import MASK_SUFFIXES, PICTURE_SUFFIXES, find_files, list_files  # noqa: E402
@@ -316,7 +317,7 @@ def convert(source: Path | str, output: Path | str | None = None, *, copy: bool 
 
 
 def main() -> None:
-    parser = CommandParser("convert_davis_to_ytvos.py", description=__doc__.splitlines()[0])
+    parser = CommandParser("convert_davis_to_ytvos.py", __doc__)
     parser.add_argument("source", nargs="?", default="data/ref-davis", help="holds DAVIS/ and davis_text_annotations/")
     parser.add_argument("--output_dir", help="default: the source folder, beside the originals")
     parser.add_argument("--copy", action="store_true", help="copy frames and masks instead of linking to the originals")
@@ -329,7 +330,7 @@ def main() -> None:
         print(f"warning: {warning}", file=sys.stderr)
     print(f"{args.output_dir or args.source}: {'copied' if args.copy else 'linked'}")
     for split, numbers in result["splits"].items():
-        print(f"  {split}: " + ", ".join(f"{number} {name}" for name, number in numbers.items()))
+        print(f"  {split}: " + ", ".join(counted(number, name) for name, number in numbers.items()))
 
 
 if __name__ == "__main__":

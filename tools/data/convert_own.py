@@ -1,6 +1,6 @@
 """Converts videos of your own, with masks and a table of expressions, to the layout of Ref-YouTube-VOS.
 
-    python tools/data/convert_own.py videos --masks masks --table expressions.csv --output_dir data/own
+    python tools/data/convert_own.py videos --masks masks --table expressions.csv
 
 Frames in folders and label maps become links to the originals; films are decoded once. All that does not fit is named,
 each in a line, and nothing is written then. docs/data.md, Your own data, describes what the files may be like.
@@ -20,11 +20,12 @@ from tools.data.own.plan import make_plan
 from tools.data.own.write import PARTS, RECORD, divide, write_set
 from util.files.folders import require_own
 from util.run.cli import one_line, run
+from util.run.counts import counted
 from util.run.parser import CommandParser
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = CommandParser("convert_own.py", description=__doc__.splitlines()[0])
+    parser = CommandParser("convert_own.py", __doc__)
     parser.add_argument("videos", type=Path, help="folder that holds a folder of frames or a film for each video")
     parser.add_argument("--masks", type=Path, required=True, help="folder of masks, or a json of COCO or YouTube-VIS")
     parser.add_argument("--table", type=Path, required=True, help="csv or json of video, object and expression")
@@ -61,7 +62,7 @@ def convert(args: argparse.Namespace) -> tuple[dict[str, dict[str, int]], list[s
     origin = {name: str(getattr(args, name)) for name in ("videos", "masks", "table")}
     origin |= {"every": args.every, "valid": args.valid, "seed": args.seed}
     counts, more = write_set(args.output_dir, parts, splits, origin, args.workers)
-    return counts, [f"{count:,} {note}" for note, count in (notes + more).items()]
+    return counts, [counted(number, note) for note, number in (notes + more).items()]
 
 
 def main() -> None:
@@ -71,7 +72,7 @@ def main() -> None:
         print(f"note: {note}")
     print(f"{args.output_dir}: written")
     for split, numbers in counts.items():
-        print(f"  {split}: " + ", ".join(f"{number} {name}" for name, number in numbers.items()))
+        print(f"  {split}: " + ", ".join(counted(number, name) for name, number in numbers.items()))
 
 
 if __name__ == "__main__":

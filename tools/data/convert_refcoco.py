@@ -227,7 +227,7 @@ def write(root: Path, name: str, splits: dict[str, Converted], shared: dict) -> 
 
 
 def main() -> None:
-    parser = CommandParser("convert_refcoco.py", description=__doc__.splitlines()[0])
+    parser = CommandParser("convert_refcoco.py", __doc__)
     parser.add_argument("coco_path", type=Path, help="folder with refcoco/, refcoco+/ and refcocog/")
     parser.add_argument("--sets", nargs="+", choices=SETS, default=SETS, help="default: all three")
     args = parser.parse_args()

@@ -25,6 +25,7 @@ from datasets import a2d, jhmdb  # noqa: E402
 from util.files.writing import write_json  # noqa: E402
 from util.masks.coco import ground_truth  # noqa: E402
 from util.run.cli import run  # noqa: E402
+from util.run.counts import counted
 from util.run.parser import CommandParser
 from util.video.pictures import image_size, turned  # noqa: E402
 
@@ -56,12 +57,14 @@ def make_a2d_lists(root: Path, splits: list[str]) -> None:
             raise a2d.SET.bad(path, f"there is not one sample of the split {split}: see Release/videoset.csv")
         write_json(path, rows[split], indent=None)
         frames = len({(row[1], row[2]) for row in rows[split]})
-        print(f"{path.name}: {counts[split]} videos, {frames} frames, {len(rows[split])} samples")
+        seen = f"{counted(counts[split], 'videos')}, {counted(frames, 'frames')}"
+        print(f"{path.name}: {seen}, {counted(len(rows[split]), 'samples')}")
     if without:
-        few = f"{len(without)} videos with sentences have no folder of masks and are left out"
+        few = counted(len(without), "videos with sentences have no folder of masks and are left out")
         print(f"warning: {few}, the first {without[0]}")
     if nowhere:
-        print(f"{len(nowhere)} sentences are about an instance that no annotated frame has, the first {nowhere[0]}")
+        few = counted(len(nowhere), "sentences are about an instance that no annotated frame has")
+        print(f"{few}, the first {nowhere[0]}")
 
 
 def a2d_masks(root: Path) -> Iterator[tuple[str, np.ndarray]]:
@@ -127,14 +130,12 @@ def make_jhmdb(root: Path, overwrite: bool) -> None:
     write_json(path, content, indent=None)
     print(f"{path.name}: {len(content['images'])} samples of {len({s.video for s in samples})} videos")
     if without:
-        print(
-            f"{len(without)} samples are left out, because the masks of their video end before their frame, the first "
-            f"{without[0].image_id} ({without[0].mask_path})"
-        )
+        few = counted(len(without), "samples are left out, because the masks of their video end before their frame")
+        print(f"{few}, the first {without[0].image_id} ({without[0].mask_path})")
 
 
 def main() -> None:
-    parser = CommandParser("make_sentences_annotations.py", description=__doc__.splitlines()[0])
+    parser = CommandParser("make_sentences_annotations.py", __doc__)
     parser.add_argument("dataset", choices=("a2d", "jhmdb"))
     parser.add_argument("path", type=Path, metavar="PATH", help="folder of the data set")
     parser.add_argument("--overwrite", action="store_true", help="replace existing files")

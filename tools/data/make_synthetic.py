@@ -36,6 +36,7 @@ from util.files.origin import GENERATED  # noqa: E402
 from util.files.reading import read_json  # noqa: E402
 from util.masks.results import LABEL_PALETTE  # noqa: E402
 from util.run.cli import run  # noqa: E402
+from util.run.counts import counted
 from util.run.parser import CommandParser
 
 SPLITS = ("train", "valid")
@@ -358,7 +359,7 @@ def generate(
 
 
 def main() -> int:
-    parser = CommandParser("make_synthetic.py", description=__doc__.splitlines()[0])
+    parser = CommandParser("make_synthetic.py", __doc__)
     parser.add_argument("output_dir")
     parser.add_argument("--train_videos", type=int, default=600)
     parser.add_argument("--valid_videos", type=int, default=40)
@@ -382,7 +383,7 @@ def main() -> int:
     counts = json.loads((output / GENERATED).read_text())["counts"]
     print(f"{output}: {'written' if written else 'already there'}")
     for split, numbers in counts.items():
-        print(f"  {split}: " + ", ".join(f"{number} {name}" for name, number in numbers.items()))
+        print(f"  {split}: " + ", ".join(counted(number, name) for name, number in numbers.items()))
     return 0
 
 

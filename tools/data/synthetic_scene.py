@@ -75,16 +75,10 @@ def _heart() -> np.ndarray:
     )
 
 
-def _moon(distance: float = 0.62, radius: float = 0.85) -> np.ndarray:
-    """A circle of radius 1 without the part of another one, whose centre is to its right."""
-    x = (1 - radius**2 + distance**2) / (2 * distance)  # of the two points where the circles meet
-    y = math.sqrt(1 - x**2)
-    outer = np.linspace(math.atan2(y, x), 2 * math.pi - math.atan2(y, x), 32)
-    end = math.atan2(y, x - distance)
-    inner = np.linspace(2 * math.pi - end, end, 24)[1:-1]
-    rounded = np.stack([np.cos(outer), np.sin(outer)], axis=1)
-    hollow = np.stack([distance + radius * np.cos(inner), radius * np.sin(inner)], axis=1)
-    return np.concatenate([rounded, hollow])
+def _hollow(radius: float = 0.5) -> np.ndarray:
+    """A circle of radius 1 with a round hole. A cut from the rim joins both outlines into one."""
+    outer, inner = _ring(48, (1.0,), 0.0), _ring(48, (radius,), 0.0)
+    return np.concatenate([outer, outer[:1], inner[:1], inner[::-1]])
 
 
 # Things for a model to learn that knows the others.
@@ -95,8 +89,8 @@ NEW_COLOURS: dict[str, tuple[int, int, int]] = {
 }
 NEW_SHAPES: dict[str, np.ndarray] = {
     "heart": _centred(_heart(), 2.7),
-    "moon": _centred(_moon(), 1.9),
-    "house": _centred(np.array([(-1, 1), (1, 1), (1, -0.2), (0, -1.35), (-1, -0.2)]), 2.9),
+    "ring": _centred(_hollow(), 3.0),
+    "bar": _centred(np.array([(-1.4, -0.42), (1.4, -0.42), (1.4, 0.42), (-1.4, 0.42)]), 2.3),
 }
 _RGB, _OUTLINES = COLOURS | NEW_COLOURS, SHAPES | NEW_SHAPES
 _REACH = 1.5  # the farthest vertex of any shape

@@ -46,5 +46,6 @@ def _import_models() -> ModuleType:
 _models = _import_models()
 Predictor = _models.Predictor
 load_predictor = _models.load_predictor
+look_inside = _models.look_inside
 
-__all__ = ["Predictor", "load_predictor"]
+__all__ = ["Predictor", "load_predictor", "look_inside"]

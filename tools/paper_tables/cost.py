@@ -1,5 +1,7 @@
 """Makes Table VIII on this machine: operations, parameters, time and memory of its four models.
 
+    python tools/paper.py cost --output_dir output/paper/cost
+
 Each row runs in a process of its own, so that its peak memory can be measured. Weights and frames are random.
 Operations are those of the network as the papers describe it; time and memory are those of inference as this repository
 does it (models/fast/), from uint8 frames to masks of their size, in float32.
@@ -18,12 +20,14 @@ from tools.paper_tables.rows import Row, tables, written
 from tools.paper_tables.steps import ROOT, parsed, training_options
 from util.files.writing import write_json
 from util.run.cli import one_line
+from util.run.log import progress_bar
+from util.run.parser import CommandParser
 
 TABLE = "VIII"
 HEADS = ("", "GFLOP", "GMAC of Linear, Conv", "parameters", "ms", "peak GiB", "paper: G", "paper: ms")
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: CommandParser) -> None:
     parser.add_argument("--output_dir", metavar="DIR", help="write cost.json there, which tables reads")
     parser.add_argument("--frames", type=int, default=19)
     parser.add_argument("--size", type=int, nargs=2, default=(360, 640), metavar=("HEIGHT", "WIDTH"))
@@ -31,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--repeat", type=int, default=2, help="runs after the first; the fastest counts")
     parser.add_argument("--count", action="store_true", help="measure nothing: operations and parameters, in seconds")
     parser.add_argument("--one", help=argparse.SUPPRESS)  # measure this row in this process
-    parser.epilog = "Further options are those of main.py, for all four models, such as --token_stride 16."
+    parser.note = "Further options are those of main.py, for all four models, such as --token_stride 16."
     parser.set_defaults(takes_others=True)
 
 
@@ -46,7 +50,7 @@ def run(args: argparse.Namespace) -> None:
         print(json.dumps(measured(rows[args.one], args.frames, tuple(args.size), args.device, repeat, args.others)))
         return
     found, lines = {}, [HEADS]
-    for number, row in rows.items():
+    for number, row in progress_bar(rows.items(), desc="rows", unit="row"):
         print(f"{row.id}, {row.title} …", file=sys.stderr, flush=True)
         try:
             parsed(training_options(row, args.others))  # refused at once, where the other process would take a while

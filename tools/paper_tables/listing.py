@@ -1,4 +1,7 @@
-"""Prints the rows of the paper's tables with the paper's numbers, and whether a command makes each."""
+"""Prints the rows of the paper's tables with the paper's numbers, and whether a command makes each.
+
+python tools/paper.py list IV V
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Runs the commands of a row one after the other; given again, the same command goes on."""
+"""Runs the commands of a row one after the other; given again, the same command goes on.
+
+python tools/paper.py run IV.1 --output_dir output/paper/IV.1 --backbone_pretrained resnet50.pth
+"""
 
 from __future__ import annotations
 
@@ -19,13 +22,14 @@ from tools.paper_tables.steps import ROOT, Step, downloads, steps
 from util.files.writing import write_json
 from util.run.cli import INCOMPLETE
 from util.run.interrupt import ASKING, REQUEUE
+from util.run.parser import CommandParser
 
 RECORD = "paper.json"  # in the folder of a run: which row, with which options, and which of its commands are done
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: CommandParser) -> None:
     show.add_arguments(parser)
-    parser.epilog += " Exit status: that of the command that failed; 3 where one left out damaged items."
+    parser.note += " Exit status: that of the command that failed; 3 where one left out damaged items."
     next(a for a in parser._actions if a.dest == "output_dir").required = True
 
 

@@ -1,4 +1,7 @@
-"""Prints the commands of a row, from downloads to scores, and the memory that they take."""
+"""Prints the commands of a row, from downloads to scores, and the memory that they take.
+
+python tools/paper.py show IV.1 --backbone_pretrained resnet50.pth
+"""
 
 from __future__ import annotations
 
@@ -18,9 +21,10 @@ from tools.paper_tables.steps import (
     steps,
     training_options,
 )
+from util.run.parser import CommandParser
 
 
-def add_arguments(parser: argparse.ArgumentParser, output_dir: str | None = None) -> None:
+def add_arguments(parser: CommandParser, output_dir: str | None = None) -> None:
     """Adds the options that name the commands of a row; ``output_dir`` is a default, None: it has to be given."""
     parser.add_argument("row", help="such as IV.3; list prints them")
     parser.add_argument("--output_dir", metavar="DIR", help="folder for all results of the row", default=output_dir)
@@ -30,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser, output_dir: str | None = None
         metavar='"OPTIONS"',
         help="options of main.py for the pretraining alone, as one word",
     )
-    parser.epilog = (
+    parser.note = (
         "Further options are those of main.py, for the training. Those of the model, the machine and --coco_path hold "
         "for the pretraining, too; --pretrained_weights FILE takes its place."
     )

@@ -1,4 +1,7 @@
-"""Trains the rows of Tables IV to VII on generated videos, all with one budget, and prints them beside the paper's."""
+"""Trains the rows of Tables IV to VII on generated videos, all with one budget, and prints them beside the paper's.
+
+python tools/paper.py small --output_dir output/small --dry_run
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Collects the scores of runs into the paper's tables, ours beside the paper's, as Markdown and as a picture."""
+"""Collects the scores of runs into the paper's tables, ours beside the paper's, as Markdown and as a picture.
+
+python tools/paper.py tables output/paper --output output/paper.md
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Pretrains a backbone and a text encoder together, from random weights, to find the object that an expression means.
 
-    python tools/small_job/pretrain_alignment.py data/synthetic --backbone tsm_resnet10_half \
+    python tools/small_job/pretrain_alignment.py data/synthetic --backbone tsm_resnet10_half \\
         --text_encoder data/synthetic/text_encoder --output_dir output/pretrained
 
 For real videos, encoders learn this from ImageNet, Kinetics and RoBERTa's corpus; here they learn it from the training
@@ -330,7 +330,7 @@ def pretrain(aligner: Aligner, stream: Iterable[Clips], *, steps: int, lr: float
 
 
 def main() -> None:
-    parser = CommandParser("pretrain_alignment.py", description=__doc__.splitlines()[0])
+    parser = CommandParser("pretrain_alignment.py", __doc__)
     parser.add_argument("ytvos_path", type=Path, help="data set in the layout of Ref-YouTube-VOS, with train/meta.json")
     parser.add_argument("--backbone", default="tsm_resnet10_half", help="as in main.py")
     parser.add_argument("--text_encoder", required=True, help="as in main.py")
@@ -350,6 +350,7 @@ def main() -> None:
         )
     require_new(args.output_dir)
     device = use_device(args.device)
+    videos = Videos(args.ytvos_path, args.num_frames, args.holdout)
     torch.manual_seed(args.seed)
     backbone = build_backbone(args.backbone, pretrained=False)
     text_encoder = TextEncoder.from_pretrained(args.text_encoder, frozen=False)
@@ -357,7 +358,6 @@ def main() -> None:
     for layer in text_encoder.modules():  # generated expressions are too short for dropout
         if isinstance(layer, nn.Dropout):
             layer.p = 0.0
-    videos = Videos(args.ytvos_path, args.num_frames, args.holdout)
     aligner = Aligner(backbone, text_encoder, classes=len(videos.categories) + 1, objects=videos.objects).to(device)
     stream = ClipStream(videos, count=args.batch_size, steps=args.steps, seed=args.seed)
     pinned = device.type == "cuda"

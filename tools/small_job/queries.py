@@ -29,8 +29,10 @@ from models.criterion import subsample
 from models.postprocess import query_scores, resize_logits
 from models.predictor import Predictor
 from util.masks.box_ops import masks_to_boxes
+from util.options.places import require_folder
 from util.run import cli
 from util.run.device import use_device
+from util.run.log import progress_bar
 from util.run.parser import CommandParser
 from util.run.precision import autocast
 from util.samples.structures import Targets
@@ -57,7 +59,7 @@ class Answer:
 
 
 def main() -> None:
-    parser = CommandParser("queries.py", description=__doc__.splitlines()[0])
+    parser = CommandParser("queries.py", __doc__)
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--ytvos_path", type=Path, required=True, help="a set of make_synthetic.py; valid is answered")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to this file")
@@ -71,6 +73,7 @@ def main() -> None:
 
 def measure(checkpoint: Path, data: Path, device: torch.device | None = None) -> dict[str, float]:
     """The figures of :func:`summary` for the held-out videos of a generated set."""
+    require_folder("--ytvos_path", data)
     predictor, args = models.load_with_options(checkpoint, device)
     if not args.binary:
         raise ValueError(f"{checkpoint} has classes of objects; this tool is for models with one class, --binary")
@@ -78,7 +81,7 @@ def measure(checkpoint: Path, data: Path, device: torch.device | None = None) ->
     matcher = models.build_criterion(args).matcher
     meta = split_videos(data, "valid")
     answers, alike = [], []
-    for video in datasets.eval_set(args, "valid").videos():
+    for video in progress_bar(datasets.eval_set(args, "valid").videos(), desc="answer", unit="video"):
         entry, frames = meta[video.video_id]["expressions"], video.read(slice(None))
         paths = [annotations_root(data, "valid") / video.video_id / f"{name}.png" for name in video.frame_names]
         labels = read_label_maps(paths, tuple(frames.shape[-2:]))[:, 0]

@@ -1,5 +1,6 @@
 """The main job in small, from generated videos to scores and pictures, by the commands that a user would give.
-``scripts/demo.sh`` runs it.
+
+./scripts/demo.sh --output_dir output/demo
 """
 
 from __future__ import annotations
@@ -7,7 +8,10 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
+
+import torch
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
@@ -25,16 +29,16 @@ from util.run.precision import amp_dtype
 
 
 def parse_args() -> argparse.Namespace:
-    parser = CommandParser("demo.sh", description=__doc__.splitlines()[0])
+    parser = CommandParser("demo.sh", __doc__)
     parser.add_argument("--output_dir", type=Path, default=Path("output/demo"), help="everything is written here")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", help="cuda, cuda:1, cpu; default: a GPU when there is one")
     size = parser.add_mutually_exclusive_group()
-    size.add_argument("--long", action="store_true", help="train far longer: hours on a CPU")
+    size.add_argument("--quick", action="store_true", help=f"train nothing; score {PRETRAINED.relative_to(ROOT)}")
+    size.add_argument("--scratch", action="store_true", help="train from random weights, in 20 minutes on a CPU")
     size.add_argument(
-        "--tune", action="store_true", help="teach the shipped weights new shapes and colours, in minutes"
+        "--long", action="store_true", help="the same for far longer, as the shipped weights were trained"
     )
-    size.add_argument("--quick", action="store_true", help=f"train nothing; take {PRETRAINED.relative_to(ROOT)}")
     return parser.parse_args()
 
 
@@ -43,26 +47,31 @@ def main() -> None:
     start = time.perf_counter()
     device = use_device(asked.device)
     where = ["--device", asked.device] if asked.device else []
-    out, data = asked.output_dir, asked.output_dir / "data"
-    results = out / "valid"
-    require_new(out)
+    require_new(asked.output_dir)
     slow = device.type == "cpu" and amp_dtype("auto", device) is None
     if slow and not asked.quick:
-        print(
-            "this CPU has no instructions for bfloat16: in float32 everything takes up to four times as long; --quick "
-            "shows a trained model in a minute"
-        )
-    if (asked.quick or asked.tune) and not PRETRAINED.is_file():
-        raise FileNotFoundError(f"{PRETRAINED} is not in this copy of the repository; run without --quick and --tune")
-    if asked.tune:
-        found = tune.tune(out, asked.seed, device, where, slow, start)
-        write_json(out / "metrics.json", found | {"seconds": round(time.perf_counter() - start, 1), "seed": asked.seed})
-        print(tune.table(found))
-        print(f"\n{time.perf_counter() - start:.0f} seconds. The numbers are in {out / 'metrics.json'},")
-        print(f"films of the held-out videos in {out / 'valid' / 'overlays'}, the weights in {out / 'run'}.")
-        return
+        print("this CPU has no instructions for bfloat16: in float32 the training takes up to four times as long")
+    from_shipped = not (asked.scratch or asked.long)
+    if from_shipped and not PRETRAINED.is_file():
+        raise FileNotFoundError(f"{PRETRAINED} is not in this copy of the repository; give --scratch")
+    if from_shipped and not asked.quick:
+        metrics = tune.tune(asked.output_dir, asked.seed, device, where, slow, start)
+        shown, pictures = tune.table(metrics), "before_after.png, contact_sheet.png and demo.mp4"
+    else:
+        metrics = score_recipe(asked, device, where)
+        shown, pictures = table(metrics), "contact_sheet.png and demo.mp4"
+    metrics |= {"seconds": round(time.perf_counter() - start, 1), "seed": asked.seed}
+    write_json(asked.output_dir / "metrics.json", metrics)
+    print(shown)
+    print(f"\n{metrics['seconds']:.0f} seconds. In {asked.output_dir}, look at {pictures};")
+    print("metrics.json has the numbers, valid/submission.zip the submission, valid/overlays films of all expressions.")
+    print(f"The checkpoint is {metrics['checkpoint']}.")
 
-    recipe = SHORT if not (asked.quick or asked.long) else LONG  # with which the shipped weights were trained, too
+
+def score_recipe(asked: argparse.Namespace, device: torch.device, where: Sequence[str]) -> dict:
+    """Trains from random weights, or takes the shipped ones; infers, scores and draws; returns the metrics."""
+    out, data, results = asked.output_dir, asked.output_dir / "data", asked.output_dir / "valid"
+    recipe = SHORT if asked.scratch else LONG  # with which the shipped weights were trained, too
     if asked.quick:
         step(1, f"generating {VALID_VIDEOS} videos")
         generate(data, videos=1, frames=FRAMES, seed=asked.seed, absent=recipe.absent)
@@ -81,15 +90,8 @@ def main() -> None:
     told = presence(trained, out / "controls" / "not_there", data, device) if recipe.absent else None
 
     step(5, "pictures")
-    sheet, film = out / "contact_sheet.png", out / "demo.mp4"
-    draw(scores, results, data, sheet, film)
-    metrics = summary(scores, checked) | {"seconds": round(time.perf_counter() - start, 1), "seed": asked.seed}
-    metrics |= {"presence": told} if told else {}
-    write_json(out / "metrics.json", metrics)
-    print(table(metrics))
-    print(f"\n{metrics['seconds']:.0f} seconds. Look at {sheet} and {film}; the numbers are in {out / 'metrics.json'},")
-    print(f"the submission is {results / 'submission.zip'}, a film of each expression is in {results / 'overlays'},")
-    print(f"the checkpoint is {trained}.")
+    draw(scores, results, data, out / "contact_sheet.png", out / "demo.mp4")
+    return summary(scores, checked) | ({"presence": told} if told else {}) | {"checkpoint": str(trained)}
 
 
 if __name__ == "__main__":

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,11 +65,21 @@ LONG = Recipe(
 )
 
 
-def generate(folder: Path, *, videos: int, frames: int, seed: int, absent: int = 0) -> None:
-    """A data set of training videos and the held-out ones, with ``absent`` texts for each that mean nothing in it."""
-    counts = ["--train_videos", videos, "--valid_videos", VALID_VIDEOS, "--frames", frames]
-    counts += ["--absent", absent] if absent else []
-    command("tools/data/make_synthetic.py", folder, *counts, "--seed", seed)
+def generate(
+    folder: Path,
+    *,
+    videos: int,
+    frames: int,
+    seed: int,
+    absent: int = 0,
+    held_out: int = VALID_VIDEOS,
+    things: str | None = None,
+) -> None:
+    """A data set of training videos and held-out ones, with ``absent`` texts for each that mean nothing in it."""
+    options = ["--train_videos", videos, "--valid_videos", held_out, "--frames", frames, "--seed", seed]
+    options += ["--absent", absent] if absent else []
+    options += ["--things", things] if things else []
+    command("tools/data/make_synthetic.py", folder, *options)
 
 
 @dataclass(frozen=True)
@@ -128,12 +140,33 @@ def stages(recipe: Recipe, starts: Starts, seed: int, *options: str) -> tuple[li
 
 
 def train_stages(recipe: Recipe, starts: Starts, out: Path, seed: int, *options: str) -> Path:
-    """Trains a model on images, then on videos; returns the checkpoint. What ``options`` are is in :func:`stages`."""
+    """Trains a model on images, then on videos, saying when each ends; returns the checkpoint.
+
+    Args:
+        options: as in :func:`stages`.
+    """
     first, last = out / "run_images", out / "run"
     images, videos = stages(recipe, starts, seed, *options)
-    command("main.py", *images, "--backbone_pretrained", starts.encoders / "backbone.pth", "--output_dir", first)
-    command("main.py", *videos, "--pretrained_weights", first / "checkpoint.pth", "--output_dir", last)
+    images += ["--backbone_pretrained", starts.encoders / "backbone.pth"]
+    videos += ["--pretrained_weights", first / "checkpoint.pth"]
+    for stage, folder in ((images, first), (videos, last)):
+        print(ends(*measured(stage, folder)), flush=True)
+        command("main.py", *stage, "--output_dir", folder)
     return last / "checkpoint.pth"
+
+
+def measured(options: Sequence[object], folder: Path) -> tuple[int, float]:
+    """The steps of a training by main.py with these options, and the seconds that one takes. Nothing is written."""
+    said = command("main.py", *options, "--output_dir", folder, "--dry_run", quiet=True)
+    steps = re.search(r"^(\d+) steps are left", said, re.MULTILINE)
+    seconds = re.findall(r": ([\d.]+) s a step", said)
+    return int(steps[1]), max(map(float, seconds))
+
+
+def ends(steps: int, seconds: float) -> str:
+    """When a training that begins now ends, as a sentence."""
+    ready = time.strftime("%H:%M", time.localtime(time.time() + steps * seconds))
+    return f"a step takes {seconds:.2f} s: {steps} steps take {steps * seconds / 60:.1f} minutes, until {ready}"
 
 
 def step(number: int, what: str) -> None:

@@ -2,7 +2,8 @@
 
 Layout: ``Annotations/<video>/<expression id>/<frame>.png`` for every listed frame, in its original size, of mode L with
 values 0 and 255. A zip for MeViS has no folder ``Annotations/`` (``root`` is empty). Ref-DAVIS17 has
-``anno_<annotator>/<video>/<frame>.png``, palette PNGs whose pixel values are object numbers.
+``anno_<annotator>/<video>/<frame>.png``, palette PNGs whose pixel values are object numbers. Beside the masks,
+``scores/<video>.json`` has the score of each expression, and whether it means something.
 """
 
 from __future__ import annotations
@@ -20,10 +21,12 @@ from PIL import Image
 
 from util.files.images import open_image
 from util.files.names import checked, inside
-from util.files.reading import unfit
+from util.files.reading import read_json, unfit
 from util.files.writing import UNFINISHED, atomic_path, write_json
 
 RESULTS_ROOT = "Annotations"
+RECORD = "inference.json"  # what the masks of a folder depend on
+SCORES = "scores"
 # First frame and full video of Ref-DAVIS17's first annotator, then of its second.
 ANNOTATOR_ROOTS = ("anno_0", "anno_1", "anno_2", "anno_3")
 # The 256 colours of PASCAL VOC and DAVIS: the bits of an index are dealt to red, green and blue in turn.
@@ -58,6 +61,21 @@ def write_label_png(path: str | os.PathLike, labels: np.ndarray) -> None:
 def mask_name(vid: str, eid: str, frame: str, root: str = RESULTS_ROOT) -> str:
     """Name of a mask, relative to the results folder or inside the zip. Raises as :func:`util.files.names.checked`."""
     return under(root, f"{checked(vid)}/{checked(eid)}/{checked(frame)}.png")
+
+
+def write_scores(
+    results_dir: Path, vid: str, expressions: Iterable[str], scores: Iterable[float], there: Iterable[bool]
+) -> None:
+    """Keeps the score of expressions of a video, and whether they mean something; those of its others stay."""
+    answers = zip(expressions, scores, there, strict=True)
+    found = {name: {"score": round(score, 4), "there": bool(means)} for name, score, means in answers}
+    write_json(inside(results_dir / SCORES, f"{vid}.json"), read_scores(results_dir, vid) | found)
+
+
+def read_scores(results_dir: Path, vid: str) -> dict[str, dict]:
+    """What :func:`write_scores` kept of a video; empty where its masks are of a version that kept nothing."""
+    path = inside(results_dir / SCORES, f"{vid}.json")
+    return read_json(path) if path.is_file() else {}
 
 
 def under(root: str, name: str) -> str:
@@ -222,7 +240,7 @@ def claim_results(
 
     Args:
         results_dir: is made where it does not exist.
-        run: all that the masks depend on, as plain data; kept in ``inference.json``.
+        run: all that the masks depend on, as plain data; kept in :data:`RECORD`.
         replace: delete the masks of another run, instead of refusing. Masks of unknown origin are never deleted.
         roots: its folders that hold masks.
         asked: a digest of the frames and texts of each video. Masks of a video with another digest are deleted.
@@ -231,7 +249,7 @@ def claim_results(
         ValueError: the folder holds masks of another run, masks of unknown origin, or links among its masks: they are
             not followed, neither to write nor to delete.
     """
-    record = Path(results_dir, "inference.json")
+    record = Path(results_dir, RECORD)
     masks = [folder for root in roots if (folder := Path(results_dir, root)).is_dir()]
     found = _claimable(results_dir, masks)
     made_by = None

@@ -119,7 +119,7 @@ def write_submission_zip(results_dir: str | os.PathLike, zip_path: str | os.Path
     if not masks.is_dir():
         raise FileNotFoundError(f"{masks}: no such folder; inference writes it")
     with Results(masks) as results, atomic_path(zip_path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
-        for name in results.names:
+        for name in tqdm(results.names, "pack", unit="mask", disable=None):
             entry = zipfile.ZipInfo(under(root, name))
             entry.external_attr = 0o644 << 16
             try:

@@ -16,9 +16,10 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
         "--dataset_file",
         **KINDS["dataset_file"].argument(),
         default="ytvos",
-        help="all: refcoco, refcoco+ and refcocog; joint: these three and ytvos",
+        help="what to train on, or with --eval to score; all: refcoco, refcoco+ and refcocog; joint: these three and "
+        "ytvos",
     )
-    group.add_argument("--ytvos_path", default="data/ref-youtube-vos")
+    group.add_argument("--ytvos_path", default="data/ref-youtube-vos", help="folder of Ref-YouTube-VOS")
     group.add_argument("--annotations", metavar="DIR", help="ytvos: masks of valid; default: valid/Annotations")
     group.add_argument("--expressions", metavar="FILE", help='ytvos: list of valid with the "obj_id" of expressions')
     group.add_argument("--davis_path", default="data/ref-davis")

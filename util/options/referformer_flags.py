@@ -71,7 +71,7 @@ def without_referformer_flags(parser: argparse.ArgumentParser, argv: Sequence[st
     words = list(sys.argv[1:] if argv is None else argv)
     flags = _parser()
     flags.prog = parser.prog
-    flags.usage = parser.usage
+    flags.format_usage = parser.format_usage
     own = set(parser._option_string_actions)
     foreign = [action for action in flags._actions if not own & set(action.option_strings)]
     names = {f"--{action.dest}" for action in foreign}

@@ -17,8 +17,8 @@ def add_backbone_options(group: argparse._ActionsContainer) -> None:
         "--backbone",
         **KINDS["backbone"].argument(),
         default="video_swin_t",
-        help="resnet18/34/50/101, video_swin_t/s/b, swin_t/s/b/l_p4w7, tsm_resnet10, tsm_resnet10_half, or timm:NAME "
-        "for any timm feature pyramid",
+        help="video_swin_t, resnet50 …; resnet18/34/50/101, video_swin_t/s/b, swin_t/s/b/l_p4w7, tsm_resnet10, "
+        "tsm_resnet10_half, or timm:NAME for any timm feature pyramid",
     )
     group.add_argument("--backbone_pretrained", metavar="FILE", help="torchvision, timm or Video-Swin weights")
     group.add_argument(
@@ -41,7 +41,7 @@ def add_start_options(group: argparse._ActionsContainer) -> None:
     group.add_argument(
         "--pretrained_weights",
         metavar="CKPT",
-        help="start from the weights of this checkpoint, or of owner/name on the Hugging Face hub",
+        help="start from the weights of this checkpoint; or of owner/name on the Hugging Face hub",
     )
     group.add_argument(
         "--random_backbone",

@@ -14,6 +14,7 @@ from typing import Self
 from tqdm import tqdm
 
 from util.run.cli import INCOMPLETE, one_line
+from util.run.counts import counted
 
 # util.run.dist is imported within functions, because it imports torch, which scoring processes do not need
 
@@ -93,7 +94,7 @@ class Gaps:
 
     def counted(self) -> str:
         """The number of items as the beginning of a sentence: "3 problems are"."""
-        return "1 problem is" if len(self.items) == 1 else f"{len(self.items)} problems are"
+        return counted(len(self.items), "problems are", "problem is")
 
     def code(self) -> int:
         """The exit code of the command, the same on all ranks. All ranks must call it."""
@@ -154,15 +155,11 @@ def beside(scores: Mapping) -> str:
     counts = {key: value for key, value in scores.get("incomplete", {}).items() if key != "problems"}
     if not counts:
         return ""
-    said = [f"{_number(counts.pop('predictions'), 'predictions')} missing or damaged and scored as 0"]
+    said = [f"{counted(counts.pop('predictions'), 'predictions')} missing or damaged and scored as 0"]
     for key, count in counts.items():
         what = key.removeprefix("truth_")
-        said.append(f"{_number(count, what)} {'without usable ground truth ' if what != key else ''}left out")
+        said.append(f"{counted(count, what)} {'without usable ground truth ' if what != key else ''}left out")
     return f"   INCOMPLETE: {', '.join(said)}"
-
-
-def _number(count: int, plural: str) -> str:
-    return f"{count} {plural[:-1] if count == 1 else plural}"
 
 
 def in_words(item: str, why: str) -> str:

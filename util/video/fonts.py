@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator
 from functools import cache
 from importlib.util import find_spec
@@ -29,6 +30,24 @@ def font(text: str, size: int) -> ImageFont.FreeTypeFont:
         size: in pixels.
     """
     return _sized(_path(frozenset(text)), size)
+
+
+def wrapped(text: str, size: int, width: int) -> list[str]:
+    """Lines of ``text`` that fit into ``width`` pixels; a word that is too long alone is cut."""
+    face, lines = font(text, size), []
+    for paragraph in text.splitlines():
+        line = ""
+        for word in paragraph.split():
+            longer = f"{line} {word}".strip()
+            if face.getlength(longer) <= width:
+                line = longer
+                continue
+            lines += [line] if line else []
+            pieces = textwrap.wrap(word, max(1, int(width / max(1, *map(face.getlength, word))))) or [word]
+            lines += pieces[:-1]
+            line = pieces[-1]
+        lines.append(line)
+    return lines or [""]
 
 
 @cache

@@ -19,16 +19,8 @@ from util.files.writing import atomic_path, open_json
 from util.masks.coco import encode_masks
 from util.masks.results import write_mask_png
 from util.run.log import progress_bar
-from util.video.visualize import (
-    SheetRow,
-    contact_sheet,
-    distinct_colours,
-    enlarged,
-    for_sheet,
-    legend,
-    open_film,
-    overlay,
-)
+from util.video.sheets import SheetRow, contact_sheet, for_sheet
+from util.video.visualize import distinct_colours, open_film, painter
 
 # The files and folders of a result; the record is in every result.
 RECORD = "segmentation.json"
@@ -79,6 +71,11 @@ def where_found(there: bool, seen: int, frames: int) -> str:
     return f"in {seen} of {frames} frames" if seen else "in no frame"
 
 
+def caption(text: str, score: float, there: bool) -> str:
+    """An expression with its answer, as a legend shows it."""
+    return f"{text} · {score:.2f}{'' if there else f' · {NOT_THERE}'}"
+
+
 def write_result(
     folder: Path, video: Video, expressions: Sequence[str], segmentation: Segmentation, form: str
 ) -> list[int]:
@@ -94,7 +91,7 @@ def write_result(
     """
     colours = distinct_colours(len(expressions))
     answers = zip(expressions, segmentation.scores, segmentation.there, strict=True)
-    captions = [f"{text} · {score:.2f}{'' if there else f' · {NOT_THERE}'}" for text, score, there in answers]
+    captions = [caption(*answer) for answer in answers]
     seen = np.zeros(len(expressions), int)
     height, width = video.size
     at_once = min(16, max(1, _BYTES // (height * width * (3 + len(expressions)))))
@@ -120,7 +117,7 @@ def write_result(
 @contextmanager
 def _film(folder: Path, video: Video, captions: list[str], colours: list) -> Iterator[Add]:
     """The frames with their masks painted over, each shown as long as in the video."""
-    painted = _painter(captions, colours)
+    painted = painter(captions, colours)
     length = video.times[-1] - video.times[0]
     with open_film(folder / "overlay.mp4", len(video) / length if length else 1) as show:
         yield lambda i, frame, masks: show(painted(frame, masks), video.times[i], video.times[i + 1])
@@ -128,27 +125,13 @@ def _film(folder: Path, video: Video, captions: list[str], colours: list) -> Ite
 
 @contextmanager
 def _still(folder: Path, video: Video, captions: list[str], colours: list) -> Iterator[Add]:
-    painted = _painter(captions, colours)
+    painted = painter(captions, colours)
 
     def add(_: int, frame: np.ndarray, masks: np.ndarray) -> None:
         with atomic_path(folder / "overlay.png") as temporary:
             Image.fromarray(painted(frame, masks)).save(temporary, format="PNG")
 
     yield add
-
-
-def _painter(captions: list[str], colours: list) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
-    """A function that paints the masks over a frame and sets the legend above."""
-    band = None
-
-    def painted(frame: np.ndarray, masks: np.ndarray) -> np.ndarray:
-        nonlocal band
-        picture = enlarged(overlay(frame, masks, colours))
-        if band is None:
-            band = legend(captions, colours, picture.shape[1])
-        return np.concatenate([band, picture])
-
-    return painted
 
 
 @contextmanager

@@ -1,13 +1,11 @@
-"""Pictures of results: masks over a frame, a contact sheet of many, and videos."""
+"""Pictures of results: masks over a frame, a legend, and videos."""
 
 from __future__ import annotations
 
 import colorsys
 import os
-import textwrap
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from fractions import Fraction
 
 import av
@@ -17,7 +15,7 @@ from av.codec.context import Flags
 from PIL import Image, ImageDraw
 
 from util.files.writing import atomic_path
-from util.video.fonts import font
+from util.video.fonts import font, wrapped
 
 Colour = tuple[int, int, int]
 
@@ -33,6 +31,13 @@ PALETTE: tuple[Colour, ...] = (
     (213, 94, 0),
     (204, 121, 167),
 )
+DARK: Colour = (15, 15, 15)
+LIGHT: Colour = (255, 255, 255)
+FILL = 0.3  # share of its colour inside a mask
+WHITE, INK = "#ffffff", "#14181f"
+_KERNELS = (cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3)), np.ones((3, 3), np.uint8))
+# units of time in a second: a multiple of all usual frame rates, and within the limit of MPEG-4
+_TICKS = 60_000
 
 
 def distinct_colours(count: int) -> list[Colour]:
@@ -42,17 +47,15 @@ def distinct_colours(count: int) -> list[Colour]:
     return [*PALETTE[:count], *more]
 
 
-def overlay(
-    frame: np.ndarray, masks: np.ndarray, colours: Sequence[Colour], alpha: float = 0.5, outline: bool = True
-) -> np.ndarray:
-    """Paints masks over a frame, later ones over earlier ones.
+def overlay(frame: np.ndarray, masks: np.ndarray, colours: Sequence[Colour]) -> np.ndarray:
+    """Paints masks over a frame, later ones over earlier ones, so that they show on any colour, their own as well.
+
+    A mask is filled lightly. Around it runs a line of its colour between a light line, inside, and a dark one.
 
     Args:
         frame: uint8 ``[H, W, 3]``.
         masks: bool ``[n, H, W]``.
         colours: one for each mask; fewer colours than masks repeat.
-        alpha: share of the colour inside a mask.
-        outline: draw the inner edge of each mask in its full colour, two pixels wide from 360 pixels height up.
 
     Returns:
         uint8 ``[H, W, 3]``, a new array.
@@ -62,193 +65,121 @@ def overlay(
         raise ValueError(f"a frame is uint8 [H, W, 3], not {frame.dtype} {list(frame.shape)}")
     if masks.dtype != bool or masks.shape[1:] != frame.shape[:2]:
         raise ValueError(f"masks are bool [n, {frame.shape[0]}, {frame.shape[1]}], not {masks.dtype} {masks.shape}")
-    width = 1 if frame.shape[0] < 360 else 2
     out = frame.copy()
-    for i, mask in enumerate(masks):
-        colour = np.array(colours[i % len(colours)])
+    found = [(mask.view(np.uint8), colours[i % len(colours)]) for i, mask in enumerate(masks)]
+    line = line_width(*frame.shape[:2])
+    places = [_surroundings(mask, 3 * line) for mask, _ in found]
+    for (mask, colour), place in zip(found, places, strict=True):
         # the new value of each value from 0 to 255, in each channel
-        mixed = np.round((1 - alpha) * np.arange(256)[:, None] + alpha * colour).astype(np.uint8)
-        out = cv2.copyTo(cv2.LUT(out, mixed[None]), mask.view(np.uint8), out)
-        if outline:
-            inside = cv2.erode(mask.view(np.uint8), np.ones((3, 3), np.uint8), iterations=width).view(bool)
-            out[mask & ~inside] = colour
+        mixed = np.round((1 - FILL) * np.arange(256)[:, None] + FILL * np.array(colour)).astype(np.uint8)
+        out[place] = cv2.copyTo(cv2.LUT(out[place], mixed[None]), mask[place], out[place])
+    for (mask, colour), place in zip(found, places, strict=True):  # so that no fill hides a line
+        edge = mask[place]
+        coloured = _grown(edge, 2 * line)
+        for outer, inner, ink in (
+            (_grown(coloured, line), coloured, DARK),
+            (coloured, edge, colour),
+            (edge, _grown(edge, -line), LIGHT),
+        ):
+            out[place][outer != inner] = ink
     return out
 
 
-def titled(frame: np.ndarray, text: str, width: int = 640) -> np.ndarray:
-    """A frame enlarged to at least ``width`` pixels with a line of text above it: uint8 ``[H, W, 3]``."""
-    large = enlarged(frame, width)
-    return np.concatenate([legend([text], [None], large.shape[1]), large])
+def dashed(frame: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Draws a line of light and dark dashes along the inner edge of a mask, bool ``[H, W]``: a new frame."""
+    out, line = frame.copy(), line_width(*mask.shape)
+    edge = mask & ~_grown(mask.view(np.uint8), -line).view(bool)
+    y, x = np.indices(mask.shape, sparse=True)
+    dark = (x + y) // (4 * line) % 2 == 0
+    out[edge & dark], out[edge & ~dark] = DARK, LIGHT
+    return out
 
 
-def enlarged(frame: np.ndarray, width: int = 640, highest: int = 2160) -> np.ndarray:
-    """A frame enlarged by a whole number to at least ``width`` pixels; padded with black at its sides instead where it
-    would become higher than ``highest``."""
-    scale = max(1, min(-(-width // frame.shape[1]), highest // frame.shape[0]))
-    large = cv2.resize(frame, None, fx=scale, fy=scale, interpolation=cv2.INTER_NEAREST)
-    gap = max(0, width - large.shape[1])
-    return np.pad(large, ((0, 0), (gap // 2, gap - gap // 2), (0, 0)))
+def line_width(height: int, width: int) -> int:
+    """Pixels of one of the lines around a mask in a picture of this size, so that they look alike in any size."""
+    return min(max(1, round(min(height, width) / 360)), 6)
+
+
+def _surroundings(mask: np.ndarray, margin: int) -> tuple[slice, slice]:
+    """The rows and columns of a picture that hold a mask, and as many pixels more on each side."""
+    x, y, width, height = cv2.boundingRect(mask)
+    return slice(max(0, y - margin), y + height + margin), slice(max(0, x - margin), x + width + margin)
+
+
+def _grown(mask: np.ndarray, pixels: int) -> np.ndarray:
+    """A mask that reaches further on each side; negative: less far. At the edges of the picture it stays."""
+    change = cv2.dilate if pixels > 0 else cv2.erode
+    for i in range(abs(pixels)):  # a cross and a square in turn: nearly a circle
+        mask = change(mask, _KERNELS[i % 2])
+    return mask
+
+
+def resized(frame: np.ndarray, masks: np.ndarray, width: int, height: int) -> tuple[np.ndarray, np.ndarray]:
+    """A frame and its masks, bool ``[n, H, W]``, in another size. Masks are painted after this, for sharp outlines."""
+    if (height, width) == frame.shape[:2]:
+        return frame, masks
+    smaller = width < frame.shape[1]
+    picture = cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA if smaller else cv2.INTER_CUBIC)
+    how = cv2.INTER_AREA if smaller else cv2.INTER_LINEAR
+    fitted = [cv2.resize(mask.view(np.uint8) * 255, (width, height), interpolation=how) > 127 for mask in masks]
+    return picture, np.stack(fitted) if fitted else np.zeros((0, height, width), bool)
+
+
+def enlarged(
+    frame: np.ndarray, masks: np.ndarray, width: int = 640, highest: int = 2160
+) -> tuple[np.ndarray, np.ndarray]:
+    """A frame and its masks, at least ``width`` pixels wide; where they would become higher than ``highest``, they are
+    padded with black at the sides instead."""
+    scale = max(1.0, min(width / frame.shape[1], highest / frame.shape[0]))
+    frame, masks = resized(frame, masks, round(scale * frame.shape[1]), round(scale * frame.shape[0]))
+    gap = max(0, width - frame.shape[1])
+    if not gap:
+        return frame, masks
+    sides = (gap // 2, gap - gap // 2)
+    return np.pad(frame, ((0, 0), sides, (0, 0))), np.pad(masks, ((0, 0), (0, 0), sides))
+
+
+def painter(
+    texts: Sequence[str], colours: Sequence[Colour], width: int = 640
+) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+    """A function that enlarges a frame to at least ``width``, paints the mask of each text over it, and sets a legend
+    above.
+
+    It takes a frame, uint8 ``[H, W, 3]``, and masks, bool ``[n, H, W]``, and returns uint8 ``[h, w, 3]``. All frames of
+    a video become equally large.
+    """
+    band = None
+
+    def painted(frame: np.ndarray, masks: np.ndarray) -> np.ndarray:
+        nonlocal band
+        picture = overlay(*enlarged(frame, masks, width), colours)
+        if band is None:
+            band = legend(texts, colours[: len(texts)], picture.shape[1])
+        return np.concatenate([band, picture])
+
+    return painted
 
 
 def legend(texts: Sequence[str], colours: Sequence[Colour | None], width: int) -> np.ndarray:
-    """Texts on a white band, one below the other, each with a patch of its colour: uint8 ``[h, width, 3]``."""
-    size = max(22, width // 56)
-    height, patch = round(1.3 * size), size if any(colours) else 0
-    indent = _PAD + round(1.4 * patch)
+    """Texts on a white band, one below the other, each with a patch of its colour: uint8 ``[h, width, 3]``.
+
+    The letters grow with the width, because players show wide pictures smaller.
+    """
+    size = max(22, width // 36)
+    height, patch, pad = round(1.3 * size), size if any(colours) else 0, size * 3 // 4
+    indent = pad + round(1.4 * patch)
     lines: list[tuple[str, Colour | None]] = []
     for text, colour in zip(texts, colours, strict=True):
-        first, *more = _wrapped(text, size, width - indent - _PAD)
+        first, *more = wrapped(text, size, width - indent - pad)
         lines += [(first, colour), *((line, None) for line in more)]
-    band = Image.new("RGB", (width, height * len(lines) + _PAD), _CARD)
+    band = Image.new("RGB", (width, height * len(lines) + pad), WHITE)
     draw = ImageDraw.Draw(band)
     for i, (line, colour) in enumerate(lines):
-        y = _PAD // 2 + height * i
+        y = pad // 2 + height * i
         if colour:
-            draw.rectangle((_PAD, y + size // 6, _PAD + patch, y + size // 6 + patch), colour)
-        draw.text((indent, y), line, _INK, font(line, size))
+            draw.rectangle((pad, y + size // 6, pad + patch, y + size // 6 + patch), colour)
+        draw.text((indent, y), line, INK, font(line, size))
     return np.asarray(band)
-
-
-@dataclass
-class SheetRow:
-    """One expression of one video on a contact sheet.
-
-    Attributes:
-        caption: the expression.
-        note: small text below the caption, such as score, kind and video.
-        frames: ``k`` frames, uint8 ``[H, W, 3]`` each.
-        truth: bool ``[k, H, W]``, or None where there is no ground truth.
-        predicted: bool ``[k, H, W]``.
-        frame_ids: names of the frames.
-        colour: of the prediction.
-        plain: show the frames as they are, too.
-    """
-
-    caption: str
-    note: str
-    frames: Sequence[np.ndarray]
-    truth: np.ndarray | None
-    predicted: np.ndarray
-    frame_ids: Sequence[str]
-    colour: Colour = PREDICTED_COLOUR
-    plain: bool = True
-
-
-# units of time in a second: a multiple of all usual frame rates, and within the limit of MPEG-4
-_TICKS = 60_000
-_BACKGROUND, _CARD, _INK, _FAINT, _LINE = "#eef0f3", "#ffffff", "#14181f", "#667080", "#d9dde3"
-_CELL = 240
-_GAP = 6
-_MARGIN = 18
-_PAD = 16
-_LABELS = 118
-
-
-def _wrapped(text: str, size: int, width: int) -> list[str]:
-    """Lines of ``text`` that fit into ``width`` pixels; a word that is too long alone is cut."""
-    face, lines = font(text, size), []
-    for paragraph in text.splitlines():
-        line = ""
-        for word in paragraph.split():
-            longer = f"{line} {word}".strip()
-            if face.getlength(longer) <= width:
-                line = longer
-                continue
-            lines += [line] if line else []
-            pieces = textwrap.wrap(word, max(1, int(width / max(1, *map(face.getlength, word))))) or [word]
-            lines += pieces[:-1]
-            line = pieces[-1]
-        lines.append(line)
-    return lines or [""]
-
-
-def _check(row: SheetRow) -> None:
-    count = len(row.frames)
-    if not count or len(row.frame_ids) != count:
-        raise ValueError(f"{row.caption!r}: {count} frames with {len(row.frame_ids)} names")
-    for masks in (row.predicted, row.truth):
-        if masks is not None and masks.shape != (count, *row.frames[0].shape[:2]):
-            raise ValueError(
-                f"{row.caption!r}: masks are {list(masks.shape)} for {count} frames {list(row.frames[0].shape)}"
-            )
-
-
-def _cell_size(height: int, width: int) -> tuple[int, int]:
-    """Width and height on a sheet, in pixels, of a frame."""
-    scale = min(_CELL / width, 4 * _CELL / height)
-    return max(1, round(scale * width)), max(1, round(scale * height))
-
-
-def _fitted(picture: np.ndarray, cell: tuple[int, int]) -> np.ndarray:
-    return cv2.resize(picture, cell, interpolation=cv2.INTER_AREA if picture.shape[1] > cell[0] else cv2.INTER_CUBIC)
-
-
-def _fitted_mask(mask: np.ndarray, cell: tuple[int, int]) -> np.ndarray:
-    return _fitted(mask.astype(np.float32), cell) > 0.5
-
-
-def for_sheet(frame: np.ndarray, masks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """A frame and its masks, bool ``[n, H, W]``, in the size that a contact sheet shows them in."""
-    cell = _cell_size(*frame.shape[:2])
-    return _fitted(frame, cell), np.stack([_fitted_mask(mask, cell) for mask in masks])
-
-
-def _card(row: SheetRow, width: int) -> Image.Image:
-    _check(row)
-    height, frame_width = row.frames[0].shape[:2]
-    cell = _cell_size(height, frame_width)
-    caption = _wrapped(row.caption, 22, width - 2 * _PAD)
-    note = _wrapped(row.note, 15, width - 2 * _PAD) if row.note else []
-    bands: list[tuple[str, Colour | None, np.ndarray | None]] = [("frame", None, None)] if row.plain else []
-    if row.truth is not None:
-        bands.append(("ground truth", TRUTH_COLOUR, row.truth))
-    bands.append(("prediction", row.colour, row.predicted))
-
-    top = _PAD + 29 * len(caption) + 21 * len(note) + 30
-    card = Image.new("RGB", (width, top + len(bands) * (cell[1] + _GAP) - _GAP + _PAD), _CARD)
-    draw = ImageDraw.Draw(card)
-    y = _PAD
-    for line in caption:
-        draw.text((_PAD, y), line, _INK, font(line, 22))
-        y += 29
-    for line in note:
-        draw.text((_PAD, y), line, _FAINT, font(line, 15))
-        y += 21
-    for t, name in enumerate(row.frame_ids):
-        x = _PAD + _LABELS + t * (_CELL + _GAP) + _CELL // 2
-        draw.text((x, top - 7), name, _FAINT, font(name, 14), anchor="ms")
-    # Masks are painted after resizing, so that outlines are equally wide for small and large frames.
-    frames = [_fitted(frame, cell) for frame in row.frames]
-    for b, (label, colour, masks) in enumerate(bands):
-        y = top + b * (cell[1] + _GAP)
-        if colour:
-            draw.ellipse((_PAD, y + cell[1] // 2 - 5, _PAD + 10, y + cell[1] // 2 + 5), fill=colour)
-        draw.text((_PAD + 17, y + cell[1] // 2), label, _INK, font(label, 15), anchor="lm")
-        for t, picture in enumerate(frames):
-            if masks is not None:
-                picture = overlay(picture, _fitted_mask(masks[t], cell)[None], [colour])
-            card.paste(Image.fromarray(picture), (_PAD + _LABELS + t * (_CELL + _GAP), y))
-    return card
-
-
-def contact_sheet(rows: Sequence[SheetRow], path: str | os.PathLike) -> None:
-    """Writes a PNG, atomically. For each row it shows the caption, and the frames alone, with the ground truth and with
-    the prediction."""
-    if not rows:
-        raise ValueError(f"{path}: a contact sheet needs at least one row")
-    columns = max(len(row.frames) for row in rows)
-    width = 2 * _PAD + _LABELS + columns * (_CELL + _GAP) - _GAP
-    cards = [_card(row, width) for row in rows]
-    height = sum(card.height + _MARGIN for card in cards) + _MARGIN
-    sheet = Image.new("RGB", (width + 2 * _MARGIN, height), _BACKGROUND)
-    draw = ImageDraw.Draw(sheet)
-    y = _MARGIN
-    for card in cards:
-        sheet.paste(card, (_MARGIN, y))
-        draw.rectangle((_MARGIN, y, _MARGIN + width - 1, y + card.height - 1), outline=_LINE)
-        y += card.height + _MARGIN
-    with atomic_path(path) as temporary:
-        sheet.save(temporary, format="PNG", optimize=True)
 
 
 def _encoder() -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from datasets.loader import single_threaded
+from util.run.counts import counted
 from util.run.parallel import run_jobs
 from util.samples.text import in_form
 from util.video.pictures import PICTURE_SUFFIXES, group_files, orientation, read_frame
@@ -239,7 +240,7 @@ class Report(Faults):
             examples = {(split, text): example for text, example in of_job.examples.items()} | examples
         for (split, text), n in notes.items():
             example = f"; for example {examples[split, text]}" if (split, text) in examples else ""
-            self.notes += [f"{split}: {n:,} {text}{example}"] * bool(n)
+            self.notes += [f"{split}: {counted(n, text)}{example}"] * bool(n)
 
     def content(self) -> dict:
         """The report as plain data."""

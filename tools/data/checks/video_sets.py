@@ -16,6 +16,7 @@ from datasets.ytvos import REF_YOUTUBE_VOS, Layout
 from tools.data.checks.one_video import LabelMaps, ObjectFolders, RleMasks, Video, check_video
 from tools.data.checks.report import Report, said
 from util.files.names import inside
+from util.run.counts import counted
 
 # docs/data.md, "Where each fact is from"
 PUBLISHED = {
@@ -318,13 +319,13 @@ def check_mevis(root: Path, workers: int, version: str = "mevis") -> Report:
             split.check_objects(entries)
             store = _read_store(split)
             if empty := _without_object(split, entries):
-                split.note(f"{empty:,} expressions mean no object")
+                split.note(counted(empty, "expressions mean no object"))
         of_split = [_rle_video(split, vid, entry, store) for vid, entry in entries.items()]
         split.count(entries, of_split)
         videos += of_split
         unnamed = set(store or ()) - {number for video in of_split for number in video.objects}
         if unnamed:
-            split.note(f"{len(unnamed):,} annotations are named by no expression")
+            split.note(counted(len(unnamed), "annotations are named by no expression"))
     return _finish(root, videos, report, workers)
 
 

@@ -1,0 +1,24 @@
+"""Numbers of things in messages are grammatical."""
+
+from __future__ import annotations
+
+import pytest
+
+from util.run.counts import counted
+
+
+@pytest.mark.parametrize(
+    ("number", "words", "said"),
+    [
+        (1, ["videos"], "1 video"),
+        (0, ["videos"], "0 videos"),
+        (1234, ["videos"], "1,234 videos"),
+        (1, ["processes", "process"], "1 process"),
+        (2, ["processes", "process"], "2 processes"),
+        (1, ["masks are of another size than their video"], "1 mask is of another size than its video"),
+        (1, ["frames lie behind and have no mask"], "1 frame lies behind and has no mask"),
+        (2, ["frames lie behind and have no mask"], "2 frames lie behind and have no mask"),
+    ],
+)
+def test_one_and_many(number, words, said):
+    assert counted(number, *words) == said
