@@ -16,7 +16,7 @@ from PIL import Image
 from tests.browser import Browser
 from tests.served import Server
 
-SIZE = 1090, 960
+SIZE = 1120, 957
 LIMITS = "--max_megabytes", "200", "--max_seconds", "60"  # the defaults, which tests make smaller
 NOT_THERE = "the purple star"
 
