@@ -114,7 +114,7 @@ def test_tuning_is_scored_for_new_and_known_things_apart():
 def test_the_training_ends_in_time(monkeypatch, capsys, left, steps):
     said = (
         "48 x 160: 0.50 s a step, peak memory 1 GiB\n96 x 160: 1.00 s a step, peak memory 1 GiB\n"
-        "400 steps are left, at most 0.1 hours of them by the slowest; loading of clips not counted\n"
+        "400 steps left, at most 0.1 hours of them by the slowest; loading of clips not counted\n"
     )
     monkeypatch.setattr(small_job, "command", lambda *words, quiet: said)
     monkeypatch.setattr(tune.time, "perf_counter", lambda: 100.5)
