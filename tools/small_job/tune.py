@@ -35,13 +35,13 @@ VIDEOS = 1400
 OPTIONS = f"""
     --binary --num_frames 4 --batch_size 8 --expressions_per_clip 6 --epochs 1 --absent {ABSENT_SHARE}
     --train_sizes 96 --eval_size 96 --max_size 160 --no-random_crop --no-photometric
-    --lr 8e-4 --lr_backbone 1.6e-4 --lr_text_encoder 2e-3 --lr_schedule cosine --warmup_steps 20
+    --lr 6e-4 --lr_backbone 1.2e-4 --lr_text_encoder 2e-3 --lr_schedule cosine --warmup_steps 20
     --mask_loss_size full --mask_loss_norm instances --set_cost_class 20 --amp auto --num_workers 1
 """
 FEWEST_STEPS = 150
 # seconds of the whole job, and those that follow the training
-WHOLE, WHOLE_IN_FLOAT32 = 290, 590
-AFTER, AFTER_IN_FLOAT32 = 75, 120
+WHOLE, WHOLE_IN_FLOAT32 = 288, 580
+AFTER, AFTER_IN_FLOAT32 = 95, 130
 GROUPS = ("new", "known")
 CHECKS = ("blank", "first_frame")
 
