@@ -24,8 +24,8 @@ MESSAGE = '<div id="message" role="alert"></div>'
 
 # gradio shows a message in a box that lies over the page: an error until it is closed, several of them together, and
 # on a phone over half of the page. So each is taken out of its box and put in one place below the buttons. It goes
-# away at the next request, or when a video is chosen that plays. The boxes are hidden by the class `told`, once something
-# has been put in its place: where that does not work, they stay. "Video not playable" is English in any language of the
+# away at the next request, or when a video is chosen that plays. The class `told` hides the boxes once something has
+# been put in its place; where that does not work, they stay. "Video not playable" is English in any language of the
 # browser: gradio 6.31.0 has it as it is in the Video of its templates/frontend/assets.
 SCRIPT = """() => {
     const say = (text, kind) => {
