@@ -2,8 +2,8 @@
 
 The network is that of the demo (``tools/small_job/stages.py``), with the paper's numbers of proxies and CMIE modules.
 The numbers of images, videos and steps are its own (``BUDGET``). All rows and seeds share the generated videos and the
-aligned encoders, as the paper's rows share pretrained ones. A row then trains on images and on videos. Rows that have the
-same options are trained once.
+aligned encoders, as the paper's rows share pretrained ones. A row then trains on images and on videos. Rows that have
+the same options are trained once.
 
 Finished rows go to ``--results``, with all that they depend on, and are not trained again. A row that was interrupted
 goes on from its newest checkpoint.
