@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from tests.helpers import ROOT
+from tools.data.synthetic_scene import NEW_SHAPES
 
 NOTEBOOK = ROOT / "docs" / "tutorial.ipynb"
 MOST_BYTES = 1_500_000
@@ -73,8 +74,12 @@ def test_stored_outputs():
     assert len(stored) <= MOST_BYTES
     notebook = json.loads(stored)
     check_outputs(notebook)
-    for name, cell in cells(notebook).items():
+    coded = cells(notebook)
+    for name, cell in coded.items():
         assert not TRACES.search(printed(cell)), name
+    # what the page says: minutes of training, of things that the generator draws today
+    assert int(printed(coded["train"]).split()[0]) < 240
+    assert set(re.findall(r'"(\w+)"', printed(coded["shares"]))) <= NEW_SHAPES.keys()
 
 
 def test_links():
