@@ -109,6 +109,11 @@ def check_can_push(name: str) -> None:
         raise ValueError(f"--push {name}: you are not known to {HUB}; {_LOG_IN}")
 
 
+def newer(name: str) -> str:
+    """The command that fetches the newest weights of a repository. :func:`located` goes on with those in the cache."""
+    return f"hf download {name} {WEIGHTS}"
+
+
 def push(folder: Path, name: str) -> str:
     """Makes the repository, unless it exists, and uploads all files of a folder to it; returns its address.
 
