@@ -236,7 +236,8 @@ def claim_results(
 ) -> None:
     """Makes ``results_dir`` the folder of this run's masks. Masks of an earlier attempt of the same run stay.
 
-    It removes half-written files of killed processes, so no process may be writing to the folder yet.
+    It removes half-written files of killed processes, so no process may be writing to the folder yet. Where it deletes
+    masks, it deletes their scores, too.
 
     Args:
         results_dir: is made where it does not exist.
@@ -244,8 +245,6 @@ def claim_results(
         replace: delete the masks of another run, instead of refusing. Masks of unknown origin are never deleted.
         roots: its folders that hold masks.
         asked: a digest of the frames and texts of each video. Masks of a video with another digest are deleted.
-
-    The scores of deleted masks are deleted with them.
 
     Raises:
         ValueError: the folder holds masks of another run, masks or scores of unknown origin, or links among them: they
