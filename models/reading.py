@@ -41,7 +41,7 @@ class Reading:
         masks: bool ``[T, H, W]``, the answer.
         frames: uint8 RGB ``[T, 3, …]`` in the size that the network sees.
         stride: height and width of a token in pixels of ``frames``.
-        numbers: of the frames in the video.
+        numbers: of the frames in the video, from 0.
     """
 
     text: str
@@ -58,6 +58,8 @@ class Reading:
 
     def picture(self, proxy: int | None = None, frames: int = 5) -> Image.Image:
         """Draws what one proxy reads: a bar for each word, and maps over frames, for each stage.
+
+        In the picture frames are counted from 1, as on contact sheets and on the page.
 
         Args:
             proxy: its number, from 0; None: the one whose masks are the answer.
@@ -84,8 +86,8 @@ class Reading:
             shares=self.of_words[:, :, proxy].mean(1).numpy(),
             stride=self.stride,
             title=self.text,
-            note=f"proxy {proxy} of {proxies} (from 0): {answers}; score {self.score:.2f}{there}",
-            names=[f"frame {self.numbers[t]}" for t in shown],
+            note=f"proxy {proxy} of 0 to {proxies - 1}: {answers}; score {self.score:.2f}{there}",
+            names=[f"frame {self.numbers[t] + 1}" for t in shown],
         )
 
 

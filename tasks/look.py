@@ -12,8 +12,8 @@ STYLE = """
 #examples .textbox div { min-width: 0; width: auto; white-space: pre-line !important; }
 :is(#messages, #notice) .html-container { padding: 0 !important; }
 #messages:has(#message:empty) { display: none; }
-[data-testid=toast-body] { display: none !important; }
-:is(#video, #legend) > [data-testid=status-tracker]:has(.error) { display: none; }
+.told [data-testid=toast-body] { display: none !important; }
+.told :is(#video, #legend) > [data-testid=status-tracker]:has(.error) { display: none; }
 #message { padding: .5rem .75rem; border: 1px solid var(--border-color-primary); border-radius: 4px; }
 #message.error {
     border-color: var(--error-border-color); background: var(--error-background-fill); color: var(--error-text-color);
@@ -24,12 +24,15 @@ MESSAGE = '<div id="message" role="alert"></div>'
 
 # gradio shows a message in a box that lies over the page: an error until it is closed, several of them together, and
 # on a phone over half of the page. So each is taken out of its box and put in one place below the buttons. It goes
-# away at the next request, or when a video is chosen that plays.
+# away at the next request, or when a video is chosen that plays. The class `told` hides the boxes once something has
+# been put in its place; where that does not work, they stay. "Video not playable" is English in any language of the
+# browser: gradio 6.31.0 has it as it is in the Video of its templates/frontend/assets.
 SCRIPT = """() => {
     const say = (text, kind) => {
         const place = document.querySelector('#message');
         place.textContent = text;
         place.className = kind;
+        document.documentElement.classList.add('told');
         if (text) place.scrollIntoView({block: 'nearest'});
     };
     const unplayable = 'this browser cannot play the film; "Segment" also takes films of other kinds';

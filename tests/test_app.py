@@ -141,6 +141,13 @@ def test_mistakes_are_told(page, tmp_path):
     page.until("document.querySelector('#message').innerText === ''")
 
 
+def test_messages_stay_in_the_boxes_of_gradio_where_the_script_cannot_place_them(page):
+    page.run("document.querySelector('#message').remove()")
+    page.click("#segment")
+    shown = "[...document.querySelectorAll('[data-testid=toast-body]')].some(e => e.checkVisibility()"
+    page.until(f"{shown} && e.innerText.includes(arguments[0]))", "write what to find")
+
+
 def test_on_a_phone_nothing_lies_over_anything(page):
     page.resize(390, 844)
     page.click("#segment")

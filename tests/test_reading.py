@@ -16,6 +16,7 @@ from tests.test_attention_cmie import C, L, fresh, noise
 from tests.test_referformer import tiny as tiny_referformer
 from tests.tiny_model import EXPRESSIONS, QUERIES, tiny_model, tiny_text_encoder
 from util.video.attention_picture import _BARS, attention_picture, heat
+from util.video.visualize import PREDICTED_COLOUR
 
 TEXT = EXPRESSIONS[0]
 
@@ -194,7 +195,7 @@ def test_heat_is_where_the_share_is():
 
 
 def test_a_larger_share_has_a_larger_bar():
-    how = dict(frames=np.zeros((1, 32, 32, 3), np.uint8), masks=np.zeros((1, 32, 32), bool), names=["frame 0"])
+    how = dict(frames=np.zeros((1, 32, 32, 3), np.uint8), masks=np.zeros((1, 32, 32), bool), names=["frame 1"])
     how |= dict(maps=np.full((1, 1, 2, 2), 0.25), stride=16, title="t", note="n")
 
     def bars(words: list[str], shares: list[float]) -> np.ndarray:
@@ -203,6 +204,16 @@ def test_a_larger_share_has_a_larger_bar():
         return (picture == colour).all(-1)
 
     columns = bars(["a", "b"], [0.25, 0.75]).sum(0)
-    left, right = (columns[part] for part in (slice(0, 150), slice(150, None)))
+    left, right = (columns[part] for part in (slice(0, 192), slice(192, None)))
     assert 0 < left.max() < right.max()
     assert bars(["word"] * 40, [1 / 40] * 40).any(1).sum() > bars(["word"] * 4, [1 / 40] * 4).any(1).sum()
+
+
+def test_the_answer_has_sharp_lines_in_a_picture_of_small_frames():
+    mask = np.zeros((1, 32, 48), bool)
+    mask[:, 8:24, 12:36] = True
+    how = dict(maps=np.full((1, 1, 2, 3), 1 / 6), words=["a"], shares=np.ones((1, 1)), stride=16, title="t", note="n")
+    frames = np.full((1, 32, 48, 3), 120, np.uint8)
+    picture = np.asarray(attention_picture(frames=frames, masks=mask, names=["frame 1"], **how))
+    around = 2 * (120 + 80)  # in a picture that is 5 times as large
+    assert (picture == PREDICTED_COLOUR).all(-1).sum() > around

@@ -122,14 +122,15 @@ def test_cards_stand_side_by_side_with_their_pictures_at_one_height(tmp_path):
     pictures = [np.full((80, 240, 3), colour, np.uint8) for colour in colours]
     captions = ["a cat", "a cat that sleeps all day long on the warm roof of a car", "a dog"]
     cards = [Card(caption, "note", [Line([picture])]) for caption, picture in zip(captions, pictures, strict=True)]
-    write_sheet(cards, tmp_path / "sheet.png", columns=2, head=[("a title", None), ("a key", (250, 0, 250))])
+    sample = np.full((20, 30, 3), (250, 0, 250), np.uint8)
+    write_sheet(cards, tmp_path / "sheet.png", columns=2, head=[("a title", None), ("a key", sample)])
     sheet = np.asarray(Image.open(tmp_path / "sheet.png"))
     places = [np.nonzero((sheet == colour).all(-1)) for colour in colours]
     assert [len(rows) for rows, _ in places] == [80 * 240] * 3
     (first, left), (second, right), (third, below) = ((rows.min(), columns.min()) for rows, columns in places)
     assert first == second and third > first + 80 and right > left + 240 and below == left
     rows, _ = np.nonzero((sheet == (250, 0, 250)).all(-1))
-    assert len(rows) and rows.max() < first
+    assert len(rows) == 20 * 30 and rows.max() < first
 
 
 def test_names_stand_above_narrow_pictures_without_touching(tmp_path):

@@ -337,7 +337,7 @@ def draw(found: dict[str, Stage]) -> Figure:
 
 
 def main() -> None:
-    own, args = picture_args("draw_cmie.py", __doc__, Path("cmie.png"))
+    own, args = picture_args("draw_cmie.py", __doc__, Path("output/cmie.png"))
     if (args.cmie, args.video_reads, args.proxy_to_video) != ("decoupled", "proxies", True):
         raise ValueError(
             "the picture has the variants beside each other; leave --cmie, --video_reads and --no-proxy_to_video out"

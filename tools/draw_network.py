@@ -173,7 +173,7 @@ def picture_args(program: str, about: str, output: Path) -> tuple[argparse.Names
 
 
 def main() -> None:
-    own, args = picture_args("draw_network.py", __doc__, Path("network.png"))
+    own, args = picture_args("draw_network.py", __doc__, Path("output/network.png"))
     model = build(args, [EXPRESSION])
     figure = draw(model, shapes(model, args.num_frames, tuple(own.size)))
     with atomic_path(own.output) as temporary:

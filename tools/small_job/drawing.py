@@ -16,9 +16,14 @@ from util.video.visualize import PALETTE, PREDICTED_COLOUR, dashed, overlay, pai
 
 SHOWN = 6  # cases on a sheet
 COLUMNS = 3
-CELL = 241  # pixels; with two pictures on a card and three cards side by side a sheet is 1,600 wide
+WIDTH = 241  # pixels of a picture; with two pictures on a card and three cards side by side a sheet is 1,600 wide
 FPS = 4
-KEY = [("light fill and line: the prediction", PREDICTED_COLOUR), ("dashed line: the ground truth", None)]
+_GREY, _SAMPLE = np.full((22, 36, 3), 128, np.uint8), np.zeros((22, 36), bool)
+_SAMPLE[5:17, 5:31] = True
+KEY = [
+    ("light fill and line: the prediction", overlay(_GREY, _SAMPLE[None], [PREDICTED_COLOUR])),
+    ("dashed line: the ground truth", dashed(_GREY, _SAMPLE)),
+]
 
 
 @dataclass(frozen=True)
@@ -41,7 +46,7 @@ class Case:
 
     def picture(self, t: int) -> np.ndarray:
         """A frame with prediction and ground truth, as large as a sheet shows it."""
-        frame, (predicted, truth) = for_sheet(self.frames[t], np.stack([self.predicted[t], self.truth[t]]), CELL)
+        frame, (predicted, truth) = for_sheet(self.frames[t], np.stack([self.predicted[t], self.truth[t]]), WIDTH)
         return dashed(overlay(frame, predicted[None], [PREDICTED_COLOUR]), truth)
 
 

@@ -12,12 +12,11 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from util.video.fonts import font
-from util.video.visualize import PREDICTED_COLOUR, overlay
+from util.video.sheets import CAPTION, CELL, FAINT, GAP, NOTE, for_sheet
+from util.video.visualize import DARK, INK, LIGHT, PREDICTED_COLOUR, WHITE, line_width, overlay
 
-_CELL, _GAP, _MARGIN, _LABELS = 220, 8, 18, 92
-_BAR = 56  # pixels of the largest bar
-_INK, _FAINT, _PAPER, _BARS = "#14181f", "#667080", "#ffffff", "#b5367a"
-_LARGE, _SMALL = 20, 14
+_MARGIN, _LABELS = 18, 118
+_BAR, _BARS = 56, "#b5367a"  # pixels of the largest bar; colour
 
 
 def attention_picture(
@@ -42,19 +41,17 @@ def attention_picture(
         words: in their order; shares: ``[K, words]``, from 0 to 1.
         title, note: texts above.
     """
-    width = 2 * _MARGIN + _LABELS + max(3, len(frames)) * (_CELL + _GAP)
-    answer = [overlay(frame, mask[None], [PREDICTED_COLOUR]) for frame, mask in zip(frames, masks, strict=True)]
-    bands = [_text(title, _LARGE, _INK, width), _text(note, _SMALL, _FAINT, width)]
-    bands += [_row("answer", answer, names, width)]
+    width = 2 * _MARGIN + _LABELS + max(3, len(frames)) * (CELL + GAP)
+    cells = [for_sheet(frame, mask[None]) for frame, mask in zip(frames, masks, strict=True)]
+    answer = [overlay(*cell, [PREDICTED_COLOUR]) for cell in cells]
+    bands = [_text(title, CAPTION, INK, width), _text(note, NOTE, FAINT, width), _row("answer", answer, names, width)]
     for number, (of_frames, of_words) in enumerate(zip(maps, shares, strict=True), 1):
         strongest = float(of_frames.max())
-        painted = [heat(frame, shown / strongest, stride) for frame, shown in zip(frames, of_frames, strict=True)]
-        for picture, mask in zip(painted, masks, strict=True):
-            outlines, _ = cv2.findContours(mask.view(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
-            cv2.drawContours(picture, outlines, -1, (255, 255, 255), 1)
+        maps_over = (heat(frame, shown / strongest, stride) for frame, shown in zip(frames, of_frames, strict=True))
+        painted = [_outlined(*for_sheet(over, mask[None])) for over, mask in zip(maps_over, masks, strict=True)]
         bands.append(_bars(f"stage {number}", words, of_words, float(shares.max()), width))
         bands.append(_row(f"full colour:\n{strongest:.0%} of what\nis read of\na frame", painted, None, width))
-    picture = Image.new("RGB", (width, sum(band.height for band in bands) + 2 * _MARGIN), _PAPER)
+    picture = Image.new("RGB", (width, sum(band.height for band in bands) + 2 * _MARGIN), WHITE)
     y = _MARGIN
     for band in bands:
         picture.paste(band, (0, y))
@@ -73,28 +70,35 @@ def heat(frame: np.ndarray, shares: np.ndarray, stride: int) -> np.ndarray:
     return np.round((1 - part) * grey + part * colours).astype(np.uint8)
 
 
+def _outlined(picture: np.ndarray, masks: np.ndarray) -> np.ndarray:
+    """The outlines of masks, bool ``[n, H, W]``: a light line between dark ones, which shows on any colour of a map."""
+    picture, line = picture.copy(), line_width(*picture.shape[:2])
+    for mask in masks:
+        outlines, _ = cv2.findContours(mask.view(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+        for colour, thickness in ((DARK, 3 * line), (LIGHT, line)):
+            cv2.drawContours(picture, outlines, -1, colour, thickness)
+    return picture
+
+
 def _text(text: str, size: int, colour: str, width: int) -> Image.Image:
     """A line of text. What does not fit is cut: the words stand below in full."""
-    band = Image.new("RGB", (width, round(1.5 * size)), _PAPER)
+    band = Image.new("RGB", (width, round(1.5 * size)), WHITE)
     ImageDraw.Draw(band).text((_MARGIN, 0), text, colour, font(text, size))
     return band
 
 
 def _row(label: str, pictures: Sequence[np.ndarray], names: Sequence[str] | None, width: int) -> Image.Image:
     """Pictures of one size side by side, behind a label."""
-    full_height, full_width = pictures[0].shape[:2]
-    scale = min(_CELL / full_width, 2 * _CELL / full_height)
-    size = width_shown, height = max(1, round(scale * full_width)), max(1, round(scale * full_height))
-    top = 24 if names else _GAP
-    band = Image.new("RGB", (width, top + height + _GAP), _PAPER)
+    height, width_shown = pictures[0].shape[:2]
+    top = NOTE + 10 if names else GAP
+    band = Image.new("RGB", (width, top + height + GAP), WHITE)
     draw = ImageDraw.Draw(band)
-    draw.multiline_text((_MARGIN, top), label, _FAINT, font(label, _SMALL))
+    draw.multiline_text((_MARGIN, top), label, FAINT, font(label, NOTE))
     for i, picture in enumerate(pictures):
-        x = _MARGIN + _LABELS + i * (_CELL + _GAP)
-        shown = cv2.resize(picture, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
-        band.paste(Image.fromarray(shown), (x, top))
+        x = _MARGIN + _LABELS + i * (CELL + GAP)
+        band.paste(Image.fromarray(picture), (x, top))
         if names:
-            draw.text((x + width_shown // 2, top - 6), names[i], _FAINT, font(names[i], _SMALL), anchor="ms")
+            draw.text((x + width_shown // 2, top - 6), names[i], FAINT, font(names[i], NOTE), anchor="ms")
     return band
 
 
@@ -107,22 +111,22 @@ def _bars(label: str, words: Sequence[str], shares: np.ndarray, largest: float, 
     lines: list[list[tuple[int, int, str, float]]] = [[]]
     x = _MARGIN + _LABELS
     for word, share in zip(words, shares.tolist(), strict=True):
-        column = max(44, round(font(word, _SMALL + 2).getlength(word)) + 16)
+        column = max(56, round(font(word, NOTE).getlength(word)) + 16)
         if lines[-1] and x + column > width - _MARGIN:
             lines.append([])
             x = _MARGIN + _LABELS
         lines[-1].append((x, column, word, share))
         x += column
     height = _BAR + 50
-    band = Image.new("RGB", (width, _GAP + height * len(lines)), _PAPER)
+    band = Image.new("RGB", (width, GAP + height * len(lines)), WHITE)
     draw = ImageDraw.Draw(band)
-    draw.text((_MARGIN, _GAP + _BAR + 22), label, _INK, font(label, _SMALL + 2))
+    draw.text((_MARGIN, GAP + _BAR + 22), label, INK, font(label, NOTE))
     for i, line in enumerate(lines):
-        ground = _GAP + height * i + _BAR + 18
+        ground = GAP + height * i + _BAR + 18
         for x, column, word, share in line:
             centre, top = x + column // 2, ground - max(1, round(_BAR * share / largest))
             draw.rectangle((centre - 16, top, centre + 16, ground), _BARS)
             percent = f"{share:.0%}"
-            draw.text((centre, top - 3), percent, _FAINT, font(percent, _SMALL - 2), anchor="ms")
-            draw.text((centre, ground + 20), word, _INK, font(word, _SMALL + 2), anchor="ms")
+            draw.text((centre, top - 3), percent, FAINT, font(percent, NOTE), anchor="ms")
+            draw.text((centre, ground + 20), word, INK, font(word, NOTE), anchor="ms")
     return band

@@ -14,9 +14,11 @@ from util.video.fonts import font, wrapped
 from util.video.visualize import INK, PREDICTED_COLOUR, TRUTH_COLOUR, WHITE, Colour, overlay, resized
 
 CELL = 240  # usual width of a picture, in pixels
-_BACKGROUND, _FAINT, _LINE = "#eef0f3", "#566070", "#d9dde3"
-_HEAD, _CAPTION, _NOTE = 28, 24, 18  # sizes of letters, in pixels
-_GAP, _PAD, _MARGIN = 6, 14, 12
+FAINT = "#566070"  # of small texts
+CAPTION, NOTE = 24, 18  # sizes of letters, in pixels
+GAP = 6  # between pictures
+_BACKGROUND, _LINE = "#eef0f3", "#d9dde3"
+_HEAD, _PAD, _MARGIN = 28, 14, 12
 
 
 @dataclass
@@ -104,19 +106,20 @@ def _card(row: SheetRow) -> Card:
 
 
 def write_sheet(
-    cards: Sequence[Card], path: str | os.PathLike, columns: int = 1, head: Sequence[tuple[str, Colour | None]] = ()
+    cards: Sequence[Card], path: str | os.PathLike, columns: int = 1, head: Sequence[tuple[str, np.ndarray | None]] = ()
 ) -> None:
     """Writes cards as a PNG, atomically.
 
     Args:
         columns: how many cards stand side by side.
-        head: texts above the cards, the first one large; a dot of its colour stands before others that have one.
+        head: texts above the cards, the first one large; before others that have one, a sample of what they
+            explain, uint8 ``[h, w, 3]``, as high as a small letter.
     """
     width = max(map(_least_width, cards))
     grid = [cards[i : i + columns] for i in range(0, len(cards), columns)]
     texts = [max(_text_height(card, width) for card in row) for row in grid]  # so that pictures stand side by side
     heights = [
-        text + max(sum(line.pictures[0].shape[0] + _GAP for line in card.lines) for card in row) - _GAP + _PAD
+        text + max(sum(line.pictures[0].shape[0] + GAP for line in card.lines) for card in row) - GAP + _PAD
         for row, text in zip(grid, texts, strict=True)
     ]
     whole = columns * (width + _MARGIN) + _MARGIN
@@ -135,21 +138,21 @@ def write_sheet(
 
 def _labels_width(card: Card) -> int:
     """Pixels that the labels at the left of the pictures need."""
-    widths = [font(line.label, _NOTE).getlength(line.label) for line in card.lines if line.label]
+    widths = [font(line.label, NOTE).getlength(line.label) for line in card.lines if line.label]
     return round(max(widths)) + 18 + _PAD if widths else 0
 
 
 def _least_width(card: Card) -> int:
     columns = max(len(line.pictures) for line in card.lines)
     cell = card.lines[0].pictures[0].shape[1]
-    return 2 * _PAD + _labels_width(card) + columns * (max(cell, CELL if card.names else 0) + _GAP) - _GAP
+    return 2 * _PAD + _labels_width(card) + columns * (max(cell, CELL if card.names else 0) + GAP) - GAP
 
 
 def _texts(card: Card, width: int) -> list[tuple[str, int, str]]:
     """Lines of text above the pictures: text, size and ink."""
-    lines = [(line, _CAPTION, INK) for line in wrapped(card.caption, _CAPTION, width - 2 * _PAD)]
+    lines = [(line, CAPTION, INK) for line in wrapped(card.caption, CAPTION, width - 2 * _PAD)]
     if card.note:
-        lines += [(line, _NOTE, _FAINT) for line in wrapped(card.note, _NOTE, width - 2 * _PAD)]
+        lines += [(line, NOTE, FAINT) for line in wrapped(card.note, NOTE, width - 2 * _PAD)]
     return lines
 
 
@@ -159,7 +162,7 @@ def _leading(size: int) -> int:
 
 def _text_height(card: Card, width: int) -> int:
     """Pixels from the top of a card to its pictures."""
-    return sum(_leading(size) for _, size, _ in _texts(card, width)) + _PAD + (_leading(_NOTE) if card.names else _GAP)
+    return sum(_leading(size) for _, size, _ in _texts(card, width)) + _PAD + (_leading(NOTE) if card.names else GAP)
 
 
 def _drawn(card: Card, width: int, height: int, top: int) -> Image.Image:
@@ -172,37 +175,38 @@ def _drawn(card: Card, width: int, height: int, top: int) -> Image.Image:
         y += _leading(size)
     left, y = _PAD + _labels_width(card), top
     cell_height, cell = card.lines[0].pictures[0].shape[:2]
-    step = max(cell, CELL if card.names else 0) + _GAP
+    step = max(cell, CELL if card.names else 0) + GAP
     for i, name in enumerate(card.names):
-        draw.text((left + i * step + (step - _GAP) // 2, top - 6), name, _FAINT, font(name, _NOTE), anchor="ms")
+        draw.text((left + i * step + (step - GAP) // 2, top - 6), name, FAINT, font(name, NOTE), anchor="ms")
     for line in card.lines:
         middle = y + cell_height // 2
         if line.colour:
             draw.ellipse((_PAD, middle - 6, _PAD + 12, middle + 6), fill=line.colour)
-        draw.text((_PAD + 18, middle), line.label, INK, font(line.label, _NOTE), anchor="lm")
+        draw.text((_PAD + 18, middle), line.label, INK, font(line.label, NOTE), anchor="lm")
         for i, picture in enumerate(line.pictures):
             drawn.paste(Image.fromarray(picture), (left + i * step, y))
-        y += cell_height + _GAP
+        y += cell_height + GAP
     draw.rectangle((0, 0, width - 1, height - 1), outline=_LINE)
     return drawn
 
 
-def _banner(head: Sequence[tuple[str, Colour | None]], width: int) -> Image.Image:
+def _banner(head: Sequence[tuple[str, np.ndarray | None]], width: int) -> Image.Image:
     """The first text, and below it the others side by side, as far as they fit."""
     titles = wrapped(head[0][0], _HEAD, width)
     x, y, placed = 0, len(titles) * _leading(_HEAD), []
-    for text, colour in head[1:]:
-        needed = round(font(text, _NOTE).getlength(text)) + (22 if colour else 0)
+    for text, sample in head[1:]:
+        indent = 0 if sample is None else sample.shape[1] + 8
+        needed = indent + round(font(text, NOTE).getlength(text))
         if x and x + needed > width:
-            x, y = 0, y + _leading(_NOTE)
-        placed.append((x, y, text, colour))
+            x, y = 0, y + _leading(NOTE)
+        placed.append((x, y, indent, text, sample))
         x += needed + 36
-    banner = Image.new("RGB", (width, y + (_leading(_NOTE) if placed else 0) + _PAD), _BACKGROUND)
+    banner = Image.new("RGB", (width, y + (_leading(NOTE) if placed else 0) + _PAD), _BACKGROUND)
     draw = ImageDraw.Draw(banner)
     for i, line in enumerate(titles):
         draw.text((0, i * _leading(_HEAD)), line, INK, font(line, _HEAD))
-    for x, y, text, colour in placed:
-        if colour:
-            draw.ellipse((x, y + 4, x + 14, y + 18), fill=colour)
-        draw.text((x + (22 if colour else 0), y), text, INK, font(text, _NOTE))
+    for x, y, indent, text, sample in placed:
+        if sample is not None:
+            banner.paste(Image.fromarray(sample), (x, y + 1))
+        draw.text((x + indent, y), text, INK, font(text, NOTE))
     return banner

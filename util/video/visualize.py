@@ -33,7 +33,7 @@ PALETTE: tuple[Colour, ...] = (
 )
 DARK: Colour = (15, 15, 15)
 LIGHT: Colour = (255, 255, 255)
-FILL = 0.3  # share of its colour inside a mask
+FILL = 0.12  # share of its colour inside a mask: texts name colours, so what is found must keep its own
 WHITE, INK = "#ffffff", "#14181f"
 _KERNELS = (cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3)), np.ones((3, 3), np.uint8))
 # units of time in a second: a multiple of all usual frame rates, and within the limit of MPEG-4
