@@ -93,6 +93,11 @@ def test_what_is_no_name(text, elsewhere):
     assert not is_name(text) and located(text) == Path(text)
 
 
+def test_what_lacks_in_a_folder_that_is_here_is_no_name(elsewhere):
+    (elsewhere / "cwd" / "output").mkdir()
+    assert located("output/run") == Path("output/run")
+
+
 def test_a_predictor_by_name_is_that_of_the_file(weights, elsewhere, capsys):
     lay_out(elsewhere / "cache", weights)
     video = torch.randint(256, (3, 3, 40, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))

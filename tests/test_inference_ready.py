@@ -168,7 +168,8 @@ def test_in_float32_nothing_changes():
 @pytest.mark.parametrize(("amp", "stored"), [("off", torch.float32), ("bf16", torch.bfloat16)])
 def test_every_way_to_a_predictor_makes_the_model_ready(amp, stored, tmp_path):
     saved_model(tmp_path / "c.pth")
-    asked = inference_ytvos.parse_args(["--resume", str(tmp_path / "c.pth"), "--amp", amp, "--allow_trained"])
+    words = ["--resume", str(tmp_path / "c.pth"), "--ytvos_path", str(tmp_path), "--amp", amp, "--allow_trained"]
+    asked = inference_ytvos.parse_args(words)
     model, _, settings = inference.restore(asked, CPU, "ytvos")
     for predictor in (
         models.load_predictor(tmp_path / "c.pth", "cpu", amp=amp),

@@ -142,7 +142,7 @@ def test_every_way_to_a_predictor_takes_tf32_unless_it_is_told(flags, wanted, us
     """Whatever the training took: nothing in a checkpoint makes inference slow."""
     weights, root = tmp_path / "c.pth", write_mini_ytvos(tmp_path / "data")
     saved_model(weights, "--float32", "ieee")
-    asked = inference_ytvos.parse_args(["--resume", str(weights), "--allow_trained", *flags])
+    asked = inference_ytvos.parse_args(["--resume", str(weights), "--ytvos_path", str(root), "--allow_trained", *flags])
     model, _, settings = inference.restore(asked, CPU, "ytvos")
     models.inference_predictor(model, settings, CPU)
     capability(8, 0)
