@@ -76,7 +76,8 @@ def inferred(monkeypatch, script, words: list) -> tuple[torch.dtype | None, dict
 def test_masks_of_two_precisions_are_not_mixed(script, speed, monkeypatch, tmp_path):
     """The training was in half precision, so inference is ``auto``; which is not what is written down."""
     saved_model(tmp_path / "c.pth", "--amp", "bf16")
-    words = ["--resume", tmp_path / "c.pth", "--output_dir", tmp_path / "out"]
+    data = "--davis_path" if script is inference_davis else "--ytvos_path"
+    words = ["--resume", tmp_path / "c.pth", "--output_dir", tmp_path / "out", data, tmp_path]
     speed(4)
     used, record = inferred(monkeypatch, script, words)
     assert used == torch.bfloat16 and record["amp"] == "bf16"
