@@ -43,7 +43,8 @@ def infer(asked: InferenceOptions, device: torch.device, gaps: Gaps) -> None:
     """Predicts one split for all annotators; ``gaps`` takes what cannot be read."""
     results_dir = Path(asked.output_dir)
     earlier = results_dir / asked.split
-    if (earlier / RECORD).is_file() and not (results_dir / RECORD).is_file():
+    of_davis = (earlier / RECORD).is_file() and (earlier / ANNOTATOR_ROOTS[0]).is_dir()
+    if of_davis and not (results_dir / RECORD).is_file():
         raise ValueError(
             f"--output_dir {results_dir}: masks are in {earlier}, where earlier versions wrote them; to go on "
             f"with them give --output_dir {earlier}, else another folder"

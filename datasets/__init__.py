@@ -20,6 +20,7 @@ from datasets.sets import DATA_SETS, EvalSet
 from datasets.transforms import TrainTransform
 from util.files.origin import CONVERTED, generated_content
 from util.options.inference import InferenceOptions
+from util.run.counts import counted
 
 __all__ = [
     "DATA_SETS",
@@ -288,9 +289,9 @@ def _in_words(args: argparse.Namespace, counts: Mapping[str, int]) -> tuple[str,
         shows = generated_content(root)
         generated.append(shows is not None)
         if shows is not None:
-            words.append(f"{count:,} generated {shows}")
+            words.append(counted(count, shows).replace(" ", " generated ", 1))
         elif name == "ytvos" and (root / CONVERTED).is_file():
-            words.append(f"{count:,} videos that are no published data set")
+            words.append(counted(count, "videos that are no published data set"))
         else:
-            words.append(f"{count:,} training {data_set.items} of {data_set.title}")
+            words.append(counted(count, f"{data_set.items} of {data_set.title}").replace(" ", " training ", 1))
     return " and ".join(words), all(generated)

@@ -14,6 +14,12 @@ if [[ "${1:-}" == --help || "${1:-}" == -h ]]; then
     exit
 fi
 
+# --version: read from the file, because it needs no environment.
+if [[ "${1:-}" == --version ]]; then
+    sed -n 's/^VERSION = "\(.*\)"$/ProxyFormer \1/p' "$ROOT/util/run/version.py"
+    exit
+fi
+
 # An active environment of the user comes before .venv. On many machines conda's "base" is active in every shell without
 # being chosen, so it is skipped; PYTHON=python takes it.
 if [[ -n "${PYTHON:-}" ]]; then
@@ -120,9 +126,14 @@ arguments() {
     done
 }
 
-# needs_file NAME FILE: fails if FILE, the argument called NAME, does not exist and is no owner/name on the hub.
+# needs_file NAME FILE: fails if FILE, the argument called NAME, does not exist and is no owner/name on the hub, by the rules
+# of util/weights/hub.py.
 needs_file() {
-    [[ -f "$2" || (! -e "$2" && "$2" =~ ^[^/.]+/[^/.]+$) ]] || fail "$1 $2: there is no such file; see pretrained_weights/README.md"
+    local LC_ALL=C word='[[:alnum:]_]'
+    [[ ! -f "$2" ]] || return 0
+    [[ ! -e "$2" && ! -d "${2%/*}" && "$2" != *--* && "$2" != *..* &&
+        "$2" =~ ^$word([[:alnum:]_.-]*$word)?/$word([[:alnum:]_-]*$word)?$ ]] ||
+        fail "$1 $2: there is no such file; see pretrained_weights/README.md"
 }
 
 # option_value NAME DEFAULT "$@": prints the value that an option has among the arguments.
@@ -139,19 +150,7 @@ option_value() {
     echo "$value"
 }
 
-# known_options "FILES" "$@": fails for an option that none of these files of the repository names in its code.
-known_options() {
-    local files="util/run/parser.py $1" word name
-    shift
-    for word in "$@"; do
-        [[ "$word" =~ ^--(no-)?([[:alnum:]_-]+) ]] || continue
-        name="${BASH_REMATCH[2]}"
-        # shellcheck disable=SC2086
-        (cd "$ROOT" && grep -qE "\"(--)?$name\"" $files) || fail "there is no option ${word%%=*}; see $PROGRAM --help"
-    done
-}
-
-# check_options [options of main.py]: fails where main.py could not start with them; needs no packages.
+# check_options [options of the script's program]: fails where it could not start with them; needs no packages.
 check_options() {
     local python said
     python="$(recent_python "$PYTHON")" || return 0 # setup.sh says what is needed

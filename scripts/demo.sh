@@ -5,8 +5,6 @@
 # --quick trains nothing; --scratch trains from random weights; --long does so for hours, as the shipped weights were made.
 source "$(dirname "${BASH_SOURCE[0]}")/_common.sh"
 
-known_options tools/small_job/run.py "$@"
-out="$(option_value --output_dir output/demo "$@")"
-[[ ! -e "$out" || -z "$(ls -A "$out")" ]] || fail "--output_dir $out already holds something: give another folder, or remove it"
+check_options "$@"
 "$ROOT/scripts/setup.sh"
 exec "$PYTHON" "$ROOT/tools/small_job/run.py" "$@"

@@ -10,7 +10,7 @@ arguments "OUTPUT_DIR CHECKPOINT" "[options of inference_davis.py]" "$@"
 output_dir="$1" checkpoint="$2"
 shift 2
 needs_file CHECKPOINT "$checkpoint"
-known_options "inference_davis.py opts.py $(cd "$ROOT" && echo util/options/*.py)" "$@"
+check_options --resume "$checkpoint" "$@"
 davis_path="$(option_value --davis_path data/ref-davis "$@")"
 [[ -d "$davis_path" ]] || fail "--davis_path $davis_path: there is no such folder; see docs/data.md, Ref-DAVIS17"
 prepare

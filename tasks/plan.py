@@ -14,7 +14,7 @@ from datasets.collate import collate
 from datasets.samplers import ClipRequest
 from tasks.training import Trainer
 from util.run import dist
-from util.run.counts import counted
+from util.run.counts import counted, in_seconds
 from util.run.memory import peak_bytes
 from util.run.precision import in_words
 from util.samples.structures import Batch
@@ -58,7 +58,7 @@ def describe(trainer: Trainer, departure: str | None = None) -> None:
         f"{counted(world, 'ranks')} x {counted(accumulate, 'micro-batches', 'micro-batch')}), up to "
         f"{counted(dataset.expressions_per_clip, 'expressions')} each"
     )
-    print("clips of an epoch: " + ", ".join(f"{name} {count}" for name, count in trainer.loader.clips.items()))
+    print("clips of an epoch: " + ", ".join(f"{name} {count:,}" for name, count in trainer.loader.clips.items()))
     if dataset.absent:
         print(
             f"{dataset.absent:.0%} of the expressions are replaced by one that means nothing in the video, where known"
@@ -117,7 +117,7 @@ def rehearse(trainer: Trainer) -> None:
         seconds.append(time.perf_counter() - start)
         if dist.is_main():
             shape, peak = " x ".join(map(str, batch.video.shape[-2:])), peak_bytes(trainer.device) / 2**30
-            print(f"{shape}: {seconds[-1]:.2f} s a step, peak memory {peak:.2f} GiB", flush=True)
+            print(f"{shape}: {in_seconds(seconds[-1])} a step, peak memory {peak:.2f} GiB", flush=True)
     if dist.is_main():
         hours = left * max(seconds) / 3600
         print(

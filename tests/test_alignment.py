@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import time
 from pathlib import Path
 
 import pytest
@@ -96,14 +98,19 @@ def test_the_fewest_steps_allowed_are_trained(data):
     assert 0 <= found <= 1
 
 
-def test_a_few_videos_are_learned_by_heart(data):
+def test_a_few_videos_are_learned_by_heart(data, capsys):
     torch.manual_seed(0)
     backbone = build_backbone("tsm_resnet10_half", pretrained=False)
     videos = Videos(data, num_frames=2)
     aligner = Aligner(backbone, tiny_text_encoder(), classes=len(videos.categories) + 1, objects=videos.objects)
     stream = ClipStream(videos, count=4, steps=60, seed=0)
+    start = time.perf_counter()
     found = pretrain(aligner, stream, steps=60, lr=2e-3)
+    taken = time.perf_counter() - start
     assert found > 0.45  # a guess finds about one of four
+    (said,) = capsys.readouterr().out.splitlines()
+    each = re.fullmatch(r"alignment: a step takes ([\d.]+) s: 40 steps take [\d.]+ minutes, until \d\d:\d\d", said)
+    assert each and 0 < float(each[1]) < taken / 15
 
 
 def broken(data, tmp_path, change) -> Path:

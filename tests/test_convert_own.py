@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 
 import numpy as np
@@ -235,11 +236,12 @@ def test_the_five_steps_of_the_docs(tmp_path):
     with (data / "expressions.csv").open("a") as file:
         file.writelines(f"{video},,a purple elephant\n" for video in ("train_00000", "train_00001", "valid_00000"))
     words = ("--masks", data / "coco.json", "--table", data / "expressions.csv", "--output_dir", own)
-    run("tools/data/convert_own.py", data / "videos", *words)
-    assert "in order" in run("tools/data/check.py", "own", own, "--workers", 1).stdout
+    *_, check, train, _ = run("tools/data/convert_own.py", data / "videos", *words).stdout.splitlines()
+    program, *checked = shlex.split(check.removeprefix("next: python "))
+    assert "in order" in run(program, *checked, "--workers", 1).stdout
     sizes = ("--train_sizes", 48, "--eval_size", 48, "--max_size", 80, "--num_frames", 2, "--num_workers", 0)
-    weights = ("--pretrained_weights", "pretrained_weights/demo.safetensors")
-    done = run("main.py", "--ytvos_path", own, "--binary", *weights, *sizes, "--epochs", 1, "--output_dir", out)
+    start = train.removeprefix("then: python ").replace("FILE", "pretrained_weights/demo.safetensors")
+    done = run(*shlex.split(start), *sizes, "--epochs", 1, "--output_dir", out)
     assert (
         "starting from --pretrained_weights pretrained_weights/demo.safetensors: backbone, text_encoder, "
         in done.stdout

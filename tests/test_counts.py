@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from util.run.counts import counted
+from util.run.counts import counted, in_seconds
 
 
 @pytest.mark.parametrize(
@@ -22,3 +22,10 @@ from util.run.counts import counted
 )
 def test_one_and_many(number, words, said):
     assert counted(number, *words) == said
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"), [(12.345, "12.35 s"), (0.1, "0.10 s"), (0.0996, "0.100 s"), (0.004, "0.004 s")]
+)
+def test_seconds(seconds, said):
+    assert in_seconds(seconds) == said

@@ -31,7 +31,7 @@ from tests.test_end_to_end import NETWORK, run
 from tests.tiny_model import tiny_model, tiny_text_encoder
 from tools import verify_published
 from tools.data.convert_davis_to_ytvos import convert
-from util.masks.results import ANNOTATOR_ROOTS
+from util.masks.results import ANNOTATOR_ROOTS, claim_results
 from util.weights import checkpoint
 
 SMALL = "--dataset_file davis --train_sizes 32 48 --max_size 96 --eval_size 40 --num_frames 3 --num_workers 0"
@@ -300,6 +300,12 @@ def test_masks_of_earlier_versions_are_gone_on_with_where_they_are(mini, ytvos_c
         infer(*words, tmp_path / "out")
     infer(*words, tmp_path / "out" / "valid")
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.png")} == masks and masks
+
+
+def test_a_submission_in_a_run_is_not_taken_for_masks_of_davis(mini, ytvos_checkpoint, tmp_path, capsys):
+    claim_results(tmp_path / "run" / "valid", {"checkpoint": "a"}, replace=False)
+    infer("--resume", ytvos_checkpoint, "--davis_path", mini, "--output_dir", tmp_path / "run")
+    assert (tmp_path / "run" / "anno_0").is_dir() and not (tmp_path / "run" / "valid" / "anno_0").exists()
 
 
 def test_the_report_on_a_published_file_is_that_of_the_scripts(mini, ytvos_checkpoint, tmp_path, capsys, monkeypatch):

@@ -22,7 +22,14 @@ STARTS = {"./scripts/app.sh": "app.py", "./scripts/demo.sh": DEMO}
 def _commands() -> list[str]:
     """The files that make a parser when they are run; scripts/check_options.py reads the options of main.py."""
     listed = subprocess.run(["git", "ls-files", "*.py"], cwd=ROOT, capture_output=True, text=True).stdout.split()
-    makers = ("CommandParser(", "parse_train_args()", "inference_parser(", "scoring_parser(", "picture_args(")
+    makers = (
+        "CommandParser(",
+        "parse_train_args()",
+        "inference_parser(",
+        "scoring_parser(",
+        "picture_args(",
+        "demo_args()",
+    )
     texts = {name: (ROOT / name).read_text() for name in listed if not name.startswith(("tests/", "scripts/"))}
     return [
         name for name, text in texts.items() if any(maker in text for maker in makers) and "\nif __name__ ==" in text

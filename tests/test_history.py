@@ -53,7 +53,7 @@ def test_what_sets_of_earlier_versions_and_hostile_ones_say(ytvos_root, tmp_path
     (words,) = recorded(tmp_path / "set", run, "--num_frames", 1)["data"]
     assert words.startswith("1 generated dots\\n\\x1b[2Jxxx") and len(words) == checkpoint.LONGEST_WORDS
     edit(file, lambda content: content.pop("shows"))
-    assert recorded(tmp_path / "set", run, "--num_frames", 1)["data"] == ["1 generated scenes of moving shapes"]
+    assert recorded(tmp_path / "set", run, "--num_frames", 1)["data"] == ["1 generated scene of moving shapes"]
 
 
 def test_own_data_is_not_called_a_published_set(ytvos_root, tmp_path):

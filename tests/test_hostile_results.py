@@ -19,7 +19,7 @@ import pytest
 
 import eval_ytvos
 from tests.test_damaged_scores import FRAMES, both, data, davis, results, scored  # noqa: F401 (fixtures)
-from util.masks.results import Results, claim_results, is_complete, mask_name, write_mask_png
+from util.masks.results import Results, claim_results, is_complete, mask_name, write_mask_png, write_scores
 from util.masks.submission import validate_submission, write_submission_zip
 from util.run.cli import INCOMPLETE
 
@@ -239,16 +239,18 @@ def test_label_maps_are_read_from_files_alone(message, davis, tmp_path, monkeypa
         both(davis, tmp_path, monkeypatch)
 
 
-@pytest.mark.parametrize("place", ["Annotations", "Annotations/v", "Annotations/v/0"])
+@pytest.mark.parametrize("place", ["Annotations", "Annotations/v", "Annotations/v/0", "scores", "scores/v.json"])
 def test_nothing_is_deleted_through_a_link(place, tmp_path):
     out = tmp_path / "out"
     claim_results(out, {"checkpoint": "a"}, replace=False, asked={"v": "1"})
     write_mask_png(out / FIRST, np.zeros(SIZE, bool))
+    write_scores(out, "v", ["0"], [0.5], [True])
     (out / place).rename(tmp_path / "mine")
     (out / place).symlink_to(tmp_path / "mine")
-    (tmp_path / "mine/.00000.7.part.png").touch()
-    before = sorted(tmp_path.joinpath("mine").rglob("*"))
+    if (tmp_path / "mine").is_dir():
+        (tmp_path / "mine/.00000.7.part.png").touch()
+    before = sorted(tmp_path.glob("mine/**/*"))
     for run, replace, asked in (({"checkpoint": "a"}, False, {"v": "2"}), ({"checkpoint": "b"}, True, {"v": "1"})):
         with pytest.raises(ValueError, match=f"{out}: {place} is .*link.*remove it"):
             claim_results(out, run, replace=replace, asked=asked)
-    assert sorted(tmp_path.joinpath("mine").rglob("*")) == before
+    assert sorted(tmp_path.glob("mine/**/*")) == before and (tmp_path / "mine").exists()

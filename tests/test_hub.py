@@ -16,7 +16,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from huggingface_hub import ModelCard, constants
+from huggingface_hub import ModelCard, constants, hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError
 
 import models
@@ -25,6 +25,7 @@ from opts import parse_train_args
 from tests.helpers import ROOT
 from tests.test_checkpoint_optim import saved_model
 from tools import export
+from util.files.writing import write_json
 from util.weights import checkpoint, hub
 from util.weights.hub import is_name, located
 
@@ -92,6 +93,11 @@ def test_what_is_no_name(text, elsewhere):
     assert not is_name(text) and located(text) == Path(text)
 
 
+def test_what_lacks_in_a_folder_that_is_here_is_no_name(elsewhere):
+    (elsewhere / "cwd" / "output").mkdir()
+    assert located("output/run") == Path("output/run")
+
+
 def test_a_predictor_by_name_is_that_of_the_file(weights, elsewhere, capsys):
     lay_out(elsewhere / "cache", weights)
     video = torch.randint(256, (3, 3, 40, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
@@ -157,7 +163,7 @@ def test_scoring_and_starting_by_name(weights, elsewhere, monkeypatch):
 class Hub(BaseHTTPRequestHandler):
     """Answers as the hub does: ``owner/name`` has weights, others are not there, gated, empty or out of order."""
 
-    content = b""
+    content, commit = b"", COMMIT
     asked: list[str] = []
 
     def log_message(self, *_: object) -> None:
@@ -176,8 +182,8 @@ class Hub(BaseHTTPRequestHandler):
         if error:
             self.send_header("X-Error-Code", error)
         body = self.content if code == 200 else b""
-        self.send_header("X-Repo-Commit", COMMIT)
-        self.send_header("ETag", '"abc"')
+        self.send_header("X-Repo-Commit", self.commit)
+        self.send_header("ETag", f'"{hashlib.sha256(self.content).hexdigest()}"')
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         if self.command == "GET":
@@ -210,6 +216,17 @@ def test_it_is_fetched_once_and_then_needs_no_network(server, weights, elsewhere
     del Hub.asked[:]
     assert located(NAME) == file and not Hub.asked
     assert capsys.readouterr().err == ""
+
+
+def test_the_cached_file_stays_until_the_newer_one_is_fetched(server, weights, monkeypatch):
+    """``hf download owner/name model.safetensors`` is a call of hf_hub_download."""
+    file = located(NAME)
+    monkeypatch.setattr(Hub, "content", b"newer")
+    monkeypatch.setattr(Hub, "commit", COMMIT[::-1])
+    assert located(NAME) == file and file.read_bytes() == weights.read_bytes()
+    assert hub.newer(NAME) == f"hf download {NAME} model.safetensors"
+    hf_hub_download(*hub.newer(NAME).split()[2:])
+    assert located(NAME) != file and located(NAME).read_bytes() == b"newer"
 
 
 @pytest.mark.parametrize(
@@ -289,15 +306,24 @@ def test_weights_and_card_are_pushed(taker, tmp_path, monkeypatch, capsys):
     data = ["3 films", "4 generated videos of dots"]
     exported(monkeypatch, tmp_path / "c.pth", "--push", NAME, "--trained_on", *data, "--knows", "only dots")
     assert set(taker.files) == {"owner/name/README.md", "owner/name/model.safetensors"}
-    assert capsys.readouterr().out.startswith("https://hub/owner/name: model.safetensors and README.md are uploaded")
+    uploaded, older = capsys.readouterr().out.splitlines()
+    assert uploaded.startswith("https://hub/owner/name: model.safetensors and README.md are uploaded")
+    assert older.endswith("hf download owner/name model.safetensors")
     (tmp_path / "w.safetensors").write_bytes(taker.files["owner/name/model.safetensors"])
     pushed = checkpoint.load(tmp_path / "w.safetensors")
     assert all(torch.equal(value, pushed["model"][name]) for name, value in content["model"].items())
+    assert pushed[checkpoint.BEST] == 0.614
     assert pushed[checkpoint.TRAINED_ON] == {"data": data, "knows": "only dots"}
     card = ModelCard(taker.files["owner/name/README.md"].decode())
     assert (card.data.license, card.data.pipeline_tag) == ("apache-2.0", "image-segmentation")
     told = "These weights were trained on 3 films, then on 4 generated videos of dots. They know only dots."
-    for text in (told, 'load_predictor("owner/name")', "below 0.5 the answer is: not there", "a score of 0.614"):
+    for text in (
+        told,
+        'load_predictor("owner/name")',
+        'predictor("video.mp4", ["the red object"])',
+        "below 0.5 the answer is: not there",
+        "a score of 0.614",
+    ):
         assert text in card.text
     recipe = card.text.split("```\n")[-2].splitlines()
     assert {"--lr 0.001", "--no-flip", "--train_sizes 32", "--backbone resnet18"} <= set(recipe)
@@ -312,6 +338,70 @@ def test_a_card_alone(weights, tmp_path, monkeypatch):
     checkpoint.save(tmp_path / "c.pth", content)
     exported(monkeypatch, tmp_path / "c.pth", "--card", tmp_path / "card.md")
     assert "By its options it was trained on Ref-YouTube-VOS, or on other data" in (tmp_path / "card.md").read_text()
+
+
+def test_scores_in_the_card(weights, tmp_path, monkeypatch):
+    """Of videos, of DAVIS's protocol, and of single frames with boxes."""
+    of_frames = {
+        "run": {"split": "val"},
+        "samples": 7,
+        "precision_at": {"0.5": 0.75, "0.6": 0.7},
+        "overall_iou": 0.5,
+        "mean_iou": 0.25,
+        "all_queries": {"mAP": 0.375, "AP50": 0.6},
+        "boxes": {"samples": 7, "precision_at": {"0.5": 0.625}, "mean_iou": 0.5},
+    }
+    lost = {"predictions": 2, "truth_frames": 0, "problems": ["one", "two"]}
+    for scores, rows in (
+        (
+            {"J": 0.5, "F": 0.75, "J&F": 0.625, "expressions": 4, "J&F_other_object": 0.125, "incomplete": lost},
+            [
+                "J&F | 0.625",
+                "J | 0.500",
+                "F | 0.750",
+                "J&F against the hardest other object, which should be low | 0.125",
+            ],
+        ),
+        (
+            {"J&F": 0.5, "J": {"mean": 0.25, "recall": 1.0}, "F": {"mean": 0.75}},
+            ["J&F | 0.500", "J | 0.250", "F | 0.750"],
+        ),
+        (
+            of_frames,
+            [
+                "mAP | 0.375",
+                "overall IoU | 0.500",
+                "mean IoU | 0.250",
+                "P@0.5 | 0.750",
+                "boxes, P@0.5 | 0.625",
+                "boxes, mean IoU | 0.500",
+            ],
+        ),
+    ):
+        write_json(tmp_path / "scores.json", scores)
+        words = ("--card", tmp_path / "card.md", "--scores", tmp_path / "scores.json", "--scored_on", "my cats, valid")
+        exported(monkeypatch, weights, *words)
+        section = (tmp_path / "card.md").read_text().partition("## Scores\n\n")[2].partition("\n\n## Training")[0]
+        head, _, _, _, *table = section.splitlines()
+        assert head.startswith("On my cats, valid.")
+        assert ("2 predictions missing or damaged and scored as 0" in head) == ("incomplete" in scores)
+        assert table == [f"| {row} |" for row in rows]
+
+
+def test_files_that_are_no_scores(weights, tmp_path, monkeypatch, capsys):
+    file = tmp_path / "scores.json"
+    words = (weights, "--card", tmp_path / "card.md", "--scores", file, "--scored_on", "cats")
+    with pytest.raises(FileNotFoundError, match="scores.json: no such file; eval"):
+        exported(monkeypatch, *words)
+    for content, told in (("{", "cannot be read"), ("[1]", "has no scores"), ('{"J": "x", "F": NaN}', "has no scores")):
+        file.write_text(content)
+        with pytest.raises(ValueError, match=f"scores.json {told}"):
+            exported(monkeypatch, *words)
+    assert not (tmp_path / "card.md").exists()
+    for words in (("--card", "c", "--scores", file), ("--card", "c", "--scored_on", "x")):
+        with pytest.raises(SystemExit):
+            exported(monkeypatch, weights, *words)
+        assert "are given together" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -76,7 +76,8 @@ def inferred(monkeypatch, script, words: list) -> tuple[torch.dtype | None, dict
 def test_masks_of_two_precisions_are_not_mixed(script, speed, monkeypatch, tmp_path):
     """The training was in half precision, so inference is ``auto``; which is not what is written down."""
     saved_model(tmp_path / "c.pth", "--amp", "bf16")
-    words = ["--resume", tmp_path / "c.pth", "--output_dir", tmp_path / "out"]
+    data = "--davis_path" if script is inference_davis else "--ytvos_path"
+    words = ["--resume", tmp_path / "c.pth", "--output_dir", tmp_path / "out", data, tmp_path]
     speed(4)
     used, record = inferred(monkeypatch, script, words)
     assert used == torch.bfloat16 and record["amp"] == "bf16"
@@ -168,7 +169,8 @@ def test_in_float32_nothing_changes():
 @pytest.mark.parametrize(("amp", "stored"), [("off", torch.float32), ("bf16", torch.bfloat16)])
 def test_every_way_to_a_predictor_makes_the_model_ready(amp, stored, tmp_path):
     saved_model(tmp_path / "c.pth")
-    asked = inference_ytvos.parse_args(["--resume", str(tmp_path / "c.pth"), "--amp", amp, "--allow_trained"])
+    words = ["--resume", str(tmp_path / "c.pth"), "--ytvos_path", str(tmp_path), "--amp", amp, "--allow_trained"]
+    asked = inference_ytvos.parse_args(words)
     model, _, settings = inference.restore(asked, CPU, "ytvos")
     for predictor in (
         models.load_predictor(tmp_path / "c.pth", "cpu", amp=amp),

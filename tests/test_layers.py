@@ -37,8 +37,8 @@ ROOMS = {
 }
 # everything else at the top is an entry script, which none of these and no other entry script imports
 LIBRARY = set(LAYERS)
-# the app draws its examples with the generator
-MAY_IMPORT_TOOLS = {"tools", "app"}
+# the app draws its examples with the generator, and scripts/check_options.py reads the options of the demo
+MAY_IMPORT_TOOLS = {"tools", "app", "scripts"}
 OPTION_READERS = {
     "models/__init__.py",
     "models/published.py",  # which reads the options that ReferFormer saved

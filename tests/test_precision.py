@@ -142,7 +142,7 @@ def test_every_way_to_a_predictor_takes_tf32_unless_it_is_told(flags, wanted, us
     """Whatever the training took: nothing in a checkpoint makes inference slow."""
     weights, root = tmp_path / "c.pth", write_mini_ytvos(tmp_path / "data")
     saved_model(weights, "--float32", "ieee")
-    asked = inference_ytvos.parse_args(["--resume", str(weights), "--allow_trained", *flags])
+    asked = inference_ytvos.parse_args(["--resume", str(weights), "--ytvos_path", str(root), "--allow_trained", *flags])
     model, _, settings = inference.restore(asked, CPU, "ytvos")
     models.inference_predictor(model, settings, CPU)
     capability(8, 0)
@@ -175,10 +175,10 @@ class Started(BaseException):
     ("device", "flags", "amp"),
     [("cuda", [], "auto"), ("cuda", ["--amp", "off"], "off"), ("cuda", ["--amp", "fp16"], "fp16"), ("cpu", [], "off")],
 )
-def test_a_new_training_takes_half_precision_on_a_gpu_unless_it_is_told(device, flags, amp, monkeypatch):
+def test_a_new_training_takes_half_precision_on_a_gpu_unless_it_is_told(device, flags, amp, monkeypatch, tmp_path):
     monkeypatch.setattr(main.dist, "joined", lambda *_: nullcontext(torch.device(device)))
     monkeypatch.setattr(main, "build_trainer", raising)
-    optioned(monkeypatch, *flags)
+    optioned(monkeypatch, *flags, "--ytvos_path", tmp_path)
     with pytest.raises(Started) as started:
         main.main()
     assert started.value.args[0].amp == amp
@@ -192,7 +192,7 @@ def test_a_training_that_goes_on_keeps_its_precision_on_a_gpu(monkeypatch, tmp_p
     saved_model(tmp_path / "c.pth")
     monkeypatch.setattr(main.dist, "joined", lambda *_: nullcontext(torch.device("cuda")))
     monkeypatch.setattr(main, "build_trainer", raising)
-    optioned(monkeypatch, "--resume", tmp_path / "c.pth")
+    optioned(monkeypatch, "--resume", tmp_path / "c.pth", "--ytvos_path", tmp_path)
     with pytest.raises(Started) as started:
         main.main()
     assert started.value.args[0].amp == "off"

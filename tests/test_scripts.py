@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import re
 import runpy
 import subprocess
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -15,6 +15,8 @@ import inference_ytvos
 from opts import parse_train_args
 from tests.helpers import ROOT
 from tests.sandbox import NAMES, Call, Sandbox
+from util.run.parser import CommandParser
+from util.run.version import VERSION
 
 SCRIPTS = sorted((ROOT / "scripts").glob("*.sh"))
 FINETUNE, SCRATCH = "dist_train_test_ytvos.sh", "dist_train_test_ytvos_scratch.sh"
@@ -169,13 +171,20 @@ class TestBeforeSetUp:
     @pytest.mark.parametrize(
         ("words", "told"),
         [
-            ("demo.sh --bogus", "demo.sh: error: there is no option --bogus"),
+            ("demo.sh --bogus", "demo.sh: error: unrecognized arguments: --bogus"),
+            ("demo.sh --store_true", "demo.sh: error: unrecognized arguments: --store_true"),
+            ("demo.sh --quick --long", "--long: not allowed with argument --quick"),
+            ("demo.sh --seed x", "--seed: invalid int value"),
+            ("demo.sh --output_dir", "--output_dir: expected one argument"),
             ("demo.sh --output_dir=full", "demo.sh: error: --output_dir full already holds something"),
             ("app.sh", "app.sh: error: --resume CKPT is missing"),
             ("app.sh --resume full/c.pth", "app.sh: error: --resume full/c.pth: there is no such file"),
-            ("app.sh --resume full/file --prot 1", "app.sh: error: there is no option --prot"),
+            ("app.sh --resume full/c", "app.sh: error: --resume full/c: there is no such file"),
+            ("app.sh --resume full/file --prot 1", "--prot: did you mean --port?"),
+            ("app.sh --resume full/file --epochs 1", "app.py: error: unrecognized arguments: --epochs"),
+            ("app.sh --resume full/file --window x", "--window"),
             ("dist_test_davis.sh out full/file", "--davis_path data/ref-davis: there is no such folder"),
-            ("dist_test_davis.sh out full/file --bogus", "there is no option --bogus"),
+            ("dist_test_davis.sh out full/file --bogus", "unrecognized arguments: --bogus"),
             ("dist_test_jhmdb.sh out full/file --jhmdb_path gone", "--jhmdb_path gone: there is no such folder"),
             (f"{SCRATCH} out", f"{SCRATCH}: error: --ytvos_path data/ref-youtube-vos: there is no such folder"),
             (f"{SCRATCH} out --ytvos_path full --epoch 3", "--epoch: did you mean --epochs?"),
@@ -194,18 +203,30 @@ class TestBeforeSetUp:
         assert not sandbox.installs() and not sandbox.venv.exists() and not (tmp_path / "out").exists()
 
     @pytest.mark.parametrize(
-        ("script", "command"), [("app.sh", "app.py"), ("dist_test_davis.sh", "inference_davis.py")]
+        ("script", "command"),
+        [("app.sh", "app.py"), ("demo.sh", "tools/small_job/run.py"), ("dist_test_davis.sh", "inference_davis.py")],
     )
-    def test_every_option_of_the_command_is_known(self, sandbox, script, command, monkeypatch, capsys):
-        monkeypatch.setattr("sys.argv", [command, "--help_all"])
-        with pytest.raises(SystemExit):
-            runpy.run_path(str(ROOT / command), run_name="__main__")
-        flags = set(re.findall(r"(?<![\w-])--[\w-]+", capsys.readouterr().out)) - {"--help", "--resume", "--davis_path"}
-        (sandbox.root / "c").touch()
-        (sandbox.root / "data/ref-davis").mkdir(parents=True)
-        first = ["--resume", "c"] if script == "app.sh" else ["out", "c"]
-        assert len(flags) > 10
-        sandbox.run(script, *first, *flags, PYTHON=sandbox.python)
+    def test_the_options_that_are_checked_are_those_of_the_command(self, script, command, monkeypatch):
+        known = []
+
+        def parse(parser: CommandParser, *_: object) -> NoReturn:
+            known.append(set(parser._option_string_actions))
+            sys.exit()
+
+        monkeypatch.setattr(CommandParser, "parse_known_args", parse)
+        for words in (["scripts/check_options.py", script], [command]):
+            monkeypatch.setattr("sys.argv", words)
+            with pytest.raises(SystemExit):
+                runpy.run_path(str(ROOT / words[0]), run_name="__main__")
+        assert known[0] == known[1] and len(known[0]) > 5
+
+    @pytest.mark.parametrize("script", ["demo.sh", "app.sh", "setup.sh", SCRATCH])
+    def test_the_version_is_told_without_an_environment(self, sandbox, script):
+        assert sandbox.run(script, "--version") == f"ProxyFormer {VERSION}\n" and sandbox.calls() == []
+
+    def test_all_options_of_the_page_are_shown_without_weights(self, sandbox):
+        sandbox.run("app.sh", "--help_all", PYTHON=sandbox.python)
+        assert sandbox.calls()[-1].args == [f"{sandbox.root}/app.py", "--help_all"]
 
     @pytest.mark.parametrize("path", [path for path in SCRIPTS if not path.name.startswith(("_", "slurm"))])
     def test_help_is_the_comment_at_the_top(self, sandbox, path):
@@ -270,6 +291,10 @@ class TestRecipes:
         assert "PRETRAINED_WEIGHTS none/x.pth: there is no such file" in text and not sandbox.calls()
         sandbox.run(FINETUNE, "out", "owner/name", cwd=tmp_path, PYTHON=sandbox.python)
         assert parse_train_args(sandbox.calls()[0].args[1:]).pretrained_weights == "owner/name"
+        sandbox.run(FINETUNE, "out", "own.er/na-me_2", cwd=tmp_path, PYTHON=sandbox.python)
+        for word in ("own.er/", ".own/name", "own--er/name", "a/b/c", "bin/name"):
+            text = sandbox.run(FINETUNE, "out", word, cwd=tmp_path, PYTHON=sandbox.python, code=2)
+            assert f"PRETRAINED_WEIGHTS {word}: there is no such file" in text
 
     def test_flags_win_over_the_recipe_but_the_output_folder_is_the_first_argument(self, recipe):
         (train, _), _ = recipe("--epochs", "2", "--lr_drop", "1", "--output_dir", "elsewhere")

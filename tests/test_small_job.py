@@ -122,6 +122,13 @@ def test_the_training_ends_in_time(monkeypatch, capsys, left, steps):
     assert f"{steps} steps take {steps / 60:.1f} minutes" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("printed", "seconds"), [("0.021", 0.021), ("0.000", 0.001)])
+def test_steps_of_a_fast_machine_have_a_length(printed, seconds):
+    said = f"48 x 160: {printed} s a step, peak memory 1 GiB\n1,400 steps left, at most 0.0 hours of them\n"
+    assert small_job.read_cost(said) == (1400, seconds)
+    assert "1,400 steps take" in small_job.ends(*small_job.read_cost(said))
+
+
 def test_the_options_of_tuning_are_those_of_main():
     args = parse_train_args([*shlex.split(tune.OPTIONS), "--pretrained_weights", "x"])
     assert args.batch_size == 8 and args.absent == small_job.ABSENT_SHARE

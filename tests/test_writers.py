@@ -16,7 +16,16 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from util.files.writing import atomic_path, open_json, write_json
-from util.masks.results import Results, claim_results, is_complete, mask_name, write_label_png, write_mask_png
+from util.masks.results import (
+    Results,
+    claim_results,
+    is_complete,
+    mask_name,
+    read_scores,
+    write_label_png,
+    write_mask_png,
+    write_scores,
+)
 from util.masks.submission import build_submission, validate_submission, write_submission_zip
 
 SIZES = {"cat": (20, 30), "dog": (15, 25)}
@@ -67,17 +76,28 @@ def test_masks_of_another_run_are_refused_or_replaced_in_every_root(tmp_path):
     roots = ("anno_0", "anno_1")
     claim_results(tmp_path, {"checkpoint": "a"}, replace=False, roots=roots)
     write_label_png(tmp_path / "anno_1" / "v" / "0.png", np.ones((2, 2), np.uint8))
+    write_scores(tmp_path, "v", ["anno_1/1"], [0.5], [True])
     (tmp_path / "overlays").mkdir()
     claim_results(tmp_path, {"checkpoint": "a"}, replace=False, roots=roots)
     with pytest.raises(ValueError, match="another run .checkpoint a there, b now.: .*--overwrite"):
         claim_results(tmp_path, {"checkpoint": "b"}, replace=False, roots=roots)
-    assert (tmp_path / "anno_1/v/0.png").is_file()
+    assert (tmp_path / "anno_1/v/0.png").is_file() and read_scores(tmp_path, "v")
     claim_results(tmp_path, {"checkpoint": "b"}, replace=True, roots=roots)
     assert _files(tmp_path) == ["inference.json"] and (tmp_path / "overlays").is_dir()
     write_label_png(tmp_path / "anno_0" / "v" / "0.png", np.ones((2, 2), np.uint8))
     (tmp_path / "inference.json").unlink()
     with pytest.raises(ValueError, match="masks of unknown origin"):
         claim_results(tmp_path, {"checkpoint": "b"}, replace=True, roots=roots)
+    (tmp_path / "anno_0").rename(tmp_path / "scores")
+    with pytest.raises(ValueError, match="scores/ of unknown origin"):
+        claim_results(tmp_path, {"checkpoint": "b"}, replace=True, roots=roots)
+
+
+def test_scores_of_deleted_masks_do_not_join_those_of_another_run(tmp_path):
+    claim_results(tmp_path, {"checkpoint": "a"}, replace=False)
+    write_scores(tmp_path, "v", ["removed"], [0.5], [True])
+    claim_results(tmp_path, {"checkpoint": "b"}, replace=False)
+    assert _files(tmp_path) == ["inference.json"]
 
 
 def test_what_a_killed_process_has_left_is_removed(tmp_path):
@@ -329,7 +349,8 @@ def test_masks_of_a_video_that_was_asked_something_else_are_made_anew(tmp_path):
     claim_results(folder, run, replace=False, asked={"v": "1", "w": "1"})
     for vid in ("v", "w"):
         write_mask_png(folder / mask_name(vid, "0", "00000"), np.zeros((2, 2), bool))
+        write_scores(folder, vid, ["0"], [0.5], [True])
     claim_results(folder, run, replace=False, asked={"w": "1"})  # one is left out this time
     claim_results(folder, run, replace=False, asked={"v": "2", "w": "1"})
-    assert _files(folder) == ["Annotations/w/0/00000.png", "inference.json"]
+    assert _files(folder) == ["Annotations/w/0/00000.png", "inference.json", "scores/w.json"]
     assert json.loads((folder / "inference.json").read_text())["asked"]["v"] == "2"

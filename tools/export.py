@@ -22,9 +22,9 @@ import torch
 
 import models  # noqa: E402
 from opts import parse_train_args
-from tools.model_card import model_card
+from tools.model_card import model_card, read_scores
 from util.files.writing import atomic_path
-from util.run.cli import run
+from util.run.cli import one_line, run
 from util.run.parser import CommandParser
 from util.weights import checkpoint, history, hub
 
@@ -42,6 +42,12 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="type of the stored weights")
     parser.add_argument("--push", metavar="OWNER/NAME", help="repository on the hub that takes weights and model card")
     parser.add_argument("--card", type=Path, metavar="FILE", help="write the model card to this file, to look at it")
+    parser.add_argument(
+        "--scores", type=Path, metavar="FILE", help="of eval_*.py --json or main.py --eval, for the card"
+    )
+    parser.add_argument(
+        "--scored_on", metavar="WORDS", help='with --scores: what was scored, as "Ref-YouTube-VOS, valid"'
+    )
     parser.add_argument("--text_encoder", help="RoBERTa of a published file of ReferFormer")
     parser.add_argument(
         "--trained_on",
@@ -55,6 +61,10 @@ def parse_args() -> argparse.Namespace:
         parser.error("give a file for the exported weights, or --push")
     if args.knows and not args.trained_on:
         parser.error("--knows is told after --trained_on: add that")
+    if bool(args.scores) != bool(args.scored_on):
+        parser.error("--scores and --scored_on are given together: the file, and in words what was scored")
+    if args.scores and not (args.push or args.card):
+        parser.error("--scores go into the model card: give --push or --card, too")
     return args
 
 
@@ -62,6 +72,7 @@ def main() -> None:
     args = parse_args()
     if args.push:
         hub.check_can_push(args.push)
+    scored = (one_line(args.scored_on), read_scores(args.scores)) if args.scores else None
     content = models.load_checkpoint(args.checkpoint, {"text_encoder": args.text_encoder})
     if args.trained_on:
         content[checkpoint.TRAINED_ON] = history.told(args.trained_on, args.knows)
@@ -71,7 +82,7 @@ def main() -> None:
     for name in ORIGINS:
         options[name] = options[name] and Path(options[name]).name
     content["options"] = options
-    card = model_card(content, args.push or "owner/name", usual)
+    card = model_card(content, args.push or "owner/name", usual, scored)
     if args.output_file:
         checkpoint.export(args.output_file, content, DTYPES[args.dtype])
         size = args.output_file.stat().st_size
@@ -84,9 +95,9 @@ def main() -> None:
         with tempfile.TemporaryDirectory(prefix="proxyformer-") as folder:
             checkpoint.export(Path(folder, hub.WEIGHTS), content, DTYPES[args.dtype])
             Path(folder, hub.CARD).write_text(card, encoding="utf-8")
-            print(
-                f"{hub.push(Path(folder), args.push)}: {hub.WEIGHTS} and {hub.CARD} are uploaded; --resume {args.push}"
-            )
+            address = hub.push(Path(folder), args.push)
+        print(f"{address}: {hub.WEIGHTS} and {hub.CARD} are uploaded; --resume {args.push}")
+        print(f"where older weights of this name were used, this takes the new ones: {hub.newer(args.push)}")
 
 
 if __name__ == "__main__":

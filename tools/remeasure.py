@@ -41,6 +41,7 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from util.run import cli
+from util.run.counts import counted
 from util.run.parser import CommandParser
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -313,10 +314,12 @@ def main() -> int:
                 agreed, differ = compare(block, outputs[block.command])
             except ValueError as error:
                 agreed, differ = 0, [str(error)]
-            print("\n".join(f"    {line}" for line in [f"{agreed} figures agree", *differ]), flush=True)
+            print("\n".join(f"    {line}" for line in [counted(agreed, "figures agree"), *differ]), flush=True)
             same, wrong, ran = same + agreed, wrong + len(differ), ran + 1
     if not args.list:
-        print(f"{ran} of {len(asked)} places were run: {same} figures agree, {wrong} differ or are missing")
+        print(
+            f"{ran} of {counted(len(asked), 'places')} run: {counted(same, 'figures agree')}, {wrong} wrong or missing"
+        )
     return int(wrong > 0)
 
 

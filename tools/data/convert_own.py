@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import sys
 from pathlib import Path
 
@@ -73,6 +74,19 @@ def main() -> None:
     print(f"{args.output_dir}: written")
     for split, numbers in counts.items():
         print(f"  {split}: " + ", ".join(counted(number, name) for name, number in numbers.items()))
+    print(next_commands(args.output_dir))
+
+
+def next_commands(folder: Path) -> str:
+    """The check and the training that follow, as docs/data.md, Your own data, explains them."""
+    start = shlex.join(["python", "main.py", "--ytvos_path", str(folder), "--binary", "--pretrained_weights"])
+    return "\n".join(
+        [
+            "next: " + shlex.join(["python", "tools/data/check.py", "own", str(folder)]),
+            f"then: {start} FILE --output_dir output/own",
+            "docs/data.md, Your own data, says which FILE and which further options.",
+        ]
+    )
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """The rows of Tables IV to VII on generated videos: which are left, their training, their scores as tables.
 
 The network is that of the demo (``tools/small_job/stages.py``), with the paper's numbers of proxies and CMIE modules.
-All rows and seeds share the generated videos and the aligned encoders, as the paper's rows share pretrained ones. A row
-then trains on images and on videos. Rows that have the same options are trained once.
+The numbers of images, videos and steps are its own (``BUDGET``). All rows and seeds share the generated videos and the
+aligned encoders, as the paper's rows share pretrained ones. A row then trains on images and on videos. Rows that have
+the same options are trained once.
 
 Finished rows go to ``--results``, with all that they depend on, and are not trained again. A row that was interrupted
 goes on from its newest checkpoint.

@@ -15,6 +15,7 @@ It is for small networks and sets of one frame size.
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +36,7 @@ from datasets.ytvos import annotations_root, frame_files, frames_root, is_object
 from models.backbone import build_backbone
 from models.criterion import subsample
 from models.text_encoder import TextEncoder
+from tools.small_job.stages import ends
 from util.files.folders import new_folder, require_new
 from util.run.cli import run
 from util.run.device import use_device
@@ -49,6 +51,7 @@ from util.video.pictures import image_size, read_frames, read_label_maps
 BACKGROUND_WEIGHT = 0.1  # most pixels are background, which teaches little
 DIRECTIONS = 5  # none, left, right, up, down
 STILL = 1.2  # pixels per frame; slower objects have no direction. Fits the generator's default size and length
+FIRST_STEPS, TIMED_STEPS = 5, 15  # the first ones are slower; then so many are timed
 MIN_STEPS = 20  # the one-cycle schedule rises for a tenth of the steps, and needs two for it
 UNKNOWN = -100  # a class that the loss ignores
 WHOLE_SHARE = 0.7  # of an object's largest area in the clip; with less in view its centre does not show its motion
@@ -282,7 +285,7 @@ def per_pixel(values: Tensor, labels: Tensor, background: int) -> Tensor:
 def pretrain(aligner: Aligner, stream: Iterable[Clips], *, steps: int, lr: float) -> float:
     """Trains in place on the ``steps`` draws of ``stream``; ``lr`` is the highest rate of a one-cycle schedule.
 
-    It computes on the device of the aligner.
+    It computes on the device of the aligner. After some steps it prints when it will end.
 
     Returns:
         Share of the expressions in the last tenth of the steps whose object was found; 0 without such expressions.
@@ -300,7 +303,13 @@ def pretrain(aligner: Aligner, stream: Iterable[Clips], *, steps: int, lr: float
     amp = amp_dtype("auto", device)
     scene = torch.arange(1, aligner.objects + 1, device=device)[:, None, None]
     found: list[Tensor] = []
-    for clips in (bar := progress_bar(stream, desc="alignment", unit="step", total=steps)):
+    for number, clips in enumerate(bar := progress_bar(stream, desc="alignment", unit="step", total=steps)):
+        if number == FIRST_STEPS:
+            start = time.perf_counter()
+        if number == FIRST_STEPS + TIMED_STEPS:
+            each = (time.perf_counter() - start) / TIMED_STEPS
+            bar.write(f"alignment: {ends(steps - number, each)}")
+            sys.stdout.flush()  # also into a file at once
         clips = clips.to(device, non_blocking=True)
         regions = clips.labels[:, :, None] == scene
         frames = normalise(clips.frames.flatten(0, 1)).unflatten(0, clips.labels.shape[:2])

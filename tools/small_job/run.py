@@ -1,7 +1,4 @@
-"""The main job in small, from generated videos to scores and pictures, by the commands that a user would give.
-
-./scripts/demo.sh --output_dir output/demo
-"""
+"""Runs the main job in small, as its options ask (options.py); scripts/demo.sh starts it."""
 
 from __future__ import annotations
 
@@ -19,33 +16,19 @@ if __name__ == "__main__":
 from tools.small_job import tune
 from tools.small_job.drawing import draw
 from tools.small_job.held_out import controls, presence, score, summary, table
+from tools.small_job.options import demo_args
 from tools.small_job.stages import FRAMES, LONG, PRETRAINED, ROOT, SHORT, VALID_VIDEOS, command, generate, step, train
-from util.files.folders import require_new
 from util.files.writing import write_json
 from util.run import cli
 from util.run.device import use_device
-from util.run.parser import CommandParser
 from util.run.precision import amp_dtype
 
 
-def parse_args() -> argparse.Namespace:
-    parser = CommandParser("demo.sh", __doc__)
-    parser.add_argument("--output_dir", type=Path, default=Path("output/demo"), help="everything is written here")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", help="cuda, cuda:1, cpu; default: a GPU when there is one")
-    size = parser.add_mutually_exclusive_group()
-    size.add_argument("--quick", action="store_true", help=f"train nothing; score {PRETRAINED.relative_to(ROOT)}")
-    size.add_argument("--scratch", action="store_true", help="train from random weights, in 20 minutes on a CPU")
-    size.add_argument("--long", action="store_true", help="the same for hours, as the shipped weights were made")
-    return parser.parse_args()
-
-
 def main() -> None:
-    asked = parse_args()
+    asked = demo_args()
     start = time.perf_counter()
     device = use_device(asked.device)
     where = ["--device", asked.device] if asked.device else []
-    require_new(asked.output_dir)
     slow = device.type == "cpu" and amp_dtype("auto", device) is None
     from_shipped = not (asked.scratch or asked.long)
     if from_shipped and not PRETRAINED.is_file():

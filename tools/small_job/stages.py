@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from util.run.counts import counted, in_seconds
+
 ROOT = Path(__file__).resolve().parents[2]
 PRETRAINED = ROOT / "pretrained_weights" / "demo.safetensors"
 VALID_VIDEOS = 40
@@ -170,13 +172,15 @@ def measured(options: Sequence[object], folder: Path) -> tuple[int, float]:
 def read_cost(said: str) -> tuple[int, float]:
     """The steps that are left and the seconds of one, from what ``main.py --dry_run`` prints."""
     steps = re.search(r"^([\d,]+) steps? left", said, re.MULTILINE)
-    return int(steps[1].replace(",", "")), max(float(seconds) for seconds in re.findall(r": ([\d.]+) s a step", said))
+    slowest = max(float(seconds) for seconds in re.findall(r": ([\d.]+) s a step", said))
+    return int(steps[1].replace(",", "")), max(slowest, 0.001)  # it is printed in thousandths, and may be 0.000
 
 
 def ends(steps: int, seconds: float) -> str:
     """When a training that begins now ends, as a sentence."""
     ready = time.strftime("%H:%M", time.localtime(time.time() + steps * seconds))
-    return f"a step takes {seconds:.2f} s: {steps} steps take {steps * seconds / 60:.1f} minutes, until {ready}"
+    minutes = f"{steps * seconds / 60:.1f} minutes"
+    return f"a step takes {in_seconds(seconds)}: {counted(steps, 'steps take')} {minutes}, until {ready}"
 
 
 def step(number: int, what: str) -> None:

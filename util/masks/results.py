@@ -236,7 +236,8 @@ def claim_results(
 ) -> None:
     """Makes ``results_dir`` the folder of this run's masks. Masks of an earlier attempt of the same run stay.
 
-    It removes half-written files of killed processes, so no process may be writing to the folder yet.
+    It removes half-written files of killed processes, so no process may be writing to the folder yet. Where it deletes
+    masks, it deletes their scores, too.
 
     Args:
         results_dir: is made where it does not exist.
@@ -246,12 +247,13 @@ def claim_results(
         asked: a digest of the frames and texts of each video. Masks of a video with another digest are deleted.
 
     Raises:
-        ValueError: the folder holds masks of another run, masks of unknown origin, or links among its masks: they are
-            not followed, neither to write nor to delete.
+        ValueError: the folder holds masks of another run, masks or scores of unknown origin, or links among them: they
+            are not followed, neither to write nor to delete.
     """
     record = Path(results_dir, RECORD)
     masks = [folder for root in roots if (folder := Path(results_dir, root)).is_dir()]
-    found = _claimable(results_dir, masks)
+    scores = [folder for folder in [Path(results_dir, SCORES)] if folder.is_dir()]
+    found = _claimable(results_dir, [*masks, *scores])
     made_by = None
     if record.is_file():
         try:
@@ -261,22 +263,25 @@ def claim_results(
         made_by = made_by if isinstance(made_by, dict) else None
     before = (made_by or {}).pop("asked", None)
     before = before if isinstance(before, dict) else {}
-    if masks and made_by is None:
-        raise ValueError(f"--output_dir {results_dir} holds masks of unknown origin; choose another folder")
-    if masks and made_by != dict(run):
-        if not replace:
+    if (masks or scores) and made_by is None:
+        what = " and ".join(["masks"] * bool(masks) + [f"{SCORES}/"] * bool(scores))
+        raise ValueError(f"--output_dir {results_dir} holds {what} of unknown origin; choose another folder")
+    if (masks or scores) and made_by != dict(run):
+        if masks and not replace:
             names = [name for name in {**run, **made_by} if made_by.get(name) != run.get(name)]
             differs = [f"{name} {made_by.get(name)} there, {run.get(name)} now" for name in names]
             raise ValueError(
                 f"--output_dir {results_dir} holds the masks of another run ({'; '.join(differs)}): choose another "
                 "folder, or add --overwrite"
             )
-        for folder in masks:
+        for folder in (*masks, *scores):
             shutil.rmtree(folder)
     asked = dict(asked or {})
     for vid in (vid for vid, digest in asked.items() if before.get(vid, digest) != digest):
         for root in masks:
             shutil.rmtree(inside(root, vid), ignore_errors=True)
+        for folder in scores:
+            inside(folder, f"{vid}.json").unlink(missing_ok=True)
     for path in (*Path(results_dir).glob(UNFINISHED), *found):
         if path.match(UNFINISHED):
             path.unlink(missing_ok=True)

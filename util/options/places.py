@@ -45,9 +45,12 @@ def require_data(args: argparse.Namespace, given: Collection[str] | None = None)
 
 
 def require_weights(args: argparse.Namespace) -> None:
-    """Raises FileNotFoundError where a file that a run starts from is missing. A name without a suffix is looked up
-    elsewhere."""
+    """Raises FileNotFoundError where a file that a run starts from is missing.
+
+    A name without a suffix and without a folder that exists here is looked up elsewhere.
+    """
     for name in ("backbone_pretrained", "pretrained_weights", "resume"):
         path = Path(getattr(args, name) or "")
-        if path.suffix and not path.is_file():
+        of_folder = path.parent != Path() and path.parent.is_dir()
+        if (path.suffix or of_folder) and not path.is_file():
             raise FileNotFoundError(f"--{name} {path}: there is no such file; see pretrained_weights/README.md")

@@ -1,4 +1,4 @@
-"""The parser of every command: no abbreviations, ``--version``, a page of help; for a wrong option the right one."""
+"""The parser of every command: no abbreviations, a page of help, and the right option named for a wrong one."""
 
 from __future__ import annotations
 

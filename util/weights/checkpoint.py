@@ -26,6 +26,7 @@ FORMAT = 1
 EXPORTED = ".safetensors"
 DESCRIPTION = ("options", "num_classes", "text_encoder")  # the entries from which the model is built
 CALIBRATION = "calibration"  # the entry, if there is one, that makes probabilities of scores
+BEST = "best"  # the entry, if there is one, with the best score of the run
 TRAINED_ON = "trained_on"  # the entry, if there is one, of util/weights/history.py
 MOST_CLASSES = 10_000
 MOST_TRAININGS, LONGEST_WORDS = 10, 300  # of such an entry; characters
@@ -203,6 +204,8 @@ def export(path: str | Path, content: dict[str, Any], dtype: torch.dtype) -> Non
         if not value.isfinite().all():
             raise ValueError(f"{name} has values that {dtype} cannot hold; choose another type")
     described = {key: content[key] for key in ("format", *DESCRIPTION, CALIBRATION, TRAINED_ON) if key in content}
+    if isinstance(best := content.get(BEST), float) and math.isfinite(best):
+        described[BEST] = best
     described["version"] = VERSION
     with atomic_path(path) as temporary:
         temporary.write_bytes(to_bytes(state, metadata={_HEADER: json.dumps(described)}))

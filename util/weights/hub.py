@@ -48,8 +48,9 @@ def is_name(text: str) -> bool:
 def located(path: str | Path) -> Path:
     """The file that is meant by a path, or by the name of a repository on the hub.
 
-    What exists under this path comes first. The file of a repository is downloaded once and then read from the hub's
-    cache, without a network. All ranks may call it at once: the hub's client locks its files.
+    What exists under this path comes first, and what lies in a folder that exists is no name. The file of a repository
+    is downloaded once and then read from the hub's cache, without a network. All ranks may call it at once: the hub's
+    client locks its files.
 
     Returns:
         A path. There may be nothing, where it can be no name of a repository.
@@ -58,7 +59,7 @@ def located(path: str | Path) -> Path:
         FileNotFoundError: there is no such path, and the repository, its weights or the hub cannot be reached.
     """
     name = str(path)
-    if Path(path).exists() or not is_name(name):
+    if Path(path).exists() or Path(path).parent.is_dir() or not is_name(name):
         return Path(path)
     if isinstance(cached := try_to_load_from_cache(name, WEIGHTS), str):
         return Path(cached)
@@ -107,6 +108,11 @@ def check_can_push(name: str) -> None:
         raise ValueError(f"--push {name}: HF_HUB_OFFLINE is set; unset it")
     if not get_token():
         raise ValueError(f"--push {name}: you are not known to {HUB}; {_LOG_IN}")
+
+
+def newer(name: str) -> str:
+    """The command that fetches the newest weights of a repository. :func:`located` goes on with those in the cache."""
+    return f"hf download {name} {WEIGHTS}"
 
 
 def push(folder: Path, name: str) -> str:
