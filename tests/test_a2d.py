@@ -126,7 +126,7 @@ def test_the_tool_says_what_it_made_and_what_no_frame_shows(raw, tmp_path, monke
     out = capsys.readouterr().out
     assert "train_annotations.json: 2 videos, 4 frames, 6 samples" in out
     assert "test_annotations.json: 2 videos, 3 frames, 5 samples" in out
-    assert "1 sentences are about an instance that no annotated frame has, the first bb_tall, instance 7" in out
+    assert "1 sentence is about an instance that no annotated frame has, the first bb_tall, instance 7" in out
     assert "coco_format.json: 5 samples" in out
     with pytest.raises(FileNotFoundError, match="nowhere: there is no such folder"):
         use(monkeypatch, "a2d", tmp_path / "nowhere")

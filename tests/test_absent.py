@@ -370,7 +370,10 @@ def _by_words(predictor: Predictor, video, texts: list[str], asked: dict) -> Nam
         (("x.pth", "--holdout", "0"), "no training video was kept out"),
         (("--split", "train"), "the checkpoint was trained on these videos"),
         (("--split", "nowhere"), "--split nowhere does not exist for Ref-YouTube-VOS"),
-        (("--split", "test", "--dataset_file", "a2d"), "a2d has no expressions that may mean nothing; choose one of"),
+        (
+            ("--split", "test", "--dataset_file", "a2d", "--data_path", "."),
+            "a2d has no expressions that may mean nothing; choose one of",
+        ),
         (("x.pth", "--dataset_file", "joint"), "joint has no hold-out; give one of its parts"),
         ((".",), ". is a folder"),
     ],

@@ -145,7 +145,7 @@ def saved_model(path, *flags: str, num_classes: int = 1):
 
 def restored(path, *flags: str):
     """The model and options that an inference script takes from a checkpoint."""
-    asked = inference_ytvos.parse_args(["--resume", str(path), *flags])
+    asked = inference_ytvos.parse_args(["--resume", str(path), "--ytvos_path", str(path.parent), *flags])
     return inference.restore(asked, torch.device("cpu"), "ytvos")
 
 

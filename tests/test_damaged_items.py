@@ -202,7 +202,8 @@ def test_valid_is_scored_by_main_with_objects_that_lie_elsewhere(weights, ytvos,
     said, _ = command("eval_ytvos.py", results, *given, code=0)
     assert said.splitlines()[-1].split()[1] == out.split("J&F ")[1].split(",")[0]
     for flag in ("--annotations", "--expressions"):
-        _, err = command("main.py", *words, "--dataset_file", "davis", flag, tmp_path / "objects.json", code=2)
+        davis = ("--dataset_file", "davis", "--davis_path", ytvos)
+        _, err = command("main.py", *words, *davis, flag, tmp_path / "objects.json", code=2)
         assert f"{flag} is for Ref-YouTube-VOS, not for --dataset_file davis" in err
 
 
@@ -360,7 +361,7 @@ def test_training_goes_on_and_says_of_how_much_its_score_is(ytvos_root, tmp_path
     (line,) = log(tmp_path / "run")
     assert line["score_holdout"] is not None and line["score_left_out"] == 1
     err = capsys.readouterr().err
-    assert f"video {video}: " in err and "the score of epoch 0 is incomplete: 1 problems" in err
+    assert f"video {video}: " in err and "the score of epoch 0 is incomplete: 1 problem" in err
 
 
 def test_a_zip_holds_what_the_list_asks_for(weights, ytvos, tmp_path):

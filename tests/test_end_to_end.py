@@ -154,7 +154,8 @@ def test_exported_weights_predict_alike_and_are_no_run_to_go_on_with(data, optio
         run("inference_ytvos.py", "--resume", weights, "--ytvos_path", data, "--output_dir", out)
         zips.append((out / "submission.zip").read_bytes())
     assert zips[0] == zips[1]
-    done = run("main.py", "--resume", exported, "--output_dir", data.parent / "gone_on", ok=False)
+    words = ("--resume", exported, "--ytvos_path", data, "--output_dir", data.parent / "gone_on")
+    done = run("main.py", *words, ok=False)
     assert done.returncode == 2 and "--pretrained_weights" in done.stderr and "Traceback" not in done.stderr
 
 

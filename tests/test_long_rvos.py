@@ -374,7 +374,7 @@ def test_odd_values_and_objects_that_no_expression_names_are_notes(fresh, checke
     shutil.copytree(fresh / ONE, fresh / MASKS / "9")
     code, _, _, text = checked("long_rvos", fresh)
     assert code == 0 and "values other than 0 and 255; every value but 0 is the object; for example 7 in train/" in text
-    assert "1 folders of masks are of objects that no expression names" in text
+    assert "1 folder of masks is of objects that no expression names" in text
 
 
 # ------------------------------------------------------------------------------------------------------- end to end

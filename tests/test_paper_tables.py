@@ -138,6 +138,8 @@ def calls(tmp_path: Path, row: Row, *others: str) -> tuple[list[steps.Step], lis
     sandbox.run("setup.sh")
     sandbox.calls()
     (sandbox.root / "out/pretrain").mkdir(parents=True)
+    for data in ("d", "data/ref-davis"):
+        (sandbox.root / data).mkdir(parents=True)
     for name in ("pretrain", "ytvos", "a2d"):
         (sandbox.root / "out" / name).mkdir(exist_ok=True)
         (sandbox.root / "out" / name / "checkpoint.pth").touch()

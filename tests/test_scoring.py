@@ -162,7 +162,9 @@ def evaluated(monkeypatch, trained: str, flags: str) -> argparse.Namespace:
     """The options with which ``main.py --eval FLAGS`` scores a checkpoint of ``main.py TRAINED``."""
     seen = []
     saved = {"options": vars(parse_train_args(trained.split()))}
-    monkeypatch.setattr(sys, "argv", ["main.py", "--eval", "--resume", "x.pth", "--device", "cpu", *flags.split()])
+    data = ["--ytvos_path", ".", "--davis_path", "."]  # only that the folders exist is looked at
+    words = ["main.py", "--eval", "--resume", "x.pth", "--device", "cpu", *data, *flags.split()]
+    monkeypatch.setattr(sys, "argv", words)
     monkeypatch.setattr(models, "load_checkpoint", lambda path, given: models.upgraded(saved, path))
     monkeypatch.setattr(main, "evaluate", lambda args, saved, device: seen.append(args))
     # which would outlast the test
