@@ -76,5 +76,6 @@ def test_converted_sets_train(data, flags, classes, steps, clips):
 def test_mistakes_end_in_one_line(data):
     words = ("main.py", *shlex.split(NETWORK), "--coco_path", data / "nowhere", "--output_dir", data / "none")
     assert f"--coco_path {data / 'nowhere'}: there is no such folder" in run(*words, "--dataset_file", "all", ok=False)
-    assert "add --binary" in run(*words, "--dataset_file", "joint", ok=False)
+    joint = ("--dataset_file", "joint", "--coco_path", data, "--ytvos_path", data)
+    assert "add --binary" in run(*words, *joint, ok=False)
     assert "this file does not exist" in run("tools/data/convert_refcoco.py", data / "nowhere", ok=False)
