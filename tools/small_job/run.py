@@ -41,12 +41,12 @@ def main() -> None:
         shown, pictures = tune.table(metrics), "before_after.png, contact_sheet.png and demo.mp4"
     else:
         metrics = score_recipe(asked, device, where)
-        shown, pictures = table(metrics), "contact_sheet.png and demo.mp4"
+        shown, pictures = table(metrics), "contact_sheet.png, demo.mp4 and the films in valid/overlays"
     metrics |= {"seconds": round(time.perf_counter() - start, 1), "seed": asked.seed}
     write_json(asked.output_dir / "metrics.json", metrics)
     print(shown)
     print(f"\n{metrics['seconds']:.0f} seconds. In {asked.output_dir}, look at {pictures};")
-    print("metrics.json has the numbers, valid/submission.zip the submission, valid/overlays films of all expressions.")
+    print("metrics.json has the numbers, valid/submission.zip is the submission.")
     print(f"The checkpoint is {metrics['checkpoint']}.")
 
 

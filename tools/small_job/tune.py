@@ -41,7 +41,7 @@ OPTIONS = f"""
 FEWEST_STEPS = 150
 # seconds of the whole job, and those that follow the training
 WHOLE, WHOLE_IN_FLOAT32 = 288, 580
-AFTER, AFTER_IN_FLOAT32 = 95, 130
+AFTER, AFTER_IN_FLOAT32 = 66, 100
 GROUPS = ("new", "known")
 CHECKS = ("blank", "first_frame")
 
@@ -69,7 +69,7 @@ def tune(out: Path, seed: int, device: torch.device, where: Sequence[str], slow:
 
     step(4, "the held-out videos again, submission zip, scores; and without language, without time")
     trained = run / "checkpoint.pth"
-    after = answered(trained, data, valid, "--visualize", *where)
+    after = answered(trained, data, valid, *where)
     checked = controls(trained, out / "controls", data, seed, CHECKS, device)
 
     step(5, "pictures")
