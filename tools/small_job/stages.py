@@ -82,13 +82,11 @@ def generate(
     seed: int,
     absent: int = 0,
     held_out: int = VALID_VIDEOS,
-    things: str | None = None,
+    things: str = "known",
 ) -> None:
     """A data set of training videos and held-out ones, with ``absent`` texts for each that mean nothing in it."""
     options = ["--train_videos", videos, "--valid_videos", held_out, "--frames", frames, "--seed", seed]
-    options += ["--absent", absent] if absent else []
-    options += ["--things", things] if things else []
-    command("tools/data/make_synthetic.py", folder, *options)
+    command("tools/data/make_synthetic.py", folder, *options, "--absent", absent, "--things", things)
 
 
 @dataclass(frozen=True)
@@ -107,7 +105,7 @@ def train(recipe: Recipe, out: Path, data: Path, seed: int, where: Sequence[str]
     generate_all(recipe, starts, seed)
     step(2, "training ProxyFormer from random weights: encoders, then on images, then on videos")
     align(recipe, starts, out / "text_encoder", seed, *where)
-    trained = train_stages(recipe, starts, out, seed, *shlex.split(DEMO), *where)
+    trained = train_stages(recipe, starts, out, seed, *shlex.split(DEMO), *where, say_when=True)
     if not recipe.absent:
         return trained
     calibrated = trained.with_name("calibrated.pth")
@@ -148,18 +146,20 @@ def stages(recipe: Recipe, starts: Starts, seed: int, *options: str) -> tuple[li
     return images, [*videos, "--epochs", recipe.video_epochs]
 
 
-def train_stages(recipe: Recipe, starts: Starts, out: Path, seed: int, *options: str) -> Path:
-    """Trains a model on images, then on videos, saying when each ends; returns the checkpoint.
+def train_stages(recipe: Recipe, starts: Starts, out: Path, seed: int, *options: str, say_when: bool = False) -> Path:
+    """Trains a model on images, then on videos; returns the checkpoint.
 
     Args:
         options: as in :func:`stages`.
+        say_when: before each of both, measure its steps and say when it ends.
     """
     first, last = out / "run_images", out / "run"
     images, videos = stages(recipe, starts, seed, *options)
     images += ["--backbone_pretrained", starts.encoders / "backbone.pth"]
     videos += ["--pretrained_weights", first / "checkpoint.pth"]
     for stage, folder in ((images, first), (videos, last)):
-        print(ends(*measured(stage, folder)), flush=True)
+        if say_when:
+            print(ends(*measured(stage, folder)), flush=True)
         command("main.py", *stage, "--output_dir", folder)
     return last / "checkpoint.pth"
 
