@@ -34,7 +34,7 @@ def main() -> None:
     if from_shipped and not PRETRAINED.is_file():
         raise FileNotFoundError(f"{PRETRAINED} is not in this copy of the repository; give --scratch")
     if slow and not asked.quick:
-        longer = "ten minutes instead of five" if from_shipped else "up to four times as long"
+        longer = "up to ten minutes instead of five" if from_shipped else "up to four times as long"
         print(f"this CPU has no instructions for bfloat16: in float32 this takes {longer}")
     if from_shipped and not asked.quick:
         metrics = tune.tune(asked.output_dir, asked.seed, device, where, slow, start)
