@@ -12,7 +12,7 @@ import os
 from pathlib import Path
 
 from davis2017.command import add_strict, finish
-from davis2017.davis_protocol import PROTOCOLS, STATISTICS, Unscorable, average, score_results
+from davis2017.davis_protocol import PROTOCOLS, STATISTICS, Unscorable, average, require_folder, score_results
 from util.run.cli import run
 from util.run.counts import counted
 from util.run.gaps import Gaps, beside
@@ -119,6 +119,7 @@ def table(scores: dict) -> str:
 
 def main() -> int | None:
     args = parse_args()
+    require_folder(args.results)
     listed, gaps = Gaps(args.strict), Gaps(args.strict)
     truths, videos, left_out = ground_truths(args, listed)
     gaps.take(listed)

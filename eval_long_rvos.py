@@ -15,7 +15,7 @@ from davis2017.averages import table
 from davis2017.command import finish, parse_scoring_args, scoring_parser
 from davis2017.truth import ObjectFolders
 from davis2017.ytvos_protocol import score_results
-from util.masks.results import RESULTS_ROOT
+from util.masks.results import RESULTS_ROOT, require_results
 from util.run.cli import run
 from util.run.gaps import Gaps
 
@@ -45,6 +45,7 @@ def load_split(root: Path, split: str, holdout: int, gaps: Gaps | None = None) -
 
 def main() -> int | None:
     args = parse_args()
+    require_results(args.results)
     gaps = Gaps(args.strict)
     truth, videos = load_split(Path(args.long_rvos_path), args.split, args.holdout, gaps)
     # The authors' scoring is given the folder of the videos; inference writes it as Annotations/.

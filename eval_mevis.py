@@ -17,7 +17,7 @@ from davis2017.averages import table
 from davis2017.command import finish, parse_scoring_args, scoring_parser
 from davis2017.truth import RleMasks
 from davis2017.ytvos_protocol import score_results
-from util.masks.results import RESULTS_ROOT
+from util.masks.results import RESULTS_ROOT, require_results
 from util.run.cli import run
 from util.run.gaps import Gaps
 
@@ -53,6 +53,7 @@ def load_split(
 
 def main() -> int | None:
     args = parse_args()
+    require_results(args.results)
     gaps = Gaps(args.strict)
     truth, videos = load_split(Path(args.mevis_path), args.split, args.holdout, gaps, args.mevis_version)
     # A submission has the videos at its root; the folder that it was packed from has them in Annotations/.

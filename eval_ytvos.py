@@ -15,6 +15,7 @@ from pathlib import Path
 from davis2017.averages import table
 from davis2017.command import finish, parse_scoring_args, scoring_parser
 from davis2017.ytvos_protocol import score_results
+from util.masks.results import require_results
 from util.run.cli import run
 from util.run.gaps import Gaps
 
@@ -49,6 +50,7 @@ def load_split(args: argparse.Namespace, gaps: Gaps) -> tuple[Path, dict[str, di
 
 def main() -> int | None:
     args = parse_args()
+    require_results(args.results)
     gaps = Gaps(args.strict)
     annotations, videos = load_split(args, gaps)
     scores = score_results(args.results, annotations, videos, args.workers, args.against == "other", gaps=gaps)

@@ -250,6 +250,12 @@ def average(parts: Iterable[Mapping]) -> dict:
     return {"J&F": (out["J"]["mean"] + out["F"]["mean"]) / 2, **out}
 
 
+def require_folder(results: str | os.PathLike) -> None:
+    """FileNotFoundError where there is no such folder of results."""
+    if not Path(results).is_dir():
+        raise FileNotFoundError(f"{results}: no such folder; give the one that inference_davis.py wrote")
+
+
 def annotator_folders(results: str | os.PathLike, videos: Iterable[str]) -> dict[str, Path]:
     """The folders of results to score, by name: those of the four annotators, or a single one.
 
@@ -257,8 +263,7 @@ def annotator_folders(results: str | os.PathLike, videos: Iterable[str]) -> dict
         FileNotFoundError, ValueError: there is no such folder, an annotator is missing, or it holds neither.
     """
     results = Path(results)
-    if not results.is_dir():
-        raise FileNotFoundError(f"{results}: no such folder; give the one that inference_davis.py wrote")
+    require_folder(results)
     present = [root for root in ANNOTATOR_ROOTS if (results / root).is_dir()]
     if present:
         missing = [root for root in ANNOTATOR_ROOTS if root not in present]

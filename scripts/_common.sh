@@ -8,9 +8,9 @@ fail() {
     exit 2
 }
 
-# --help: the comment at the top of a script says how it is used.
+# --help: the comment at the top of a script, without the options for sbatch, says how it is used.
 if [[ "${1:-}" == --help || "${1:-}" == -h ]]; then
-    sed -n '2,/^[^#]/{s/^# \{0,1\}//p}' "$0"
+    sed -nE '2,/^[^#]/s/^#( |$)//p' "$0"
     exit
 fi
 

@@ -12,6 +12,7 @@
 # scripts on the nodes of a job. Three minutes before the job's time limit the run saves, and the job is queued again to
 # continue.
 set -euo pipefail
+case "${1:-}" in --help | -h | --version) source "$(dirname "${BASH_SOURCE[0]}")/_common.sh" ;; esac
 if (($# < 2)); then
     echo "usage: sbatch [--nodes N --gpus-per-node N ...] scripts/slurm_train.sh SCRIPT OUTPUT_DIR [arguments]" >&2
     exit 2

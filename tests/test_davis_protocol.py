@@ -385,9 +385,11 @@ def test_contradicting_options(words, message, capsys):
 
 
 def test_user_mistakes_end_without_a_traceback(tmp_path):
-    done = started("eval_davis.py", tmp_path, "--davis_path", tmp_path / "absent")
-    assert done.returncode == 2 and done.stderr.startswith("eval_davis.py: error: ")
-    assert len(done.stderr.splitlines()) == 1
+    mistakes = {tmp_path: "absent: no such folder", tmp_path / "typo": "typo: no such folder; give the one"}
+    for results, mistake in mistakes.items():
+        done = started("eval_davis.py", results, "--davis_path", tmp_path / "absent")
+        assert done.returncode == 2 and done.stderr.startswith("eval_davis.py: error: ") and mistake in done.stderr
+        assert len(done.stderr.splitlines()) == 1
 
 
 @needs_shared

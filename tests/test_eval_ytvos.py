@@ -340,10 +340,12 @@ def test_a_split_that_cannot_be_scored_names_one_that_can(results, data, monkeyp
 
 
 def test_user_mistakes_end_without_a_traceback(tmp_path):
-    done = started("eval_ytvos.py", tmp_path, "--ytvos_path", tmp_path / "absent")
-    assert done.returncode == 2
-    assert done.stderr.startswith("eval_ytvos.py: error: ") and "absent: no such folder" in done.stderr
-    assert len(done.stderr.splitlines()) == 1
+    mistakes = {tmp_path: "absent: no such folder", tmp_path / "typo.zip": "typo.zip: no such results"}
+    for results, mistake in mistakes.items():
+        done = started("eval_ytvos.py", results, "--ytvos_path", tmp_path / "absent")
+        assert done.returncode == 2
+        assert done.stderr.startswith("eval_ytvos.py: error: ") and mistake in done.stderr
+        assert len(done.stderr.splitlines()) == 1
 
 
 @pytest.mark.parametrize(

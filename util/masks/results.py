@@ -78,6 +78,12 @@ def read_scores(results_dir: Path, vid: str) -> dict[str, dict]:
     return read_json(path) if path.is_file() else {}
 
 
+def require_results(path: str | os.PathLike) -> None:
+    """FileNotFoundError where there is nothing at this path."""
+    if not Path(path).exists():
+        raise FileNotFoundError(f"{path}: no such results; give the folder or the zip that inference wrote")
+
+
 def under(root: str, name: str) -> str:
     return f"{root}/{name}" if root else name
 
@@ -148,8 +154,7 @@ class Results:
             self.names = sorted(name for name, _ in _walk(self.path) if not PurePosixPath(name).name.startswith("."))
             self._entries = {name: [] for name in self.names}
             return
-        if not self.path.exists():
-            raise FileNotFoundError(f"{self.path}: no such results; give the folder or the zip that inference wrote")
+        require_results(self.path)
         try:
             if why := unfit(self.path):
                 raise ValueError(why)
