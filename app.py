@@ -161,6 +161,9 @@ def build_page(desk: Desk, clips: list[tuple[Path, str]]) -> gr.Blocks:
         except Exception as error:
             raise told(error) from None
 
+    def expect(request: gr.Request):
+        desk.expect(request.session_hash)
+
     def stop(request: gr.Request):
         desk.stop(request.session_hash)
 
@@ -221,10 +224,11 @@ def build_page(desk: Desk, clips: list[tuple[Path, str]]) -> gr.Blocks:
             show_progress_on=legend,
             **as_it_is,
         )
-        # outside of the queue: looking at frames, and stopping, need not wait for a segmentation
+        # outside of the queue: these need not wait for a segmentation
         beside = dict(queue=False, show_progress="hidden", **as_it_is)
         for moved in (position.input, shown.input):
             moved(step, [position, shown], frame, trigger_mode="always_last", **beside)
+        run.click(expect, **beside)
         halt.click(stop, **beside)
         page.unload(leave)
     return page.queue(max_size=desk.limits.waiting, default_concurrency_limit=1, api_open=False)

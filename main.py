@@ -156,9 +156,10 @@ def options_of_start(args: argparse.Namespace) -> dict[str, object]:
     Raises FileNotFoundError, ValueError: the file is missing, damaged, of another program or model.
     """
     path = args.pretrained_weights
-    if models.is_published(checkpoint.read(path)):
+    content = checkpoint.read(path)
+    if models.is_published(content):
         return {}
-    found = models.load_checkpoint(path)["options"]
+    found = models.upgraded(checkpoint.checked(content, path), path)["options"]
     if found["model"] != args.model:
         raise ValueError(f"--pretrained_weights {path} is a {found['model']}: add --model {found['model']}")
     others = OF_TRAINING | OF_THE_DATA | set(recipe(args.preset, args.model) if args.preset else ())

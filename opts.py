@@ -371,17 +371,19 @@ def parse_train_args(argv: list[str] | None = None, defaults: dict | None = None
             args.jsc_target = "none"
         for misfit in misfits(vars(args)):
             parser.error(misfit)
-    for wrong, message in _contradictions(args, set(flags)):
+    settled = defaults is not None or (args.resume in (None, "auto") and not args.pretrained_weights)
+    for wrong, message in _contradictions(args, set(flags), settled):
         if wrong:
             parser.error(message)
     return args
 
 
-def _contradictions(args: argparse.Namespace, given: set[str]) -> Iterator[tuple[bool, str]]:
+def _contradictions(args: argparse.Namespace, given: set[str], settled: bool) -> Iterator[tuple[bool, str]]:
     """Yields pairs: whether two options contradict each other, and the message with the mend.
 
     Args:
         given: names of the options that were given as flags. Such a flag must have an effect.
+        settled: whether the options have all that weights and checkpoints bring.
     """
     yield (
         not args.eval and (args.train_max_size or args.max_size) < min(args.train_sizes),
@@ -423,4 +425,4 @@ def _contradictions(args: argparse.Namespace, given: set[str]) -> Iterator[tuple
     )
     # parts that are left out
     yield from variant_contradictions(vars(args), given)
-    yield from start_contradictions(args, given)
+    yield from start_contradictions(args, given, settled)

@@ -24,6 +24,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from davis2017 import temporal
+from util.run.counts import counted
 from util.run.gaps import beside
 
 OTHER = "J&F_other_object"
@@ -109,7 +110,7 @@ def table(scores: dict, worst: int) -> str:
     if "N-acc" in scores:
         lines += ["   ".join(f"{name} {number(scores[name]).strip()}" for name in ACCURACIES)]
         lines += [
-            f"{scores['without_target']} expressions mean no object and count in N-acc alone; "
+            f"{counted(scores['without_target'], 'expressions mean no object and count in N-acc alone')}; "
             f"J&F with them: {scores['J&F_all']:.4f}"
         ]
     if other:

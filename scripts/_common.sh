@@ -136,6 +136,9 @@ needs_file() {
         fail "$1 $2: there is no such file; see pretrained_weights/README.md"
 }
 
+# holds_run OUTPUT_DIR: whether a run in it can go on, which needs no weights to start from.
+holds_run() { compgen -G "$1/checkpoint*.pth" >/dev/null; }
+
 # option_value NAME DEFAULT "$@": prints the value that an option has among the arguments.
 option_value() {
     local name="$1" value="$2"

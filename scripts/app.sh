@@ -4,12 +4,12 @@
 source "$(dirname "${BASH_SOURCE[0]}")/_common.sh"
 source "$ROOT/scripts/_app.sh"
 
+(($# == 0)) || check_options "$@"
 if [[ " $* " != *" --help_all "* ]]; then
     resume="$(option_value --resume "" "$@")"
     [[ -n "$resume" ]] || fail "--resume CKPT is missing; pretrained_weights/demo.safetensors is one"
     needs_file --resume "$resume"
 fi
-check_options "$@"
 "$ROOT/scripts/setup.sh"
 app_environment || fail "gradio was not installed (pip's reason is above); once it is mended, run this again"
 exec "$APP_PYTHON" "$ROOT/app.py" "$@"

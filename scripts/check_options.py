@@ -72,10 +72,10 @@ def main() -> None:
 
 def check_main() -> None:
     args = parse_train_args()
-    goes_on = args.resume == "auto" and any(Path(args.output_dir).glob("checkpoint*.pth"))
-    require_data(args, given_options() if args.eval or goes_on else None)
-    require_weights(args)
-    if not (args.eval or goes_on):
+    saved = any(Path(args.output_dir).glob("checkpoint*.pth")) if args.resume == "auto" else bool(args.resume)
+    require_data(args, given_options() if saved else None)
+    require_weights(args, new=not saved)
+    if not saved:
         require_start(args)
 
 

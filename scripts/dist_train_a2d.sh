@@ -8,7 +8,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/_common.sh"
 arguments "OUTPUT_DIR PRETRAINED_WEIGHTS" "[options of main.py]" "$@"
 output_dir="$1" weights="$2"
 shift 2
-needs_file PRETRAINED_WEIGHTS "$weights"
+holds_run "$output_dir" || needs_file PRETRAINED_WEIGHTS "$weights"
 set -- "$output_dir" --preset a2d_finetune --pretrained_weights "$weights" "$@"
 prepare "$@"
 train "$@"

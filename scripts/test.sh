@@ -27,5 +27,5 @@ cd "$ROOT"
 export HF_HUB_OFFLINE=1 OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 "$PYTHON" -m ruff check .
 "$PYTHON" -m ruff format --check .
+trap warn EXIT # again, because it is far above by then
 "$PYTHON" -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder "${words[@]}"
-warn # again, because it is far above by now

@@ -28,6 +28,7 @@ from util.video.video_result import RECORD, where_found, write_result
 from util.video.visualize import distinct_colours, enlarged, overlay
 
 KEPT_JOBS = 8
+EXPECTED = 64  # visitors of whom it is known that a request has been sent; few of them wait (Limits.waiting)
 LOOKS_OF_ONE = 2  # steps through frames that one visitor may have in hand: one is painted, one waits
 LOOKS, LOOKS_AT_WORK = 12, 2  # of all visitors: in hand, and painted at the same time
 FILM, ARCHIVE = "overlay.mp4", "masks.zip"
@@ -152,7 +153,8 @@ class Desk:
         self.predictor, self.limits, self._folder = predictor, limits, folder
         folder.mkdir()
         self._jobs: dict[str, Job] = {}
-        self._stops: dict[str, threading.Event] = {}  # of the visitors with a request at work or in the queue
+        self._stops: dict[str, threading.Event] = {}  # of the visitors with a request at work, or maybe in the queue
+        self._served: set[str] = set()  # those with one at work
         self._looks: Counter[str] = Counter()  # steps through frames in hand, of each visitor
         self._at_work = threading.Semaphore(LOOKS_AT_WORK)
         self._closed = False
@@ -190,11 +192,12 @@ class Desk:
         if not path.is_file():
             raise ValueError(f"{path.name} is no longer here; upload it again")
         self.limits.check_file(path)
-        folder, stopped = self._folder / secrets.token_hex(8), threading.Event()
+        folder = self._folder / secrets.token_hex(8)
         with self._lock:
             if self._closed:
                 raise Stopped
-            self._stops[visitor] = stopped
+            stopped = self._stops.setdefault(visitor, threading.Event())
+            self._served.add(visitor)
 
         def go_on(share: float, what: str) -> None:
             if stopped.is_set():
@@ -209,6 +212,7 @@ class Desk:
         finally:
             with self._lock:
                 del self._stops[visitor]
+                self._served.remove(visitor)
                 if job is not None:
                     old = [self._jobs.pop(visitor, None)]
                     self._jobs[visitor] = job
@@ -252,8 +256,18 @@ class Desk:
                 self._looks[visitor] -= 1
                 self._looks += Counter()  # forgets who has none
 
+    def expect(self, visitor: str) -> None:
+        """Notes that a request of a visitor has been sent: while it waits in the queue, it can be stopped, too."""
+        with self._lock:
+            if visitor not in self._served:
+                self._stops.pop(visitor, None)  # of a request that did not come
+                self._stops[visitor] = threading.Event()
+                for other in [name for name in self._stops if name not in self._served][:-EXPECTED]:
+                    del self._stops[other]
+
     def stop(self, visitor: str) -> None:
-        """Stops the current work for a visitor, if there is any, at the next answer or the next painted frames."""
+        """Stops the request of a visitor, if there is one: at the next answer or the next painted frames, or where it
+        still waits, when its turn comes."""
         with self._lock:
             if stopped := self._stops.get(visitor):
                 stopped.set()
@@ -272,7 +286,7 @@ class Desk:
             self._closed = True
             for stopped in self._stops.values():
                 stopped.set()
-            self._lock.wait_for(lambda: not self._stops, STOPPING)
+            self._lock.wait_for(lambda: not self._served, STOPPING)
             visitors = list(self._jobs)
         for visitor in visitors:
             self.leave(visitor)

@@ -154,7 +154,8 @@ def promise(saved: dict, now: Mapping[str, object], world_size: int, device: tor
     if gpu != any(of_rank["device_rng"] is not None for of_rank in saved["ranks"]):
         changed.append("another kind of device")
     version = saved.get("version")
-    written = (version.get("torch") if isinstance(version, dict) else None, saved.get("threads"))
+    earlier = version if isinstance(version, dict) else {}  # before 0.9 it was {"torch": its version}
+    written = (saved.get("torch", earlier.get("torch")), saved.get("threads"))
     for name, there, here in zip(("torch", "number of threads"), written, made_with(), strict=True):
         if not isinstance(there, str | int):  # an earlier checkpoint does not say it
             changed.append(f"perhaps another {name}")

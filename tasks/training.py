@@ -431,7 +431,7 @@ class Trainer:
                 "taken": self.taken,
                 "skipped": self.skipped,
                 **self.description,
-                "version": {"torch": version},
+                "torch": version,
                 "threads": threads,
             }
         )

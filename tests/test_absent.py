@@ -351,7 +351,7 @@ def test_a_checkpoint_is_calibrated_on_its_hold_out_and_measured_on_a_split(trai
     assert models.load_predictor(trained, "cpu").not_there == 0
 
     assert run(monkeypatch, output, "--split", "valid") == 0
-    assert "4 expressions that mean something, 2 that do not" in capsys.readouterr().out
+    assert "4 expressions that mean something, 2 that mean nothing" in capsys.readouterr().out
 
 
 def _by_words(predictor: Predictor, video, texts: list[str], asked: dict) -> Namespace:

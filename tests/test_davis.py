@@ -31,6 +31,7 @@ from tests.test_end_to_end import NETWORK, run
 from tests.tiny_model import tiny_model, tiny_text_encoder
 from tools import verify_published
 from tools.data.convert_davis_to_ytvos import convert
+from tools.model_card import read_scores
 from util.masks.results import ANNOTATOR_ROOTS, claim_results
 from util.weights import checkpoint
 
@@ -365,6 +366,7 @@ def test_convert_train_infer_and_score(mini, tmp_path):
     run("inference_davis.py", *trained, "--davis_path", mini, "--output_dir", out, "--device", "cpu")
     run("eval_davis.py", out, "--davis_path", mini, "--json", tmp_path / "scores.json", "--workers", 1)
     scores = json.loads((tmp_path / "scores.json").read_text())
+    assert read_scores(tmp_path / "scores.json") == scores["unsupervised"]  # for a model card
 
     means = []
     for root in ANNOTATOR_ROOTS:

@@ -3,6 +3,7 @@ this machine, and a hub that takes what is pushed."""
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import shutil
@@ -96,6 +97,8 @@ def test_what_is_no_name(text, elsewhere):
 def test_what_lacks_in_a_folder_that_is_here_is_no_name(elsewhere):
     (elsewhere / "cwd" / "output").mkdir()
     assert located("output/run") == Path("output/run")
+    with pytest.raises(FileNotFoundError, match="output/run does not exist; it was not looked up .* folder output"):
+        checkpoint.load("output/run")
 
 
 def test_a_predictor_by_name_is_that_of_the_file(weights, elsewhere, capsys):
@@ -245,6 +248,15 @@ def test_both_readings_are_named(name, told, server, capsys):
     assert Hub.asked == [f"HEAD owner/{name}"]  # no retries
 
 
+def test_a_full_disk_is_no_lack_of_a_network(server, elsewhere, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(hub, "hf_hub_download", full)
+    with pytest.raises(FileNotFoundError, match=r"cache \(No space left on device\): free some space, or set HF_H"):
+        located(NAME)
+
+
 def test_a_hub_that_cannot_be_reached_is_told_at_once(server, capsys):
     server.shutdown()
     server.server_close()
@@ -289,18 +301,8 @@ def exported(monkeypatch, *words: object) -> None:
 
 
 def test_weights_and_card_are_pushed(taker, tmp_path, monkeypatch, capsys):
-    saved_model(
-        tmp_path / "c.pth",
-        "--ytvos_path",
-        "/home/somebody",
-        "--annotations",
-        "/home/somebody/a",
-        "--no-flip",
-        "--lr",
-        "1e-3",
-        "--train_sizes",
-        "32",
-    )
+    flags = "--ytvos_path /home/somebody --annotations /home/somebody/a --no-flip --lr 1e-3 --train_sizes 32"
+    saved_model(tmp_path / "c.pth", *flags.split(), "--mix", "ytvos=0.5")
     content = checkpoint.load(tmp_path / "c.pth") | {"best": 0.614, "calibration": {"slope": 1.0, "offset": 0.0}}
     checkpoint.save(tmp_path / "c.pth", content)
     data = ["3 films", "4 generated videos of dots"]
@@ -326,7 +328,7 @@ def test_weights_and_card_are_pushed(taker, tmp_path, monkeypatch, capsys):
     ):
         assert text in card.text
     recipe = card.text.split("```\n")[-2].splitlines()
-    assert {"--lr 0.001", "--no-flip", "--train_sizes 32", "--backbone resnet18"} <= set(recipe)
+    assert {"--lr 0.001", "--no-flip", "--train_sizes 32", "--mix ytvos=0.5", "--backbone resnet18"} <= set(recipe)
     assert "/home/somebody" not in card.text and "nowhere" not in card.text
     assert sorted(path.name for path in tmp_path.iterdir()) == ["c.pth", "w.safetensors"]
 
@@ -363,7 +365,7 @@ def test_scores_in_the_card(weights, tmp_path, monkeypatch):
             ],
         ),
         (
-            {"J&F": 0.5, "J": {"mean": 0.25, "recall": 1.0}, "F": {"mean": 0.75}},
+            {"unsupervised": {"J&F": 0.5, "J": {"mean": 0.25, "recall": 1.0}, "F": {"mean": 0.75}}},
             ["J&F | 0.500", "J | 0.250", "F | 0.750"],
         ),
         (
@@ -409,7 +411,7 @@ def test_files_that_are_no_scores(weights, tmp_path, monkeypatch, capsys):
     [
         ({}, "owner/name.v1", "--push owner/name.v1 is no name under which weights can be found: give owner/name"),
         ({"token": None}, NAME, "--push owner/name: you are not known to the Hugging Face hub; log in"),
-        ({"offline": True}, NAME, "--push owner/name: HF_HUB_OFFLINE is set"),
+        ({"offline": True}, NAME, "--push owner/name: HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE is set"),
         ({"refuses": 401}, NAME, r"--push owner/name failed \(401 Client Error.\): .* does not accept the token"),
         ({"refuses": 403}, NAME, "the token may not write there; take one with the right to write, of owner"),
         ({"refuses": 500}, NAME, "try again when it can be reached"),

@@ -107,6 +107,7 @@ def test_a_checkpoint_that_does_not_name_its_global_batch_tells_it_by_its_ranks(
     path = tmp_path / "run" / NEWEST
     saved = checkpoint.load(path)
     assert saved["options"]["global_batch_size"] == saved["grouped"] == 2
+    assert "bit for bit" in resuming.promise(saved, saved["options"], 1, torch.device("cpu"))
     del saved["grouped"]
     saved["options"]["global_batch_size"] = None
     saved["ranks"] = [saved["ranks"][0] | {"sums": {"loss": 1.0}, "replaced": 1}, saved["ranks"][0]]
@@ -142,7 +143,8 @@ def test_streams_stay_with_their_ranks_and_others_are_new():
 def test_what_a_run_that_goes_on_has_in_common_with_one_that_was_not_stopped():
     options, cpu, gpu = dict.fromkeys((*resuming.ROUNDING, "float32")), torch.device("cpu"), torch.device("cuda")
     version, threads = resuming.made_with()
-    saved = {"ranks": [{"device_rng": None}] * 2, "options": options, "version": {"torch": version}, "threads": threads}
+    saved = {"ranks": [{"device_rng": None}] * 2, "options": options, "torch": version, "threads": threads}
+    earlier = {name: value for name, value in saved.items() if name != "torch"} | {"version": {"torch": version}}
     of_gpu = saved | {"ranks": [{"device_rng": torch.zeros(1)}] * 2}
     for before, now, count, device, told in (
         (saved, {}, 2, cpu, "as before: on a CPU of the same kind bit for bit as if it had not been stopped"),
@@ -150,7 +152,9 @@ def test_what_a_run_that_goes_on_has_in_common_with_one_that_was_not_stopped():
         (saved, {"compile": "inductor"}, 2, cpu, "as before, but another --compile: its steps"),
         (saved, {}, 3, cpu, "with 3 processes where 2 were: its steps"),
         (saved, {}, 2, gpu, "but another kind of device: its steps"),
-        (saved | {"version": {"torch": "1.0"}}, {}, 2, cpu, "but another torch: its steps"),
+        (saved | {"torch": "1.0"}, {}, 2, cpu, "but another torch: its steps"),
+        (earlier, {}, 2, cpu, "as before: on a CPU of the same kind bit for bit"),
+        (earlier | {"version": "0.9.0"}, {}, 2, cpu, "but perhaps another torch: its steps"),
         (saved | {"threads": threads + 1}, {}, 2, cpu, "but another number of threads: its steps"),
         (saved | {"threads": None}, {}, 2, cpu, "but perhaps another number of threads: its steps"),
         (of_gpu, {}, 2, gpu, "as before: its steps see the same clips with the same state as if"),

@@ -25,7 +25,7 @@ def refused(capsys, mine: Mine, form: str, *flags: object, **more: str) -> list[
     """The mismatches that are named; nothing is written."""
     capsys.readouterr()
     before = sorted(mine.root.rglob("*"))
-    with pytest.raises(ValueError, match=r"mismatches, named above; mend them. Nothing was written") as error:
+    with pytest.raises(ValueError, match=r"mismatches named above to mend. Nothing was written") as error:
         convert(mine, form, *flags, **more)
     named = capsys.readouterr().err.splitlines()
     assert sorted(mine.root.rglob("*")) == before

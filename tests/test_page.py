@@ -274,6 +274,22 @@ class TestVisitors:
         assert files(desk) == [] and not desk.predictor.asked  # not even looked for
         desk.segment(ME, clip, "128", report=lambda share, what: desk.stop("another"))
 
+    def test_who_stops_while_waiting(self, desk, clip):
+        desk.expect(ME)
+        desk.stop(ME)
+        with pytest.raises(Stopped):
+            desk.segment(ME, clip, "128")
+        assert files(desk) == [] and not desk.predictor.asked
+        desk.stop(ME)  # nothing
+        desk.segment(ME, clip, "128")
+        desk.expect(ME)  # this one does not come: the queue is full
+        desk.stop(ME)
+        desk.expect(ME)
+        desk.segment(ME, clip, "128", report=lambda share, what: desk.expect(ME))
+        for visitor in range(1000):
+            desk.expect(str(visitor))
+        assert len(desk._stops) == page.EXPECTED
+
     def test_who_looks_while_it_is_deleted(self, desk, clip):
         job = desk.segment(ME, clip, "128")
         desk.leave(ME)

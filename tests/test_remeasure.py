@@ -155,10 +155,15 @@ def test_a_command_runs_once_and_its_exit_code_says_whether_all_agree(measured):
     assert said.endswith("2 of 2 places run: 2 figures agree, 1 wrong or missing\n")
 
 
-def test_a_command_that_fails_is_told_and_the_others_run(measured):
+def test_a_command_that_fails_is_told_and_the_others_run(measured, tmp_path):
     code, said = measured(mark("python missing.py", "It is 3."), mark("echo 3", "It is 3."))
     assert code == 1 and "1 of 1" not in said
     assert "the command ended with 2: " in said and "missing.py" in said and "1 figure agrees" in said
+    fails = 'mkdir "$OUT/new" || exit 3; exit 2'
+    said = measured(mark(fails, "It is 3."), DOC.format(command="as above", takes="", fields="", text="It is 4."))[1]
+    assert said.count("the command ended with 2: ") == 2  # it ran once
+    code, said = measured(mark("echo 4", "It is 5."), options=f"--keep {tmp_path / 'kept'}")
+    assert code == 1 and (tmp_path / "kept" / "README.md_3.txt").read_text() == "echo 4\n\n4\n"
 
 
 def test_what_takes_long_or_an_idle_machine_runs_only_when_asked(measured):

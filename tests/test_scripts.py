@@ -181,6 +181,7 @@ class TestBeforeSetUp:
             ("app.sh --resume full/c.pth", "app.sh: error: --resume full/c.pth: there is no such file"),
             ("app.sh --resume full/c", "app.sh: error: --resume full/c: there is no such file"),
             ("app.sh --resume full/file --prot 1", "--prot: did you mean --port?"),
+            ("app.sh --resum full/file", "--resum: did you mean --resume?"),
             ("app.sh --resume full/file --epochs 1", "app.py: error: unrecognized arguments: --epochs"),
             ("app.sh --resume full/file --window x", "--window"),
             ("dist_test_davis.sh out full/file", "--davis_path data/ref-davis: there is no such folder"),
@@ -296,6 +297,12 @@ class TestRecipes:
         for word in ("own.er/", ".own/name", "own--er/name", "a/b/c", "bin/name"):
             text = sandbox.run(FINETUNE, "out", word, cwd=tmp_path, PYTHON=sandbox.python, code=2)
             assert f"PRETRAINED_WEIGHTS {word}: there is no such file" in text
+
+    def test_a_run_goes_on_without_the_weights_that_it_started_from(self, sandbox, tmp_path):
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out" / "checkpoint.pth").touch()
+        sandbox.run(FINETUNE, "out", "none/x.pth", cwd=tmp_path, PYTHON=sandbox.python)
+        assert parse_train_args(sandbox.calls()[0].args[1:]).resume == "auto"
 
     def test_flags_win_over_the_recipe_but_the_output_folder_is_the_first_argument(self, recipe):
         (train, _), _ = recipe("--epochs", "2", "--lr_drop", "1", "--output_dir", "elsewhere")

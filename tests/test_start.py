@@ -152,3 +152,12 @@ def test_a_class_head_that_starts_anew_and_a_backbone_from_a_file_are_told_apart
     _, starts = models.start_model(tiny_args(*text, *whole), 1)
     assert {part for part, origin in starts.items() if origin == "random weights"} == {"reference_head.classes"}
     assert starts["reference_head.boxes"] == starts["backbone"] == starts["text_encoder"] == " ".join(whole)
+
+
+def test_flags_of_a_backbone_are_judged_once_the_weights_have_brought_theirs(capsys):
+    argv = ["--pretrained_weights", "a.pth", "--no-freeze_stem"]
+    assert not parse_train_args(argv).freeze_stem
+    assert not parse_train_args(argv, {"backbone": "resnet50"}).freeze_stem
+    with pytest.raises(SystemExit):
+        parse_train_args(argv, {})
+    assert "--backbone video_swin_t has no stem" in capsys.readouterr().err

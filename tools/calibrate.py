@@ -33,6 +33,7 @@ from util.options.places import require_folder
 from util.options.precision import add_precision_options
 from util.options.saved import KINDS
 from util.run import cli
+from util.run.counts import counted
 from util.run.device import use_device
 from util.run.log import progress_bar
 from util.run.parser import CommandParser
@@ -152,7 +153,8 @@ def report(present: np.ndarray, absent: np.ndarray) -> str:
     """:func:`figures` as text, with what thresholds would do."""
     known = figures(present, absent)
     lines = [
-        f"{known['present']} expressions that mean something, {known['absent']} that do not",
+        f"{counted(known['present'], 'expressions that mean something')}, "
+        f"{counted(known['absent'], 'that mean nothing')}",
         f"AUROC {known['AUROC']:.4f}, mean scores {present.mean():.3f} and {absent.mean():.3f}, "
         f"expected calibration error {known['calibration_error']:.3f}",
         "threshold   present that reach it   absent that do not",

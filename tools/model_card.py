@@ -7,6 +7,7 @@ nearest one (packages/tasks/src/pipelines.ts of github.com/huggingface/huggingfa
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -14,9 +15,11 @@ from huggingface_hub import ModelCardData
 
 from datasets import DATA_SETS
 from davis2017.averages import ACCURACIES, MEASURES, OTHER
+from davis2017.davis_protocol import PROTOCOLS
 from models.calibration import Calibration, in_words
 from models.predictor import PROBABLE
 from util.files.reading import read_json
+from util.options.saved import written
 from util.run.gaps import beside
 from util.weights.checkpoint import BEST, CALIBRATION
 from util.weights.history import notice
@@ -53,7 +56,8 @@ def model_card(
         usual: the options of a training for which no flag was given.
         scored: what the weights were scored on, in words, and the scores of :func:`read_scores`.
     """
-    options = content["options"]
+    options, version = content["options"], content.get("version")
+    version = version if isinstance(version, str) else "before 0.9"
     calibration = Calibration.of(content.get(CALIBRATION))
     ours = options["model"] == "proxyformer"
     network = f"[ProxyFormer]({PAPER})" if ours else f"[ReferFormer]({REFERFORMER})"
@@ -92,7 +96,7 @@ def model_card(
         "## Training",
         "",
         *_best(content),
-        f"Version {content.get('version', 'unknown')}. Flags of `main.py` that differ from its defaults:",
+        f"Version {version}. Flags of `main.py` that differ from its defaults:",
         "",
         "```",
         *recipe,
@@ -113,7 +117,8 @@ def _is_told(option: str, value: object, usual: Mapping[str, object]) -> bool:
 def _flag(option: str, value: object) -> str:
     if isinstance(value, bool):
         return f"--{'' if value else 'no-'}{option}"
-    return f"--{option} {' '.join(map(str, value)) if isinstance(value, list | tuple) else value}"
+    words = map(written, value) if isinstance(value, list | tuple) else [str(value)]
+    return shlex.join([f"--{option}", *words])
 
 
 def read_scores(path: Path) -> Mapping[str, object]:
@@ -128,6 +133,8 @@ def read_scores(path: Path) -> Mapping[str, object]:
         scores = read_json(path)
     except ValueError as error:
         raise ValueError(f"--scores {path} cannot be read: {error}") from error
+    if isinstance(scores, Mapping):  # of the protocols of Ref-DAVIS17 the one that papers report, which is the first
+        scores = next((scores[protocol] for protocol in PROTOCOLS if protocol in scores), scores)
     if not any(_figures(scores)):
         raise ValueError(f"--scores {path} has no scores as eval_*.py --json and main.py --eval write them")
     return scores

@@ -40,6 +40,7 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from util.files.writing import atomic_path
 from util.run import cli
 from util.run.counts import counted
 from util.run.parser import CommandParser
@@ -274,11 +275,18 @@ def output_of(command: str, folder: str) -> str:
     return done.stdout
 
 
+def keep(folder: Path, block: Block, output: str) -> None:
+    """Writes what a command printed into a file that is called after the place of the block."""
+    with atomic_path(folder / f"{block.place.replace('/', '_').replace(':', '_')}.txt") as temporary:
+        temporary.write_text(f"{block.command}\n\n{output}", encoding="utf-8")
+
+
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = CommandParser("remeasure.py", __doc__)
     parser.add_argument("--list", action="store_true", help="run nothing: print what is marked, and how long it takes")
     parser.add_argument("--only", default="", metavar="TEXT", help="those whose place or command has this text")
     parser.add_argument("--minutes", type=float, default=1, help="leave out what takes longer; default: 1")
+    parser.add_argument("--keep", type=Path, metavar="DIR", help="write what each command prints here")
     parser.add_argument(
         "--idle", action="store_true", help="also what measures time: nothing else runs on this machine"
     )
@@ -308,12 +316,15 @@ def main() -> int:
             if args.list or (why := left_out(block, args)):
                 print(f"    {block.takes if args.list else why}")
                 continue
-            try:
-                if block.command not in outputs:
+            if block.command not in outputs:
+                try:
                     outputs[block.command] = output_of(block.command, folder)
-                agreed, differ = compare(block, outputs[block.command])
-            except ValueError as error:
-                agreed, differ = 0, [str(error)]
+                    if args.keep:
+                        keep(args.keep, block, outputs[block.command])
+                except ValueError as error:
+                    outputs[block.command] = error
+            found = outputs[block.command]
+            agreed, differ = (0, [str(found)]) if isinstance(found, ValueError) else compare(block, found)
             print("\n".join(f"    {line}" for line in [counted(agreed, "figures agree"), *differ]), flush=True)
             same, wrong, ran = same + agreed, wrong + len(differ), ran + 1
     if not args.list:

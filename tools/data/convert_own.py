@@ -58,7 +58,8 @@ def convert(args: argparse.Namespace) -> tuple[dict[str, dict[str, int]], list[s
     for fault in faults:
         print(one_line(fault), file=sys.stderr)
     if faults:
-        raise ValueError(f"{args.table}: {len(faults):,} mismatches, named above; mend them. Nothing was written")
+        told = counted(len(faults), "mismatches", "mismatch")
+        raise ValueError(f"{args.table}: {told} named above to mend. Nothing was written")
     splits = divide([part.video.name for part in parts], args.valid, args.seed)
     origin = {name: str(getattr(args, name)) for name in ("videos", "masks", "table")}
     origin |= {"every": args.every, "valid": args.valid, "seed": args.seed}

@@ -44,12 +44,12 @@ def require_data(args: argparse.Namespace, given: Collection[str] | None = None)
             require_folder(f"--{name}", getattr(args, name))
 
 
-def require_weights(args: argparse.Namespace) -> None:
-    """Raises FileNotFoundError where a file that a run starts from is missing.
+def require_weights(args: argparse.Namespace, *, new: bool = True) -> None:
+    """Raises FileNotFoundError where a checkpoint to resume is missing, or a file that a ``new`` run starts from.
 
     A name without a suffix and without a folder that exists here is looked up elsewhere.
     """
-    for name in ("backbone_pretrained", "pretrained_weights", "resume"):
+    for name in ("resume", *["backbone_pretrained", "pretrained_weights"] * new):
         path = Path(getattr(args, name) or "")
         of_folder = path.parent != Path() and path.parent.is_dir()
         if (path.suffix or of_folder) and not path.is_file():

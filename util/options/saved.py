@@ -131,7 +131,7 @@ def type_fault(of: Callable[[str], object], value: object) -> str | None:
     try:
         if isinstance(value, bool) != (of is bool):
             raise TypeError("it has another type")
-        same = value if of is bool else of(_written(value))
+        same = value if of is bool else of(written(value))
     except (argparse.ArgumentTypeError, ValueError, TypeError) as error:
         return f"is {shown(value)} ({error})"
     numbers, pairs = (float, int), (list, tuple)  # JSON has one type for both of each
@@ -140,7 +140,7 @@ def type_fault(of: Callable[[str], object], value: object) -> str | None:
     return None
 
 
-def _written(value: object) -> str:
+def written(value: object) -> str:
     """The word of a command line that has this value; that of ``--mix`` is a pair."""
     return "=".join(map(str, value)) if isinstance(value, list | tuple) and len(value) == 2 else str(value)
 

@@ -51,8 +51,12 @@ def add_start_options(group: argparse._ActionsContainer) -> None:
     )
 
 
-def start_contradictions(args: argparse.Namespace, given: set[str]) -> Iterator[tuple[bool, str]]:
-    """Pairs as of ``opts._contradictions``, for the options of this file."""
+def start_contradictions(args: argparse.Namespace, given: set[str], settled: bool) -> Iterator[tuple[bool, str]]:
+    """Pairs as of ``opts._contradictions``, for the options of this file.
+
+    Args:
+        settled: whether the options have all that weights and checkpoints bring.
+    """
     yield (
         "pretrained_weights" in given and "backbone_pretrained" in given,
         "--pretrained_weights also holds the weights of the backbone: leave --backbone_pretrained out",
@@ -62,6 +66,8 @@ def start_contradictions(args: argparse.Namespace, given: set[str]) -> Iterator[
             {name, "random_backbone"} <= given,
             f"--{name} holds the weights of the backbone: leave --random_backbone out",
         )
+    if not settled and "backbone" not in given:
+        return  # the weights may bring another one
     yield (
         "freeze_stem" in given and not args.backbone.startswith("resnet"),
         f"--backbone {args.backbone} has no stem that --freeze_stem is about (resnet… have): leave it out",

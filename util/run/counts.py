@@ -5,6 +5,7 @@ from __future__ import annotations
 _OF_ONE = {
     "agree": "agrees",
     "are": "is",
+    "count": "counts",
     "have": "has",
     "hold": "holds",
     "lie": "lies",

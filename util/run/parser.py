@@ -5,14 +5,16 @@ from __future__ import annotations
 import argparse
 import copy
 import re
+import sys
 import textwrap
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from difflib import get_close_matches
 from typing import NoReturn
 
 from util.run.version import VERSION
 
-_UNKNOWN = "unrecognized arguments: "  # how argparse begins its message
+# how argparse begins its messages where a flag may be misspelt
+_MAY_BE_MISSPELT = ("unrecognized arguments: ", "the following arguments are required: ")
 _EXAMPLE = re.compile(r"^ *(?:python|\./scripts/\S+) (?:.*\\\n)*.*", re.MULTILINE)
 
 
@@ -52,6 +54,13 @@ class CommandParser(argparse.ArgumentParser):
             self.add_argument("--help_all", action=_Help, help="show all options, by group, and exit")
         self.add_argument("--version", action="version", version=f"ProxyFormer {VERSION}", help="show it and exit")
 
+    def parse_known_args(
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """As argparse's; remembers the words for :meth:`error`."""
+        self._words = list(sys.argv[1:] if args is None else args)
+        return super().parse_known_args(args, namespace)
+
     def page(self, *, everything: bool) -> str:
         """The text of ``--help``, or with ``everything`` that of ``--help_all``."""
         self._shorten_usage()
@@ -88,11 +97,10 @@ class CommandParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Ends the program with a message; for an option that does not exist it names the most similar one."""
-        unknown = message.removeprefix(_UNKNOWN)
-        if unknown != message:
-            flags = [word.partition("=")[0] for word in unknown.split() if word.startswith("--")]
+        if message.startswith(_MAY_BE_MISSPELT):
+            flags = [word.partition("=")[0] for word in self._words if word.startswith("--")]
             known = [flag for flag in self._option_string_actions if flag.startswith("--")]
-            close = {flag: get_close_matches(flag, known, 1, 0.7) for flag in flags}
+            close = {flag: get_close_matches(flag, known, 1, 0.7) for flag in flags if flag not in known}
             found = [f"{flag}: did you mean {names[0]}?" for flag, names in close.items() if names]
             message = "; ".join([message, *found])
         super().error(message)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from util.files.reading import unfit
+from util.run.counts import counted
 from util.video.pictures import PICTURE_SUFFIXES, Wording, image_size, read_frame
 from util.video.video_io import VideoFile
 
@@ -157,7 +158,7 @@ class _File(VideoFile):
 
     def extent(self) -> str:
         """The length of the video in words."""
-        return f"{len(self)} frames in {self.seconds()[-1]:.2f} seconds"
+        return f"{counted(len(self), 'frames')} in {self.seconds()[-1]:.2f} seconds"
 
 
 def _lies_on_its_side(matrix: np.ndarray) -> bool:

@@ -19,7 +19,7 @@ from torch import nn
 from util.files.writing import atomic_path
 from util.run.version import VERSION
 from util.weights.before_reading import check_before_reading
-from util.weights.hub import located
+from util.weights.hub import located, why_not_a_name
 from util.weights.names import unwrapped
 
 FORMAT = 1
@@ -90,7 +90,7 @@ def read(path: str | Path) -> Any:
     if path.is_dir():
         raise FileNotFoundError(f"the checkpoint {path} is a folder; give a file in it, such as checkpoint.pth")
     if not path.is_file():
-        raise FileNotFoundError(f"the checkpoint {path} does not exist")
+        raise FileNotFoundError(f"the checkpoint {path} does not exist{why_not_a_name(path)}")
     return _read_exported(path) if path.suffix == EXPORTED else read_plain(path, f"the checkpoint {path}")
 
 

@@ -5,6 +5,7 @@ The functions and exceptions are those of the package huggingface_hub (its file_
 
 from __future__ import annotations
 
+import errno
 import sys
 from pathlib import Path
 
@@ -31,6 +32,7 @@ from util.run import dist
 
 WEIGHTS, CARD = constants.SAFETENSORS_SINGLE_FILE, constants.REPOCARD_NAME  # model.safetensors, README.md
 HUB = "the Hugging Face hub"
+_OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
 _LOG_IN = "log in (hf auth login, or the variable HF_TOKEN)"
 
 
@@ -75,12 +77,19 @@ def located(path: str | Path) -> Path:
         raise FileNotFoundError(f"there is no file {name}, and {_why_not(name, error)}") from error
 
 
+def why_not_a_name(path: Path) -> str:
+    """Why nothing that could be the name of a repository was looked up on the hub; empty for any other path."""
+    if not is_name(str(path)):
+        return ""
+    return f"; it was not looked up on {HUB}, because a folder {path.parent} is here"
+
+
 def _why_not(name: str, error: Exception) -> str:
     """Why there are no weights of a repository, with the mend."""
     if isinstance(error, OfflineModeIsEnabled):
         return (
             f"no weights of a repository {name} in the cache of {HUB}, {constants.HF_HUB_CACHE}, while HF_HUB_OFFLINE "
-            "forbids to ask for them; give another path, or unset it once"
+            "or TRANSFORMERS_OFFLINE forbids to ask for them; give another path, or unset it once"
         )
     if isinstance(error, GatedRepoError):  # before RepositoryNotFoundError, of which it is one
         return f"the repository {name} on {HUB} asks for permission: request it on its page there, and {_LOG_IN}"
@@ -88,6 +97,11 @@ def _why_not(name: str, error: Exception) -> str:
         return f"no repository {name} on {HUB}; check the name, or, if the repository is private, {_LOG_IN}"
     if isinstance(error, EntryNotFoundError) and isinstance(error, HfHubHTTPError):  # the hub's word, not the cache's
         return f"the repository {name} on {HUB} has no {WEIGHTS}, as tools/export.py --push writes it"
+    if isinstance(error, OSError) and error.errno in _OF_THE_DISK:
+        return (
+            f"the weights of a repository {name} cannot be written to the cache of {HUB}, {constants.HF_HUB_CACHE} "
+            f"({error.strerror}): free some space, or set HF_HUB_CACHE to a folder that can be written to"
+        )
     return (
         f"a repository {name} on {HUB} cannot be fetched ({_cause(error)}); give another path, or try again with a "
         "network"
@@ -105,7 +119,7 @@ def check_can_push(name: str) -> None:
             f"--push {name} is no name under which weights can be found: give owner/name, of letters, digits, - and _"
         )
     if constants.HF_HUB_OFFLINE:
-        raise ValueError(f"--push {name}: HF_HUB_OFFLINE is set; unset it")
+        raise ValueError(f"--push {name}: HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE is set; unset it")
     if not get_token():
         raise ValueError(f"--push {name}: you are not known to {HUB}; {_LOG_IN}")
 
