@@ -1,8 +1,8 @@
 """Trains ProxyFormer, or scores a checkpoint with ``--eval``.
 
-    python main.py --output_dir output/run --preset scratch
-    torchrun --nproc_per_node 8 main.py --output_dir output/run --preset scratch
-    python -m torch.distributed.launch --nproc_per_node 8 main.py --output_dir output/run --preset scratch
+    python main.py --output_dir output/run --preset scratch --backbone_pretrained FILE
+    torchrun --nproc_per_node 8 main.py --output_dir output/run --preset finetune --pretrained_weights CKPT
+    python -m torch.distributed.launch --nproc_per_node 8 main.py --output_dir output/run --resume auto ...
 
 The options are in ``opts.py``, the recipes in ``docs/train.md``.
 """

@@ -33,7 +33,7 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
         type=mixing_weight,
         nargs="+",
         metavar="NAME=WEIGHT",
-        help="how often an epoch of all or joint takes a data set's clips; 0.5: half of them, 2: all twice; default: 1",
+        help="how often an epoch takes a data set's clips; 0.5: half of them, 2: all twice; default: 1",
     )
     group.add_argument(
         "--holdout", **KINDS["holdout"].argument(), default=0, help="training videos kept out for local scoring"

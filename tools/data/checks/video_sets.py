@@ -157,11 +157,12 @@ def check_ytvos(root: Path, workers: int) -> Report:
     listed, tested = valid.entries(), test.entries()
     entries = {vid: entry for vid, entry in listed.items() if vid not in test.listed}
     if listed and not test.listed:
-        entries = {vid: entry for vid, entry in entries.items() if (root / valid.frames / vid).is_dir()}
+        places = (valid.frames, "valid/Annotations")
+        entries = {vid: entry for vid, entry in entries.items() if any((root / p / vid).is_dir() for p in places)}
         if len(entries) < len(listed):
             valid.note(
                 f"without {test.meta}, the {len(listed) - len(entries):,} listed videos that have no folder in "
-                f"{valid.frames} count as those of the test split"
+                f"{' or '.join(places)} count as those of the test split"
             )
     videos += _label_map_videos(valid, entries)
     if any((root / test.frames / vid).is_dir() for vid in tested):
