@@ -237,7 +237,7 @@ def test_parts_of_ytvos_that_may_be_absent(ytvos, checked):
     write_meta(ytvos, "valid", listed)
     code, _, _, text = checked("ytvos", ytvos)
     assert code == 0 and "train with --binary" in text
-    assert "the 2 listed videos that have no folder in valid/JPEGImages count as those of the test split" in text
+    assert "2 listed videos that have no folder in valid/JPEGImages or valid/Annotations count as those of the" in text
     # With the test file it is known which videos ought to be there.
     write_meta(ytvos, "test", {name: listed[name] for name in ("dd_short",)})
     code, faults, _, text = checked("ytvos", ytvos)
