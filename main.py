@@ -128,15 +128,15 @@ def restore_options(args: argparse.Namespace) -> tuple[argparse.Namespace, dict 
     Where a run is resumed, its options count as far as no flag replaces them, and it goes on in the folder of the
     checkpoint; of a link to one, in the folder where the file itself is.
     """
+    if args.resume not in (None, "auto") and "output_dir" not in given_options():
+        args.output_dir = folder_of_run(args.resume) or args.output_dir  # where processes that are restarted look
     path, saved = find_checkpoint(args)
     if saved:
         check_train_options(saved["options"], path)
         ours = OF_THIS_CALL | {"float32"} if args.eval else OF_THIS_CALL - {"eval_split"}
         defaults = {k: v for k, v in saved["options"].items() if k not in ours}
-        file = located(path)
-        if file.suffix != checkpoint.EXPORTED:
-            file = file.resolve() if file.is_symlink() else file
-            defaults["output_dir"] = str(file.parent)
+        if folder := folder_of_run(path):
+            defaults["output_dir"] = folder
         if args.eval:
             defaults["amp"] = inference_amp(defaults["amp"])
         args = parse_train_args(defaults=defaults)
@@ -166,6 +166,14 @@ def options_of_start(args: argparse.Namespace) -> dict[str, object]:
     options = {name: value for name, value in found.items() if name in model_options() - others}
     check_train_options(options, f"--pretrained_weights {path}")
     return {**options, "text_encoder": str(located(path))}
+
+
+def folder_of_run(path: str) -> str | None:
+    """The folder in which the run of a checkpoint goes on, unless another is given; None for exported weights."""
+    file = located(path)
+    if file.suffix == checkpoint.EXPORTED:
+        return None
+    return str((file.resolve() if file.is_symlink() else file).parent)
 
 
 def find_checkpoint(args: argparse.Namespace) -> tuple[str | None, dict | None]:

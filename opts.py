@@ -400,8 +400,8 @@ def _contradictions(args: argparse.Namespace, given: set[str], settled: bool) ->
     yield args.allow_trained and not args.eval, "--allow_trained is for scoring: add --eval, or leave it out"
     yield args.strict and not args.eval, "--strict is for scoring: add --eval, or leave it out"
     yield (
-        not args.eval and bool(given & {"window", "overlap", "clips"}),
-        "--window, --overlap and --clips are for scoring: add --eval, or leave them out",
+        not (args.eval or args.eval_every) and bool(given & {"window", "overlap", "clips"}),
+        "--window, --overlap and --clips are for scoring: add --eval or --eval_every, or leave them out",
     )
     yield (
         not args.eval and args.eval_every > args.epochs,

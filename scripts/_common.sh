@@ -102,7 +102,7 @@ launch() {
         "$PYTHON" -m torch.distributed.run --nproc_per_node "$PROCESSES" --max_restarts "${MAX_RESTARTS:-0}" \
             "${meet[@]}" "$script" "$@" || code=$?
         if ((code)); then # torchrun turns every exit code into 1
-            case "$(<"$PROXYFORMER_STOPPED")" in stopped) code=75 ;; incomplete) code=3 ;; esac
+            case "$(<"$PROXYFORMER_STOPPED")" in stopped*) code=75 ;; incomplete*) code=3 ;; esac
         fi
         rm -f "$PROXYFORMER_STOPPED"
         return "$code"

@@ -27,7 +27,7 @@ from util.run.gaps import Gaps, Shortfall, beside, in_words
 from util.video.visualize import PREDICTED_COLOUR, painter
 
 # A scoring process takes seconds to start, as long as scoring a few videos.
-VIDEOS_PER_PROCESS = 4
+VIDEOS_PER_PROCESS, MOST_PROCESSES = 4, 16  # of those that score; each takes memory beside the processes that train
 PICTURES = 4
 PICTURE_FRAMES = 8
 
@@ -115,7 +115,7 @@ def score_videos(
     gaps.share()
     if not dist.is_main():
         return None
-    workers = min(os.cpu_count() or 1, max(1, len(videos) // VIDEOS_PER_PROCESS))
+    workers = min(len(os.sched_getaffinity(0)), MOST_PROCESSES, max(1, len(videos) // VIDEOS_PER_PROCESS))
     scores = score(results, truth, videos, workers=workers, gaps=in_scores)
     gaps.take(in_scores)
     if "incomplete" in scores:

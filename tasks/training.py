@@ -25,6 +25,7 @@ from tasks import resuming
 from tasks.scoring import pictures, score_split
 from util.files.writing import atomic_path
 from util.run import dist, optim
+from util.run.cli import one_line
 from util.run.counts import counted
 from util.run.gaps import Gaps
 from util.run.interrupt import Interrupted, StopRequest
@@ -179,8 +180,8 @@ class Trainer:
                 f"{self.settings.resume} was left because too many steps were not finite, so the restarted processes "
                 "do not go on; its message says what may help"
             )
-        if dist.is_main():
-            clear_leftovers(self.settings.output_dir, self.steps_done)
+        if dist.is_main() and clear_leftovers(self.settings.output_dir, self.steps_done):
+            self.best = None
         wrapped = self.wrap()
         with closing(StopRequest()) as self.stop:  # until the end, so that a second signal does not interrupt saving
             try:
@@ -292,8 +293,8 @@ class Trainer:
             gaps: takes damaged items; the score is then of the others, which a warning says.
 
         Returns:
-            On rank 0 the score. None on other ranks, and where scoring fails, for example on a full disk: a warning
-            says so, and training goes on.
+            On rank 0 the score. None on other ranks, and where scoring fails, for example on a full disk or for lack of
+            memory: a warning says so, and training goes on.
         """
         score = None
         try:
@@ -313,15 +314,14 @@ class Trainer:
                     for name, image in pictures(split, predictor).items():
                         self.log.picture(f"{split.split}/{name}", image, last)
                     self.log.scalars({f"score/{split.split}": score}, last)
-        except (OSError, ValueError) as error:
-            if dist.is_main():
-                print(
-                    f"warning: epoch {self.epoch} has no score, training goes on: {error}", file=sys.stderr, flush=True
-                )
-        except RuntimeError as error:
-            if self.stop.received:  # another rank has ended already
+        except Exception as error:
+            if isinstance(error, RuntimeError) and self.stop.received:  # another rank has ended already
                 raise Interrupted(self.goodbye()) from error
-            raise
+            if not dist.can_be_shared(error):
+                raise
+            if dist.is_main():
+                told = f"epoch {self.epoch} has no score, training goes on: {one_line(error)}"
+                print(f"warning: {told}", file=sys.stderr, flush=True)
         return score
 
     def model_to_score(self) -> Network:
@@ -396,16 +396,19 @@ class Trainer:
         print(f"warning: {where} and is skipped; rank {dist.rank()} had videos {clips}", file=sys.stderr, flush=True)
         if self.skipped <= self.settings.max_skipped_steps:
             return
-        path = self.settings.output_dir / f"not_finite_rank{dist.rank()}.pth"
-        with atomic_path(path) as temporary:
-            torch.save(
-                [vars(batch.to("cpu")) | {"targets": vars(batch.targets.to("cpu"))} for batch in batches], temporary
-            )
         self.save()
         self.ending = True
+        path = self.settings.output_dir / f"not_finite_rank{dist.rank()}.pth"
+        inputs = [vars(batch.to("cpu")) | {"targets": vars(batch.targets.to("cpu"))} for batch in batches]
+        kept = f"are in {path},"
+        try:
+            with atomic_path(path) as temporary:
+                torch.save(inputs, temporary)
+        except (OSError, RuntimeError) as error:  # torch's of a full disk is the latter
+            kept = f"could not be written to {path} ({one_line(error)}),"
         raise FloatingPointError(
-            f"{where}, the one too many after {self.skipped - 1} in this epoch (--max_skipped_steps). Its inputs are "
-            f"in {path}, the weights from before it in the newest checkpoint; a lower --lr or --amp off may help"
+            f"{where}, the one too many after {self.skipped - 1} in this epoch (--max_skipped_steps). "
+            f"Its inputs {kept} the weights from before it in the newest checkpoint; a lower --lr or --amp off may help"
         )
 
     def save(self, *, best: bool = False) -> None:
@@ -430,6 +433,7 @@ class Trainer:
                 "step": self.step,
                 "taken": self.taken,
                 "skipped": self.skipped,
+                "steps_done": self.steps_done,
                 **self.description,
                 "torch": version,
                 "threads": threads,

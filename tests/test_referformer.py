@@ -340,16 +340,18 @@ def test_places_keep_float32_under_autocast():
     assert boxes.dtype == torch.float32 and not torch.equal(boxes, boxes.bfloat16().float())
 
 
-@pytest.mark.parametrize("refine", [True, False])
-def test_every_parameter_learns(refine):
-    model = tiny(refine=refine).train()
+@pytest.mark.parametrize(("refine", "aux_loss"), [(True, True), (False, True), (True, False)])
+def test_every_parameter_learns(refine, aux_loss):
+    """With several GPUs one that is trained, and takes no part in the loss, is an error."""
+    model = tiny(refine=refine, aux_loss=aux_loss).train()
     batch = random_batch(2, frames=2)
     criterion = Criterion(matcher=TrajectoryMatcher(LossWeights(2, 5, 2, 2, 5)), weights=LossWeights(2, 5, 2, 2, 5))
     output = model(batch.video, batch.expressions, batch.video_valid, batch.clip_index)
     loss, terms = criterion(output, batch)
     loss.backward()
-    assert "loss_mask_1" in terms and "loss_jsc" not in terms
-    still = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    assert ("loss_mask_1" in terms) == aux_loss and "loss_jsc" not in terms
+    trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    still = [name for name, p in trained if p.grad is None or not p.grad.abs().sum() > 0]
     # keys of attention get no gradient through their bias: softmax does not change when all scores move together
     assert not [name for name in still if not name.endswith("key.bias")], still
 

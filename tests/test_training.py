@@ -7,13 +7,16 @@ import os
 import signal
 import time
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
+from main import restore_options
 from models.criterion import Criterion
+from opts import parse_train_args
 from tasks import training
 from tests.commands import FORKS_TRAIN
 from tests.helpers import full_disk
@@ -202,7 +205,28 @@ def test_an_interrupted_program_ends_with_a_code_to_requeue_on(capsys, tmp_path,
     with pytest.raises(SystemExit) as ended:
         cli.run(stopped)
     assert ended.value.code == 75 and capsys.readouterr().err == "stopped after step 3\n"
-    assert (tmp_path / "mark").stat().st_size > 0  # for scripts that see torchrun's code only
+    assert (tmp_path / "mark").read_text() == "stopped 0\n"  # for scripts that see torchrun's code only
+
+
+@pytest.mark.parametrize("error", [ValueError("bad file"), KeyError("a fault"), MemoryError()])
+def test_ranks_that_are_stopped_after_one_has_failed_do_not_say_that_the_run_was_stopped(tmp_path, monkeypatch, error):
+    mark = tmp_path / "mark"
+    mark.touch()
+    monkeypatch.setenv(cli.STOPPED_MARK, str(mark))
+
+    def ends(with_: Exception) -> None:
+        raise with_
+
+    for reason, attempt, told in (
+        (error, "0", "failed 0\n"),
+        (Interrupted("stopped"), "0", "failed 0\n"),
+        (Interrupted("stopped"), "1", "stopped 1\n"),  # restarted by torchrun
+        (error, "1", "stopped 1\n"),
+    ):
+        monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", attempt)
+        with pytest.raises((SystemExit, KeyError)):
+            cli.run(partial(ends, reason))
+        assert mark.read_text() == told
 
 
 def test_a_checkpoint_that_does_not_say_what_it_takes_to_go_on_is_refused(ytvos_root, tmp_path):
@@ -251,6 +275,10 @@ def test_processes_that_are_started_again_go_on_from_the_newest(ytvos_root, tmp_
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
     for resume in (None, folder / "checkpoint_00000001.pth"):
         assert trainer(ytvos_root, folder, resume=resume).steps_done == run.steps
+    monkeypatch.setattr("sys.argv", ["main.py", "--resume", str(folder / "checkpoint_00000001.pth")])
+    monkeypatch.chdir(tmp_path)
+    args, saved = restore_options(parse_train_args())  # without --output_dir the folder is that of the checkpoint
+    assert args.output_dir == str(folder) and saved["steps_done"] == run.steps
     elsewhere = tmp_path / "elsewhere"  # died before it saved
     assert trainer(ytvos_root, elsewhere, resume=folder / "checkpoint_00000001.pth").steps_done == 1
     assert trainer(ytvos_root, elsewhere, resume=None).steps_done == 0

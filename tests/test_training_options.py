@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import sys
+from concurrent.futures.process import BrokenProcessPool
 
 import pytest
 import torch
@@ -68,9 +69,21 @@ def test_a_split_that_cannot_be_scored_is_refused_before_an_epoch(ytvos_root, tm
         trainer(ytvos_root, tmp_path / "run", "--eval_every", 1)
 
 
-def test_a_failure_while_scoring_does_not_cost_the_epoch(ytvos_root, tmp_path, monkeypatch, capsys):
+def test_a_run_that_goes_on_from_before_its_best_sets_that_aside(ytvos_root, tmp_path, monkeypatch):
+    scores = iter([0.3, 0.2, 0.6, 0.4, 0.4])
+    monkeypatch.setattr(training, "score_split", lambda *_: next(scores))
+    monkeypatch.setattr(training, "pictures", lambda *_: {})
+    folder, flags = tmp_path / "run", ["--holdout", 1, "--eval_every", 1, "--keep", 3, "--epochs", 3]
+    first = trainer(ytvos_root, folder, *flags)
+    first.run()
+    trainer(ytvos_root, folder, *flags, resume=folder / f"checkpoint_{first.steps:08d}.pth").run()
+    assert [checkpoint.load(folder / name)["best"] for name in (BEST, f"abandoned_{BEST}")] == [0.4, 0.6]
+
+
+@pytest.mark.parametrize("error", [ValueError, MemoryError, BrokenProcessPool, FloatingPointError])
+def test_a_failure_while_scoring_does_not_cost_the_epoch(ytvos_root, tmp_path, monkeypatch, capsys, error):
     def damaged(*_):
-        raise ValueError("nothing can be scored")
+        raise error("nothing can be scored")
 
     monkeypatch.setattr(training, "score_split", damaged)
     trainer(ytvos_root, tmp_path / "run", "--holdout", 1, "--epochs", 1, "--eval_every", 1).run()

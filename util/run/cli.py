@@ -14,7 +14,7 @@ from typing import NoReturn
 
 from util.run.interrupt import REQUEUE, Interrupted
 
-# environment variable with the path of a file, to which a stopped or incomplete run writes this for its shell script
+# environment variable with the path of a file, to which a run writes for its shell script how it ended
 STOPPED_MARK = "PROXYFORMER_STOPPED"
 INCOMPLETE = 3
 LISTED_PROBLEMS = 5
@@ -59,18 +59,28 @@ def run(main: Callable[[], int | None]) -> None:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
     except Exception as error:
-        if not lacks_memory(error):
-            raise
-        _refuse(MEMORY_MEND)
+        if lacks_memory(error):
+            _refuse(MEMORY_MEND)
+        _mark("failed")
+        raise
 
 
 def _mark(how: str) -> None:
-    """Tells the shell script that started torchrun how the run ended: torchrun turns every exit code into 1."""
-    if mark := os.environ.get(STOPPED_MARK):
-        Path(mark).write_text(f"{how}\n")
+    """Tells the shell script that started torchrun how the run ended: torchrun turns every exit code into 1.
+
+    The first rank that ends says it. Where one has failed, torchrun stops the others, and they say that they were
+    stopped; so do those that fail because another one was stopped.
+    """
+    if not (mark := os.environ.get(STOPPED_MARK)):
+        return
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")  # processes that are started again write anew
+    path = Path(mark)
+    if not path.is_file() or path.read_text().split()[1:] != [attempt]:
+        path.write_text(f"{how} {attempt}\n")
 
 
 def _refuse(why: object) -> NoReturn:
+    _mark("failed")
     print(f"{Path(sys.argv[0]).name}: error: {one_line(why)}", file=sys.stderr)
     sys.exit(2)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import BrokenExecutor
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
@@ -13,6 +14,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from util.run.cli import USER_ERRORS, lacks_memory
 from util.run.device import device_of, use_device
 from util.run.interrupt import Interrupted
 from util.run.watch import RANK_TIMEOUT, Watch
@@ -208,15 +210,15 @@ def from_main(value: Any) -> Any:
     return box[0]
 
 
-def agree(error: OSError | ValueError | None = None) -> None:
+def agree(error: Exception | None = None) -> None:
     """Waits for all ranks (:data:`LONG_PATIENCE`). If one of them has an error, all ranks raise it.
 
     Raises:
-        OSError, ValueError: this rank's own error; another rank's is an OSError.
+        Exception: this rank's own error; another rank's is an OSError.
     """
     if world_size() > 1:
         told: list[str | None] = [None] * world_size()
-        dist.all_gather_object(told, error and str(error), group=_patient)
+        dist.all_gather_object(told, error and (str(error) or type(error).__name__), group=_patient)
         if error is None and any(told):
             raise OSError(f"another process: {next(reason for reason in told if reason)}")
     if error:
@@ -225,17 +227,22 @@ def agree(error: OSError | ValueError | None = None) -> None:
 
 @contextmanager
 def together() -> Iterator[None]:
-    """At the end of the block all ranks wait for each other; an error in a user's files on one rank is raised on all.
-
-    Raises:
-        OSError, ValueError: as :func:`agree`.
-    """
+    """At the end of the block all ranks wait for each other; an error on one rank that :func:`can_be_shared` is raised
+    on all, as by :func:`agree`."""
     error = None
     try:
         yield
-    except (OSError, ValueError) as reason:
+    except Exception as reason:
+        if not can_be_shared(reason):
+            raise
         error = reason
     agree(error)
+
+
+def can_be_shared(error: Exception) -> bool:
+    """Whether an error is no fault of the program: one in a user's files, of numbers that are not finite, a lack of
+    memory, or a process for scoring that was ended."""
+    return isinstance(error, (*USER_ERRORS, BrokenExecutor)) or lacks_memory(error)
 
 
 def gather_list(items: list) -> list:

@@ -61,9 +61,14 @@ class StopRequest:
 
     @contextmanager
     def at_once(self, message: str) -> Iterator[None]:
-        """In the block everything is saved, and a signal raises :class:`Interrupted` at once."""
+        """In the block everything is saved, and a signal raises :class:`Interrupted` at once.
+
+        So does a signal that was received before.
+        """
         self._leave = message
         try:
+            if self.received:
+                raise Interrupted(message)
             yield
         finally:
             self._leave = None

@@ -130,21 +130,35 @@ def newest(folder: str | Path) -> tuple[Path, dict[str, Any]] | None:
     return None
 
 
-def clear_leftovers(folder: str | Path, step: int) -> None:
+def clear_leftovers(folder: str | Path, step: int) -> bool:
     """Tidies the folder of a run that starts or continues at this step.
 
     Files that killed processes left half-written are deleted. Checkpoints of later steps, which are there when a run is
-    resumed from an older checkpoint, are renamed, so that they are not taken for the newest.
+    resumed from an older checkpoint, are renamed, so that they are not taken for the newest, and that the best of them
+    is not replaced.
+
+    Returns:
+        Whether the best checkpoint was among them.
     """
     folder = Path(folder)
     for path in folder.glob(".checkpoint*"):
         path.unlink(missing_ok=True)
-    for number, path in _numbered(folder):
-        if number > step:
-            if (latest := folder / NEWEST).is_file() and latest.samefile(path):
-                latest.unlink()
-            path.replace(path.with_name(f"abandoned_{path.name}"))
-            print(f"{path.name} is of a later step; renamed to abandoned_{path.name}", file=sys.stderr, flush=True)
+    later = [path for number, path in _numbered(folder) if number > step]
+    of_later = bool(later) and _steps_of(folder / BEST) > step
+    for path in [*later, *[folder / BEST] * of_later]:
+        if (latest := folder / NEWEST).is_file() and latest.samefile(path):
+            latest.unlink()
+        path.replace(path.with_name(f"abandoned_{path.name}"))
+        print(f"{path.name} is of a later step; renamed to abandoned_{path.name}", file=sys.stderr, flush=True)
+    return of_later
+
+
+def _steps_of(path: Path) -> int:
+    """The steps of the run that a checkpoint has behind it; 0 where it does not say, or cannot be read."""
+    try:
+        return checkpoint.load(path).get("steps_done", 0)
+    except (ValueError, OSError):
+        return 0
 
 
 def _numbered(folder: Path) -> list[tuple[int, Path]]:
