@@ -117,7 +117,7 @@ def test_a_former_result_stays_until_the_next_is_complete(mine, capsys, monkeypa
             convert(mine, "label_maps", "--every", 2)
     assert listed(out) == before and sorted(p.name for p in out.iterdir()) == ["meta_expressions", "train"]
     write_table(mine, [*ROWS, ("at_home", 9, "a ninth one")])
-    with pytest.raises(ValueError, match="1 mismatches"):
+    with pytest.raises(ValueError, match="1 mismatch"):
         convert(mine, "label_maps")
     assert listed(out) == before
     write_table(mine, ROWS[:1])
@@ -186,7 +186,7 @@ def test_an_object_that_another_one_covers_is_shown_nowhere(all_forms, tmp_path,
     images = [{"id": "a", "file_name": "at_home/00000.png"}]
     mine.masks("coco").write_text(json.dumps({"images": images, "annotations": annotations}))
     write_table(mine, [("at_home", 1, "the dog"), ("at_home", 2, "the other")])
-    with pytest.raises(ValueError, match="1 mismatches"):
+    with pytest.raises(ValueError, match="1 mismatch"):
         convert(mine, "coco")
     assert "row 2" in capsys.readouterr().err
 
