@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from contextlib import closing
 from functools import partial
 
 import pytest
 
+from tests.helpers import ROOT
 from util.run import cli
 from util.run.interrupt import Interrupted, StopRequest
 
@@ -62,3 +65,11 @@ def test_ranks_that_are_stopped_after_one_has_failed_do_not_say_that_the_run_was
         with pytest.raises((SystemExit, KeyError)):
             cli.run(partial(ends, reason))
         assert mark.read_text() == told
+
+
+def test_a_program_whose_reader_has_ended_ends_without_a_word():
+    program = subprocess.Popen([sys.executable, ROOT / "tools" / "paper.py", "list"], stdout=-1, stderr=-1)
+    program.stdout.close()  # as ``| head -0`` does
+    with program.stderr as said:
+        assert said.read() == b""
+    assert program.wait() == cli.UNREAD

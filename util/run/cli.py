@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import io
 import os
+import select
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +19,7 @@ from util.run.interrupt import REQUEUE, Interrupted
 # environment variable with the path of a file, to which a run writes for its shell script how it ended
 STOPPED_MARK = "PROXYFORMER_STOPPED"
 INCOMPLETE = 3
+UNREAD = 128 + signal.SIGPIPE  # as a shell tells of programs that the signal ends
 LISTED_PROBLEMS = 5
 LONGEST_LINE = 4000  # characters
 USER_ERRORS = (ValueError, OSError, FloatingPointError)
@@ -46,10 +49,13 @@ def run(main: Callable[[], int | None]) -> None:
             stream.reconfigure(errors="backslashreplace")
     try:
         code = main() or 0
+        sys.stdout.flush()
         if code == INCOMPLETE:
             _mark("incomplete")
         sys.exit(code)
     except USER_ERRORS as error:
+        if isinstance(error, BrokenPipeError) and _nobody_reads():
+            sys.exit(UNREAD)
         _refuse(error)
     except Interrupted as stopped:
         print(stopped, file=sys.stderr)
@@ -63,6 +69,16 @@ def run(main: Callable[[], int | None]) -> None:
             _refuse(MEMORY_MEND)
         _mark("failed")
         raise
+
+
+def _nobody_reads() -> bool:
+    """Whether the reader of what is printed, such as ``head``, has ended; what is still to be printed is then lost."""
+    printed = select.poll()
+    printed.register(sys.stdout.fileno(), 0)
+    if not printed.poll(0):  # it tells of errors alone
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return True
 
 
 def _mark(how: str) -> None:
