@@ -8,12 +8,12 @@ Exit code 3: scored, but items are missing or damaged or cannot be scored; their
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 
 from davis2017.command import add_strict, finish
 from davis2017.davis_protocol import PROTOCOLS, STATISTICS, Unscorable, average, require_folder, score_results
 from util.run.cli import run
+from util.run.cores import cores
 from util.run.counts import counted
 from util.run.gaps import Gaps, beside
 from util.run.parser import CommandParser
@@ -45,7 +45,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     add_strict(parser)
     parser.add_argument("--json", metavar="FILE", help="write all scores here")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes")
+    parser.add_argument("--workers", type=int, default=cores(), help="processes")
     args = parser.parse_args(argv)
     if (args.results is None) == (args.results_path is None):
         parser.error("give the folder of the results, once")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Iterable, Iterator, Mapping
 
 from util.options.data import LONG_TEXT_HELP, add_data_options
@@ -24,6 +23,7 @@ from util.options.types import (
     positive_int,
 )
 from util.options.variants import add_variant_options, variant_contradictions
+from util.run.cores import cores
 from util.run.parser import CommandParser
 
 
@@ -33,11 +33,10 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--device", default=None, help="cuda, cuda:1, cpu; default: a GPU when there is one")
     group.add_argument("--seed", type=non_negative_int, default=42)
     add_precision_options(group, "off", "off; of a new training on a GPU: auto")
-    cores = len(os.sched_getaffinity(0))
     group.add_argument(
         "--num_workers",
         type=non_negative_int,
-        default=min(4, cores),
+        default=min(4, cores()),
         help="data loading processes per rank; default: as many as there are cores, at most 4",
     )
     group.add_argument(

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 
 from util.files.writing import write_json
 from util.run.cli import INCOMPLETE
+from util.run.cores import cores
 from util.run.gaps import Gaps
 from util.run.parser import CommandParser
 
@@ -39,7 +39,7 @@ def scoring_parser(program: str, about: str, other: str) -> argparse.ArgumentPar
     )
     add_strict(parser)
     parser.add_argument("--json", metavar="FILE", help="write all scores here")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes")
+    parser.add_argument("--workers", type=int, default=cores(), help="processes")
     parser.add_argument("--worst", type=int, default=10, metavar="N", help="expressions to list, worst first")
     return parser
 

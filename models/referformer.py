@@ -189,14 +189,14 @@ class ReferFormer(nn.Module):
             levels=levels,
             points=points,
         )
-        heads_of = dec_layers if refine else 1  # without losses of earlier layers their heads are not trained
+        heads_of = dec_layers if refine else 1
         self.class_embed = nn.ModuleList(nn.Linear(dim, num_classes) for _ in range(heads_of))
         self.bbox_embed = nn.ModuleList(mlp(dim, dim, dim, 4) for _ in range(heads_of))
         for classes, boxes in zip(self.class_embed, self.bbox_embed, strict=True):
             nn.init.constant_(classes.bias, -math.log(99))  # a 1 % chance of "referred"
             nn.init.zeros_(boxes[-1].weight)
             nn.init.zeros_(boxes[-1].bias)
-        if not aux_loss:
+        if not aux_loss:  # earlier layers have no loss; DDP refuses parameters that are trained without one
             for head in (*self.class_embed[:-1], *self.bbox_embed[:-1]):
                 head.requires_grad_(False)
         nn.init.constant_(self.bbox_embed[0][-1].bias[2:], -2.0)  # boxes start small

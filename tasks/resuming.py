@@ -164,7 +164,8 @@ def promise(saved: dict, now: Mapping[str, object], world_size: int, device: tor
     if world_size == before and not changed:
         end = "on a CPU of the same kind bit for bit as if it had not been stopped"
         if gpu or world_size > 2:
-            # DDP puts its buckets together anew after the first step; with three ranks sums depend on places in them
+            # DDP puts its buckets together anew after the first step (should_rebuild_buckets in torch's reducer.hpp),
+            # and with three ranks sums may depend on places in them
             sums = "some sums of CUDA" if gpu else "sums over three or more processes"
             end = (
                 "its steps see the same clips with the same state as if it had not been stopped, but "

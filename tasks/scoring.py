@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from util.masks import box_metrics, metrics
 from util.masks.coco import Truth, fitted
 from util.masks.results import ANNOTATOR_ROOTS, RESULTS_ROOT, claim_results
 from util.run import dist
+from util.run.cores import cores
 from util.run.counts import counted
 from util.run.gaps import Gaps, Shortfall, beside, in_words
 from util.video.visualize import PREDICTED_COLOUR, painter
@@ -115,7 +115,7 @@ def score_videos(
     gaps.share()
     if not dist.is_main():
         return None
-    workers = min(len(os.sched_getaffinity(0)), MOST_PROCESSES, max(1, len(videos) // VIDEOS_PER_PROCESS))
+    workers = min(cores(), MOST_PROCESSES, max(1, len(videos) // VIDEOS_PER_PROCESS))
     scores = score(results, truth, videos, workers=workers, gaps=in_scores)
     gaps.take(in_scores)
     if "incomplete" in scores:

@@ -25,7 +25,7 @@ from tasks import resuming
 from tasks.scoring import pictures, score_split
 from util.files.writing import atomic_path
 from util.run import dist, optim
-from util.run.cli import one_line
+from util.run.cli import cause, one_line
 from util.run.counts import counted
 from util.run.gaps import Gaps
 from util.run.interrupt import Interrupted, StopRequest
@@ -180,7 +180,8 @@ class Trainer:
                 f"{self.settings.resume} was left because too many steps were not finite, so the restarted processes "
                 "do not go on; its message says what may help"
             )
-        if dist.is_main() and clear_leftovers(self.settings.output_dir, self.steps_done):
+        place = (self.epoch, self.step)
+        if dist.is_main() and clear_leftovers(self.settings.output_dir, self.steps_done, place):
             self.best = None
         wrapped = self.wrap()
         with closing(StopRequest()) as self.stop:  # until the end, so that a second signal does not interrupt saving
@@ -320,7 +321,7 @@ class Trainer:
             if not dist.can_be_shared(error):
                 raise
             if dist.is_main():
-                told = f"epoch {self.epoch} has no score, training goes on: {one_line(error)}"
+                told = f"epoch {self.epoch} has no score, training goes on: {one_line(cause(error))}"
                 print(f"warning: {told}", file=sys.stderr, flush=True)
         return score
 
@@ -405,7 +406,7 @@ class Trainer:
             with atomic_path(path) as temporary:
                 torch.save(inputs, temporary)
         except (OSError, RuntimeError) as error:  # torch's of a full disk is the latter
-            kept = f"could not be written to {path} ({one_line(error)}),"
+            kept = f"could not be written to {path} ({one_line(cause(error))}),"
         raise FloatingPointError(
             f"{where}, the one too many after {self.skipped - 1} in this epoch (--max_skipped_steps). "
             f"Its inputs {kept} the weights from before it in the newest checkpoint; a lower --lr or --amp off may help"
@@ -433,7 +434,6 @@ class Trainer:
                 "step": self.step,
                 "taken": self.taken,
                 "skipped": self.skipped,
-                "steps_done": self.steps_done,
                 **self.description,
                 "torch": version,
                 "threads": threads,

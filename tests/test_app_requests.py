@@ -21,7 +21,7 @@ from util.files.own_folder import LOCK
 
 pytestmark = pytest.mark.skipif(bool(served.missing()), reason=f"not on this machine: {', '.join(served.missing())}")
 API = "/gradio_api"
-SEGMENT, STEP = 1, 2  # numbers of the page's functions
+SEGMENT, STEP, EXPECT, STOP = 1, 2, 4, 5  # numbers of the page's functions
 ME = "atab"
 BOUNDARY = "BOUNDARY"
 FILE = 'name="files"; filename="a.mp4"'
@@ -53,8 +53,14 @@ class Client:
 
     def segment(self, *data: object, session: str = ME) -> dict:
         """What comes of a request, once it has waited for its turn."""
+        self.join(*data, session=session)
+        return self.outcome(session)
+
+    def join(self, *data: object, session: str) -> None:
         status, said = self.work("queue/join", SEGMENT, list(data), session)
         assert status == 200, said
+
+    def outcome(self, session: str) -> dict:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         try:
             connection.request("GET", f"{API}/queue/data?session_hash={session}")
@@ -215,6 +221,19 @@ def test_uploads_are_one_file_of_bounded_size_and_leave_nothing_else(client):
         time.sleep(0.01)
     assert client.coming() == [] and client.memory() < before + 50
     assert [path for path in client.server.files() if path.stat().st_size >= 2**19] == []
+
+
+def test_a_request_that_waits_is_stopped(client, clip, tmp_path):
+    long = json.loads(client.upload(film(tmp_path / "long.mp4", served.SECONDS, fps=100).read_bytes())[1])[0]
+    client.join(uploaded(long), "the red square", 0, 0, 1, session="busy")
+    for session in ("waits", "goeson"):
+        assert client.work("run/predict", EXPECT, [], session)[0] == 200
+        client.join(clip, "the red square", 0, 0, 1, session=session)
+    for session in ("waits", "busy"):
+        assert client.work("run/predict", STOP, [], session)[0] == 200
+    for session, answered in (("busy", False), ("waits", False), ("goeson", True)):
+        client.outcome(session)
+        assert (client.step(1, [0], session)[0] == 200) == answered, session
 
 
 def test_streams_and_requests_for_the_queue_are_bounded_in_number(client):

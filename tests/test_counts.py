@@ -17,6 +17,7 @@ from util.run.counts import counted, in_seconds
         (2, ["processes", "process"], "2 processes"),
         (1, ["masks are of another size than their video"], "1 mask is of another size than its video"),
         (1, ["frames lie behind and have no mask"], "1 frame lies behind and has no mask"),
+        (1, ["expressions mean no object and count alone"], "1 expression means no object and counts alone"),
         (2, ["frames lie behind and have no mask"], "2 frames lie behind and have no mask"),
     ],
 )

@@ -34,6 +34,13 @@ def test_a_second_interrupt_from_the_keyboard_does_not_wait():
             os.kill(os.getpid(), signal.SIGINT)
 
 
+def test_a_signal_just_before_everything_is_saved_is_not_lost():
+    with closing(StopRequest()) as stop:
+        os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(Interrupted, match="go on later"), stop.at_once("go on later"):
+            pytest.fail("the block begins")
+
+
 def test_an_interrupted_program_ends_with_a_code_to_requeue_on(capsys, tmp_path, monkeypatch):
     monkeypatch.setenv(cli.STOPPED_MARK, str(tmp_path / "mark"))
 

@@ -62,7 +62,11 @@ OPTION_READERS = {
 # what opts.py is made of, which takes no more than the standard library
 OPTIONS = ("data", "given", "inference", "losses", "precision", "presets", "ranks", "referformer_flags", "saved")
 OPTIONS += ("start", "types", "variants")
-OF_OPTS = ("opts.py", "util/run/parser.py", "util/run/version.py", *(f"util/options/{name}.py" for name in OPTIONS))
+OF_OPTS = (
+    "opts.py",
+    *(f"util/run/{name}.py" for name in ("cores", "parser", "version")),
+    *(f"util/options/{name}.py" for name in OPTIONS),
+)
 
 # distributions whose module has another name
 MODULES = {"opencv-python-headless": "cv2", "pillow": "PIL"}

@@ -151,6 +151,7 @@ def test_what_a_run_that_goes_on_has_in_common_with_one_that_was_not_stopped():
         (saved, {"float32": "ieee"}, 2, cpu, "on a CPU of the same kind bit for bit"),
         (saved, {"compile": "inductor"}, 2, cpu, "as before, but another --compile: its steps"),
         (saved, {}, 3, cpu, "with 3 processes where 2 were: its steps"),
+        (saved | {"ranks": saved["ranks"][:1] * 3}, {}, 3, cpu, "but sums over three or more processes are not reprod"),
         (saved, {}, 2, gpu, "but another kind of device: its steps"),
         (saved | {"torch": "1.0"}, {}, 2, cpu, "but another torch: its steps"),
         (earlier, {}, 2, cpu, "as before: on a CPU of the same kind bit for bit"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import shutil
 import sys
 from collections.abc import Iterable
@@ -151,7 +150,7 @@ def test_all_cores_score_where_that_pays(ytvos, tmp_path, monkeypatch, capsys, v
         workers.append(number)
         return run_jobs(work, jobs, number, **options)
 
-    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(scoring, "cores", lambda: 2)
     monkeypatch.setattr(scoring, "VIDEOS_PER_PROCESS", videos)
     monkeypatch.setattr(ytvos_protocol, "run_jobs", running)
     assert score(asked(ytvos, "--holdout", "3"), Painter(True), tmp_path / "results", capsys) > 0

@@ -225,7 +225,7 @@ def test_processes_that_are_started_again_go_on_from_the_newest(ytvos_root, tmp_
     monkeypatch.setattr("sys.argv", ["main.py", "--resume", str(folder / "checkpoint_00000001.pth")])
     monkeypatch.chdir(tmp_path)
     args, saved = restore_options(parse_train_args())  # without --output_dir the folder is that of the checkpoint
-    assert args.output_dir == str(folder) and saved["steps_done"] == run.steps
+    assert args.output_dir == str(folder) and saved["epoch"] == 1
     elsewhere = tmp_path / "elsewhere"  # died before it saved
     assert trainer(ytvos_root, elsewhere, resume=folder / "checkpoint_00000001.pth").steps_done == 1
     assert trainer(ytvos_root, elsewhere, resume=None).steps_done == 0
@@ -302,6 +302,21 @@ def test_too_many_of_them_end_the_run_and_leave_their_inputs(ytvos_root, tmp_pat
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")  # by torchrun, which does not know why it ended
     with pytest.raises(FloatingPointError, match="the restarted processes do not go on"):
         trainer(ytvos_root, tmp_path / "run", "--max_skipped_steps", 1).run()
+
+
+def test_inputs_that_cannot_be_written_cost_no_checkpoint(ytvos_root, tmp_path, broken, monkeypatch):
+    save = torch.save
+
+    def full(content, file) -> None:
+        if isinstance(file, Path):  # a checkpoint goes to an open file
+            raise RuntimeError("unexpected pos 768 vs 662")
+        save(content, file)
+
+    broken(1, 2)
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(FloatingPointError, match="inputs could not be written to .*unexpected pos 768 vs 662"):
+        trainer(ytvos_root, tmp_path / "run", "--max_skipped_steps", 1).run()
+    assert checkpoint.load(tmp_path / "run" / NEWEST)["step"] == 2
 
 
 def test_a_gradient_that_is_not_finite_is_noticed_too(ytvos_root, tmp_path):

@@ -10,7 +10,6 @@ expressions as they are written, J&F. Read are ``valid/JPEGImages``, ``valid/Ann
 from __future__ import annotations
 
 import argparse
-import os
 import platform
 import sys
 import tempfile
@@ -32,6 +31,7 @@ from models.predictor import Predictor  # noqa: E402
 from tools.profile_model import Cost, measure  # noqa: E402
 from util.masks.results import ANNOTATOR_ROOTS  # noqa: E402
 from util.run.cli import run  # noqa: E402
+from util.run.cores import cores
 from util.run.device import use_device  # noqa: E402
 from util.run.parser import CommandParser
 from util.video.pictures import read_label_maps  # noqa: E402
@@ -116,7 +116,7 @@ def main() -> None:
         cost = measure(lambda: predict_annotators(predictor, videos, results), predictor.device)
         names = {video.video_id: video.frame_names for video in videos}
         truth = annotations_root(args.davis_path, "valid")
-        scores = score_results(results, truth, names, workers=os.cpu_count() or 1)
+        scores = score_results(results, truth, names, workers=cores())
         model, frames = f"{options.model}, {options.backbone}", sum(map(len, names.values()))
         print("\n" + report(args, predictor, model, frames, scores, cost))
         if args.picture:

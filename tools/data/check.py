@@ -11,7 +11,6 @@ Exit code 0: everything is in order; 1: there are faults; 2: there is nothing to
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -24,6 +23,7 @@ from tools.data.checks import image_sets, sentence_sets, video_sets
 from tools.data.checks.report import Report
 from util.files.writing import atomic_path, write_json
 from util.run.cli import run
+from util.run.cores import cores
 from util.run.counts import counted
 from util.run.parser import CommandParser
 
@@ -49,7 +49,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--json", metavar="FILE", help="write all findings to this file")
     parser.add_argument("--fix-list", metavar="FILE", help="write the paths to download again to this file")
     parser.add_argument("--examples", type=int, default=5, metavar="N", help="print N of each kind of fault")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes")
+    parser.add_argument("--workers", type=int, default=cores(), help="processes")
     args = parser.parse_args(argv)
     if args.workers < 1 or args.examples < 0:
         parser.error("--workers must be at least 1, --examples at least 0")

@@ -12,7 +12,6 @@ The id of an expression is 4 * (index of the object among the video's objects wi
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import sys
@@ -37,6 +36,7 @@ from util.run.cli import (
     run,  # noqa: E402
     summarise,  # noqa: E402
 )
+from util.run.cores import cores
 from util.run.counts import counted
 from util.run.parser import CommandParser
 from util.samples.text import is_empty  # noqa: E402
@@ -321,7 +321,7 @@ def main() -> None:
     parser.add_argument("source", nargs="?", default="data/ref-davis", help="holds DAVIS/ and davis_text_annotations/")
     parser.add_argument("--output_dir", help="default: the source folder, beside the originals")
     parser.add_argument("--copy", action="store_true", help="copy frames and masks instead of linking to the originals")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="threads that read masks")
+    parser.add_argument("--workers", type=int, default=cores(), help="threads that read masks")
     args = parser.parse_args()
     if args.workers < 1:
         parser.error("--workers must be at least 1")

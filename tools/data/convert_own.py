@@ -9,7 +9,6 @@ each in a line, and nothing is written then. docs/data.md, Your own data, descri
 from __future__ import annotations
 
 import argparse
-import os
 import shlex
 import sys
 from pathlib import Path
@@ -21,6 +20,7 @@ from tools.data.own.plan import make_plan
 from tools.data.own.write import PARTS, RECORD, divide, write_set
 from util.files.folders import require_own
 from util.run.cli import one_line, run
+from util.run.cores import cores
 from util.run.counts import counted
 from util.run.parser import CommandParser
 
@@ -34,7 +34,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--valid", type=float, default=0.2, metavar="SHARE", help="of the videos; default: 0.2")
     parser.add_argument("--seed", type=int, default=0, help="of the split")
     parser.add_argument("--every", type=int, default=1, metavar="N", help="take one frame of N")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="threads")
+    parser.add_argument("--workers", type=int, default=cores(), help="threads")
     args = parser.parse_args(argv)
     if args.workers < 1 or args.every < 1:
         parser.error("--workers and --every must be at least 1")

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import os
 import shutil
 import sys
 from collections import Counter
@@ -36,6 +35,7 @@ from util.files.origin import GENERATED  # noqa: E402
 from util.files.reading import read_json  # noqa: E402
 from util.masks.results import LABEL_PALETTE  # noqa: E402
 from util.run.cli import run  # noqa: E402
+from util.run.cores import cores
 from util.run.counts import counted
 from util.run.parser import CommandParser
 
@@ -326,7 +326,7 @@ def generate(
         FileExistsError: ``output`` holds something else.
     """
     output = Path(output)
-    workers = len(os.sched_getaffinity(0)) if workers is None else workers
+    workers = cores() if workers is None else workers
     arguments = dict(
         generator=GENERATOR,
         train_videos=train_videos,

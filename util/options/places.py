@@ -49,7 +49,7 @@ def require_weights(args: argparse.Namespace, *, new: bool = True) -> None:
 
     A name without a suffix and without a folder that exists here is looked up elsewhere.
     """
-    for name in ("resume", *["backbone_pretrained", "pretrained_weights"] * new):
+    for name in ("backbone_pretrained", "pretrained_weights", "resume") if new else ("resume",):
         path = Path(getattr(args, name) or "")
         of_folder = path.parent != Path() and path.parent.is_dir()
         if (path.suffix or of_folder) and not path.is_file():

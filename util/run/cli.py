@@ -38,6 +38,11 @@ def lacks_memory(error: Exception) -> bool:
     )
 
 
+def cause(error: Exception) -> str:
+    """The first line of an error's message; the name of its kind where it has none, as ``MemoryError()``."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def run(main: Callable[[], int | None]) -> None:
     """Calls ``main`` and exits with what it returns (None is 0).
 

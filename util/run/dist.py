@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from util.run.cli import USER_ERRORS, lacks_memory
+from util.run.cli import USER_ERRORS, cause, lacks_memory
 from util.run.device import device_of, use_device
 from util.run.interrupt import Interrupted
 from util.run.watch import RANK_TIMEOUT, Watch
@@ -218,7 +218,7 @@ def agree(error: Exception | None = None) -> None:
     """
     if world_size() > 1:
         told: list[str | None] = [None] * world_size()
-        dist.all_gather_object(told, error and (str(error) or type(error).__name__), group=_patient)
+        dist.all_gather_object(told, error and cause(error), group=_patient)
         if error is None and any(told):
             raise OSError(f"another process: {next(reason for reason in told if reason)}")
     if error:

@@ -17,6 +17,7 @@ from safetensors.torch import save as to_bytes
 from torch import nn
 
 from util.files.writing import atomic_path
+from util.run.cli import cause
 from util.run.version import VERSION
 from util.weights.before_reading import check_before_reading
 from util.weights.hub import located, why_not_a_name
@@ -237,10 +238,10 @@ def read_plain(path: Path, what: str) -> Any:
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged bytes raise almost any exception, IndexError and struct.error among them
-        cause = (str(error).strip() or type(error).__name__).splitlines()[0]
-        if cause.startswith("Weights only load failed"):
-            cause = "it holds more than tensors and plain data"
-        raise ValueError(f"{what} cannot be read; it is cut short or not a file of plain weights: {cause}") from error
+        why = cause(error)
+        if why.startswith("Weights only load failed"):
+            why = "it holds more than tensors and plain data"
+        raise ValueError(f"{what} cannot be read; it is cut short or not a file of plain weights: {why}") from error
 
 
 def best_weights(content: dict[str, Any]) -> dict[str, torch.Tensor]:

@@ -29,6 +29,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import validate_repo_id
 
 from util.run import dist
+from util.run.cli import cause
 
 WEIGHTS, CARD = constants.SAFETENSORS_SINGLE_FILE, constants.REPOCARD_NAME  # model.safetensors, README.md
 HUB = "the Hugging Face hub"
@@ -103,13 +104,9 @@ def _why_not(name: str, error: Exception) -> str:
             f"({error.strerror}): free some space, or set HF_HUB_CACHE to a folder that can be written to"
         )
     return (
-        f"a repository {name} on {HUB} cannot be fetched ({_cause(error)}); give another path, or try again with a "
+        f"a repository {name} on {HUB} cannot be fetched ({cause(error)}); give another path, or try again with a "
         "network"
     )
-
-
-def _cause(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def check_can_push(name: str) -> None:
@@ -147,5 +144,5 @@ def push(folder: Path, name: str) -> str:
             401: f"{HUB} does not accept the token; {_LOG_IN}",
             403: f"the token may not write there; take one with the right to write, of {name.partition('/')[0]}",
         }.get(code, "try again when it can be reached")
-        raise OSError(f"--push {name} failed ({_cause(error)}): {mend}") from error
+        raise OSError(f"--push {name} failed ({cause(error)}): {mend}") from error
     return str(address)

@@ -130,12 +130,15 @@ def newest(folder: str | Path) -> tuple[Path, dict[str, Any]] | None:
     return None
 
 
-def clear_leftovers(folder: str | Path, step: int) -> bool:
+def clear_leftovers(folder: str | Path, step: int, place: tuple[int, int]) -> bool:
     """Tidies the folder of a run that starts or continues at this step.
 
     Files that killed processes left half-written are deleted. Checkpoints of later steps, which are there when a run is
     resumed from an older checkpoint, are renamed, so that they are not taken for the newest, and that the best of them
     is not replaced.
+
+    Args:
+        step: of the whole run; place: its epoch and the step in that, as a checkpoint has them.
 
     Returns:
         Whether the best checkpoint was among them.
@@ -144,8 +147,10 @@ def clear_leftovers(folder: str | Path, step: int) -> bool:
     for path in folder.glob(".checkpoint*"):
         path.unlink(missing_ok=True)
     later = [path for number, path in _numbered(folder) if number > step]
-    of_later = bool(later) and _steps_of(folder / BEST) > step
-    for path in [*later, *[folder / BEST] * of_later]:
+    of_later = bool(later) and _place_of(folder / BEST) > place
+    if of_later:
+        later.append(folder / BEST)
+    for path in later:
         if (latest := folder / NEWEST).is_file() and latest.samefile(path):
             latest.unlink()
         path.replace(path.with_name(f"abandoned_{path.name}"))
@@ -153,12 +158,13 @@ def clear_leftovers(folder: str | Path, step: int) -> bool:
     return of_later
 
 
-def _steps_of(path: Path) -> int:
-    """The steps of the run that a checkpoint has behind it; 0 where it does not say, or cannot be read."""
+def _place_of(path: Path) -> tuple[int, int]:
+    """The epoch of a checkpoint and the step in it; (0, 0) where it cannot be read."""
     try:
-        return checkpoint.load(path).get("steps_done", 0)
+        saved = checkpoint.load(path)
     except (ValueError, OSError):
-        return 0
+        return 0, 0
+    return saved.get("epoch", 0), saved.get("step", 0)
 
 
 def _numbered(folder: Path) -> list[tuple[int, Path]]:
