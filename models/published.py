@@ -18,6 +18,7 @@ from models.referformer_weights import BACKBONE, own_names
 from models.text_encoder import TextEncoder
 from util.options.saved import KINDS, OF_MODEL, OF_REFERFORMER, VARIANTS, shown
 from util.run import dist
+from util.run.counts import counted
 from util.weights.checkpoint import FORMAT, is_plain
 
 # Its inference scripts for videos do not limit the long side (Resize in inference_ytvos.py and inference_davis.py); its
@@ -113,7 +114,8 @@ def as_checkpoint(content: dict, source: object, text_encoder: str, given: Mappi
         told = {name: options[name] for name in ("backbone", *OF_MODEL["referformer"], *OF_REFERFORMER)}
         named = ", ".join(f"{name} {value}" for name, value in told.items())
         origin = "its options, keys and shapes" if said else "its keys and shapes, as it holds no options"
-        print(f"{source}: a ReferFormer, {classes} classes, {named} (by {origin}); text by {text_encoder}", flush=True)
+        of = counted(classes, "classes", "class")
+        print(f"{source}: a ReferFormer, {of}, {named} (by {origin}); text by {text_encoder}", flush=True)
     backbone = build_backbone(options["backbone"], pretrained=True)  # which knows the tables that files may lack
     weights = parameters(content, backbone, source)
     described = TextEncoder.described_by(text_encoder)

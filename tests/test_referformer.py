@@ -115,7 +115,7 @@ def test_a_published_file_is_read_and_told(options, published_state, tmp_path, c
     torch.save(content, path)
     predictor = models.load_predictor(path, "cpu", text_encoder=TEXT)
     said = capsys.readouterr().out
-    assert "backbone resnet50" in said and "with_box_refine True" in said and str(path) in said
+    assert "a ReferFormer, 1 class, backbone resnet50" in said and "with_box_refine True" in said and str(path) in said
     assert ("no options" in said) == (options is None)
     assert predictor.model.text_encoder.form == "lower" and (predictor.eval_size, predictor.max_size) == (360, 16384)
     frames = torch.randint(256, (2, 3, 96, 128), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
